@@ -1,0 +1,36 @@
+"""trainctl: the five-line PyTorch loop, driven by config.
+
+In Python: ``trainctl.load(RUN)`` returns a trained model; ``trainctl.registry`` holds the registries that
+components of one's own register with.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import nn
+
+__version__ = "0.1.0"
+
+
+def load(run: str | Path, which: str = "best", *, trust_plugins: bool = False) -> nn.Module:
+    """The trained model of a run, in evaluation mode, on the CPU.
+
+    Args:
+        run: the run's directory, ``last``, or the name given with ``name=``.
+        which: ``best`` or ``last`` checkpoint; without a best one, the last.
+        trust_plugins: import the run's plugin files although they have changed since.
+
+    Raises trainctl.errors.ConfigError when there is no such run, CheckpointError when it has no usable
+    checkpoint, UnsafeInputError when a plugin file is not the one the run was made with. The model takes
+    inputs as the dataset's transform gives them.
+    """
+    from trainctl.loading import load_model
+
+    return load_model(run, which, trust_plugins=trust_plugins)
+
+
+__all__ = ["__version__", "load"]

@@ -1,0 +1,7 @@
+"""``python -m trainctl`` is the program ``trainctl``."""
+
+import sys
+
+from trainctl.cli import main
+
+sys.exit(main())

@@ -1,0 +1,231 @@
+"""The command line: verbs, options, exit codes, the error screen. Imports no torch.
+
+The first word is a verb if it has no ``=`` and does not begin with ``-``, ``+`` or ``~``; everything else is
+Hydra's: ``trainctl model=mlp lr=1e-3``, ``-m``, ``--cfg job``, ``-sc install=bash``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+from trainctl import __version__
+from trainctl.errors import ConfigError, TerminatedRunError, TrainctlError, nearest
+from trainctl.ui.errors import show_error
+
+_FLAGS = (
+    "--help",
+    "--hydra-help",
+    "--version",
+    "--cfg",
+    "--resolve",
+    "--package",
+    "--run",
+    "--multirun",
+    "--shell-completion",
+    "--config-name",
+    "--config-dir",
+    "--info",
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program; returns its exit code. Errors are shown, never raised."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _dispatch(words)
+    except TrainctlError as error:
+        return _report(error)
+    except KeyboardInterrupt:
+        print("stopped: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # Whoever read the pipe has gone. Point stdout elsewhere, or Python complains when it flushes it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        return _report(TrainctlError(f"internal error: {reason}", "TRAINCTL_DEBUG=1 shows the traceback"))
+
+
+def _report(error: TrainctlError) -> int:
+    if os.environ.get("TRAINCTL_DEBUG", "") not in ("", "0"):
+        traceback.print_exc()
+    show_error(error)
+    return error.exit_code
+
+
+def _dispatch(words: list[str]) -> int:
+    if words and "=" not in words[0] and words[0][:1] not in ("-", "+", "~", ""):
+        return _run_verb(words[0], words[1:])
+    if "--version" in words:
+        print(f"trainctl {__version__}")
+        return 0
+    if "--help" in words or "-h" in words:
+        return _run_verb("help", [])
+    return _run_hydra(words)
+
+
+def _run_verb(name: str, words: list[str]) -> int:
+    from trainctl.commands.help import verbs
+
+    known = verbs()
+    if name not in known:
+        close = nearest(name, known)
+        remedy = f"did you mean trainctl {close}? " if close else ""
+        raise ConfigError(
+            f"{name}: there is no such command",
+            f"{remedy}commands: {', '.join(known)}; to train, give KEY=VALUE words",
+        )
+    if {"-m", "--multirun"} & set(words):
+        raise ConfigError(f"{name} -m: sweeps go with training only", "trainctl -m KEY=VALUE,VALUE …")
+    code: int = importlib.import_module(f"trainctl.commands.{name}").run(words)
+    return code
+
+
+# ------------------------------------------------------------------- Hydra
+
+
+def _run_hydra(words: list[str]) -> int:
+    from hydra._internal.utils import get_args_parser
+
+    from trainctl.words import friendly
+
+    before = {name: os.environ.get(name) for name in ("HYDRA_FULL_ERROR",)}
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    try:
+        parser = get_args_parser()
+        parser.error = _refuse_option  # type: ignore[method-assign]
+        options = parser.parse_args(words)
+        options.overrides = [friendly(word, sweep=options.multirun) for word in options.overrides]
+        if options.shell_completion:
+            _complete(options)
+        if options.cfg or options.info or options.shell_completion or options.hydra_help:
+            return _show(options, parser)
+        return _train(options, words)
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+
+
+def _refuse_option(message: str) -> NoReturn:
+    unknown = message.rpartition(" ")[2].partition("=")[0]
+    close = nearest(unknown, _FLAGS) if unknown.startswith("-") else None
+    raise ConfigError(message, f"did you mean {close}?" if close else "trainctl --help shows the options")
+
+
+def _show(options: Any, parser: Any) -> int:
+    """``--cfg``, ``--info``, ``--hydra-help`` and completion: Hydra's own, over trainctl's configs."""
+    from hydra._internal.utils import _run_hydra as hydra_main
+    from hydra.core.global_hydra import GlobalHydra
+    from omegaconf import OmegaConf
+
+    from trainctl.compose import COMPOSITION_ERRORS, Composer, without_hydra
+    from trainctl.locations import conf_directory
+
+    composer = Composer(options.config_dir, options.config_name)
+    if options.cfg == "job" and options.package is None:
+        full, problems, notices = composer.settle(options.overrides)
+        if problems:
+            raise ConfigError(problems)
+        for notice in notices:
+            print(f"# {notice}")
+        print(OmegaConf.to_yaml(without_hydra(full), resolve=options.resolve), end="")
+        return 0
+    GlobalHydra.instance().clear()
+    program, sys.argv[0] = sys.argv[0], "trainctl"
+    try:
+        hydra_main(options, parser, lambda config: None, str(conf_directory()), "config")
+    except SystemExit as done:
+        return done.code if isinstance(done.code, int) else int(done.code is not None)
+    except COMPOSITION_ERRORS as error:
+        raise ConfigError(str(error).partition("\n")[0]) from error
+    finally:
+        sys.argv[0] = program
+    return 0
+
+
+def _complete(options: Any) -> None:
+    """Offer the verbs and the short keys where a first word is being typed; Hydra offers the rest."""
+    if not any(word.startswith("query=") for word in options.overrides):
+        return
+    from trainctl.commands.help import verbs
+    from trainctl.words import ALIASES
+
+    typed = os.environ.get("COMP_LINE", "").split(" ")[1:]
+    current = typed[-1] if typed else ""
+    offered = [*(verbs() if len(typed) <= 1 else ()), *(f"{alias}=" for alias in ALIASES)]
+    print(" ".join(word for word in offered if word.startswith(current)), end=" ")
+
+
+def _train(options: Any, words: list[str]) -> int:
+    from trainctl import rundir
+    from trainctl.commands.train import Request, command_line, train
+    from trainctl.compose import Composer, run_directory, stored_files
+
+    composer = Composer(options.config_dir, options.config_name)
+    overrides = list(options.overrides)
+    command = command_line(words)
+    if options.multirun or "hydra.mode=MULTIRUN" in overrides:
+        return _sweep(composer, overrides, command)
+    composed = composer.compose(overrides)
+    named = any(word.lstrip("+").startswith("hydra.run.dir=") for word in overrides)
+    directory = rundir.claim(Path(run_directory(composed)), named=named)
+    request = Request(composed.config, stored_files(composed), directory, composed.notices, command)
+    with _terminated():
+        values = composer.run(composed, directory, lambda: train(request))
+    return int(values["exit_code"])
+
+
+def _sweep(composer: Any, overrides: list[str], command: str) -> int:
+    from trainctl import rundir
+    from trainctl.commands.train import train
+    from trainctl.sweep.basic import Job, SweepStopped, check_jobs
+    from trainctl.ui.jobs import job_table
+
+    jobs = check_jobs(composer, overrides)
+    named = any(word.lstrip("+").startswith("hydra.sweep.dir=") for word in overrides)
+    directory = rundir.claim_sweep(Path(composer.sweep_directory(overrides)), named=named)
+    print(f"sweep {directory}: {len(jobs)} jobs", flush=True)
+    job = Job(jobs, command, train)
+    stopped: TrainctlError | None = None
+    with _terminated():
+        try:
+            composer.sweep(overrides, directory, job)
+        except SweepStopped as reason:
+            stopped = reason.error
+    job_table([(" ".join(words), values, str(where)) for words, where, values in job.rows])
+    print(f"sweep {directory}")
+    if stopped is not None:
+        raise stopped
+    failed = [values for _, _, values in job.rows if values["status"] != "done"]
+    return 1 if failed else 0
+
+
+class _terminated:  # noqa: N801 - reads as a phrase: with _terminated()
+    """SIGTERM outside the loop, where nothing needs saving, ends the program with exit 143."""
+
+    def __enter__(self) -> None:
+        self._before: Any = None
+        if _on_main_thread():
+            self._before = signal.signal(signal.SIGTERM, self._receive)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        raise TerminatedRunError("terminated")
+
+    def __exit__(self, *exception: object) -> None:
+        if _on_main_thread():
+            signal.signal(signal.SIGTERM, self._before)
+
+
+def _on_main_thread() -> bool:
+    import threading
+
+    return threading.current_thread() is threading.main_thread()

@@ -1,0 +1,288 @@
+"""Train once: build the run, fit it, test it on the best checkpoint, write down what happened."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import platform
+import shlex
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trainctl import rundir
+from trainctl.config import Config
+from trainctl.errors import TrainctlError, storage_error
+from trainctl.ui.display import Display, make_display
+
+log = logging.getLogger("trainctl")
+
+
+@dataclass(frozen=True)
+class Request:
+    """One run to do.
+
+    Attributes:
+        config: the checked settings.
+        files: what to store of the config, by file name.
+        directory: where it goes, taken already.
+        notices: what the user must be told before the run.
+        command: the command line as typed.
+    """
+
+    config: Config
+    files: Mapping[str, str]
+    directory: Path
+    notices: tuple[str, ...]
+    command: str
+
+
+def train(request: Request) -> dict[str, Any]:
+    """Do one run; returns what stands in its ``run.json``.
+
+    Raises TrainctlError when it does not end well; ``run.json`` then has the status and the reason.
+    """
+    config, directory = request.config, request.directory
+    display = make_display(config.display.mode, config.display.every)
+    with _log_file(directory, display), _storage_errors():
+        record = rundir.RunRecord(directory, command=request.command, name=config.name, git=_git())
+        try:
+            for name, content in request.files.items():
+                (directory / name).write_text(content, encoding="utf-8")
+            rundir.point_latest(directory)
+            _train(request, record, display)
+        except BaseException as error:
+            display.close()
+            _record_failure(record, error)
+            raise
+    return record.values
+
+
+def _train(request: Request, record: rundir.RunRecord, display: Display) -> None:
+    # torch is imported here, after the config has been found right and the directory is ours.
+    import torch
+
+    from trainctl import plugins
+    from trainctl.build import build
+    from trainctl.hooks.best import Best
+    from trainctl.hooks.checkpointer import Checkpointer
+    from trainctl.hooks.clip import ClipNorm
+    from trainctl.hooks.console import Console
+    from trainctl.hooks.guard import LossGuard
+    from trainctl.hooks.metrics_log import MetricsLog
+    from trainctl.hooks.signals import Signals
+    from trainctl.loop import fit
+
+    config, directory = request.config, request.directory
+    stored = plugins.load(config.plugins)
+    built = build(config)
+    run, data = built.run, built.data
+    environment = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "device": _device_name(built.device),
+        "threads": built.threads,
+        "plugins": stored,
+    }
+    record.update(environment=environment, parameters=built.parameters)
+    display.header(*_header(request, built))
+    for notice in request.notices:
+        display.notice(notice)
+        log.info(notice)
+
+    signals = Signals()
+    described = {
+        "name": data.name,
+        "task": data.task,
+        "input_shape": list(data.input_shape),
+        "output_size": data.output_size,
+        "classes": list(data.classes),
+    }
+    checkpointer = Checkpointer(
+        directory / "checkpoints", described, config.checkpoint.every_epochs, config.checkpoint.keep_last
+    )
+    metrics_log = MetricsLog(directory / "metrics.jsonl")
+    epochs = -(-run.total_steps // len(run.train))
+    run.hooks = [
+        *([LossGuard()] if config.guard.loss else []),
+        *([ClipNorm(config.train.clip_norm)] if config.train.clip_norm is not None else []),
+        Best(built.monitor, config.train.patience, config.train.min_delta),
+        metrics_log,
+        checkpointer,
+        Console(display, epochs),
+        signals,
+    ]
+    try:
+        with signals.caught():
+            try:
+                fit(run)
+                test = _test(built, directory)
+            except TrainctlError as error:
+                if error.status in ("interrupted", "terminated"):
+                    checkpointer.save(run)
+                raise
+            if test:
+                metrics_log.write({**run.state.where, **test})
+    finally:
+        # The losses up to the failure are what explains it.
+        metrics_log.close()
+        record.values.update(last=run.state.last or run.state.where, best=run.state.best)
+    best_step = run.state.best["step"] if run.state.best else run.state.step
+    record.update(
+        status="done",
+        exit_code=0,
+        reason=run.state.stop,
+        ended=rundir.now(),
+        test=_test_record(run.state, test),
+    )
+    if run.state.stop:
+        display.notice(f"stopped early: {run.state.stop}")
+    _closing(display, record, directory, best_step)
+
+
+def _test_record(state: Any, test: Mapping[str, float]) -> dict[str, Any] | None:
+    if not test:
+        return None
+    where = {key: state.best[key] for key in ("step", "epoch")} if state.best else state.where
+    return {**where, **test}
+
+
+def _test(built: Any, directory: Path) -> dict[str, float]:
+    """The test split, once, on the best checkpoint; on the last parameters when none was better."""
+    from trainctl import checkpoint
+    from trainctl.loop import evaluate_split
+
+    if built.test is None:
+        return {}
+    run = built.run
+    if run.state.best is not None and run.state.best["step"] != run.state.step:
+        best = directory / "checkpoints" / checkpoint.folder_name(run.state.best["step"])
+        parameters, _ = checkpoint.read(best)
+        run.model.load_state_dict(parameters)
+    return evaluate_split(run, "test", built.test)
+
+
+# -------------------------------------------------------------------- what is said
+
+
+def _header(request: Request, built: Any) -> tuple[str, list[tuple[str, str]]]:
+    config, data, run = request.config, built.data, built.run
+    frozen = built.parameters - built.trainable
+    parameters = f"{built.parameters:,} parameters" + (f", {frozen:,} frozen" if frozen else "")
+    splits = [f"{len(data.train):,} train", f"{len(data.val):,} val" if data.val else "no val"]
+    splits.append(f"{len(data.test):,} test" if data.test else "no test")
+    steps = f"{run.total_steps:,} steps, {len(run.train):,} an epoch, batches of {config.train.batch_size}"
+    scheduler = "" if config.scheduler.name == "none" else f", {config.scheduler.name}"
+    rows = [
+        ("model", f"{config.model.name}: {parameters}"),
+        ("data", f"{data.name}: {', '.join(splits)}{f' ({data.note})' if data.note else ''}"),
+        (
+            "training",
+            f"{config.loss.name}, {config.optim.name} lr {run.optimizer.param_groups[0]['lr']:g}{scheduler}",
+        ),
+        ("steps", steps),
+        ("device", f"{_device_name(built.device)}, threads {built.threads} ({built.threads_note})"),
+    ]
+    if config.train.precision != "fp32":
+        rows.append(("precision", config.train.precision))
+    for label, text in [("run", str(request.directory)), *rows]:
+        log.info("%s: %s", label, text)
+    return f"run {_shown(request.directory)}", rows
+
+
+def _closing(display: Display, record: rundir.RunRecord, directory: Path, best_step: int) -> None:
+    from trainctl.checkpoint import folder_name
+
+    values = record.values
+    rows = {label: values[label] for label in ("best", "last", "test") if values[label]}
+    places = [
+        ("checkpoint", _shown(directory / "checkpoints" / folder_name(best_step))),
+        ("metrics", _shown(directory / "metrics.jsonl")),
+        ("run", _shown(directory)),
+    ]
+    display.closing(rows, places)
+    for label, row in rows.items():
+        log.info("%s: %s", label, row)
+    display.close()
+
+
+def _shown(path: Path) -> str:
+    """A path as short as it can be typed from here."""
+    with contextlib.suppress(ValueError, OSError):
+        return str(path.relative_to(Path.cwd()))
+    return str(path)
+
+
+def _device_name(device: Any) -> str:
+    if device.type != "cuda":
+        return str(device)
+    import torch
+
+    return f"{device} ({torch.cuda.get_device_name(device)})"
+
+
+# -------------------------------------------------------------------- what is stored
+
+
+def _git() -> dict[str, Any] | None:
+    """The commit of the current folder and what differs from it; None outside a repository."""
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", *words], capture_output=True, timeout=10, check=True)
+        return done.stdout.decode("utf-8", "replace")
+
+    try:
+        commit = git("rev-parse", "HEAD").strip()
+        return {"commit": commit, "diff": git("diff", "HEAD") or None}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _record_failure(record: rundir.RunRecord, error: BaseException) -> None:
+    if isinstance(error, OSError):
+        error = storage_error(error, "writing the run")
+    if isinstance(error, TrainctlError):
+        status, code, reason = error.status, error.exit_code, str(error)
+    elif isinstance(error, KeyboardInterrupt):
+        status, code, reason = "interrupted", 130, "interrupted"
+    else:
+        status, code, reason = "failed", 1, f"{type(error).__name__}: {error}"
+    log.error("%s: %s", status, reason, exc_info=error if code == 1 else None)
+    with contextlib.suppress(OSError):  # the disk that failed the run may fail this, too
+        record.update(status=status, exit_code=code, reason=reason, ended=rundir.now())
+
+
+@contextlib.contextmanager
+def _storage_errors() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise storage_error(error, "writing the run") from error
+
+
+@contextlib.contextmanager
+def _log_file(directory: Path, display: Display) -> Iterator[None]:
+    """Send trainctl's and Python's warnings to ``train.log``; warnings are shown, too."""
+    try:
+        handler = logging.FileHandler(directory / "train.log", encoding="utf-8")
+    except OSError as error:
+        raise storage_error(error, "writing the run") from error
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    before = log.level, log.propagate
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.level, log.propagate = before
+        with contextlib.suppress(OSError):
+            handler.close()
+
+
+def command_line(arguments: list[str]) -> str:
+    """The command as typed, quoted for a shell."""
+    return shlex.join(["trainctl", *arguments])

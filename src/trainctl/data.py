@@ -1,0 +1,122 @@
+"""What a dataset builder returns, and how validation data is held out of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from trainctl.errors import ConfigError
+
+Task = Literal["classification", "regression"]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Raw samples and their targets, first dimension N in both.
+
+    ``inputs`` keep their stored type (uint8 images stay uint8); ``targets`` are int64 class numbers of
+    shape (N,) for classification and float32 values of shape (N, outputs) for regression.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __getitem__(self, index: Tensor | slice) -> Split:
+        return Split(self.inputs[index], self.targets[index])
+
+    def to(self, device: torch.device) -> Split:
+        return Split(self.inputs.to(device), self.targets.to(device))
+
+
+@dataclass(frozen=True)
+class Data:
+    """The splits of a dataset and what a model needs to know of them.
+
+    Attributes:
+        train, val, test: the splits; ``val`` is None until :func:`hold_out` makes it, ``test`` may be None.
+        input_shape: one sample's shape after ``transform``, without the batch dimension.
+        output_size: number of classes, or of values to predict.
+        transform: turns a raw batch into the model's input, on the device, for the whole batch at once.
+        classes: the classes' names, by number; empty for regression.
+        note: one line on where the data came from, for the header and the log.
+    """
+
+    name: str
+    task: Task
+    train: Split
+    test: Split | None
+    input_shape: tuple[int, ...]
+    output_size: int
+    transform: nn.Module
+    val: Split | None = None
+    classes: tuple[str, ...] = ()
+    note: str = ""
+
+
+class Standardize(nn.Module):
+    """``(inputs / scale - mean) / std`` in float32, as one multiplication and one addition.
+
+    Args:
+        scale: the largest raw value (255 for uint8 images), so that ``mean`` and ``std`` are in [0, 1].
+    """
+
+    def __init__(self, scale: float = 1.0, mean: float = 0.0, std: float = 1.0) -> None:
+        super().__init__()
+        self.factor = 1.0 / (scale * std)
+        self.offset = -mean / std
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs = inputs.to(torch.float32) * self.factor
+        return outputs.add_(self.offset) if self.offset else outputs
+
+
+def hold_out(data: Data, val: float | int, split_seed: int) -> Data:
+    """Hold ``val`` samples (a count, or a fraction below 1) out of training, chosen by ``split_seed``.
+
+    0 holds nothing out. The choice does not move with the run's ``seed``, so that runs with different
+    seeds are ranked on the same samples.
+    """
+    total = len(data.train)
+    count = val if isinstance(val, int) else round(val * total)
+    if count == 0:
+        if val:
+            raise ConfigError(
+                f"dataset.val={val}: holds out none of {total} samples",
+                "give a count, or 0 for no validation",
+            )
+        return data
+    if count >= total:
+        raise ConfigError(
+            f"dataset.val={val}: only {total} samples are there to train and validate on",
+            "hold out fewer, or a fraction such as dataset.val=0.1",
+        )
+    order = torch.randperm(total, generator=torch.Generator().manual_seed(split_seed))
+    # Sorted, so that a split is one pass through memory and small datasets keep their order.
+    kept, held = order[count:].sort().values, order[:count].sort().values
+    return replace(data, train=data.train[kept], val=data.train[held])
+
+
+def check_targets(data: Data) -> None:
+    """Raise ConfigError where the targets do not fit the task or the number of classes."""
+    for label, split in (("train", data.train), ("val", data.val), ("test", data.test)):
+        if split is None or not len(split):
+            continue
+        if len(split.inputs) != len(split.targets):
+            raise ConfigError(
+                f"dataset {data.name}: {label} has {len(split.inputs)} inputs, {len(split.targets)} targets"
+            )
+        if data.task == "classification":
+            low, high = int(split.targets.min()), int(split.targets.max())
+            if low < 0 or high >= data.output_size:
+                bad = low if low < 0 else high
+                raise ConfigError(
+                    f"dataset {data.name}: {label} target {bad} is outside its {data.output_size} classes"
+                    f" (0 to {data.output_size - 1})",
+                    "number the classes from 0, or correct the number of classes",
+                )

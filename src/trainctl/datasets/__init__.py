@@ -1,0 +1,1 @@
+"""Datasets, one a file. A builder returns a `trainctl.data.Data`."""

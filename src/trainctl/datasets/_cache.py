@@ -1,0 +1,39 @@
+"""Decode once, then read tensors: what makes the second run start without torchvision."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+
+def cached(
+    cache: Path, sources: Sequence[Path], decode: Callable[[], dict[str, Tensor]]
+) -> tuple[dict[str, Tensor], str]:
+    """The tensors in ``cache`` if it was made from exactly these source files, else what ``decode`` gives.
+
+    Source files are told apart by name, size and modification time. Returns the tensors and a word on where
+    they came from. A cache that cannot be written costs the next run its decoding, and the word says so.
+    """
+    stamp = json.dumps([[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in sources])
+    if cache.is_file():
+        try:
+            with safe_open(cache, framework="pt") as stored:
+                if (stored.metadata() or {}).get("sources") == stamp:
+                    return load_file(cache), "cached"
+        except (SafetensorError, OSError):
+            pass  # a torn or foreign file is decoded again and replaced below
+    tensors = decode()
+    temporary = cache.with_name(f".{cache.name}.{os.getpid()}")
+    try:
+        save_file(tensors, temporary, metadata={"sources": stamp})
+        temporary.replace(cache)
+    except (SafetensorError, OSError) as error:
+        temporary.unlink(missing_ok=True)
+        return tensors, f"decoded; not cached: {error}"
+    return tensors, f"decoded and cached in {cache}"

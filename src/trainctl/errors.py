@@ -1,0 +1,120 @@
+"""Every error a user can cause, with its exit code.
+
+Exit codes, the same for every command: 0 done, 1 some jobs of a sweep failed or an internal error,
+2 usage, config or shape error, 3 unsafe input refused, 4 no usable checkpoint, 5 disk or I/O,
+6 loss not finite, 7 run directory already taken, 130 interrupted, 143 terminated.
+"""
+
+from __future__ import annotations
+
+import difflib
+import errno
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong: what was given and why it will not do, then what to type instead."""
+
+    message: str
+    remedy: str = ""
+
+
+class TrainctlError(Exception):
+    """An error with an exit code and one or more problems, each shown in one or two lines."""
+
+    exit_code = 1
+    status = "failed"
+
+    def __init__(self, problems: str | Problem | Sequence[Problem], remedy: str = "") -> None:
+        if isinstance(problems, str):
+            problems = Problem(problems, remedy)
+        self.problems: tuple[Problem, ...] = (
+            (problems,) if isinstance(problems, Problem) else tuple(dict.fromkeys(problems))
+        )
+        super().__init__("; ".join(problem.message for problem in self.problems))
+
+
+class ConfigError(TrainctlError):
+    """Usage, config, data or shape error: nothing was trained."""
+
+    exit_code = 2
+
+
+class MissingDataError(ConfigError):
+    """A dataset's files are not where they were looked for.
+
+    ``stand_in`` describes synthetic data of the same shape (arguments of the ``synthetic`` dataset),
+    so that a smoke run can still train the config.
+    """
+
+    def __init__(self, message: str, remedy: str, stand_in: dict[str, object]) -> None:
+        super().__init__(message, remedy)
+        self.stand_in = stand_in
+
+
+class UnsafeInputError(TrainctlError):
+    """The input asks for something that could run code: refused."""
+
+    exit_code = 3
+
+
+class CheckpointError(TrainctlError):
+    """No usable checkpoint."""
+
+    exit_code = 4
+
+
+class StorageError(TrainctlError):
+    """Disk full, no permission, or another I/O failure."""
+
+    exit_code = 5
+
+
+class NotFiniteError(TrainctlError):
+    """The loss is NaN or infinite."""
+
+    exit_code = 6
+
+
+class DirectoryTakenError(TrainctlError):
+    """The run directory that was named already holds a run."""
+
+    exit_code = 7
+
+
+class InterruptedRunError(TrainctlError):
+    """Ctrl-C: the run was saved and stopped."""
+
+    exit_code = 130
+    status = "interrupted"
+
+
+class TerminatedRunError(TrainctlError):
+    """SIGTERM: the run was saved and stopped."""
+
+    exit_code = 143
+    status = "terminated"
+
+
+_STORAGE_REMEDY = {
+    errno.ENOSPC: "free some disk space, or put the run elsewhere with hydra.run.dir=DIR",
+    errno.EDQUOT: "free some of the quota, or put the run elsewhere with hydra.run.dir=DIR",
+    errno.EACCES: "put the run elsewhere with hydra.run.dir=DIR, or change the permissions",
+    errno.EROFS: "the file system is read-only: put the run elsewhere with hydra.run.dir=DIR",
+}
+
+
+def storage_error(error: OSError, doing: str) -> StorageError:
+    """An OSError met while ``doing`` something, as the error a user reads (exit 5)."""
+    where = f" {error.filename}" if error.filename else ""
+    reason = error.strerror or str(error)
+    remedy = _STORAGE_REMEDY.get(error.errno or 0, "put the run elsewhere with hydra.run.dir=DIR")
+    return StorageError(f"{doing} failed:{where} {reason}", remedy)
+
+
+def nearest(word: str, candidates: Iterable[str]) -> str | None:
+    """The candidate most like ``word``, or None when nothing is close."""
+    matches = difflib.get_close_matches(word, list(candidates), n=1, cutoff=0.5)
+    return matches[0] if matches else None

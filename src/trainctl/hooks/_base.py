@@ -1,0 +1,33 @@
+"""What a hook is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from trainctl.loop import Run
+
+
+class Hook:
+    """Watches a run. A hook overrides what it needs; the loop's docstring draws when each method runs.
+
+    A hook that does not override ``step`` costs nothing a step.
+    """
+
+    def start(self, run: Run) -> None:
+        """Before the first step."""
+
+    def step(self, run: Run, loss: Tensor) -> None:
+        """After each step. ``loss`` is still on the device: reading it there waits for the device."""
+
+    def poll(self, run: Run) -> None:
+        """Between the batches of an evaluation."""
+
+    def evaluated(self, run: Run, values: Mapping[str, float]) -> None:
+        """After an epoch and its evaluation; ``values`` is empty without a validation split."""
+
+    def end(self, run: Run) -> None:
+        """After the last step and its evaluation."""

@@ -1,0 +1,51 @@
+"""Keeps the newest and the best evaluation, and stops when nothing improves any more."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from trainctl.hooks._base import Hook
+from trainctl.loop import Run
+
+_LOWER_IS_BETTER = ("loss", "mse", "mae")
+
+
+def is_better(monitor: str, value: float, than: float | None, min_delta: float = 0.0) -> bool:
+    """Whether ``value`` of ``monitor`` improves by more than ``min_delta``; NaN and infinity never do."""
+    if not math.isfinite(value):
+        return False
+    if than is None:
+        return True
+    gain = than - value if monitor.rpartition("/")[2] in _LOWER_IS_BETTER else value - than
+    return gain > min_delta
+
+
+class Best(Hook):
+    """Records ``state.last`` and ``state.best``; with ``patience`` it also stops the run early.
+
+    Args:
+        monitor: the value that decides, such as ``val/accuracy`` (highest) or ``val/loss`` (lowest).
+        patience: evaluations without improvement after which to stop; None never stops.
+        min_delta: an improvement that is not larger does not reset the patience. The best checkpoint is the
+            best one all the same.
+    """
+
+    def __init__(self, monitor: str, patience: int | None = None, min_delta: float = 0.0) -> None:
+        self.monitor, self.patience, self.min_delta = monitor, patience, min_delta
+        self._reference: float | None = None
+
+    def evaluated(self, run: Run, values: Mapping[str, float]) -> None:
+        state = run.state
+        state.last = {**state.where, **values}
+        if self.monitor not in values:
+            return
+        value = values[self.monitor]
+        if is_better(self.monitor, value, state.best[self.monitor] if state.best else None):
+            state.best = dict(state.last)
+        if is_better(self.monitor, value, self._reference, self.min_delta):
+            self._reference, state.stale = value, 0
+        else:
+            state.stale += 1
+        if self.patience is not None and state.stale >= self.patience:
+            state.stop = f"no better {self.monitor} for {state.stale} evaluations"

@@ -1,0 +1,58 @@
+"""Ctrl-C and SIGTERM: finish the step, then stop in order."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from torch import Tensor
+
+from trainctl.errors import InterruptedRunError, TerminatedRunError
+from trainctl.hooks._base import Hook
+from trainctl.loop import Run
+
+
+class Signals(Hook):
+    """Raises InterruptedRunError or TerminatedRunError after the step in which the signal came.
+
+    A second Ctrl-C is not waited for. Must be used inside :meth:`caught`, on the main thread.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+
+    @contextmanager
+    def caught(self) -> Iterator[None]:
+        """Catch both signals inside; the handlers of before are put back."""
+        before = {number: signal.signal(number, self._receive) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self.received == signal.SIGINT == number:
+            raise KeyboardInterrupt
+        self.received = number
+
+    def step(self, run: Run, loss: Tensor) -> None:
+        if self.received is not None:
+            self._stop(run)
+
+    def poll(self, run: Run) -> None:
+        if self.received is not None:
+            self._stop(run)
+
+    def evaluated(self, run: Run, values: Any) -> None:
+        if self.received is not None:
+            self._stop(run)
+
+    def _stop(self, run: Run) -> None:
+        step = run.state.step
+        if self.received == signal.SIGTERM:
+            raise TerminatedRunError(f"terminated at step {step}: the run was saved")
+        raise InterruptedRunError(f"interrupted at step {step}: the run was saved")

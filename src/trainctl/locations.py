@@ -1,0 +1,18 @@
+"""Where configs lie."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def conf_directory() -> Path:
+    """trainctl's own configs: inside the package when installed, at the repository's root when editable."""
+    package = Path(__file__).resolve().parent
+    installed = package / "conf"
+    return installed if installed.is_dir() else package.parents[1] / "conf"
+
+
+def user_conf() -> Path | None:
+    """The ``conf`` folder of the current directory, unless it is trainctl's own."""
+    folder = Path.cwd() / "conf"
+    return folder if folder.is_dir() and folder.resolve() != conf_directory() else None

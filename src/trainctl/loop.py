@@ -1,0 +1,158 @@
+"""The training loop: the standard one, whole, on one screen.
+
+``fit`` calls the hooks at these points, and nothing else attaches to it:
+
+    start
+    for each epoch:
+        for each batch:
+            train_step              forward, zero_grad, backward, step
+            scheduler.step
+            step
+        evaluated                   after the validation split, or without one
+    end
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from trainctl.hooks._base import Hook
+from trainctl.state import State
+
+
+class Metric(Protocol):
+    def update(self, outputs: Tensor, targets: Tensor) -> None: ...
+    def compute(self) -> float: ...
+
+
+class Loader(Protocol):
+    """Batches on the device. (epoch, position) is the cursor: with it every batch can be had again."""
+
+    @property
+    def samples(self) -> int: ...
+    def __len__(self) -> int: ...
+    def batches(self, epoch: int = 0, position: int = 0) -> Iterator[tuple[Tensor, Tensor]]: ...
+
+
+@dataclass
+class Run:
+    """Everything a loop works on."""
+
+    model: nn.Module
+    criterion: nn.Module
+    optimizer: Optimizer
+    scheduler: LRScheduler | None
+    train: Loader
+    val: Loader | None
+    metrics: Mapping[str, Callable[[], Metric]]
+    precision: AbstractContextManager[Any]
+    total_steps: int
+    state: State = field(default_factory=State)
+    hooks: list[Hook] = field(default_factory=list)
+
+    def call(self, event: str, *arguments: Any) -> None:
+        """Call the hooks that have something to do at ``event``, in their order."""
+        for hook in self.hooks:
+            getattr(hook, event)(self, *arguments)
+
+
+def train_step(
+    model: nn.Module,
+    criterion: nn.Module,
+    optimizer: Optimizer,
+    inputs: Tensor,
+    targets: Tensor,
+    precision: AbstractContextManager[Any],
+) -> Tensor:
+    """One step of supervised training; returns the loss, a scalar that is not waited for."""
+    with precision:
+        loss = criterion(model(inputs), targets)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss.detach()  # type: ignore[no-any-return]
+
+
+def evaluate(
+    model: nn.Module,
+    criterion: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    metrics: Mapping[str, Callable[[], Metric]],
+    precision: AbstractContextManager[Any],
+) -> dict[str, float]:
+    """Loss and metrics over all batches, each sample counted once whatever the size of the last batch."""
+    totals = {name: make() for name, make in metrics.items()}
+    losses, sizes = [], []
+    with evaluating(model), torch.no_grad():
+        for inputs, targets in batches:
+            with precision:
+                outputs = model(inputs)
+                loss = criterion(outputs, targets)
+            losses.append(loss)
+            sizes.append(len(targets))
+            for metric in totals.values():
+                metric.update(outputs.float(), targets)
+    weighted = [loss * size for loss, size in zip(torch.stack(losses).tolist(), sizes, strict=True)]
+    return {"loss": sum(weighted) / sum(sizes), **{name: metric.compute() for name, metric in totals.items()}}
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside, the mode of before after it, also when an exception passes through."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+def fit(run: Run) -> None:
+    """Train ``run`` from its state's cursor to its last step, or until a hook sets ``run.state.stop``."""
+    state = run.state
+    step_hooks = [hook for hook in run.hooks if type(hook).step is not Hook.step]
+    run.model.train()
+    run.call("start")
+    while state.step < run.total_steps and state.stop is None:
+        started = time.perf_counter()
+        for inputs, targets in run.train.batches(state.epoch, state.position):
+            loss = train_step(run.model, run.criterion, run.optimizer, inputs, targets, run.precision)
+            state.step += 1
+            state.position += len(targets)
+            state.epoch_samples += len(targets)
+            state.lr = run.optimizer.param_groups[0]["lr"]
+            if run.scheduler is not None:
+                run.scheduler.step()
+            for hook in step_hooks:
+                hook.step(run, loss)
+            if state.step == run.total_steps or state.stop is not None:
+                break
+        if state.position >= run.train.samples:
+            state.epoch, state.position = state.epoch + 1, 0
+        state.epoch_seconds += time.perf_counter() - started
+        values = {} if run.val is None else evaluate_split(run, "val", run.val)
+        run.call("evaluated", values)
+        state.epoch_seconds, state.epoch_samples = 0.0, 0
+    run.call("end")
+
+
+def evaluate_split(run: Run, split: str, loader: Loader) -> dict[str, float]:
+    """Evaluate ``run`` on one split; the names of the values begin with the split's."""
+    values = evaluate(run.model, run.criterion, polled(run, loader.batches()), run.metrics, run.precision)
+    return {f"{split}/{name}": value for name, value in values.items()}
+
+
+def polled(run: Run, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """The same batches, with a word to the hooks between them, so that a signal need not wait for the end."""
+    for batch in batches:
+        run.call("poll")
+        yield batch

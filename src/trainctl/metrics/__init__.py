@@ -1,0 +1,1 @@
+"""Metrics, one a file: sums and counts over a whole split, exact for any last batch."""

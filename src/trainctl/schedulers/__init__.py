@@ -1,0 +1,1 @@
+"""Learning-rate schedulers, one a file; each is stepped once a training step."""

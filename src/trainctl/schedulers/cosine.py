@@ -1,0 +1,40 @@
+"""Cosine decay with linear warm-up."""
+
+from __future__ import annotations
+
+import math
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from trainctl.errors import ConfigError
+from trainctl.ranges import NonNegativeInt, Probability
+from trainctl.registry import SCHEDULERS
+
+
+@SCHEDULERS.register("cosine")
+def cosine(
+    optimizer: Optimizer, total_steps: int, warmup: NonNegativeInt = 0, final: Probability = 0.0
+) -> LambdaLR:
+    """Half a cosine from lr down to lr × final over the whole run, after a linear warm-up.
+
+    Loshchilov and Hutter, SGDR (2017), without restarts; warm-up as in Goyal et al., Accurate, Large
+    Minibatch SGD (2017).
+
+    Args:
+        warmup: steps over which the learning rate climbs to lr; the first step takes lr / warmup.
+        final: the last step's learning rate as a share of lr.
+    """
+    if warmup >= total_steps:
+        raise ConfigError(
+            f"scheduler.warmup={warmup}: the whole run has {total_steps} steps",
+            f"warm up for fewer, e.g. scheduler.warmup={total_steps // 10}",
+        )
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        progress = (step - warmup) / max(1, total_steps - 1 - warmup)
+        return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+    return LambdaLR(optimizer, factor)

@@ -1,0 +1,27 @@
+"""The error screen: what is wrong, what to type instead; no traceback."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TextIO
+
+from trainctl.errors import TrainctlError
+
+
+def show_error(error: TrainctlError, stream: TextIO | None = None) -> None:
+    """One or two lines a problem, on standard error."""
+    stream = stream or sys.stderr
+    label = "stopped" if error.status in ("interrupted", "terminated") else "error"
+    red, dim, plain = ("\033[1;31m", "\033[2m", "\033[0m") if _coloured(stream) else ("", "", "")
+    try:
+        for problem in error.problems:
+            print(f"{red}{label}:{plain} {problem.message}", file=stream)
+            if problem.remedy:
+                print(f"{dim}       {problem.remedy}{plain}", file=stream)
+    except (OSError, ValueError):
+        pass  # nobody reads it; the exit code says the rest
+
+
+def _coloured(stream: TextIO) -> bool:
+    return stream.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"

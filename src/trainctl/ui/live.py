@@ -1,0 +1,132 @@
+"""The terminal: a header, a row an epoch, a live line, a closing table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TextIO
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from trainctl.ui.display import Progress, Source, duration, number
+
+_BLOCKS = "▁▂▃▄▅▆▇█"
+_REDRAWS_A_SECOND = 8
+
+
+def sparkline(values: Sequence[float], width: int = 24) -> str:
+    """The newest ``width`` values as a row of blocks, scaled between the lowest and the highest shown."""
+    shown = [value for value in values if value - value == 0][-width:]
+    if not shown:
+        return ""
+    low, high = min(shown), max(shown)
+    scale = (len(_BLOCKS) - 1) / (high - low) if high > low else 0.0
+    return "".join(_BLOCKS[round((value - low) * scale)] for value in shown)
+
+
+class Rich:
+    """Draws on a terminal. The live line is redrawn by rich's own thread, at most 8 times a second."""
+
+    def __init__(self, stream: TextIO, every: int | None = None, console: Console | None = None) -> None:
+        self.console = console or Console(file=stream, highlight=False)
+        self.every = every
+        self._live: Live | None = None
+        self._source: Source | None = None
+        self._columns: list[str] | None = None
+
+    def header(self, title: str, rows: Sequence[tuple[str, str]]) -> None:
+        table = Table.grid(padding=(0, 2))
+        for label, text in rows:
+            table.add_row(Text(label, style="dim"), Text(text))
+        self.console.print(Text(title, style="bold cyan"))
+        self.console.print(table)
+        self.console.print()
+
+    def notice(self, text: str) -> None:
+        self.console.print(Text(text, style="yellow"))
+
+    def live(self, source: Source) -> None:
+        self._source = source
+        self._live = Live(
+            console=self.console,
+            get_renderable=self._render,
+            refresh_per_second=_REDRAWS_A_SECOND,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        self._live.start()
+
+    def _render(self) -> RenderableType:
+        if self._source is None:
+            return Text("")
+        progress = self._source.progress()
+        line = Text()
+        line.append(f"epoch {progress.epoch}/{progress.epochs}", style="bold")
+        line.append(f"  step {progress.step}/{progress.total_steps}")
+        line.append(f"  loss {progress.loss:.4f}", style="bold green")
+        line.append(f"  smoothed {progress.smoothed:.4f}")
+        line.append(f"  lr {progress.lr:.1e}", style="dim")
+        line.append(f"  {progress.speed:,.0f} samples/s", style="dim")
+        if progress.remaining is not None:
+            line.append(f"  {duration(progress.remaining)} left", style="dim")
+        picture = Table.grid(padding=(0, 1))
+        bar = ProgressBar(total=max(1, progress.total_steps), completed=progress.step, width=40)
+        picture.add_row(bar, Text(sparkline(progress.history), style="green"))
+        return Group(line, picture)
+
+    def step(self, progress: Progress) -> None:
+        self.console.print(
+            f"Epoch {progress.epoch}/{progress.epochs}  step {progress.epoch_step}/{progress.epoch_steps}"
+            f"  loss {progress.loss:.4f}  lr {progress.lr:.1e}  {progress.speed:,.0f} samples/s"
+        )
+
+    def epoch(self, progress: Progress, values: Mapping[str, float], seconds: float, *, best: bool) -> None:
+        cells = {
+            "epoch": f"{progress.epoch}/{progress.epochs}",
+            "train/loss": number(progress.epoch_loss),
+            **{name: number(value) for name, value in values.items()},
+            "samples/s": f"{progress.speed:,.0f}",
+            "time": duration(seconds),
+        }
+        if self._columns != list(cells):
+            self._columns = list(cells)
+            self.console.print(Text("  ".join(f"{name:>{_width(name)}}" for name in cells), style="dim"))
+        row = Text("  ".join(f"{cell:>{_width(name)}}" for name, cell in cells.items()))
+        row.append("  best" if best else "", style="bold green")
+        self.console.print(row)
+
+    def closing(self, rows: Mapping[str, Mapping[str, object]], places: Sequence[tuple[str, str]]) -> None:
+        self._stop()
+        names = list(dict.fromkeys(name.rpartition("/")[2] for values in rows.values() for name in values))
+        table = Table(box=None, padding=(0, 2), header_style="dim")
+        table.add_column("")
+        for name in names:
+            table.add_column(name, justify="right")
+        for label, values in rows.items():
+            short = {name.rpartition("/")[2]: value for name, value in values.items()}
+            table.add_row(
+                Text(label, style="bold"), *(number(short[name]) if name in short else "" for name in names)
+            )
+        self.console.print()
+        self.console.print(table)
+        grid = Table.grid(padding=(0, 2))
+        for label, text in places:
+            grid.add_row(Text(label, style="dim"), Text(text))
+        self.console.print()
+        self.console.print(grid)
+
+    def _stop(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def close(self) -> None:
+        self._stop()
+
+
+def _width(name: str) -> int:
+    return max(9, len(name))

@@ -1,0 +1,64 @@
+"""Plain lines, for pipes, logs and CI."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TextIO
+
+from trainctl.ui.display import Progress, Source, duration, number
+
+_EVERY = 100
+
+
+class Plain:
+    """One line an event, none repeated; a line every ``every`` steps (100 when not said)."""
+
+    def __init__(self, stream: TextIO, every: int | None = None) -> None:
+        self._stream = stream
+        self._broken = False
+        self.every: int | None = every or _EVERY
+
+    def _print(self, line: str) -> None:
+        if self._broken:
+            return
+        try:
+            self._stream.write(line + "\n")
+            self._stream.flush()
+        except (OSError, ValueError):
+            # Whoever read the pipe has gone; the run goes on, and train.log has every line.
+            self._broken = True
+
+    def header(self, title: str, rows: Sequence[tuple[str, str]]) -> None:
+        self._print(title)
+        for label, text in rows:
+            self._print(f"  {label:<9} {text}")
+
+    def notice(self, text: str) -> None:
+        self._print(text)
+
+    def live(self, source: Source) -> None:
+        pass
+
+    def step(self, progress: Progress) -> None:
+        self._print(
+            f"epoch {progress.epoch}/{progress.epochs}  step {progress.epoch_step}/{progress.epoch_steps}"
+            f"  loss {progress.loss:.4f}  lr {progress.lr:.1e}  {progress.speed:.0f} samples/s"
+        )
+
+    def epoch(self, progress: Progress, values: Mapping[str, float], seconds: float, *, best: bool) -> None:
+        shown = "  ".join(f"{name} {number(value)}" for name, value in values.items())
+        mark = "  best" if best else ""
+        self._print(
+            f"epoch {progress.epoch}/{progress.epochs}  train/loss {number(progress.epoch_loss)}"
+            f"{'  ' if shown else ''}{shown}  {progress.speed:.0f} samples/s  {duration(seconds)}{mark}"
+        )
+
+    def closing(self, rows: Mapping[str, Mapping[str, object]], places: Sequence[tuple[str, str]]) -> None:
+        for label, values in rows.items():
+            shown = "  ".join(f"{name} {number(value)}" for name, value in values.items())
+            self._print(f"{label:<5} {shown}")
+        for label, text in places:
+            self._print(f"{label}: {text}")
+
+    def close(self) -> None:
+        pass

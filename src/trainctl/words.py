@@ -1,0 +1,59 @@
+"""The command line's words, made friendly before Hydra's grammar sees them.
+
+``lr=1e-3`` means ``optim.lr``; ``dataset.root=~/data`` and ``dataset.path=a=b.csv`` are paths, not
+expressions; an argument of a component may be set whether or not its YAML lists it, because the
+component's signature, not the YAML, decides what exists.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from trainctl.registry import COMPONENTS
+
+ALIASES = {"lr": "optim.lr", "epochs": "train.epochs", "batch_size": "train.batch_size"}
+"""Short keys people type, and the keys they stand for."""
+
+PATH_KEYS = ("dataset.root", "dataset.path", "hydra.run.dir", "hydra.sweep.dir")
+"""Keys whose values are paths: quoted for Hydra's grammar, with ``~`` expanded."""
+
+_WORD = re.compile(r"(?P<sign>\+\+|\+|~)?(?P<key>[^=]+)=(?P<value>.*)", re.DOTALL)
+
+
+def split(word: str) -> tuple[str, str, str]:
+    """``++optim.lr=0.1`` as its sign, key and value; ("", word, "") when it is no assignment."""
+    match = _WORD.fullmatch(word)
+    return (match["sign"] or "", match["key"], match["value"]) if match else ("", word.lstrip("+~"), "")
+
+
+def friendly(word: str, *, sweep: bool = False) -> str:
+    """One word as typed, as Hydra should see it.
+
+    In a sweep the commas of a path separate values, as they do everywhere else in a sweep.
+    """
+    match = _WORD.fullmatch(word)
+    if match is None:
+        return word
+    sign, key, value = split(word)
+    key = ALIASES.get(key, key)
+    if key in PATH_KEYS:
+        value = ",".join(map(_quote, value.split(","))) if sweep else _quote(value)
+    if sign != "~" and is_component_argument(key):
+        sign = "++"
+    return f"{sign}{key}={value}"
+
+
+def is_component_argument(key: str) -> bool:
+    """True for ``model.hidden`` and the like: decided by a component's signature."""
+    group, dot, rest = key.partition(".")
+    return bool(dot and rest) and group in COMPONENTS
+
+
+def _quote(value: str) -> str:
+    if not value or value[0] in "'\"" or value == "null" or value.startswith("${"):
+        return value
+    if value.startswith("~"):
+        value = str(Path(value).expanduser())
+    escaped = value.replace("'", "\\'")
+    return f"'{escaped}'"
