@@ -180,7 +180,7 @@ def _header(request: Request, built: Any) -> tuple[str, list[tuple[str, str]]]:
         ("data", f"{data.name}: {', '.join(splits)}{f' ({data.note})' if data.note else ''}"),
         (
             "training",
-            f"{config.loss.name}, {config.optim.name} lr {run.optimizer.param_groups[0]['lr']:g}{scheduler}",
+            f"{config.loss.name}, {config.optim.name}{_learning_rate(run.optimizer)}{scheduler}",
         ),
         ("steps", steps),
         ("device", f"{_device_name(built.device)}, threads {built.threads} ({built.threads_note})"),
@@ -206,6 +206,11 @@ def _closing(display: Display, record: rundir.RunRecord, directory: Path, best_s
     for label, row in rows.items():
         log.info("%s: %s", label, row)
     display.close()
+
+
+def _learning_rate(optimizer: Any) -> str:
+    lr = optimizer.defaults.get("lr")
+    return f" lr {lr:g}" if isinstance(lr, float | int) else ""
 
 
 def _shown(path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from trainctl.errors import ConfigError, nearest
 from trainctl.registry import MODELS
 
 # The argument of a layer that its input decides, by name, and which part of the input's shape it is.
-_INFERRED = {
+_INFERRED: dict[str, Callable[[tuple[int, ...]], Any]] = {
     "in_features": lambda shape: shape[-1],
     "in_channels": lambda shape: shape[0],
     "num_features": lambda shape: shape[0],
@@ -81,7 +82,7 @@ class Sequential(nn.Sequential):
         super().__init__(*built)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        outputs: Tensor = super().forward(inputs)
+        outputs: Tensor = super().forward(inputs)  # type: ignore[no-untyped-call]
         return outputs
 
 

@@ -7,7 +7,6 @@ import math
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from trainctl.errors import ConfigError
 from trainctl.ranges import NonNegativeInt, Probability
 from trainctl.registry import SCHEDULERS
 
@@ -22,14 +21,10 @@ def cosine(
     Minibatch SGD (2017).
 
     Args:
-        warmup: steps over which the learning rate climbs to lr; the first step takes lr / warmup.
+        warmup: steps over which the learning rate climbs to lr; the first step takes lr / warmup. A
+            run that is shorter ends while it climbs.
         final: the last step's learning rate as a share of lr.
     """
-    if warmup >= total_steps:
-        raise ConfigError(
-            f"scheduler.warmup={warmup}: the whole run has {total_steps} steps",
-            f"warm up for fewer, e.g. scheduler.warmup={total_steps // 10}",
-        )
 
     def factor(step: int) -> float:
         if step < warmup:

@@ -1,0 +1,44 @@
+# The same commands for a person, for CI and for the README.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help train test test-all smoke check bench picture clean
+
+help: ## show the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14) and "trainctl needs Python 3.11 to 3.13: make PYTHON=python3.12")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+train: $(STAMP) ## set everything up and train the default config
+	$(BIN)/trainctl $(ARGS)
+
+test: $(STAMP) ## the tests, in a few minutes
+	$(BIN)/python -m pytest -m 'not slow and not gpu' $(ARGS)
+
+test-all: $(STAMP) ## the tests, the slow ones and those for a GPU included
+	$(BIN)/python -m pytest $(ARGS)
+
+smoke: $(STAMP) ## train every experiment for two steps; absent data is replaced by made-up data
+	$(BIN)/python -m tests.smoke $(ARGS)
+
+check: $(STAMP) ## format, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(STAMP) ## time from Enter to the first step, against a bare script
+	$(BIN)/python benchmarks/startup.py $(ARGS)
+
+picture: $(STAMP) ## draw the terminal picture of the README
+	$(BIN)/python docs/picture.py
+
+clean: ## remove what builds and tests leave; keeps outputs and the environment
+	rm -rf dist build .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +

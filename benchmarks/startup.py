@@ -1,0 +1,72 @@
+"""From Enter to the first step: trainctl's default run against a bare script doing the same work.
+
+    python benchmarks/startup.py [--rounds 7]
+
+Whole processes in turn, wall time, medians and the ratio pair by pair, with one thread and with all. trainctl
+is charged with more than the first step: composing and checking the config, the run directory, the test split
+and a checkpoint are inside its time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+BARE = [sys.executable, str(Path(__file__).with_name("bare.py"))]
+TRAINCTL = [
+    str(Path(sys.executable).with_name("trainctl")),
+    "train.max_steps=1",
+    "dataset.val=0",
+    "display.mode=none",
+]
+
+
+def timed(command: list[str], folder: str, threads: int | None) -> float:
+    """Seconds of wall time of one whole process. Raises when it fails."""
+    environment = dict(os.environ)
+    if threads is not None:
+        environment["OMP_NUM_THREADS"] = str(threads)
+        command = [*command, f"threads={threads}"] if command[0] == TRAINCTL[0] else command
+    started = time.perf_counter()
+    subprocess.run(command, cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - started
+
+
+def compare(rounds: int, threads: int | None) -> tuple[float, float, list[float]]:
+    """Median seconds of the bare script and of trainctl, and the sorted ratios of the pairs."""
+    with tempfile.TemporaryDirectory() as folder:
+        for command in (BARE, TRAINCTL):
+            timed(command, folder, threads)
+        pairs = [(timed(BARE, folder, threads), timed(TRAINCTL, folder, threads)) for _ in range(rounds)]
+    bare, ours = zip(*pairs, strict=True)
+    return statistics.median(bare), statistics.median(ours), sorted(b / a for a, b in pairs)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=7)
+    rounds = parser.parse_args().rounds
+    import torch
+
+    print(
+        f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, torch {torch.__version__}"
+    )
+    print(f"start to first step, medians of {rounds} paired rounds")
+    for threads in (1, None):
+        bare, ours, ratios = compare(rounds, threads)
+        label = "one thread" if threads else "all threads"
+        print(
+            f"{label:<12} bare script {bare:.2f} s   trainctl {ours:.2f} s   "
+            f"ratio {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""What a run stores of its config, and the way back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from trainctl import words as word_rules
+from trainctl.compose._composer import Composed, check_tree
+from trainctl.compose._explain import first_line
+from trainctl.compose._safety import refuse_unsafe
+from trainctl.config import Config
+from trainctl.errors import ConfigError
+
+
+def stored_files(composed: Composed) -> dict[str, str]:
+    """What a run stores of its config, by file name.
+
+    Interpolations are kept, so that an override on resume reaches everything that depends on it; paths
+    become absolute, so that the run can be used from another folder. References to the environment stay
+    references: a secret is not written down.
+    """
+    tree = composed.tree.copy()
+    for key in word_rules.PATH_KEYS:
+        if (
+            not key.startswith("hydra.")
+            and isinstance(value := _unresolved(tree, key), str)
+            and "${" not in value
+        ):
+            OmegaConf.update(tree, key, _absolute(value))
+    named = [_absolute(name) if name.endswith(".py") else name for name in composed.config.plugins]
+    OmegaConf.update(tree, "plugins", named)
+    overrides = OmegaConf.create(
+        [word for word in composed.overrides if not word.lstrip("+~").startswith("hydra")]
+    )
+    return {"config.yaml": OmegaConf.to_yaml(tree), "overrides.yaml": OmegaConf.to_yaml(overrides)}
+
+
+def read_config(path: Path, trusted: Callable[[list[str]], None]) -> Config:
+    """The checked config that a run stored.
+
+    ``trusted`` is called with the plugins before any is imported, and raises to refuse them.
+    """
+    try:
+        tree = OmegaConf.load(path)
+    except (OSError, YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f"{path}: {first_line(error)}", "give the directory of a run") from error
+    if not isinstance(tree, DictConfig):
+        raise ConfigError(f"{path}: not a run's config")
+    refuse_unsafe(tree)
+    trusted([str(name) for name in tree.get("plugins") or []])
+    return check_tree(tree)
+
+
+def _unresolved(tree: DictConfig, key: str) -> Any:
+    container: Any = OmegaConf.to_container(tree, resolve=False)
+    for part in key.split("."):
+        container = container.get(part) if isinstance(container, dict) else None
+    return container
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).expanduser().absolute())

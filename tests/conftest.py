@@ -1,0 +1,77 @@
+"""What all tests share: a folder of their own, no trace of one test in the next, the real MNIST where it is."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from trainctl import plugins, registry
+from trainctl.cli import main
+
+_SHARED_MNIST = Path(__file__).parents[2] / "shared" / "data" / "MNIST" / "raw"
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Each test works in an empty folder, with a cache of its own and none of the caller's settings."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / ".cache"))
+    for name in ("TRAINCTL_DEBUG", "NO_COLOR", "HYDRA_FULL_ERROR", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    threads = torch.get_num_threads()
+    registries = [*registry.COMPONENTS.values(), registry.METRICS]
+    entries = [dict(each._entries) for each in registries]
+    loaded = dict(plugins._loaded)
+    yield
+    torch.set_num_threads(threads)
+    for each, before in zip(registries, entries, strict=True):
+        each._entries.clear()
+        each._entries.update(before)
+    plugins._loaded.clear()
+    plugins._loaded.update(loaded)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command left: exit code and text."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def trainctl(capfd: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """Call the program's ``main`` in this process."""
+
+    def call(*words: str) -> Outcome:
+        capfd.readouterr()
+        code = main(list(words))
+        out, err = capfd.readouterr()
+        return Outcome(code, out, err)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def mnist_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data root with the real MNIST; skips where it is absent."""
+    if not _SHARED_MNIST.is_dir():
+        pytest.skip("the real MNIST is not beside this checkout")
+    root = tmp_path_factory.mktemp("data")
+    shutil.copytree(_SHARED_MNIST, root / "MNIST" / "raw")
+    return root
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if torch.cuda.is_available():
+        return
+    skip = pytest.mark.skip(reason="no CUDA device")
+    for item in items:
+        if "gpu" in item.keywords:
+            item.add_marker(skip)
