@@ -1,4 +1,4 @@
-"""What all tests share: a folder of their own, no trace of one test in the next, the real MNIST where it is."""
+"""What all tests share: a folder of their own, no trace of one in the next, the real MNIST where it is."""
 
 from __future__ import annotations
 
@@ -24,16 +24,19 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     for name in ("TRAINCTL_DEBUG", "NO_COLOR", "HYDRA_FULL_ERROR", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     threads = torch.get_num_threads()
-    registries = [*registry.COMPONENTS.values(), registry.METRICS]
-    entries = [dict(each._entries) for each in registries]
-    loaded = dict(plugins._loaded)
     yield
     torch.set_num_threads(threads)
-    for each, before in zip(registries, entries, strict=True):
-        each._entries.clear()
-        each._entries.update(before)
+    torch.use_deterministic_algorithms(False)
+    # trainctl's own components are imported once and stay; a test's plugins go.
     plugins._loaded.clear()
-    plugins._loaded.update(loaded)
+    for each in [*registry.COMPONENTS.values(), registry.METRICS]:
+        foreign = [name for name, entry in each._entries.items() if not _is_own(entry.component)]
+        for name in foreign:
+            del each._entries[name]
+
+
+def _is_own(component: Callable[..., object]) -> bool:
+    return component.__module__.startswith("trainctl.")
 
 
 @dataclass(frozen=True)

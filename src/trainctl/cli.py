@@ -7,6 +7,7 @@ Hydra's: ``trainctl model=mlp lr=1e-3``, ``-m``, ``--cfg job``, ``-sc install=ba
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import signal
 import sys
@@ -140,6 +141,9 @@ def _show(options: Any, parser: Any) -> int:
         print(OmegaConf.to_yaml(without_hydra(full), resolve=options.resolve), end="")
         return 0
     GlobalHydra.instance().clear()
+    logging.raiseExceptions = (
+        False  # Hydra prints through logging, which complains at length of a closed pipe
+    )
     program, sys.argv[0] = sys.argv[0], "trainctl"
     try:
         hydra_main(options, parser, lambda config: None, str(conf_directory()), "config")
@@ -188,12 +192,13 @@ def _sweep(composer: Any, overrides: list[str], command: str) -> int:
     from trainctl import rundir
     from trainctl.commands.train import train
     from trainctl.sweep.basic import Job, SweepStopped, check_jobs
+    from trainctl.ui.display import short_path
     from trainctl.ui.jobs import job_table
 
     jobs = check_jobs(composer, overrides)
     named = any(word.lstrip("+").startswith("hydra.sweep.dir=") for word in overrides)
     directory = rundir.claim_sweep(Path(composer.sweep_directory(overrides)), named=named)
-    print(f"sweep {directory}: {len(jobs)} jobs", flush=True)
+    print(f"sweep {short_path(directory)}: {len(jobs)} jobs", flush=True)
     job = Job(jobs, command, train)
     stopped: TrainctlError | None = None
     with _terminated():
@@ -201,8 +206,8 @@ def _sweep(composer: Any, overrides: list[str], command: str) -> int:
             composer.sweep(overrides, directory, job)
         except SweepStopped as reason:
             stopped = reason.error
-    job_table([(" ".join(words), values, str(where)) for words, where, values in job.rows])
-    print(f"sweep {directory}")
+    job_table([(job.label(words), values, short_path(where)) for words, where, values in job.rows])
+    print(f"sweep: {short_path(directory)}")
     if stopped is not None:
         raise stopped
     failed = [values for _, _, values in job.rows if values["status"] != "done"]

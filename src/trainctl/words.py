@@ -50,6 +50,13 @@ def is_component_argument(key: str) -> bool:
     return bool(dot and rest) and group in COMPONENTS
 
 
+def shown(word: str) -> str:
+    """A word for people: without its sign, with the short key where there is one."""
+    _, key, value = split(word)
+    short = {full: alias for alias, full in ALIASES.items()}
+    return f"{short.get(key, key)}={value}"
+
+
 def _quote(value: str) -> str:
     if not value or value[0] in "'\"" or value == "null" or value.startswith("${"):
         return value

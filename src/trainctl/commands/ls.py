@@ -66,7 +66,8 @@ def _summary(group: str, name: str, path: Path) -> str:
     comments = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("# ")]
     if len(comments) > 1:
         return comments[1].lstrip("# ").strip()
-    return COMPONENTS[group].signature(name).summary if group in COMPONENTS else ""
+    known = group in COMPONENTS and name in COMPONENTS[group].names()
+    return COMPONENTS[group].signature(name).summary if known else ""
 
 
 def _show_option(listing: Listing, group: str, option: str, path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from trainctl import rundir
 from trainctl.config import Config
 from trainctl.errors import TrainctlError, storage_error
-from trainctl.ui.display import Display, make_display
+from trainctl.ui.display import Display, make_display, short_path
 
 log = logging.getLogger("trainctl")
 
@@ -39,13 +39,15 @@ class Request:
     command: str
 
 
-def train(request: Request) -> dict[str, Any]:
+def train(request: Request, display: Display | None = None) -> dict[str, Any]:
     """Do one run; returns what stands in its ``run.json``.
+
+    ``display`` takes the place of the one that ``display.mode`` names.
 
     Raises TrainctlError when it does not end well; ``run.json`` then has the status and the reason.
     """
     config, directory = request.config, request.directory
-    display = make_display(config.display.mode, config.display.every)
+    display = display or make_display(config.display.mode, config.display.every)
     with _log_file(directory, display), _storage_errors():
         record = rundir.RunRecord(directory, command=request.command, name=config.name, git=_git())
         try:
@@ -189,7 +191,7 @@ def _header(request: Request, built: Any) -> tuple[str, list[tuple[str, str]]]:
         rows.append(("precision", config.train.precision))
     for label, text in [("run", str(request.directory)), *rows]:
         log.info("%s: %s", label, text)
-    return f"run {_shown(request.directory)}", rows
+    return f"run {short_path(request.directory)}", rows
 
 
 def _closing(display: Display, record: rundir.RunRecord, directory: Path, best_step: int) -> None:
@@ -198,9 +200,9 @@ def _closing(display: Display, record: rundir.RunRecord, directory: Path, best_s
     values = record.values
     rows = {label: values[label] for label in ("best", "last", "test") if values[label]}
     places = [
-        ("checkpoint", _shown(directory / "checkpoints" / folder_name(best_step))),
-        ("metrics", _shown(directory / "metrics.jsonl")),
-        ("run", _shown(directory)),
+        ("checkpoint", short_path(directory / "checkpoints" / folder_name(best_step))),
+        ("metrics", short_path(directory / "metrics.jsonl")),
+        ("run", short_path(directory)),
     ]
     display.closing(rows, places)
     for label, row in rows.items():
@@ -211,13 +213,6 @@ def _closing(display: Display, record: rundir.RunRecord, directory: Path, best_s
 def _learning_rate(optimizer: Any) -> str:
     lr = optimizer.defaults.get("lr")
     return f" lr {lr:g}" if isinstance(lr, float | int) else ""
-
-
-def _shown(path: Path) -> str:
-    """A path as short as it can be typed from here."""
-    with contextlib.suppress(ValueError, OSError):
-        return str(path.relative_to(Path.cwd()))
-    return str(path)
 
 
 def _device_name(device: Any) -> str:

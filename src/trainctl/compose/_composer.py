@@ -103,12 +103,13 @@ class Composer:
         Returns the config with Hydra's node, the problems of words that had to be left out, and what was
         dropped. Raises ConfigError when nothing can be composed.
         """
-        full, problems = self._compose_all(list(words))
+        usable = list(words)
+        full, problems = self._compose_all(usable)
         if full is None:
             raise ConfigError(problems)
         refuse_unsafe(full)
         try:
-            notices = settle(full, words, self._load, self._load_option)
+            notices = settle(full, usable, self._load, self._load_option)
         except OmegaConfBaseException as error:
             raise ConfigError([*problems, Problem(first_line(error))]) from error
         return full, problems, notices
@@ -176,7 +177,7 @@ class Composer:
         )
 
     def _compose_all(self, words: list[str]) -> tuple[DictConfig | None, list[Problem]]:
-        """Compose; a word that stops it is reported and dropped, so that the next one is found, too."""
+        """Compose; a word that stops it is reported and taken out of ``words``: the next one is found, too."""
         problems: list[Problem] = []
         while True:
             try:
@@ -187,7 +188,7 @@ class Composer:
                     problems.append(explain("", error))
                     return None, problems
                 problems.append(explain(culprit, error))
-                words = [word for word in words if word != culprit]
+                words[:] = [word for word in words if word != culprit]
 
     def _blame(self, words: list[str], error: Exception) -> str | None:
         """The word without which this error does not occur."""

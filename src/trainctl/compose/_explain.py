@@ -51,6 +51,8 @@ def _explain_missing(word: str, error: MissingConfigException) -> Problem:
     given = word or f"{group}={option}"
     close = nearest(option, options)
     remedy = f"did you mean {group}={close}? " if close else ""
+    if group in COMPONENTS and not close:
+        remedy = f"one from a plugin, without an option file: {group}.name={option}; "
     if group in COMPONENTS and option in COMPONENTS[group].names():
         return Problem(f"{given}: no option file", f"{option} is registered: type {group}.name={option}")
     return Problem(f"{given}: there is no such option", f"{remedy}there are: {', '.join(options)}")

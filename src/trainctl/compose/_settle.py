@@ -73,19 +73,18 @@ def settle(
         node["name"] = name
         OmegaConf.set_struct(full, False)
         full[group] = node
-        notices += [
-            f"{group}={name}: dropped {', '.join(arguments)} (meant for {owner})"
-            for owner, arguments in dropped.items()
-        ]
+        for owner, arguments in dropped.items():
+            listed = ", ".join(f"{key}={value}" for key, value in arguments.items())
+            notices.append(f"{group}={name}: dropped {listed} (meant for {owner})")
     return notices
 
 
 def _merge(
     sources: Sequence[tuple[DictConfig | None, str | None]], name: str, typed: set[str]
-) -> tuple[DictConfig, dict[str, list[str]]]:
+) -> tuple[DictConfig, dict[str, dict[str, str]]]:
     """Merge the sources meant for ``name``; say what the others would have set and nobody typed."""
     node = OmegaConf.create()
-    dropped: dict[str, list[str]] = {}
+    dropped: dict[str, dict[str, str]] = {}
     for source, meant_for in sources:
         if not source:
             continue
@@ -94,7 +93,7 @@ def _merge(
             continue
         keys = [str(key) for key in source if key not in ("name", *typed)]
         if keys:
-            dropped.setdefault(meant_for, []).extend(f"{key}={show(_plain(source[key]))}" for key in keys)
+            dropped.setdefault(meant_for, {}).update({key: show(_plain(source[key])) for key in keys})
     OmegaConf.set_struct(node, False)
     return node, dropped
 

@@ -14,6 +14,7 @@ from trainctl import rundir
 from trainctl.compose import Composed, Composer, stored_files
 from trainctl.errors import ConfigError, Problem, TrainctlError
 from trainctl.ui.errors import show_error
+from trainctl.words import shown
 
 log = logging.getLogger("trainctl")
 
@@ -66,6 +67,11 @@ class Job:
         self._jobs, self._command, self._train = jobs, command, train
         self.rows: list[tuple[tuple[str, ...], Path, dict[str, Any]]] = []
 
+    def label(self, words: Sequence[str]) -> str:
+        """What makes this job different from the others."""
+        common = set.intersection(*map(set, self._jobs)) if len(self._jobs) > 1 else set()
+        return " ".join(shown(word) for word in words if word not in common)
+
     def __call__(self, config: DictConfig) -> None:
         from trainctl.commands.train import Request
 
@@ -73,7 +79,7 @@ class Job:
         words = tuple(hydra.overrides.task)
         composed = self._jobs[words]
         directory = Path(hydra.runtime.output_dir)
-        print(f"job {len(self.rows) + 1}/{len(self._jobs)}: {' '.join(words)}", flush=True)
+        print(f"job {len(self.rows) + 1}/{len(self._jobs)}: {self.label(words)}", flush=True)
         try:
             directory = rundir.claim(directory, named=True)
             request = Request(

@@ -1,0 +1,71 @@
+"""Draw ``docs/terminal.svg``, the picture of the README, from a real run.
+
+    python docs/picture.py [DATA_ROOT]
+
+With a DATA_ROOT that holds MNIST/raw it is the MNIST recipe, else the default run.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from trainctl import rundir
+from trainctl.commands.train import Request, command_line, train
+from trainctl.compose import Composer, stored_files
+from trainctl.ui.display import Progress
+from trainctl.ui.live import Rich, Source
+
+TARGET = Path(__file__).with_name("terminal.svg").resolve()
+
+
+class Recorded(Rich):
+    """The terminal display, with the live line kept once, as it stood in the middle of the last epoch."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(io.StringIO(), every=100, console=console)
+        self._kept: object = None
+
+    def live(self, source: Source) -> None:
+        self._source = source
+
+    def step(self, progress: Progress) -> None:
+        if progress.epoch == progress.epochs and progress.epoch_step <= progress.epoch_steps * 0.7:
+            self._kept = self._render()
+
+    def closing(self, rows: Mapping[str, Mapping[str, object]], places: Sequence[tuple[str, str]]) -> None:
+        if self._kept is not None:
+            self.console.print(self._kept)
+        super().closing(rows, places)
+
+
+def main(root: str | None) -> None:
+    words = ["experiment=mnist_mlp", f"dataset.root={root}"] if root else ["epochs=5"]
+    shown = ["experiment=mnist_mlp"] if root else words
+    composed = Composer().compose(words)
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        console = Console(
+            record=True, width=100, file=io.StringIO(), force_terminal=True, color_system="truecolor"
+        )
+        console.print(f"[bold]$[/] {command_line(shown)}\n", highlight=False)
+        directory = rundir.claim(Path("outputs/2026-11-21/09-30-00"), named=False)
+        request = Request(composed.config, stored_files(composed), directory, (), command_line(shown))
+        train(request, Recorded(console))
+        # Fonts are left to the reader's machine: the picture loads nothing.
+        drawing = re.sub(r"@font-face\s*{[^}]*}", "", console.export_svg(title="trainctl"))
+        drawing = drawing.replace("Fira Code", "Menlo, Consolas, DejaVu Sans Mono").replace(
+            "<!-- Generated with Rich https://www.textualize.io -->", ""
+        )
+        TARGET.write_text(drawing, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(str(Path(sys.argv[1]).resolve()) if len(sys.argv) > 1 else None)

@@ -1,0 +1,79 @@
+"""The examples in the README and in docs/ run as they stand."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from trainctl.config import known_keys
+
+REPOSITORY = Path(__file__).parents[1]
+PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL)
+
+
+COMMANDS = [
+    (page.name, line.partition("  #")[0].strip())
+    for page in PAGES
+    for block in blocks(page, "sh")
+    for line in block.splitlines()
+    if line.startswith("trainctl")
+]
+
+
+@pytest.mark.parametrize(("page", "command"), COMMANDS, ids=[command for _, command in COMMANDS])
+def test_a_command_runs(
+    page: str, command: str, trainctl, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    for number, code in enumerate(blocks(REPOSITORY / "docs" / "components.md", "python")):
+        (tmp_path / ["my_model.py", "circles.py"][number]).write_text(code)
+    words = shlex.split(command)
+    if "~/data" in command:
+        words[-1] = f"dataset.root={request.getfixturevalue('mnist_root')}"
+        words.append("train.max_steps=20")
+    outcome = trainctl(*words[1:])
+    assert outcome.code == 0, outcome.err
+
+
+def test_the_python_example_loads_the_newest_run(trainctl) -> None:
+    assert trainctl("epochs=1", "threads=1").code == 0
+    (code,) = blocks(REPOSITORY / "README.md", "python")
+    names: dict[str, object] = {}
+    exec(code, names)
+    assert "model" in names
+
+
+def test_the_option_file_of_the_docs_works(trainctl, tmp_path: Path) -> None:
+    page = REPOSITORY / "docs" / "components.md"
+    option, local = blocks(page, "yaml")
+    (tmp_path / "my_model.py").write_text(blocks(page, "python")[0])
+    (tmp_path / "conf" / "model").mkdir(parents=True)
+    (tmp_path / "conf" / "model" / "my_net.yaml").write_text(option)
+    (tmp_path / "conf" / "local.yaml").write_text(local)
+    outcome = trainctl("model=my_net", "epochs=1", "threads=1")
+    assert outcome.code == 0, outcome.err
+    assert "from ./conf: model/my_net, local" in outcome.out
+
+
+def test_every_link_to_a_file_leads_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_table_of_keys_is_complete() -> None:
+    text = (REPOSITORY / "docs" / "configuration.md").read_text()
+    missing = [key for key in known_keys() if "." in key and f"`{key}`" not in text]
+    assert missing == []
+
+
+def test_the_make_targets_of_the_readme_exist() -> None:
+    makefile = (REPOSITORY / "Makefile").read_text()
+    for target in ("help", "train", "test", "test-all", "smoke", "check", "bench", "clean"):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE)

@@ -1,0 +1,42 @@
+"""Every recipe says its command, its result and its time, and composes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.smoke import smoke
+from trainctl.compose import Composer
+from trainctl.registry import COMPONENTS, METRICS
+
+CONF = Path(__file__).parents[1] / "conf"
+EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_its_header_says_command_result_and_time(name: str) -> None:
+    header = (CONF / "experiment" / f"{name}.yaml").read_text().split("defaults:")[0]
+    assert f"# command: trainctl experiment={name}" in header
+    assert any(line.startswith("# result:  ") and any(map(str.isdigit, line)) for line in header.splitlines())
+    assert any(line.startswith("# time:    ") and any(map(str.isdigit, line)) for line in header.splitlines())
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_it_trains_two_steps_without_its_data(name: str, tmp_path: Path) -> None:
+    assert smoke(name, tmp_path)
+
+
+@pytest.mark.parametrize("group", COMPONENTS)
+def test_every_component_has_an_option_file_that_composes(group: str) -> None:
+    composer = Composer()
+    for name in COMPONENTS[group].names():
+        assert (CONF / group / f"{name}.yaml").is_file()
+        config = composer.compose([f"{group}={name}"]).config
+        assert getattr(config, group).name == name
+
+
+@pytest.mark.parametrize("registry", [*COMPONENTS.values(), METRICS], ids=lambda registry: registry.group)
+def test_every_component_has_a_docstring(registry) -> None:
+    for name in registry.names():
+        assert registry.signature(name).summary.strip()
