@@ -55,9 +55,8 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     import torch
 
-    print(
-        f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, torch {torch.__version__}"
-    )
+    versions = f"Python {platform.python_version()}, torch {torch.__version__}"
+    print(f"{platform.machine()}, {os.cpu_count()} cores, {versions}")
     print(f"start to first step, medians of {rounds} paired rounds")
     for threads in (1, None):
         bare, ours, ratios = compare(rounds, threads)

@@ -26,7 +26,10 @@ MODEL = textwrap.dedent(
         def __init__(self, input_shape, output_size, width: int = 8):
             super().__init__()
             self.layers = nn.Sequential(
-                nn.Flatten(), nn.Linear(math.prod(input_shape), width), nn.ReLU(), nn.Linear(width, output_size)
+                nn.Flatten(),
+                nn.Linear(math.prod(input_shape), width),
+                nn.ReLU(),
+                nn.Linear(width, output_size),
             )
 
         def forward(self, inputs):

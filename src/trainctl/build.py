@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -112,9 +112,9 @@ def build_data(dataset: Component) -> Data:
             "a dataset builder returns a trainctl.data.Data",
         )
     check_targets(data)
-    if data.val is not None:
-        return data
-    return hold_out(data, dataset.common["val"], dataset.common["split_seed"])
+    if data.val is None:
+        data = hold_out(data, dataset.common["val"], dataset.common["split_seed"])
+    return data if data.fit is None else replace(data, transform=data.fit(data.train))
 
 
 def build_model(model: Component, input_shape: tuple[int, ...], output_size: int) -> nn.Module:

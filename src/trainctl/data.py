@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -43,6 +44,8 @@ class Data:
         input_shape: one sample's shape after ``transform``, without the batch dimension.
         output_size: number of classes, or of values to predict.
         transform: turns a raw batch into the model's input, on the device, for the whole batch at once.
+        fit: makes ``transform`` from the training split, after validation data has been held out of it, where
+            it holds statistics; None where it does not.
         classes: the classes' names, by number; empty for regression.
         note: one line on where the data came from, for the header and the log.
     """
@@ -55,6 +58,7 @@ class Data:
     output_size: int
     transform: nn.Module
     val: Split | None = None
+    fit: Callable[[Split], nn.Module] | None = None
     classes: tuple[str, ...] = ()
     note: str = ""
 

@@ -177,7 +177,7 @@ class Composer:
         )
 
     def _compose_all(self, words: list[str]) -> tuple[DictConfig | None, list[Problem]]:
-        """Compose; a word that stops it is reported and taken out of ``words``: the next one is found, too."""
+        """Compose; a word that stops it is reported and taken out of ``words``, so that the next is found."""
         problems: list[Problem] = []
         while True:
             try:
