@@ -11,7 +11,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "trainctl"
 COMPONENTS = ("models", "losses", "optims", "schedulers", "datasets", "metrics", "loaders")
 # What a component may use of trainctl beside the private helpers of its own package.
-SHARED = ("errors", "ranges", "registry", "data")
+SHARED = ("errors", "family", "ranges", "registry", "data")
 # Who may import what comes from outside.
 OUTSIDE = {
     "hydra": ("cli", "compose", "sweep"),

@@ -15,7 +15,15 @@ from trainctl.errors import ConfigError
 def numbered(samples: int = 100) -> Data:
     """A dataset whose inputs are their own numbers."""
     inputs = torch.arange(samples, dtype=torch.float32).unsqueeze(1)
-    return Data("numbered", "classification", Split(inputs, inputs.squeeze(1).long() % 3), None, (1,), 3, Standardize())
+    return Data(
+        "numbered",
+        "classification",
+        Split(inputs, inputs.squeeze(1).long() % 3),
+        None,
+        (1,),
+        3,
+        Standardize(),
+    )
 
 
 def numbers(split: Split | None) -> list[int]:
@@ -68,7 +76,8 @@ def test_a_fraction_that_holds_out_nothing_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("scale", "mean", "std"), [(1.0, 0.0, 1.0), (255.0, 0.1307, 0.3081), (16.0, 0.305, 0.376), (2.0, 0.0, 3.0)]
+    ("scale", "mean", "std"),
+    [(1.0, 0.0, 1.0), (255.0, 0.1307, 0.3081), (16.0, 0.305, 0.376), (2.0, 0.0, 3.0)],
 )
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float64, torch.int64])
 def test_standardize_is_its_formula(scale: float, mean: float, std: float, dtype: torch.dtype) -> None:
@@ -98,9 +107,13 @@ def with_targets(targets: Tensor, task: Task = "classification") -> Data:
     return replace(numbered(len(targets)), task=task, train=Split(torch.zeros(len(targets), 1), targets))
 
 
-@pytest.mark.parametrize(("targets", "bad"), [([0, 1, 3], 3), ([-1, 0, 1], -1), ([0, 255, 2], 255), ([-7, 99], -7)])
+@pytest.mark.parametrize(
+    ("targets", "bad"), [([0, 1, 3], 3), ([-1, 0, 1], -1), ([0, 255, 2], 255), ([-7, 99], -7)]
+)
 @pytest.mark.parametrize("where", ["train", "val", "test"])
-def test_a_class_number_out_of_range_is_named_with_its_split(targets: list[int], bad: int, where: str) -> None:
+def test_a_class_number_out_of_range_is_named_with_its_split(
+    targets: list[int], bad: int, where: str
+) -> None:
     split = Split(torch.zeros(len(targets), 1), torch.tensor(targets))
     data = replace(numbered(), **{where: split})
     with pytest.raises(ConfigError, match=rf"{where} target {bad} is outside its 3 classes \(0 to 2\)"):

@@ -182,7 +182,9 @@ def test_evaluating_a_classifier_is_exact_for_any_last_batch(size: int) -> None:
     values = evaluate(model, nn.CrossEntropyLoss(), batched(split, size), {"accuracy": Accuracy}, FP32)
     wide = copy.deepcopy(model).eval().double()
     outputs = wide(split.inputs.double())
-    assert values["loss"] == pytest.approx(nn.functional.cross_entropy(outputs, split.targets).item(), abs=1e-6)
+    assert values["loss"] == pytest.approx(
+        nn.functional.cross_entropy(outputs, split.targets).item(), abs=1e-6
+    )
     assert values["accuracy"] == (outputs.argmax(1) == split.targets).double().mean().item()
 
 
@@ -203,7 +205,9 @@ def test_evaluating_a_regression_is_exact_for_any_last_batch(size: int) -> None:
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_evaluating_changes_neither_mode_nor_parameters_nor_gradients_nor_random_state(training: bool) -> None:
+def test_evaluating_changes_neither_mode_nor_parameters_nor_gradients_nor_random_state(
+    training: bool,
+) -> None:
     model = network(dropout=0.5)
     model.insert(1, nn.BatchNorm1d(16))  # type: ignore[operator]
     model.train(training)
@@ -232,10 +236,14 @@ def test_the_mode_of_before_is_back_after_an_exception(training: bool) -> None:
 
 
 def test_evaluating_restores_the_mode_also_around_an_interrupt() -> None:
+    def interrupted(model: nn.Module) -> None:
+        with evaluating(model):
+            assert not model.training
+            raise KeyboardInterrupt
+
     model = network().train()
-    with pytest.raises(KeyboardInterrupt), evaluating(model):
-        assert not model.training
-        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(model)
     assert model.training
 
 

@@ -112,7 +112,7 @@ def test_a_component_of_ones_own_is_registered_and_found() -> None:
 
     assert "my_net" in MODELS.names()
     assert MODELS.load("my_net") is MyNet
-    assert MODELS.signature("my_net").names == ("size",)
+    assert MODELS.signature("my_net").names == ("size", *MODELS.common)
     assert MODELS.takes("my_net") == {"output_size"}
 
 

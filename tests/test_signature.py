@@ -29,7 +29,7 @@ def settable(signature: Signature, registry: Registry) -> list[Parameter]:
 
 @pytest.mark.parametrize(("registry", "path"), MEMBERS)
 def test_source_and_object_agree(registry: Registry, path: Path) -> None:
-    """Names (also of what trainctl supplies), then annotation and default of all a config may set, and doc."""
+    """Names (supplied ones too), annotation and default of all that a config may set, and doc."""
     live = from_object(registry.load(path.stem))
     read = from_source(path, path.stem)
     assert read.names == live.names

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from trainctl import runtime
+from trainctl import parameters, plugins, runtime
+from trainctl.augment import make_augment
+from trainctl.compatibility import check_batch_of_one, check_fit
 from trainctl.config import Component, Config
 from trainctl.data import Data, check_targets, hold_out
-from trainctl.errors import ConfigError
-from trainctl.loaders.resident import ResidentLoader
+from trainctl.errors import DISK_ERRORS, ConfigError, TrainctlError
+from trainctl.evaluation import choose_metrics, choose_monitor
 from trainctl.loop import Loader, Run, train_step
-from trainctl.registry import COMPONENTS, METRICS
-
-_METRICS = {"classification": ("accuracy",), "regression": ("mse", "mae", "r2")}
+from trainctl.registry import COMPONENTS
+from trainctl.steps.accumulated import accumulated_step
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,30 @@ class Built:
     parameters: int
     trainable: int
     monitor: str
+    lower_is_better: bool
+    plateau: ReduceLROnPlateau | None
+    notices: tuple[str, ...]
+
+    @property
+    def loaders(self) -> list[Loader]:
+        return [loader for loader in (self.run.train, self.run.val, self.test) if loader is not None]
+
+    @property
+    def loading(self) -> str:
+        """How batches of training data are made."""
+        return str(getattr(self.run.train, "note", type(self.run.train).__name__))
+
+    def while_waiting(self, look: Callable[[], None]) -> None:
+        """Have ``look`` called about once a second while the loop waits for a batch; it may raise."""
+        for loader in self.loaders:
+            if (feed := getattr(loader, "feed", None)) is not None:
+                feed.while_waiting = look
+
+    def close(self) -> None:
+        """End the processes that load data."""
+        for loader in self.loaders:
+            if (close := getattr(loader, "close", None)) is not None:
+                close()
 
 
 def build(config: Config) -> Built:
@@ -45,41 +73,70 @@ def build(config: Config) -> Built:
     device = runtime.choose_device(config.device)
     runtime.set_deterministic(config.deterministic)
     data = build_data(config.dataset)
-    batch_size = config.train.batch_size
-    if len(data.train) < batch_size:
-        raise ConfigError(
-            f"train.batch_size={batch_size}: only {len(data.train)} training samples",
-            f"use batch_size={len(data.train)} or fewer, or hold out fewer with dataset.val",
+    data.transform.to(device)  # the statistics it was fitted with, if it has any
+    metrics = choose_metrics(config.metrics, data)
+    monitor, lower_is_better = choose_monitor(config.train.monitor, data, metrics)
+    batch_size, accumulate = config.train.batch_size, config.train.accumulate
+    window = batch_size * accumulate
+    if len(data.train) < window:
+        asked = f"train.batch_size={batch_size}" + (
+            f" × train.accumulate={accumulate}" if accumulate > 1 else ""
         )
-    train = ResidentLoader(data.train, data.transform, batch_size, device, config.seed)
-    val = ResidentLoader(data.val, data.transform, batch_size, device, None) if data.val else None
-    test = ResidentLoader(data.test, data.transform, batch_size, device, None) if data.test else None
+        raise ConfigError(
+            f"{asked}: only {len(data.train)} training samples",
+            f"use batch_size={len(data.train) // accumulate} or fewer, or hold out fewer with dataset.val",
+        )
+    augment = make_augment(config.dataset.common["augment"], data.train, config.seed)
+    load = partial(construct, config.loader, transform=data.transform, device=device)
+    train = load(split=data.train, batch_size=window, seed=config.seed, augment=augment)
+    val, test = (
+        load(split=split, batch_size=batch_size, seed=None, augment=None) if split else None
+        for split in (data.val, data.test)
+    )
 
     runtime.seed_everything(config.seed)
-    model = build_model(config.model, data.input_shape, data.output_size).to(device)
-    criterion = construct(config.loss).to(device)
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if not parameters:
-        raise ConfigError(f"model={config.model.name} has no parameters to train")
-    optimizer = construct(config.optim, parameters=parameters)
+    model = build_model(config.model, data.input_shape, data.output_size)
+    notices = [] if config.init_from is None else [parameters.copy_from(config.init_from, model)]
+    model = model.to(device)
+    criterion = construct(config.loss, class_counts=class_counts(data)).to(device)
+    optimizer = construct(config.optim, parameters=parameters.groups(config, model))
+    check_optimizer(config.optim.name, optimizer)
     precision = runtime.precision_context(config.train.precision, device)
     total_steps = count_steps(config, len(train))
-    scheduler = construct(config.scheduler, optimizer=optimizer, total_steps=total_steps)
+    scheduler = construct(
+        config.scheduler,
+        optimizer=optimizer,
+        total_steps=total_steps,
+        steps_per_epoch=len(train),
+        lower_is_better=lower_is_better,
+    )
+    if scheduler is not None and not isinstance(scheduler, LRScheduler):
+        raise ConfigError(
+            f"scheduler={config.scheduler.name} built a {type(scheduler).__name__}",
+            "a scheduler is a torch.optim.lr_scheduler.LRScheduler, or None",
+        )
+    plateau = scheduler if isinstance(scheduler, ReduceLROnPlateau) else None
+    if plateau is not None and val is None:
+        raise ConfigError(
+            f"scheduler={config.scheduler.name} needs validation data", "hold some out: dataset.val=0.1"
+        )
 
+    step = train_step if accumulate == 1 else partial(accumulated_step, batch_size=batch_size)
     batch = next(iter(train.batches()))
     check_fit(config, model, criterion, batch, data)
+    check_batch_of_one(config, model, batch[0], len(data.train))
     threads, threads_note = runtime.choose_threads(
         config.threads,
         device,
         model,
         optimizer,
-        lambda trial_model, trial_optimizer, inputs, targets: train_step(
+        lambda trial_model, trial_optimizer, inputs, targets: step(
             trial_model, criterion, trial_optimizer, inputs, targets, precision
         ),
         batch,
     )
-    metrics = {name: METRICS.load(name) for name in _METRICS[data.task]}
-    run = Run(model, criterion, optimizer, scheduler, train, val, metrics, precision, total_steps)
+    stepped = None if plateau is not None else scheduler
+    run = Run(model, criterion, optimizer, stepped, train, val, metrics, precision, total_steps, step)
     return Built(
         run=run,
         data=data,
@@ -88,8 +145,11 @@ def build(config: Config) -> Built:
         threads_note=threads_note,
         test=test,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
-        trainable=sum(parameter.numel() for parameter in parameters),
-        monitor=choose_monitor(config.train.monitor, data, metrics),
+        trainable=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
+        monitor=monitor,
+        lower_is_better=lower_is_better,
+        plateau=plateau,
+        notices=tuple(notices),
     )
 
 
@@ -98,9 +158,44 @@ def construct(component: Component, **supplied: Any) -> Any:
     registry = COMPONENTS[component.group]
     constructor = registry.load(component.name)
     wanted = registry.takes(component.name)
-    return constructor(
-        **component.arguments, **{key: value for key, value in supplied.items() if key in wanted}
+    given = {key: value for key, value in supplied.items() if key in wanted}
+    try:
+        return constructor(**component.arguments, **given)
+    except OSError as error:
+        if error.errno in DISK_ERRORS:
+            raise
+        raise _construction_error(component, error) from error
+    except TrainctlError:
+        raise
+    except Exception as error:
+        raise _construction_error(component, error) from error
+
+
+def _construction_error(component: Component, error: Exception) -> ConfigError:
+    where = plugins.blamed(error)
+    reason = str(error).strip().partition("\n")[0]
+    return ConfigError(
+        f"{component.group}={component.name} cannot be built: {type(error).__name__}: {reason}",
+        f"{where}; TRAINCTL_DEBUG=1 shows the traceback" if where else "TRAINCTL_DEBUG=1 shows the traceback",
     )
+
+
+def check_optimizer(name: str, optimizer: Any) -> None:
+    """Raise ConfigError for what the training step cannot use."""
+    if not isinstance(optimizer, Optimizer):
+        raise ConfigError(
+            f"optim={name} built a {type(optimizer).__name__}", "an optimizer is a torch.optim.Optimizer"
+        )
+    needed = [
+        parameter.name
+        for parameter in inspect.signature(optimizer.step).parameters.values()
+        if parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+    ]
+    if needed:
+        raise ConfigError(
+            f"optim={name}: its step needs {', '.join(needed)}, which the plain step does not give",
+            "choose one that steps without a closure: trainctl ls optim",
+        )
 
 
 def build_data(dataset: Component) -> Data:
@@ -124,7 +219,15 @@ def build_model(model: Component, input_shape: tuple[int, ...], output_size: int
         raise ConfigError(
             f"model={model.name} built a {type(built).__name__}", "a model is a torch.nn.Module"
         )
+    parameters.freeze(model, built)
     return built
+
+
+def class_counts(data: Data) -> torch.Tensor | None:
+    """Training samples a class, shape (classes,) int64; None for regression."""
+    if data.task != "classification":
+        return None
+    return torch.bincount(data.train.targets, minlength=data.output_size)
 
 
 def count_steps(config: Config, batches: int) -> int:
@@ -132,93 +235,3 @@ def count_steps(config: Config, batches: int) -> int:
     train = config.train
     by_epochs = train.epochs * batches if train.epochs is not None else None
     return min(steps for steps in (by_epochs, train.max_steps) if steps is not None)
-
-
-def choose_monitor(monitor: str, data: Data, metrics: Mapping[str, Any]) -> str:
-    """The value that decides what is best. Raises ConfigError for one that this task does not compute."""
-    if monitor == "auto":
-        return "val/accuracy" if data.task == "classification" else "val/loss"
-    known = [f"val/{name}" for name in ("loss", *metrics)]
-    if monitor not in known:
-        raise ConfigError(
-            f"train.monitor={monitor}: not computed for {data.task}", f"there are: {', '.join(known)}"
-        )
-    return monitor
-
-
-def check_fit(config: Config, model: nn.Module, criterion: nn.Module, batch: Any, data: Data) -> None:
-    """Run two samples through model and loss, and refuse what does not fit with both shapes named.
-
-    Without the check a loss of (N,) outputs against (N, 1) targets broadcasts to (N, N) and trains on.
-    """
-    inputs, targets = (tensor[:2] for tensor in batch)
-    shape = tuple(data.input_shape)
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            outputs = model(inputs)
-    except (RuntimeError, ValueError, IndexError, TypeError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ConfigError(
-            f"model={config.model.name} does not take inputs of shape (N, {_listed(shape)}): {reason}",
-            f"dataset={config.dataset.name} gives that shape; choose a model for it",
-        ) from error
-    finally:
-        model.train(was_training)
-    if not isinstance(outputs, torch.Tensor):
-        raise ConfigError(f"model={config.model.name} returns {type(outputs).__name__}, not one tensor")
-    kind = getattr(criterion, "target", None)
-    _check_target_kind(config, kind, data, outputs, targets)
-    try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("error", UserWarning)
-            loss = criterion(outputs, targets)
-    except (RuntimeError, ValueError, IndexError, TypeError, UserWarning) as error:
-        reason = str(error).partition("\n")[0]
-        raise ConfigError(f"{_mismatch(config, outputs, targets)}: {reason}") from error
-    if loss.dim() != 0:
-        raise ConfigError(
-            f"loss={config.loss.name} gives a value of shape {tuple(loss.shape)}, not one number",
-            "a loss averages over the batch",
-        )
-
-
-def _check_target_kind(config: Config, kind: str | None, data: Data, outputs: Any, targets: Any) -> None:
-    if kind == "class" and data.task != "classification":
-        raise ConfigError(_mismatch(config, outputs, targets), "the targets are values: use loss=mse")
-    if kind == "value" and data.task == "classification":
-        raise ConfigError(
-            _mismatch(config, outputs, targets), "the targets are class numbers: use loss=cross_entropy"
-        )
-    fits = outputs.shape == targets.shape if kind == "value" else True
-    if kind == "class":
-        fits = outputs.dim() >= 2 and outputs.shape[1] == data.output_size
-    if not fits:
-        wanted = (
-            f"(N, {data.output_size})" if kind == "class" else f"(N, {_listed(tuple(targets.shape[1:]))})"
-        )
-        raise ConfigError(
-            _mismatch(config, outputs, targets),
-            f"model={config.model.name} must give outputs of shape {wanted}",
-        )
-
-
-def _mismatch(config: Config, outputs: Any, targets: Any) -> str:
-    return (
-        f"loss={config.loss.name} does not fit outputs of shape (N{_rest(outputs)}) {_type(outputs)}"
-        f" and targets of shape (N{_rest(targets)}) {_type(targets)}"
-    )
-
-
-def _rest(tensor: torch.Tensor) -> str:
-    shape = tuple(tensor.shape[1:])
-    return f", {_listed(shape)}" if shape else ","
-
-
-def _listed(shape: tuple[int, ...]) -> str:
-    return ", ".join(map(str, shape))
-
-
-def _type(tensor: torch.Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")

@@ -9,16 +9,15 @@ from __future__ import annotations
 import importlib
 import logging
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any, NoReturn
 
 from trainctl import __version__
-from trainctl.errors import ConfigError, TerminatedRunError, TrainctlError, nearest
+from trainctl.errors import ConfigError, InterruptedRunError, TrainctlError, nearest, storage_error
+from trainctl.interrupts import Stopped, terminable
 from trainctl.ui.errors import show_error
 
 _FLAGS = (
@@ -40,19 +39,29 @@ _FLAGS = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; returns its exit code. Errors are shown, never raised."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal without × or · must not end a run
     try:
         return _dispatch(words)
     except TrainctlError as error:
         return _report(error)
+    except Stopped as stopped:
+        return _report(stopped.error)
     except KeyboardInterrupt:
-        print("stopped: interrupted", file=sys.stderr)
-        return 130
+        return _report(InterruptedRunError("interrupted"))
     except BrokenPipeError:
         # Whoever read the pipe has gone. Point stdout elsewhere, or Python complains when it flushes it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        return _report(storage_error(error, "reading or writing"))
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        from trainctl import plugins
+
+        if (where := plugins.blamed(error)) is not None:
+            return _report(ConfigError(f"{where}: {reason}", "TRAINCTL_DEBUG=1 shows the traceback"))
         return _report(TrainctlError(f"internal error: {reason}", "TRAINCTL_DEBUG=1 shows the traceback"))
 
 
@@ -85,6 +94,8 @@ def _run_verb(name: str, words: list[str]) -> int:
             f"{name}: there is no such command",
             f"{remedy}commands: {', '.join(known)}; to train, give KEY=VALUE words",
         )
+    if {"-h", "--help"} & set(words):
+        name, words = "help", []
     if {"-m", "--multirun"} & set(words):
         raise ConfigError(f"{name} -m: sweeps go with training only", "trainctl -m KEY=VALUE,VALUE …")
     code: int = importlib.import_module(f"trainctl.commands.{name}").run(words)
@@ -105,9 +116,10 @@ def _run_hydra(words: list[str]) -> int:
         parser = get_args_parser()
         parser.error = _refuse_option  # type: ignore[method-assign]
         options = parser.parse_args(words)
+        _refuse_unserved(options)
         options.overrides = [friendly(word, sweep=options.multirun) for word in options.overrides]
-        if options.shell_completion:
-            _complete(options)
+        if options.shell_completion and _complete(options):
+            return 0
         if options.cfg or options.info or options.shell_completion or options.hydra_help:
             return _show(options, parser)
         return _train(options, words)
@@ -122,13 +134,32 @@ def _refuse_option(message: str) -> NoReturn:
     raise ConfigError(message, f"did you mean {close}?" if close else "trainctl --help shows the options")
 
 
+def _refuse_unserved(options: Any) -> None:
+    """Raise ConfigError for options of Hydra that would be passed over in silence."""
+    if options.config_path is not None:
+        raise ConfigError(
+            "--config-path: trainctl's own configs are always used", "add a folder with --config-dir DIR"
+        )
+    if options.experimental_rerun is not None:
+        raise ConfigError("--experimental-rerun: not served", "a run's words are in its overrides.yaml")
+    if options.resolve and not options.cfg:
+        raise ConfigError("--resolve: goes with --cfg", "trainctl --cfg job --resolve")
+    if options.package is not None and not options.cfg:
+        raise ConfigError("--package: goes with --cfg", "trainctl --cfg job --package model")
+    wrong, right = (
+        ("hydra.run.dir", "hydra.sweep.dir") if options.multirun else ("hydra.sweep.dir", "hydra.run.dir")
+    )
+    if not options.cfg and any(word.lstrip("+").startswith(f"{wrong}=") for word in options.overrides):
+        raise ConfigError(f"{wrong}: {'a sweep' if options.multirun else 'a single run'} goes to {right}")
+
+
 def _show(options: Any, parser: Any) -> int:
     """``--cfg``, ``--info``, ``--hydra-help`` and completion: Hydra's own, over trainctl's configs."""
     from hydra._internal.utils import _run_hydra as hydra_main
     from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf
 
-    from trainctl.compose import COMPOSITION_ERRORS, Composer, without_hydra
+    from trainctl.compose import COMPOSITION_ERRORS, Composer, explained, without_hydra
     from trainctl.locations import conf_directory
 
     composer = Composer(options.config_dir, options.config_name)
@@ -138,7 +169,10 @@ def _show(options: Any, parser: Any) -> int:
             raise ConfigError(problems)
         for notice in notices:
             print(f"# {notice}")
-        print(OmegaConf.to_yaml(without_hydra(full), resolve=options.resolve), end="")
+        try:
+            print(OmegaConf.to_yaml(without_hydra(full), resolve=options.resolve), end="")
+        except COMPOSITION_ERRORS as error:
+            raise ConfigError(explained(error)) from error
         return 0
     GlobalHydra.instance().clear()
     logging.raiseExceptions = (
@@ -150,23 +184,35 @@ def _show(options: Any, parser: Any) -> int:
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else int(done.code is not None)
     except COMPOSITION_ERRORS as error:
-        raise ConfigError(str(error).partition("\n")[0]) from error
+        raise ConfigError(explained(error)) from error
+    except ValueError as error:
+        raise ConfigError(str(error).partition("\n")[0], "trainctl --help shows the options") from error
     finally:
         sys.argv[0] = program
     return 0
 
 
-def _complete(options: Any) -> None:
-    """Offer the verbs and the short keys where a first word is being typed; Hydra offers the rest."""
+def _complete(options: Any) -> bool:
+    """Offer verbs, short keys and options where they are being typed; True when there is nothing to add."""
     if not any(word.startswith("query=") for word in options.overrides):
-        return
+        return False
     from trainctl.commands.help import verbs
     from trainctl.words import ALIASES
 
     typed = os.environ.get("COMP_LINE", "").split(" ")[1:]
     current = typed[-1] if typed else ""
     offered = [*(verbs() if len(typed) <= 1 else ()), *(f"{alias}=" for alias in ALIASES)]
-    print(" ".join(word for word in offered if word.startswith(current)), end=" ")
+    complete = False
+    if len(typed) > 1 and typed[0] in verbs():
+        from trainctl.commands.ls import find_members
+
+        groups = find_members()
+        members = [f"{group}={name}" for group, names in groups.items() for name in names]
+        offered, complete = [*groups, *members] if typed[0] == "ls" else [], True
+    elif current.startswith("-"):
+        offered, complete = list(_FLAGS), True
+    print(" ".join(word for word in offered if word.startswith(current)), end="\n" if complete else " ")
+    return complete
 
 
 def _train(options: Any, words: list[str]) -> int:
@@ -183,7 +229,7 @@ def _train(options: Any, words: list[str]) -> int:
     named = any(word.lstrip("+").startswith("hydra.run.dir=") for word in overrides)
     directory = rundir.claim(Path(run_directory(composed)), named=named)
     request = Request(composed.config, stored_files(composed), directory, composed.notices, command)
-    with _terminated():
+    with terminable():
         values = composer.run(composed, directory, lambda: train(request))
     return int(values["exit_code"])
 
@@ -191,7 +237,7 @@ def _train(options: Any, words: list[str]) -> int:
 def _sweep(composer: Any, overrides: list[str], command: str) -> int:
     from trainctl import rundir
     from trainctl.commands.train import train
-    from trainctl.sweep.basic import Job, SweepStopped, check_jobs
+    from trainctl.sweep.basic import Job, check_jobs
     from trainctl.ui.display import short_path
     from trainctl.ui.jobs import job_table
 
@@ -201,36 +247,17 @@ def _sweep(composer: Any, overrides: list[str], command: str) -> int:
     print(f"sweep {short_path(directory)}: {len(jobs)} jobs", flush=True)
     job = Job(jobs, command, train)
     stopped: TrainctlError | None = None
-    with _terminated():
+    with terminable():
         try:
             composer.sweep(overrides, directory, job)
-        except SweepStopped as reason:
+        except Stopped as reason:
             stopped = reason.error
-    job_table([(job.label(words), values, short_path(where)) for words, where, values in job.rows])
+        except KeyboardInterrupt:
+            stopped = InterruptedRunError("interrupted")
+    if job.rows:
+        job_table([(job.label(words), values, short_path(where)) for words, where, values in job.rows])
     print(f"sweep: {short_path(directory)}")
     if stopped is not None:
         raise stopped
     failed = [values for _, _, values in job.rows if values["status"] != "done"]
     return 1 if failed else 0
-
-
-class _terminated:  # noqa: N801 - reads as a phrase: with _terminated()
-    """SIGTERM outside the loop, where nothing needs saving, ends the program with exit 143."""
-
-    def __enter__(self) -> None:
-        self._before: Any = None
-        if _on_main_thread():
-            self._before = signal.signal(signal.SIGTERM, self._receive)
-
-    def _receive(self, number: int, frame: FrameType | None) -> None:
-        raise TerminatedRunError("terminated")
-
-    def __exit__(self, *exception: object) -> None:
-        if _on_main_thread():
-            signal.signal(signal.SIGTERM, self._before)
-
-
-def _on_main_thread() -> bool:
-    import threading
-
-    return threading.current_thread() is threading.main_thread()

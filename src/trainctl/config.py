@@ -7,6 +7,7 @@ well under a second. All problems of a config are reported at once.
 from __future__ import annotations
 
 import json
+import math
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -18,8 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field, PydanticSchemaGenerationError
 from pydantic import create_model as create_pydantic_model
 
 from trainctl.errors import ConfigError, Problem, nearest
-from trainctl.ranges import Count, NonNegative, NonNegativeInt, Positive
-from trainctl.registry import COMPONENTS, Parameter, Registry
+from trainctl.ranges import Count, NonNegative, Positive, Seed
+from trainctl.registry import COMPONENTS, METRICS, Parameter, Registry
 from trainctl.words import ALIASES
 
 _STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, frozen=True)
@@ -36,8 +37,13 @@ class Train(_Settings):
     epochs: Count | None
     max_steps: Count | None
     batch_size: Count
+    accumulate: Count
     precision: Literal["fp32", "bf16"]
     clip_norm: Positive | None
+    metrics: Annotated[
+        Literal["auto"] | list[str | Annotated[dict[str, dict[str, Any]], annotated_types.Len(1, 1)]],
+        Field(description="auto, or a list such as [accuracy, {top_k_accuracy: {k: 3}}]"),
+    ]
     monitor: Annotated[str, Field(pattern=r"^(auto|val/[a-z0-9_]+)$", description="auto, or val/METRIC")]
     patience: Count | None
     min_delta: NonNegative
@@ -64,13 +70,14 @@ class Display(_Settings):
 
 
 class _Top(_Settings):
-    seed: NonNegativeInt
+    seed: Seed
     device: Annotated[
         str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:N or mps")
     ]
-    threads: Literal["auto"] | Count
+    threads: Literal["auto"] | Annotated[int, annotated_types.Ge(1), annotated_types.Le(1024)]
     deterministic: bool
     name: str | None
+    init_from: str | None
     plugins: list[str]
 
 
@@ -101,6 +108,7 @@ class Config:
     threads: int | Literal["auto"]
     deterministic: bool
     name: str | None
+    init_from: str | None
     plugins: tuple[str, ...]
     train: Train
     checkpoint: Checkpoint
@@ -111,6 +119,9 @@ class Config:
     optim: Component
     scheduler: Component
     dataset: Component
+    loader: Component
+    metrics: tuple[Component, ...] | None
+    """What ``train.metrics`` lists; None chooses by task."""
 
 
 def known_keys() -> list[str]:
@@ -138,6 +149,12 @@ def check(values: Mapping[str, Any]) -> Config:
         group: check_component(registry, values.get(group), problems)
         for group, registry in COMPONENTS.items()
     }
+    metrics = check_metrics(values.get("train"), problems)
+    name = values.get("name")
+    if isinstance(name, str) and (name in ("", "last") or "/" in name):
+        problems.append(
+            Problem(f"name={name}: cannot name a run", "last means the newest run, a / a directory")
+        )
     train = parts.get("train")
     if train is not None and train.epochs is None and train.max_steps is None:
         problems.append(Problem("train.epochs and train.max_steps are both null", "set one, e.g. epochs=5"))
@@ -148,6 +165,7 @@ def check(values: Mapping[str, Any]) -> Config:
         **{**top_settings.model_dump(), "plugins": tuple(top_settings.plugins)},
         **parts,
         **typing.cast(Any, components),
+        metrics=metrics,
     )
 
 
@@ -164,16 +182,53 @@ def check_component(registry: Registry, node: Any, problems: list[Problem]) -> C
         problems.extend(registry.unknown(str(name)).problems)
         return None
     arguments = {str(key): value for key, value in node.items() if key != "name"}
+    return _check_arguments(registry, name, arguments, group, problems)
+
+
+def check_metrics(train: Any, problems: list[Problem]) -> tuple[Component, ...] | None:
+    """Check what ``train.metrics`` lists, given the whole group; None when the task is to choose.
+
+    An entry that is neither a name nor a name with arguments is left to the check of the settings.
+    """
+    entries = train.get("metrics") if isinstance(train, Mapping) else None
+    if not isinstance(entries, list):
+        return None
+    named = [({entry: {}} if isinstance(entry, str) else entry) for entry in entries]
+    pairs = [pair for entry in named if isinstance(entry, Mapping) for pair in entry.items()]
+    metrics: dict[str, Component | None] = {}
+    for name, arguments in pairs:
+        if name not in METRICS.names():
+            close = nearest(str(name), METRICS.names())
+            remedy = f"did you mean {close}? " if close else ""
+            problems.append(
+                Problem(
+                    f"train.metrics={name}: there is no such metric",
+                    f"{remedy}there are: {', '.join(METRICS.names())}",
+                )
+            )
+        elif name in metrics:
+            problems.append(Problem(f"train.metrics={name}: named twice", "its values would have one name"))
+        elif isinstance(arguments, Mapping):
+            key = f"train.metrics.{name}"
+            given = {str(argument): value for argument, value in arguments.items()}
+            metrics[name] = _check_arguments(METRICS, name, given, key, problems)
+    return tuple(metric for metric in metrics.values() if metric is not None)
+
+
+def _check_arguments(
+    registry: Registry, name: str, arguments: dict[str, Any], prefix: str, problems: list[Problem]
+) -> Component | None:
+    """Check a member's arguments against its signature; ``prefix`` is what their keys begin with."""
     for key in sorted(registry.supplied & set(arguments)):
         problems.append(
             Problem(
-                f"{group}.{key}={show(arguments.pop(key))}: trainctl sets this itself",
-                f"leave {group}.{key} out",
+                f"{prefix}.{key}={show(arguments.pop(key))}: trainctl sets this itself",
+                f"leave {prefix}.{key} out",
             )
         )
     parameters = registry.signature(name).parameters
     model = _component_model(name, parameters)
-    checked = _validate(model, group, arguments, problems, owner=f"{registry.noun} {name}")
+    checked = _validate(model, prefix, arguments, problems, owner=f"{registry.noun} {name}")
     if checked is None:
         return None
     chosen = {
@@ -182,7 +237,7 @@ def check_component(registry: Registry, node: Any, problems: list[Problem]) -> C
         if f"argument_{index}" in checked.model_fields_set or parameter.name in registry.common
     }
     common = {key: chosen.pop(key) for key in registry.common}
-    return Component(group, name, chosen, common)
+    return Component(registry.group, name, chosen, common)
 
 
 def _component_model(name: str, parameters: Iterable[Parameter]) -> type[BaseModel]:
@@ -208,18 +263,34 @@ def _checkable(annotation: Any) -> Any:
 def _validate(
     model: type[M], prefix: str, values: Mapping[str, Any], problems: list[Problem], owner: str = ""
 ) -> M | None:
+    seen: set[str] = set()
+    checked: M | None = None
     try:
         # JSON, because strict validation of Python objects would refuse a YAML list for a tuple.
-        return model.model_validate_json(json.dumps(dict(values)))
+        checked = model.model_validate_json(json.dumps(dict(values)))
     except ValidationError as error:
-        seen: set[str] = set()
         for detail in error.errors(include_url=False):
             key = str(detail["loc"][0]) if detail["loc"] else ""
             if key not in seen:
                 seen.add(key)
                 kind = detail["type"] if len(detail["loc"]) == 1 else "inside"
                 problems.append(_explain(model, prefix, key, kind, values, owner))
-    return None
+    # Where the type is not known, pydantic lets NaN and infinity pass.
+    for key in [key for key, value in values.items() if key not in seen and not _finite(value)]:
+        full = f"{prefix}.{key}" if prefix else key
+        problems.append(
+            Problem(f"{full}={show(values[key])}: must be finite", "NaN and infinity are no settings")
+        )
+        checked = None
+    return checked
+
+
+def _finite(value: Any) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, Mapping):
+        return all(map(_finite, value.values()))
+    return all(map(_finite, value)) if isinstance(value, list | tuple) else True
 
 
 def _explain(
@@ -253,6 +324,10 @@ def _default(info: Any) -> str:
 
 def unknown_key(key: str) -> Problem:
     """The problem of a key that exists nowhere, with the nearest that does."""
+    if key in ALIASES:
+        return Problem(
+            f"{key}: short for {ALIASES[key]} on the command line only", f"in a file write {ALIASES[key]}"
+        )
     group, dot, leaf = key.partition(".")
     if dot and group in _GROUPS:
         fields = list(_GROUPS[group].model_fields)
@@ -280,7 +355,7 @@ def show(value: Any) -> str:
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{key}: {show(item)}" for key, item in value.items()) + "}"
     if isinstance(value, float):
-        return f"{value:g}"
+        return repr(value)
     return json.dumps(value)
 
 
@@ -308,7 +383,7 @@ def describe(annotation: Any) -> str:
         return f"a list of {len(arguments)}, each {describe(arguments[0])}"
     plain = {int: "a whole number", float: "a number", bool: "true or false", str: "text", list: "a list"}
     return {type(None): "null", dict: "a mapping", tuple: "a list", Any: "any value", **plain}.get(
-        annotation, getattr(annotation, "__name__", str(annotation))
+        origin or annotation, getattr(annotation, "__name__", str(annotation))
     )
 
 
@@ -319,7 +394,7 @@ def _bound(item: Any) -> list[str]:
         case annotated_types.Gt(gt=bound):
             return [f"greater than {bound}"]
         case annotated_types.Lt(lt=bound):
-            return [f"below {bound}"]
+            return [f"below {'2**63' if bound == 2**63 else bound}"]
         case annotated_types.Le(le=bound):
             return [f"of at most {bound}"]
     return []
@@ -334,6 +409,7 @@ __all__ = [
     "Train",
     "check",
     "check_component",
+    "check_metrics",
     "describe",
     "known_keys",
     "show",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -31,8 +31,38 @@ class Split:
     def __getitem__(self, index: Tensor | slice) -> Split:
         return Split(self.inputs[index], self.targets[index])
 
+    def select(self, index: Tensor) -> Split:
+        """The samples with these numbers, in this order."""
+        return self[index]
+
     def to(self, device: torch.device) -> Split:
         return Split(self.inputs.to(device), self.targets.to(device))
+
+
+@dataclass(frozen=True)
+class ItemSplit:
+    """Samples that are made one by one, because all of them together do not fit into memory.
+
+    ``load`` turns an item (a path, a row number) into one raw sample without the batch dimension, of the same
+    shape and type for every item. It is called in worker processes, so it and the items must be picklable:
+    a function of a module, or an instance of a module's class. What it draws from Python's, NumPy's or
+    torch's random numbers is decided by (seed, epoch, sample). ``targets`` are whole, as in :class:`Split`.
+    """
+
+    items: Sequence[Any]
+    targets: Tensor
+    load: Callable[[Any], Tensor]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def select(self, index: Tensor) -> ItemSplit:
+        """The samples with these numbers, in this order; loads none."""
+        return ItemSplit([self.items[number] for number in index.tolist()], self.targets[index], self.load)
+
+
+AnySplit = Split | ItemSplit
+"""Samples in memory, or samples made one by one."""
 
 
 @dataclass(frozen=True)
@@ -52,13 +82,13 @@ class Data:
 
     name: str
     task: Task
-    train: Split
-    test: Split | None
+    train: AnySplit
+    test: AnySplit | None
     input_shape: tuple[int, ...]
     output_size: int
     transform: nn.Module
-    val: Split | None = None
-    fit: Callable[[Split], nn.Module] | None = None
+    val: AnySplit | None = None
+    fit: Callable[[Any], nn.Module] | None = None
     classes: tuple[str, ...] = ()
     note: str = ""
 
@@ -103,17 +133,19 @@ def hold_out(data: Data, val: float | int, split_seed: int) -> Data:
     order = torch.randperm(total, generator=torch.Generator().manual_seed(split_seed))
     # Sorted, so that a split is one pass through memory and small datasets keep their order.
     kept, held = order[count:].sort().values, order[:count].sort().values
-    return replace(data, train=data.train[kept], val=data.train[held])
+    return replace(data, train=data.train.select(kept), val=data.train.select(held))
 
 
 def check_targets(data: Data) -> None:
     """Raise ConfigError where the targets do not fit the task or the number of classes."""
+    if data.task not in ("classification", "regression"):
+        raise ConfigError(f"dataset {data.name}: task {data.task!r} is neither classification nor regression")
     for label, split in (("train", data.train), ("val", data.val), ("test", data.test)):
         if split is None or not len(split):
             continue
-        if len(split.inputs) != len(split.targets):
+        if len(split) != len(split.targets):
             raise ConfigError(
-                f"dataset {data.name}: {label} has {len(split.inputs)} inputs, {len(split.targets)} targets"
+                f"dataset {data.name}: {label} has {len(split)} inputs, {len(split.targets)} targets"
             )
         if data.task == "classification":
             low, high = int(split.targets.min()), int(split.targets.max())

@@ -2,7 +2,8 @@
 
 Exit codes, the same for every command: 0 done, 1 some jobs of a sweep failed or an internal error,
 2 usage, config or shape error, 3 unsafe input refused, 4 no usable checkpoint, 5 disk or I/O,
-6 loss not finite, 7 run directory already taken, 130 interrupted, 143 terminated.
+6 loss not finite, 7 run directory already taken, 8 data worker died or hung, 130 interrupted,
+143 terminated.
 """
 
 from __future__ import annotations
@@ -84,6 +85,12 @@ class DirectoryTakenError(TrainctlError):
     exit_code = 7
 
 
+class WorkerError(TrainctlError):
+    """A process that loads data died, or gave nothing in time."""
+
+    exit_code = 8
+
+
 class InterruptedRunError(TrainctlError):
     """Ctrl-C: the run was saved and stopped."""
 
@@ -104,6 +111,10 @@ _STORAGE_REMEDY = {
     errno.EACCES: "put the run elsewhere with hydra.run.dir=DIR, or change the permissions",
     errno.EROFS: "the file system is read-only: put the run elsewhere with hydra.run.dir=DIR",
 }
+
+
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
+"""What a disk says, whoever asks it."""
 
 
 def storage_error(error: OSError, doing: str) -> StorageError:

@@ -25,16 +25,7 @@ def load_model(run: str | Path, which: str = "best", *, trust_plugins: bool = Fa
             plugins.refuse_changed(named, stored)
 
     config = read_config(directory / "config.yaml", trusted)
-    found = checkpoint.list_checkpoints(directory / "checkpoints")
-    best = record.get("best")
-    wanted = (
-        directory / "checkpoints" / checkpoint.folder_name(best["step"]) if which == "best" and best else None
-    )
-    chosen = wanted or (found[-1] if found else None)
-    if chosen is None:
-        raise CheckpointError(
-            f"{directory} has no checkpoint", "it was stopped before the first one was saved"
-        )
+    chosen = checkpoint.best_of(directory, record, which)
     parameters, state = checkpoint.read(chosen)
     data = state["data"]
     model = build_model(config.model, tuple(data["input_shape"]), data["output_size"])

@@ -5,7 +5,7 @@
     start
     for each epoch:
         for each batch:
-            train_step              forward, zero_grad, backward, step
+            run.step                train_step, or another whole step of steps/
             scheduler.step
             step
         evaluated                   after the validation split, or without one
@@ -31,7 +31,7 @@ from trainctl.state import State
 
 class Metric(Protocol):
     def update(self, outputs: Tensor, targets: Tensor) -> None: ...
-    def compute(self) -> float: ...
+    def compute(self) -> float | Mapping[str, float]: ...
 
 
 class Loader(Protocol):
@@ -56,6 +56,7 @@ class Run:
     metrics: Mapping[str, Callable[[], Metric]]
     precision: AbstractContextManager[Any]
     total_steps: int
+    step: Callable[..., Tensor] = field(default_factory=lambda: train_step)
     state: State = field(default_factory=State)
     hooks: list[Hook] = field(default_factory=list)
 
@@ -89,20 +90,32 @@ def evaluate(
     metrics: Mapping[str, Callable[[], Metric]],
     precision: AbstractContextManager[Any],
 ) -> dict[str, float]:
-    """Loss and metrics over all batches, each sample counted once whatever the size of the last batch."""
+    """Loss and metrics over all batches, each sample counted once whatever the size of the last batch.
+
+    A metric that gives several values has them as ``name/key``.
+    """
     totals = {name: make() for name, make in metrics.items()}
     losses, sizes = [], []
+    # A criterion that weighs classes divides by weights, not by samples.
+    weigh = getattr(criterion, "batch_weight", len)
     with evaluating(model), torch.no_grad():
         for inputs, targets in batches:
             with precision:
                 outputs = model(inputs)
                 loss = criterion(outputs, targets)
             losses.append(loss)
-            sizes.append(len(targets))
+            sizes.append(weigh(targets))
             for metric in totals.values():
                 metric.update(outputs.float(), targets)
     weighted = [loss * size for loss, size in zip(torch.stack(losses).tolist(), sizes, strict=True)]
-    return {"loss": sum(weighted) / sum(sizes), **{name: metric.compute() for name, metric in totals.items()}}
+    values = {"loss": sum(weighted) / sum(sizes)}
+    for name, metric in totals.items():
+        value = metric.compute()
+        if isinstance(value, Mapping):
+            values |= {f"{name}/{key}": each for key, each in value.items()}
+        else:
+            values[name] = value
+    return values
 
 
 @contextmanager
@@ -125,7 +138,7 @@ def fit(run: Run) -> None:
     while state.step < run.total_steps and state.stop is None:
         started = time.perf_counter()
         for inputs, targets in run.train.batches(state.epoch, state.position):
-            loss = train_step(run.model, run.criterion, run.optimizer, inputs, targets, run.precision)
+            loss = run.step(run.model, run.criterion, run.optimizer, inputs, targets, run.precision)
             state.step += 1
             state.position += len(targets)
             state.epoch_samples += len(targets)

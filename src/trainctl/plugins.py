@@ -48,6 +48,17 @@ def refuse_changed(plugins: Iterable[str], stored: Sequence[Mapping[str, str]]) 
             )
 
 
+def blamed(error: BaseException) -> str | None:
+    """The plugin file and line in which ``error`` arose, or None when no plugin had a part in it."""
+    files = {str(path) for path in _loaded.values() if path is not None}
+    found, traceback = None, error.__traceback__
+    while traceback is not None:
+        if traceback.tb_frame.f_code.co_filename in files:
+            found = f"{traceback.tb_frame.f_code.co_filename} line {traceback.tb_lineno}"
+        traceback = traceback.tb_next
+    return found
+
+
 def digest(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
@@ -64,7 +75,7 @@ def _once(label: str, plugin: str) -> Path | None:
             _loaded[key] = _import_file(Path(key)) if _is_file(plugin) else _import_module(plugin)
         except TrainctlError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             where = _line_in(error, key)
             raise ConfigError(
                 f"plugins: {label} cannot be imported: {type(error).__name__}: {error}{where}"

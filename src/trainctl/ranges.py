@@ -16,6 +16,8 @@ Count = Annotated[int, Ge(1)]
 """A whole number of at least 1."""
 NonNegativeInt = Annotated[int, Ge(0)]
 """A whole number of at least 0."""
+Seed = Annotated[int, Ge(0), Lt(2**63)]
+"""A whole number that seeds torch's generators."""
 Positive = Annotated[float, Gt(0)]
 """A number greater than 0."""
 NonNegative = Annotated[float, Ge(0)]
@@ -38,6 +40,7 @@ NAMES: dict[str, Any] = {
     "NonNegativeInt": NonNegativeInt,
     "Positive": Positive,
     "Probability": Probability,
+    "Seed": Seed,
     "bool": bool,
     "dict": dict,
     "float": float,

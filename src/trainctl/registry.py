@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from trainctl.errors import ConfigError, nearest
-from trainctl.ranges import Fraction, NonNegativeInt
+from trainctl.family import Family
+from trainctl.ranges import Fraction, NonNegativeInt, Seed
 from trainctl.signature import REQUIRED, Parameter, Signature, from_object, from_source
 
 C = TypeVar("C", bound=Callable[..., Any])
@@ -41,6 +42,7 @@ class Registry:
         package: the sub-package of trainctl whose files are the members.
         supplied: arguments that trainctl fills in itself; a config may not set them.
         common: arguments that every member accepts although no constructor names them.
+        family: the members are also the classes of torch in the package's ``_family.py``.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class Registry:
         package: str,
         supplied: tuple[str, ...] = (),
         common: Mapping[str, Parameter] | None = None,
+        family: bool = False,
     ) -> None:
         self.group = group
         self.noun = noun
@@ -58,6 +61,7 @@ class Registry:
         self._package = f"trainctl.{package}"
         self._folder = Path(__file__).parent / package
         self._entries: dict[str, _Entry] = {}
+        self._has_family = family
 
     def register(self, name: str, *, wraps: Callable[..., Any] | None = None) -> Callable[[C], C]:
         """Class or function decorator: make the object selectable as ``name``.
@@ -79,7 +83,16 @@ class Registry:
 
         return decorate
 
+    @property
+    def _family(self) -> Family:
+        if not self._has_family:
+            return _NO_FAMILY
+        family: Family = importlib.import_module(f"{self._package}._family").FAMILY
+        return family
+
     def _own_module(self, name: str) -> str | None:
+        if name in self._family.members:
+            return f"torch.{self._family.members[name].module}"
         return f"{self._package}.{name}" if name in self._own_names() else None
 
     def _own_names(self) -> list[str]:
@@ -87,7 +100,7 @@ class Registry:
 
     def names(self) -> list[str]:
         """All names that can be chosen, sorted; imports nothing."""
-        return sorted({*self._own_names(), *self._entries})
+        return sorted({*self._own_names(), *self._entries, *self._family.members})
 
     def load(self, name: str) -> Callable[..., Any]:
         """The class or function registered as ``name``; imports its file.
@@ -97,13 +110,17 @@ class Registry:
         if name not in self._entries and name in self._own_names():
             importlib.import_module(f"{self._package}.{name}")
         if name not in self._entries:
-            raise self.unknown(name)
+            if name not in self._family.members:
+                raise self.unknown(name)
+            self._entries[name] = _Entry(self._family.component(name), None)
         return self._entries[name].component
 
     def signature(self, name: str) -> Signature:
         """The arguments a config may set, and the docstring; imports nothing that is not imported yet."""
         entry = self._entries.get(name)
-        if entry is not None:
+        if name in self._family.members:
+            signature = self._family.signature(name)
+        elif entry is not None:
             signature = from_object(entry.component, entry.wraps)
         elif name in self._own_names():
             signature = from_source(self._folder / f"{name}.py", name)
@@ -118,8 +135,22 @@ class Registry:
         entry = self._entries[name]
         return self.supplied & set(from_object(entry.component, entry.wraps).names)
 
+    def summary(self, name: str) -> str:
+        """One line on a member."""
+        member = self._family.members.get(name)
+        return member.summary if member else self.signature(name).summary
+
+    @property
+    def refused(self) -> Mapping[str, str]:
+        """Names that cannot serve, with the reason."""
+        return self._family.refused
+
     def unknown(self, name: str) -> ConfigError:
-        """The error for a name that is not here."""
+        """The error for a name that is not here, or that cannot serve."""
+        if name in self._family.refused:
+            return ConfigError(
+                f"{self.group}={name}: {self._family.refused[name]}", f"there are: {', '.join(self.names())}"
+            )
         close = nearest(name, self.names())
         remedy = f"did you mean {self.group}.name={close}? " if close else ""
         return ConfigError(
@@ -128,33 +159,62 @@ class Registry:
         )
 
 
+_NO_FAMILY = Family({}, (), {}, lambda component, member: component)
+
+
 def _common(*parameters: Parameter) -> dict[str, Parameter]:
     return {parameter.name: parameter for parameter in parameters}
 
 
-MODELS = Registry("model", "model", "models", supplied=("input_shape", "output_size"))
-LOSSES = Registry("loss", "loss", "losses")
-OPTIMS = Registry("optim", "optimizer", "optims", supplied=("parameters",))
-SCHEDULERS = Registry("scheduler", "scheduler", "schedulers", supplied=("optimizer", "total_steps"))
+MODELS = Registry(
+    "model",
+    "model",
+    "models",
+    supplied=("input_shape", "output_size"),
+    common=_common(Parameter("freeze", list[str], ())),
+)
+LOSSES = Registry("loss", "loss", "losses", supplied=("class_counts",), family=True)
+OPTIMS = Registry(
+    "optim",
+    "optimizer",
+    "optims",
+    supplied=("parameters",),
+    common=_common(Parameter("no_decay", list[str], ())),
+    family=True,
+)
+SCHEDULERS = Registry(
+    "scheduler",
+    "scheduler",
+    "schedulers",
+    supplied=("optimizer", "total_steps", "steps_per_epoch", "lower_is_better"),
+)
 DATASETS = Registry(
     "dataset",
     "dataset",
     "datasets",
     common=_common(
+        Parameter("augment", list[str | dict[str, Any]], ()),
         Parameter("val", Fraction | NonNegativeInt, 0.1),
-        Parameter("split_seed", NonNegativeInt, 0),
+        Parameter("split_seed", Seed, 0),
     ),
 )
-METRICS = Registry("metric", "metric", "metrics")
+LOADERS = Registry(
+    "loader",
+    "loader",
+    "loaders",
+    supplied=("split", "transform", "batch_size", "device", "seed", "augment"),
+)
+METRICS = Registry("metric", "metric", "metrics", supplied=("output_size", "classes"))
 
 COMPONENTS: dict[str, Registry] = {
-    registry.group: registry for registry in (MODELS, LOSSES, OPTIMS, SCHEDULERS, DATASETS)
+    registry.group: registry for registry in (MODELS, LOSSES, OPTIMS, SCHEDULERS, DATASETS, LOADERS)
 }
 """The registries whose member a config group chooses, by group."""
 
 __all__ = [
     "COMPONENTS",
     "DATASETS",
+    "LOADERS",
     "LOSSES",
     "METRICS",
     "MODELS",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -21,28 +22,33 @@ def claim(path: Path, *, named: bool) -> Path:
     taken. Taking is the exclusive creation of ``run.json``. Raises DirectoryTakenError (exit 7) or
     StorageError (exit 5).
     """
+    return _claim(path, named, "run.json", "hydra.run.dir")
+
+
+def _claim(path: Path, named: bool, marker: str, key: str) -> Path:
     path = path.expanduser().absolute()
+    noun = marker.removesuffix(".json")
     try:
         candidate, number = path, 1
-        while not _take(candidate):
+        while not _take(candidate, marker):
             if named:
                 raise DirectoryTakenError(
-                    f"{path} already holds a run" if (path / "run.json").exists() else f"{path} is not empty",
-                    "name another directory with hydra.run.dir=DIR, or leave it out for an automatic one",
+                    f"{path} already holds a {noun}" if (path / marker).exists() else f"{path} is not empty",
+                    f"name another directory with {key}=DIR, or leave it out for an automatic one",
                 )
             number += 1
             candidate = path.with_name(f"{path.name}-{number}")
     except OSError as error:
-        raise storage_error(error, "making the run directory") from error
+        raise storage_error(error, f"making the {noun} directory") from error
     return candidate
 
 
-def _take(path: Path) -> bool:
+def _take(path: Path, marker: str) -> bool:
     path.mkdir(parents=True, exist_ok=True)
+    if any(path.iterdir()):
+        return False
     try:
-        if any(path.iterdir()):
-            return False
-        with (path / "run.json").open("x", encoding="utf-8") as file:
+        with (path / marker).open("x", encoding="utf-8") as file:
             json.dump({"version": RUN_VERSION, "status": "running"}, file)
     except FileExistsError:
         return False
@@ -50,38 +56,27 @@ def _take(path: Path) -> bool:
 
 
 def claim_sweep(path: Path, *, named: bool) -> Path:
-    """The same for a sweep's directory, which its jobs' directories go into."""
-    path = path.expanduser().absolute()
-    try:
-        candidate, number = path, 1
-        while True:
-            try:
-                candidate.parent.mkdir(parents=True, exist_ok=True)
-                candidate.mkdir()
-                return candidate
-            except FileExistsError:
-                if named and any(candidate.iterdir()):
-                    raise DirectoryTakenError(
-                        f"{path} is not empty", "name another directory with hydra.sweep.dir=DIR"
-                    ) from None
-                if named:
-                    return candidate
-                number += 1
-                candidate = path.with_name(f"{path.name}-{number}")
-    except OSError as error:
-        raise storage_error(error, "making the sweep directory") from error
+    """The same for a sweep's directory, which its jobs' directories go into; ``sweep.json`` takes it."""
+    return _claim(path, named, "sweep.json", "hydra.sweep.dir")
 
 
-def point_latest(directory: Path) -> None:
-    """Let ``outputs/latest`` point at the newest run, where there is an ``outputs``."""
+def point_latest(directory: Path) -> str | None:
+    """Let ``outputs/latest`` point at the newest run, if there is an ``outputs``; says why it could not."""
     outputs = Path.cwd() / "outputs"
     if not outputs.is_dir():
-        return
+        return None
     inside = directory.is_relative_to(outputs)
     temporary = outputs / f".latest.{os.getpid()}"
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(directory.relative_to(outputs) if inside else directory)
-    temporary.replace(outputs / "latest")
+    try:
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(directory.relative_to(outputs) if inside else directory)
+        temporary.replace(outputs / "latest")
+    except OSError as error:
+        # A convenience: the run does not depend on it.
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        return f"outputs/latest was not set: {error.strerror}"
+    return None
 
 
 def now() -> str:

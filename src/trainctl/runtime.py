@@ -123,7 +123,7 @@ def choose_threads(
     store = _cache_folder() / "threads.json"
     key = _fingerprint(model, optimizer, batch, most)
     known = _read_json(store)
-    if isinstance(known.get(key), int) and 1 <= known[key] <= most:
+    if type(known.get(key)) is int and 1 <= known[key] <= most:
         torch.set_num_threads(known[key])
         return known[key], "measured before"
     best = _measure(most, model, optimizer, trial, batch, device)

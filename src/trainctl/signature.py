@@ -57,16 +57,16 @@ def _typed(name: str, annotation: Any, default: Any) -> Parameter:
 
 
 def from_source(path: Path, name: str) -> Signature:
-    """Read the definition registered as ``name`` in the file ``path``, without importing it.
+    """Read the definition that is called ``name``, or registered as it, in ``path`` without importing it.
 
-    Raises LookupError when the file registers no such name.
+    Raises LookupError when the file has no such definition.
     """
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.ClassDef | ast.FunctionDef) and name in _registered_names(node):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and name in (node.name, *_registered_names(node)):
             function = _constructor(node) if isinstance(node, ast.ClassDef) else node
             parameters = _read_arguments(function) if function else []
             return Signature(tuple(parameters), inspect.cleandoc(ast.get_docstring(node) or ""))
-    raise LookupError(f"{path} does not register {name!r}")
+    raise LookupError(f"{path} does not define {name!r}")
 
 
 def _registered_names(node: ast.ClassDef | ast.FunctionDef) -> list[str]:
@@ -108,6 +108,11 @@ def _read_arguments(function: ast.FunctionDef) -> list[Parameter]:
 def _evaluate_annotation(node: ast.expr | None) -> Any:
     if node is None:
         return REQUIRED
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
+        # `float | Tensor`: of a union, what a config can hold is what counts.
+        sides = [_evaluate_annotation(side) for side in (node.left, node.right)]
+        known = [side for side in sides if side is not Any]
+        return known[0] | known[1] if len(known) == 2 else known[0] if known else Any
     try:
         code = compile(ast.Expression(node), "<annotation>", "eval")
         return eval(code, {"__builtins__": {}}, dict(NAMES))

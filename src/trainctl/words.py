@@ -15,10 +15,21 @@ from trainctl.registry import COMPONENTS
 ALIASES = {"lr": "optim.lr", "epochs": "train.epochs", "batch_size": "train.batch_size"}
 """Short keys people type, and the keys they stand for."""
 
-PATH_KEYS = ("dataset.root", "dataset.path", "hydra.run.dir", "hydra.sweep.dir")
+PATH_KEYS = (
+    "dataset.root",
+    "dataset.path",
+    "dataset.test_path",
+    "init_from",
+    "hydra.run.dir",
+    "hydra.sweep.dir",
+)
 """Keys whose values are paths: quoted for Hydra's grammar, with ``~`` expanded."""
 
+TEXT_KEYS = ("dataset.target", "dataset.delimiter")
+"""Keys whose values are text that others chose: quoted, so that a column may be called ``length (cm)``."""
+
 _WORD = re.compile(r"(?P<sign>\+\+|\+|~)?(?P<key>[^=]+)=(?P<value>.*)", re.DOTALL)
+_NUMBER_OR_LIST = re.compile(r"-?\d+$|\[")
 
 
 def split(word: str) -> tuple[str, str, str]:
@@ -32,13 +43,17 @@ def friendly(word: str, *, sweep: bool = False) -> str:
 
     In a sweep the commas of a path separate values, as they do everywhere else in a sweep.
     """
-    match = _WORD.fullmatch(word)
-    if match is None:
-        return word
+    if _WORD.fullmatch(word) is None:
+        return f"~{ALIASES.get(word[1:], word[1:])}" if word.startswith("~") else word
     sign, key, value = split(word)
     key = ALIASES.get(key, key)
-    if key in PATH_KEYS:
-        value = ",".join(map(_quote, value.split(","))) if sweep else _quote(value)
+    if key == "name" and value:
+        value = _quote(value)
+    if key == "plugins" and value and value[0] not in "[$'\"" and value != "null":
+        value = f"[{value}]"
+    if key in PATH_KEYS or (key in TEXT_KEYS and not _NUMBER_OR_LIST.match(value)):
+        several = sweep and value[:1] not in ("'", '"')
+        value = ",".join(map(_quote, value.split(","))) if several else _quote(value)
     if sign != "~" and is_component_argument(key):
         sign = "++"
     return f"{sign}{key}={value}"
@@ -62,5 +77,7 @@ def _quote(value: str) -> str:
         return value
     if value.startswith("~"):
         value = str(Path(value).expanduser())
-    escaped = value.replace("'", "\\'")
+    # In Hydra's quotes a quote is escaped, and so are the backslashes right before a quote.
+    escaped = re.sub(r"(\\*)'", lambda found: found[1] * 2 + "\\'", value)
+    escaped = re.sub(r"\\+$", lambda found: found[0] * 2, escaped)
     return f"'{escaped}'"

@@ -13,7 +13,9 @@ CPU = torch.device("cpu")
 
 def loader(samples: int = 23, batch_size: int = 5, seed: int | None = 0) -> ResidentLoader:
     inputs = torch.arange(samples, dtype=torch.uint8).reshape(samples, 1, 1)
-    return ResidentLoader(Split(inputs, torch.arange(samples)), Standardize(255.0, 0.5, 0.25), batch_size, CPU, seed)
+    return ResidentLoader(
+        Split(inputs, torch.arange(samples)), Standardize(255.0, 0.5, 0.25), batch_size, CPU, seed
+    )
 
 
 def order(each: ResidentLoader, epoch: int = 0, position: int = 0) -> list[int]:

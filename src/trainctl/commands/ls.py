@@ -11,27 +11,27 @@ import yaml
 from trainctl.config import describe, show
 from trainctl.errors import ConfigError, nearest
 from trainctl.locations import conf_directory, user_conf
-from trainctl.registry import COMPONENTS
+from trainctl.registry import COMPONENTS, METRICS, REQUIRED, Parameter
 from trainctl.ui.listing import Listing
 
 
 def run(arguments: Sequence[str]) -> int:
     """``trainctl ls [GROUP|GROUP=OPTION] …``."""
-    options = find_options()
+    groups = find_members()
     listing = Listing()
     if not arguments:
-        for group, members in options.items():
+        for group, members in groups.items():
             listing.group(group, {name: _summary(group, name, path) for name, path in members.items()})
         return 0
     for argument in arguments:
         group, equals, option = argument.partition("=")
-        if group not in options:
-            close = nearest(group, options)
+        if group not in groups:
+            close = nearest(group, groups)
             remedy = f"did you mean {close}? " if close else ""
             raise ConfigError(
-                f"ls {argument}: there is no such group", f"{remedy}there are: {', '.join(options)}"
+                f"ls {argument}: there is no such group", f"{remedy}there are: {', '.join(groups)}"
             )
-        members = options[group]
+        members = groups[group]
         if not equals:
             listing.group(group, {name: _summary(group, name, path) for name, path in members.items()})
         elif option in members:
@@ -43,6 +43,13 @@ def run(arguments: Sequence[str]) -> int:
                 f"ls {argument}: there is no such option", f"{remedy}there are: {', '.join(members)}"
             )
     return 0
+
+
+def find_members() -> dict[str, dict[str, Path | None]]:
+    """What can be selected in every group; the metrics have no files, ``train.metrics`` names them."""
+    found: dict[str, dict[str, Path | None]] = {group: {**paths} for group, paths in find_options().items()}
+    found[METRICS.group] = dict.fromkeys(METRICS.names())
+    return {group: found[group] for group in (*COMPONENTS, METRICS.group, *found) if group in found}
 
 
 def find_options() -> dict[str, dict[str, Path]]:
@@ -58,34 +65,58 @@ def find_options() -> dict[str, dict[str, Path]]:
     return {group: dict(sorted(found[group].items())) for group in order if group in found}
 
 
-def _summary(group: str, name: str, path: Path) -> str:
+def _summary(group: str, name: str, path: Path | None) -> str:
     """The first comment line of the option's file, else the first line of its component's docstring."""
-    first = path.read_text(encoding="utf-8").lstrip().partition("\n")[0]
+    if path is None:
+        return METRICS.signature(name).summary
+    first = _text(path).lstrip().partition("\n")[0]
     if first.startswith("#") and not first.startswith("# @package"):
         return first.lstrip("# ").strip()
-    comments = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("# ")]
+    comments = [line for line in _text(path).splitlines() if line.startswith("# ")]
     if len(comments) > 1:
         return comments[1].lstrip("# ").strip()
     known = group in COMPONENTS and name in COMPONENTS[group].names()
     return COMPONENTS[group].signature(name).summary if known else ""
 
 
-def _show_option(listing: Listing, group: str, option: str, path: Path) -> None:
+def _show_option(listing: Listing, group: str, option: str, path: Path | None) -> None:
+    if path is None:
+        _show_metric(listing, option)
+        return
     values = _read(path)
     registry = COMPONENTS.get(group)
     name = str(values.get("name", option))
     if registry is None or name not in registry.names():
-        listing.text(f"{group}={option}", path.read_text(encoding="utf-8").rstrip())
+        listing.text(f"{group}={option}", _text(path).rstrip())
         return
     signature = registry.signature(name)
-    rows = []
-    for parameter in signature.parameters:
-        value = values.get(parameter.name, parameter.default)
-        default = "required" if value is parameter.default and parameter.required else show(value)
-        rows.append((f"{group}.{parameter.name}", default, describe(parameter.annotation)))
+    rows = [
+        _row(f"{group}.{parameter.name}", parameter, values.get(parameter.name, parameter.default))
+        for parameter in signature.parameters
+    ]
     listing.component(f"{group}={option}", signature.doc, rows)
 
 
+def _show_metric(listing: Listing, name: str) -> None:
+    signature = METRICS.signature(name)
+    rows = [_row(parameter.name, parameter, parameter.default) for parameter in signature.parameters]
+    arguments = ", ".join(f"{key}: {'…' if default == 'required' else default}" for key, default, _ in rows)
+    entry = f"{{{name}: {{{arguments}}}}}" if arguments else name
+    listing.component(f"train.metrics=[{entry}]", signature.doc, rows)
+
+
+def _row(key: str, parameter: Parameter, value: Any) -> tuple[str, str, str]:
+    """An argument's key, what it is when nobody sets it, and what it may be."""
+    return key, "required" if value is REQUIRED else show(value), describe(parameter.annotation)
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace")
+
+
 def _read(path: Path) -> dict[str, Any]:
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        content = yaml.safe_load(_text(path))
+    except yaml.YAMLError:
+        return {}
     return content if isinstance(content, dict) else {}

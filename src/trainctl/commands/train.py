@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from trainctl import rundir
-from trainctl.config import Config
-from trainctl.errors import TrainctlError, storage_error
-from trainctl.ui.display import Display, make_display, short_path
+from trainctl.config import Config, show
+from trainctl.errors import Problem, StorageError, TrainctlError, WorkerError, storage_error
+from trainctl.interrupts import Stopped, held_back
+from trainctl.ui.display import Display, make_display, short_path, visible
 
 log = logging.getLogger("trainctl")
 
@@ -48,12 +49,11 @@ def train(request: Request, display: Display | None = None) -> dict[str, Any]:
     """
     config, directory = request.config, request.directory
     display = display or make_display(config.display.mode, config.display.every)
-    with _log_file(directory, display), _storage_errors():
+    with _log_file(directory, display), _storage_errors(directory):
         record = rundir.RunRecord(directory, command=request.command, name=config.name, git=_git())
         try:
             for name, content in request.files.items():
                 (directory / name).write_text(content, encoding="utf-8")
-            rundir.point_latest(directory)
             _train(request, record, display)
         except BaseException as error:
             display.close()
@@ -64,18 +64,20 @@ def train(request: Request, display: Display | None = None) -> dict[str, Any]:
 
 def _train(request: Request, record: rundir.RunRecord, display: Display) -> None:
     # torch is imported here, after the config has been found right and the directory is ours.
-    import torch
+    with held_back():
+        import torch
 
-    from trainctl import plugins
-    from trainctl.build import build
-    from trainctl.hooks.best import Best
-    from trainctl.hooks.checkpointer import Checkpointer
-    from trainctl.hooks.clip import ClipNorm
-    from trainctl.hooks.console import Console
-    from trainctl.hooks.guard import LossGuard
-    from trainctl.hooks.metrics_log import MetricsLog
-    from trainctl.hooks.signals import Signals
-    from trainctl.loop import fit
+        from trainctl import plugins
+        from trainctl.build import build
+        from trainctl.hooks.best import Best
+        from trainctl.hooks.checkpointer import Checkpointer
+        from trainctl.hooks.clip import ClipNorm
+        from trainctl.hooks.console import Console
+        from trainctl.hooks.guard import LossGuard
+        from trainctl.hooks.metrics_log import MetricsLog
+        from trainctl.hooks.plateau import Plateau
+        from trainctl.hooks.signals import Signals
+        from trainctl.loop import fit
 
     config, directory = request.config, request.directory
     stored = plugins.load(config.plugins)
@@ -89,8 +91,10 @@ def _train(request: Request, record: rundir.RunRecord, display: Display) -> None
         "plugins": stored,
     }
     record.update(environment=environment, parameters=built.parameters)
+    # Only now: until here `last` means the run before, in init_from=last, say.
+    not_latest = rundir.point_latest(directory)
     display.header(*_header(request, built))
-    for notice in request.notices:
+    for notice in (*request.notices, *built.notices, *([not_latest] if not_latest else [])):
         display.notice(notice)
         log.info(notice)
 
@@ -110,20 +114,32 @@ def _train(request: Request, record: rundir.RunRecord, display: Display) -> None
     run.hooks = [
         *([LossGuard()] if config.guard.loss else []),
         *([ClipNorm(config.train.clip_norm)] if config.train.clip_norm is not None else []),
-        Best(built.monitor, config.train.patience, config.train.min_delta),
+        *([Plateau(built.plateau, built.monitor)] if built.plateau is not None else []),
+        Best(
+            built.monitor,
+            config.train.patience,
+            config.train.min_delta,
+            lower_is_better=built.lower_is_better,
+        ),
         metrics_log,
         checkpointer,
         Console(display, epochs),
         signals,
     ]
     try:
-        with signals.caught():
+        # Closed first, so that a Ctrl-C meanwhile is still caught.
+        with signals.caught(), contextlib.closing(built):
+            built.while_waiting(lambda: signals.poll(run))
             try:
                 fit(run)
                 test = _test(built, directory)
             except TrainctlError as error:
-                if error.status in ("interrupted", "terminated"):
-                    checkpointer.save(run)
+                # Between two steps, all of them: what was trained is whole.
+                if error.status in ("interrupted", "terminated") or isinstance(error, WorkerError):
+                    error.problems = (
+                        *error.problems,
+                        Problem(f"saved in {short_path(checkpointer.save(run))}"),
+                    )
                 raise
             if test:
                 metrics_log.write({**run.state.where, **test})
@@ -176,6 +192,8 @@ def _header(request: Request, built: Any) -> tuple[str, list[tuple[str, str]]]:
     splits = [f"{len(data.train):,} train", f"{len(data.val):,} val" if data.val else "no val"]
     splits.append(f"{len(data.test):,} test" if data.test else "no test")
     steps = f"{run.total_steps:,} steps, {len(run.train):,} an epoch, batches of {config.train.batch_size}"
+    if config.train.accumulate > 1:
+        steps += f" × {config.train.accumulate}"
     scheduler = "" if config.scheduler.name == "none" else f", {config.scheduler.name}"
     rows = [
         ("model", f"{config.model.name}: {parameters}"),
@@ -189,8 +207,13 @@ def _header(request: Request, built: Any) -> tuple[str, list[tuple[str, str]]]:
     ]
     if config.train.precision != "fp32":
         rows.append(("precision", config.train.precision))
+    if config.dataset.common["augment"]:
+        rows.append(("augment", show(config.dataset.common["augment"])))
+    if built.loading != "resident":
+        rows.append(("loader", built.loading))
     for label, text in [("run", str(request.directory)), *rows]:
         log.info("%s: %s", label, text)
+    log.info("batches: %s", built.loading)
     return f"run {short_path(request.directory)}", rows
 
 
@@ -204,7 +227,7 @@ def _closing(display: Display, record: rundir.RunRecord, directory: Path, best_s
         ("metrics", short_path(directory / "metrics.jsonl")),
         ("run", short_path(directory)),
     ]
-    display.closing(rows, places)
+    display.closing({label: visible(row) for label, row in rows.items()}, places)
     for label, row in rows.items():
         log.info("%s: %s", label, row)
     display.close()
@@ -245,6 +268,8 @@ def _record_failure(record: rundir.RunRecord, error: BaseException) -> None:
         error = storage_error(error, "writing the run")
     if isinstance(error, TrainctlError):
         status, code, reason = error.status, error.exit_code, str(error)
+    elif isinstance(error, Stopped):
+        status, code, reason = error.error.status, error.error.exit_code, str(error.error)
     elif isinstance(error, KeyboardInterrupt):
         status, code, reason = "interrupted", 130, "interrupted"
     else:
@@ -255,10 +280,14 @@ def _record_failure(record: rundir.RunRecord, error: BaseException) -> None:
 
 
 @contextlib.contextmanager
-def _storage_errors() -> Iterator[None]:
+def _storage_errors(directory: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if not directory.is_dir():
+            raise StorageError(
+                f"the run directory {directory} has disappeared", "the run cannot go on"
+            ) from error
         raise storage_error(error, "writing the run") from error
 
 

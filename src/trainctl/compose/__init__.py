@@ -11,6 +11,7 @@ from trainctl.compose._composer import (
     run_directory,
     without_hydra,
 )
+from trainctl.compose._explain import explained
 from trainctl.compose._stored import read_config, stored_files
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Composed",
     "Composer",
     "check_tree",
+    "explained",
     "read_config",
     "run_directory",
     "stored_files",

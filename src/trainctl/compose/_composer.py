@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,21 +20,24 @@ from hydra.errors import HydraException
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from trainctl import plugins
 from trainctl import words as word_rules
-from trainctl.compose._explain import explain, first_line
+from trainctl.compose._explain import explain, explain_value, first_line
 from trainctl.compose._safety import refuse_unsafe
 from trainctl.compose._settle import settle
 from trainctl.compose._sources import TrainctlSearchPath, register_search_path
 from trainctl.config import Config, check
 from trainctl.errors import ConfigError, Problem
 from trainctl.locations import conf_directory, user_conf
+from trainctl.registry import COMPONENTS
 
 T = TypeVar("T")
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException)
-# Hydra raises a plain ValueError for a group that is given null or a number.
-_LOADING_ERRORS = (*COMPOSITION_ERRORS, ValueError)
+# Hydra raises a plain ValueError for a group that is given null or a number, an AttributeError for a file
+# that holds a list; the rest is what a broken or circular file gives.
+_LOADING_ERRORS = (*COMPOSITION_ERRORS, ValueError, YAMLError, RecursionError, AttributeError)
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ class Composer:
         search_path.append("main", f"file://{conf_directory()}")
         TrainctlSearchPath().manipulate_search_path(search_path)
         if config_dir is not None:
-            if not Path(config_dir).is_dir():
+            if not config_dir or not Path(config_dir).is_dir():
                 raise ConfigError(f"--config-dir {config_dir}: there is no such folder")
             search_path.append("command-line", f"file://{Path(config_dir).resolve()}")
         search_path.append("schema", "structured://")
@@ -104,14 +108,19 @@ class Composer:
         dropped. Raises ConfigError when nothing can be composed.
         """
         usable = list(words)
+        listed = [word for word in usable if _chooses_several(word)]
+        usable = [word for word in usable if word not in listed]
         full, problems = self._compose_all(usable)
+        problems = [
+            Problem(f"{word}: one option is chosen", "to sweep over several add -m") for word in listed
+        ] + problems
         if full is None:
             raise ConfigError(problems)
         refuse_unsafe(full)
         try:
             notices = settle(full, usable, self._load, self._load_option)
-        except OmegaConfBaseException as error:
-            raise ConfigError([*problems, Problem(first_line(error))]) from error
+        except _LOADING_ERRORS as error:
+            raise ConfigError([*problems, explain("", error)]) from error
         return full, problems, notices
 
     def jobs(self, words: Sequence[str]) -> list[list[str]]:
@@ -169,12 +178,17 @@ class Composer:
     def sweep(self, words: Sequence[str], directory: Path, task: Callable[[DictConfig], None]) -> None:
         """Run Hydra's sweeper over ``words`` into ``directory``; it calls ``task`` once a job."""
         place = word_rules.friendly(f"hydra.sweep.dir={directory}")
-        self.hydra.multirun(self.config_name, task_function=task, overrides=[*words, place])
+        try:
+            self.hydra.multirun(self.config_name, task_function=task, overrides=[*words, place])
+        except HydraException as error:
+            raise ConfigError(first_line(error)) from error
 
     def _load(self, words: list[str], run_mode: RunMode = RunMode.RUN) -> DictConfig:
-        return self.loader.load_configuration(
-            config_name=self.config_name, overrides=words, run_mode=run_mode
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Hydra's advice to its programmers
+            return self.loader.load_configuration(
+                config_name=self.config_name, overrides=words, run_mode=run_mode
+            )
 
     def _compose_all(self, words: list[str]) -> tuple[DictConfig | None, list[Problem]]:
         """Compose; a word that stops it is reported and taken out of ``words``, so that the next is found."""
@@ -218,6 +232,11 @@ class Composer:
         return [f"from ./conf: {', '.join(found)}"] if found else []
 
 
+def _chooses_several(word: str) -> bool:
+    _, key, value = word_rules.split(word)
+    return key in COMPONENTS and value[:1] in ("[", "{")
+
+
 def without_hydra(full: DictConfig) -> DictConfig:
     tree = OmegaConf.masked_copy(full, [str(key) for key in full if key != "hydra"])
     assert isinstance(tree, DictConfig)
@@ -235,7 +254,7 @@ def check_tree(tree: DictConfig) -> Config:
     try:
         values = OmegaConf.to_container(tree, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        raise ConfigError(first_line(error), "a value refers to a key that is not there") from error
+        raise ConfigError(explain_value(error)) from error
     assert isinstance(values, dict)
     named = values.get("plugins")
     plugins.load([str(name) for name in named] if isinstance(named, list) else [])

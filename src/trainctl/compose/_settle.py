@@ -99,14 +99,13 @@ def _merge(
 
 
 def _apply(full: DictConfig, typed: Sequence[str], node: DictConfig) -> None:
-    """Put the values that words set into ``node``; a key that a word deleted stays away."""
+    """Put the arguments that words set into ``node``, whole; one that a word deleted stays away."""
     for key in typed:
-        parent = OmegaConf.select(full, key.rpartition(".")[0])
-        inside = key.partition(".")[2]
-        if isinstance(parent, DictConfig) and key.rpartition(".")[2] in parent:
-            OmegaConf.update(node, inside, parent._get_node(key.rpartition(".")[2]), merge=False)
-        elif inside in node:
-            del node[inside]
+        group, argument = key.split(".")[:2]
+        if argument in full[group]:
+            OmegaConf.update(node, argument, full[group]._get_node(argument), merge=False)
+        elif argument in node:
+            del node[argument]
 
 
 def component_name(full: DictConfig, group: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -32,8 +33,12 @@ def cached(
     temporary = cache.with_name(f".{cache.name}.{os.getpid()}")
     try:
         save_file(tensors, temporary, metadata={"sources": stamp})
+        # safetensors makes private files; who may read the source files may read their decoded form.
+        temporary.chmod(sources[0].stat().st_mode & 0o666 if sources else 0o644)
         temporary.replace(cache)
     except (SafetensorError, OSError) as error:
-        temporary.unlink(missing_ok=True)
-        return tensors, f"decoded; not cached: {error}"
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        reason = str(error).partition("\n")[0]
+        return tensors, f"decoded; not cached: {reason}"
     return tensors, f"decoded and cached in {cache}"

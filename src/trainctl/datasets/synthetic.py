@@ -9,7 +9,7 @@ import torch
 
 from trainctl.data import Data, Split, Standardize
 from trainctl.errors import ConfigError
-from trainctl.ranges import Count, NonNegative, NonNegativeInt
+from trainctl.ranges import Count, NonNegative, Seed
 from trainctl.registry import DATASETS
 
 
@@ -21,7 +21,7 @@ def synthetic(
     shape: list[Count] = [20],  # noqa: B006 - read only; a list is what a config gives
     outputs: Count = 10,
     noise: NonNegative = 0.1,
-    data_seed: NonNegativeInt = 0,
+    data_seed: Seed = 0,
 ) -> Data:
     """Made-up data that can be learned: a random linear map of normal inputs, plus noise.
 

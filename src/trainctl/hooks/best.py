@@ -8,16 +8,14 @@ from collections.abc import Mapping
 from trainctl.hooks._base import Hook
 from trainctl.loop import Run
 
-_LOWER_IS_BETTER = ("loss", "mse", "mae")
 
-
-def is_better(monitor: str, value: float, than: float | None, min_delta: float = 0.0) -> bool:
-    """Whether ``value`` of ``monitor`` improves by more than ``min_delta``; NaN and infinity never do."""
+def is_better(value: float, than: float | None, min_delta: float = 0.0, *, lower_is_better: bool) -> bool:
+    """Whether ``value`` improves on ``than`` by more than ``min_delta``; NaN and infinity never do."""
     if not math.isfinite(value):
         return False
     if than is None:
         return True
-    gain = than - value if monitor.rpartition("/")[2] in _LOWER_IS_BETTER else value - than
+    gain = than - value if lower_is_better else value - than
     return gain > min_delta
 
 
@@ -25,14 +23,18 @@ class Best(Hook):
     """Records ``state.last`` and ``state.best``; with ``patience`` it also stops the run early.
 
     Args:
-        monitor: the value that decides, such as ``val/accuracy`` (highest) or ``val/loss`` (lowest).
+        monitor: the value that decides, such as ``val/accuracy``.
+        lower_is_better: whether its lowest is the best, as for ``val/loss``, or its highest.
         patience: evaluations without improvement after which to stop; None never stops.
         min_delta: an improvement that is not larger does not reset the patience. The best checkpoint is the
             best one all the same.
     """
 
-    def __init__(self, monitor: str, patience: int | None = None, min_delta: float = 0.0) -> None:
-        self.monitor, self.patience, self.min_delta = monitor, patience, min_delta
+    def __init__(
+        self, monitor: str, patience: int | None = None, min_delta: float = 0.0, *, lower_is_better: bool
+    ) -> None:
+        self.monitor, self.lower_is_better = monitor, lower_is_better
+        self.patience, self.min_delta = patience, min_delta
         self._reference: float | None = None
 
     def evaluated(self, run: Run, values: Mapping[str, float]) -> None:
@@ -40,10 +42,10 @@ class Best(Hook):
         state.last = {**state.where, **values}
         if self.monitor not in values:
             return
-        value = values[self.monitor]
-        if is_better(self.monitor, value, state.best[self.monitor] if state.best else None):
+        value, lower = values[self.monitor], self.lower_is_better
+        if is_better(value, state.best[self.monitor] if state.best else None, lower_is_better=lower):
             state.best = dict(state.last)
-        if is_better(self.monitor, value, self._reference, self.min_delta):
+        if is_better(value, self._reference, self.min_delta, lower_is_better=lower):
             self._reference, state.stale = value, 0
         else:
             state.stale += 1

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from trainctl.hooks._base import Hook
 from trainctl.loop import Run
-from trainctl.ui.display import Display, Progress
+from trainctl.ui.display import Display, Progress, visible
 
 log = logging.getLogger("trainctl")
 _SMOOTHING = 0.98
@@ -55,7 +55,7 @@ class Console(Hook):
         self._sum, self._count = 0.0, 0
         best = state.best is not None and state.best["step"] == state.step
         seconds = time.perf_counter() - self._epoch_started
-        self.display.epoch(progress, values, seconds, best=best)
+        self.display.epoch(progress, visible(values), seconds, best=best)
         log.info(
             "epoch %d/%d train/loss %.6g %s",
             progress.epoch,

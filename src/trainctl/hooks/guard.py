@@ -60,7 +60,7 @@ class LossGuard(Hook):
 
 
 def _not_finite(value: float, step: int, lr: float) -> NotFiniteError:
-    return NotFiniteError(
-        f"the loss is {value} at step {step} with learning rate {lr:g}",
-        f"try a smaller one, e.g. lr={lr / 10:g}, or train.clip_norm=1.0",
-    )
+    remedy = f"try a smaller one, e.g. lr={lr / 10:g}, or train.clip_norm=1.0"
+    if step == 1:
+        remedy = "no step was taken yet: the inputs, the targets or the model's first outputs are not finite"
+    return NotFiniteError(f"the loss is {value} at step {step} with learning rate {lr:g}", remedy)

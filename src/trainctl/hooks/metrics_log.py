@@ -49,7 +49,7 @@ class MetricsLog(Hook):
         if self._losses:
             losses = torch.stack(self._losses).tolist()
             lines = [
-                json.dumps({"step": step, "epoch": epoch, "train/loss": _plain(loss), "lr": lr})
+                json.dumps({"step": step, "epoch": epoch, "train/loss": _plain(loss), "lr": _plain(lr)})
                 for (step, epoch, lr), loss in zip(self._steps, losses, strict=True)
             ]
             self._steps.clear()

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from trainctl.errors import InterruptedRunError, TerminatedRunError
 from trainctl.hooks._base import Hook
+from trainctl.interrupts import TERMINATING
 from trainctl.loop import Run
 
 
@@ -27,7 +28,7 @@ class Signals(Hook):
     @contextmanager
     def caught(self) -> Iterator[None]:
         """Catch both signals inside; the handlers of before are put back."""
-        before = {number: signal.signal(number, self._receive) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.signal(number, self._receive) for number in (signal.SIGINT, *TERMINATING)}
         try:
             yield
         finally:
@@ -53,6 +54,6 @@ class Signals(Hook):
 
     def _stop(self, run: Run) -> None:
         step = run.state.step
-        if self.received == signal.SIGTERM:
+        if self.received in TERMINATING:
             raise TerminatedRunError(f"terminated at step {step}: the run was saved")
         raise InterruptedRunError(f"interrupted at step {step}: the run was saved")

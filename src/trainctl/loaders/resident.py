@@ -2,41 +2,55 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from trainctl.data import Split
+from trainctl.data import AnySplit, ItemSplit, Split
+from trainctl.loaders._order import epoch_order
+from trainctl.ranges import Count, NonNegativeInt, Positive
+from trainctl.registry import LOADERS
+
+__all__ = ["ResidentLoader", "epoch_order"]
 
 
-def epoch_order(length: int, seed: int, epoch: int) -> Tensor:
-    """The order of an epoch: a permutation of ``range(length)`` that only ``seed`` and ``epoch`` decide.
-
-    Shape: (length,) int64, on the CPU, so that it is the same for every device.
-    """
-    digest = hashlib.sha256(f"order {seed} {epoch}".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
-    return torch.randperm(length, generator=generator)
-
-
+@LOADERS.register("resident")
 class ResidentLoader:
     """A split on the device; a batch is one indexed gather and one transform for all of its samples.
 
-    Per-sample Python is what makes the usual DataLoader slow; here there is none.
+    Per-sample Python is what makes the usual DataLoader slow; here there is none. Samples that are made one
+    by one are all loaded first, once: then every epoch sees what ``load`` drew the first time.
 
     Args:
-        split: raw inputs and targets.
+        split: raw inputs and targets, or items that are loaded once.
         transform: applied to a batch of raw inputs, on the device.
         seed: with the epoch's number it decides the order; None keeps the stored order.
+        augment: applied before the transform to raw inputs, given the samples' numbers and the epoch.
+        workers: processes that load items; 0 loads in the training process.
+        prefetch: batches that each worker makes ahead.
+        timeout: seconds without a batch after which the workers count as hung (exit 8).
     """
 
     def __init__(
-        self, split: Split, transform: nn.Module, batch_size: int, device: torch.device, seed: int | None
+        self,
+        split: AnySplit,
+        transform: nn.Module,
+        batch_size: int,
+        device: torch.device,
+        seed: int | None,
+        augment: Callable[[Tensor, Tensor, int], Tensor] | None = None,
+        workers: NonNegativeInt | Literal["auto"] = "auto",
+        prefetch: Count = 2,
+        timeout: Positive = 120.0,
     ) -> None:
+        self.note = "resident"
+        if isinstance(split, ItemSplit):
+            split = _loaded(split, batch_size, seed, workers, prefetch, timeout)
+            self.note = "resident: samples were loaded once"
         self.split = split.to(device)
-        self.transform = transform
+        self.transform, self.augment = transform, augment
         self.batch_size = batch_size
         self.device = device
         self.seed = seed
@@ -59,4 +73,25 @@ class ResidentLoader:
         order = epoch_order(len(targets), self.seed, epoch).to(self.device)
         for start in range(position, len(targets), size):
             index = order[start : start + size]
-            yield self.transform(inputs.index_select(0, index)), targets.index_select(0, index)
+            batch = inputs.index_select(0, index)
+            if self.augment is not None:
+                batch = self.augment(batch, index, epoch)
+            yield self.transform(batch), targets.index_select(0, index)
+
+
+def _loaded(
+    split: ItemSplit,
+    batch_size: int,
+    seed: int | None,
+    workers: int | Literal["auto"],
+    prefetch: int,
+    timeout: float,
+) -> Split:
+    # Only here: the machinery of processes is no part of a run whose data is in memory.
+    from trainctl.loaders._feed import Feed
+
+    feed = Feed(split, batch_size, seed, workers=workers, prefetch=prefetch, timeout=timeout)
+    try:
+        return Split(feed.all(), split.targets)
+    finally:
+        feed.close()

@@ -1,17 +1,53 @@
-"""What a loss compares the model's outputs with."""
+"""What a loss compares the model's outputs with, and how it weighs classes."""
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Sequence
 
+import torch
+from torch import Tensor, nn
 
-class ClassNumberLoss(nn.Module):
-    """Outputs (N, classes) against int64 class numbers (N,)."""
-
-    target = "class"
+from trainctl.errors import ConfigError
 
 
 class ValueLoss(nn.Module):
     """Outputs and float targets of one and the same shape."""
 
     target = "value"
+
+
+class ClassLoss(nn.Module):
+    """Outputs (N, classes) against int64 class numbers (N,), with a weight a class or none.
+
+    A weighted loss divides by the sum of its samples' weights, not by their number: ``batch_weight`` is what
+    a batch counts for when batches are put together.
+    """
+
+    target = "class"
+    weight: Tensor | None
+
+    def batch_weight(self, targets: Tensor) -> float:
+        """The number of samples, or the sum of their classes' weights."""
+        return len(targets) if self.weight is None else float(self.weight[targets].sum())
+
+
+def class_weights(setting: Sequence[float] | str | None, class_counts: Tensor | None) -> Tensor | None:
+    """The weight of each class, shape (classes,) float32, or None.
+
+    ``balanced`` is samples / (classes × samples of the class), so that every class counts the same (King and
+    Zeng, Logistic Regression in Rare Events Data, 2001). Raises ConfigError where the number of weights is
+    not the number of classes.
+    """
+    if setting is None:
+        return None
+    if class_counts is None:
+        raise ConfigError(f"loss.class_weights={setting}: the data has no classes")
+    if isinstance(setting, str):
+        present = class_counts.clamp(min=1)
+        return (class_counts.sum() / (len(class_counts) * present)).to(torch.float32)
+    if len(setting) != len(class_counts):
+        raise ConfigError(
+            f"loss.class_weights={list(setting)}: {len(setting)} weights for {len(class_counts)} classes",
+            "give one weight a class, or loss.class_weights=balanced",
+        )
+    return torch.tensor(setting, dtype=torch.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import torch
@@ -9,15 +10,21 @@ from torch import Tensor
 
 
 class Metric(Protocol):
-    """One number about a split.
+    """One number about a split, or one a class.
 
     ``update`` adds a batch and does not wait for the device; ``compute`` gives the number, exact for
-    batches of any size. A new object is made for each evaluation.
+    batches of any size, or the numbers by name. A new object is made for each evaluation.
+
+    What a run asks of the class, each with what holds when it is not there:
+
+    - ``task``: classification or regression, the only one it fits; without it, both.
+    - ``lower_is_better``: whether less of it is better; False.
+    - ``several``: whether ``compute`` gives more than one number, which no run can be ranked by; False.
     """
 
     def update(self, outputs: Tensor, targets: Tensor) -> None: ...
 
-    def compute(self) -> float: ...
+    def compute(self) -> float | Mapping[str, float]: ...
 
 
 def wide(device: torch.device) -> torch.dtype:
@@ -29,6 +36,7 @@ class MeanOverValues:
     """Mean of something over all values of a split: the base of the plain regression metrics."""
 
     task = "regression"
+    lower_is_better = True
 
     def __init__(self) -> None:
         self.total: Tensor | None = None
@@ -45,3 +53,35 @@ class MeanOverValues:
     def values(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """What to average, of the shape of ``targets``."""
         raise NotImplementedError
+
+
+class ClassCounts:
+    """Three counts a class: the base of the metrics that compare predicted with true classes.
+
+    The predicted class is the largest output; of equal ones the first. After the split, ``counted`` gives
+    the samples of each class that were predicted correctly, its samples, and how often it was predicted.
+    """
+
+    task = "classification"
+    lower_is_better = False
+
+    def __init__(self, output_size: int) -> None:
+        self.output_size = output_size
+        self.counts: Tensor | None = None
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        if self.counts is None:
+            self.counts = torch.zeros(3, self.output_size, dtype=torch.int64, device=outputs.device)
+        predicted, one = outputs.argmax(1), torch.ones_like(targets)
+        # bincount would wait for the device to learn how many classes there are.
+        self.counts[0].index_add_(0, targets, (predicted == targets).to(targets.dtype))
+        self.counts[1].index_add_(0, targets, one)
+        self.counts[2].index_add_(0, predicted, one)
+
+    def counted(self) -> tuple[list[int], list[int], list[int]]:
+        """Correct predictions, samples and predictions, each a list by class number."""
+        if self.counts is None:
+            empty = [0] * self.output_size
+            return empty, empty, empty
+        correct, samples, predictions = self.counts.tolist()
+        return correct, samples, predictions

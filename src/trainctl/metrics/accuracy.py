@@ -15,6 +15,7 @@ class Accuracy:
     """
 
     task = "classification"
+    lower_is_better = False
 
     def __init__(self) -> None:
         self.correct: Tensor | None = None

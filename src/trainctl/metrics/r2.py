@@ -20,6 +20,7 @@ class R2:
     """
 
     task = "regression"
+    lower_is_better = False
 
     def __init__(self) -> None:
         self.count = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -93,7 +94,9 @@ def _read(where: str, item: Any) -> tuple[str, Any]:
     if isinstance(item, dict) and len(item) == 1:
         (name, given), *_ = item.items()
         return str(name), {} if given is None else given
-    raise ConfigError(f"{where}={item}: not a layer", "write Name, Name: value or Name: {argument: value}")
+    raise ConfigError(
+        f"{where}={json.dumps(item)}: not a layer", "write Name, Name: value or Name: {argument: value}"
+    )
 
 
 def _build(
@@ -121,6 +124,10 @@ def _build(
     for name in names:
         if name in arguments or parameters[name].default is not inspect.Parameter.empty:
             continue
+        if name in _INFERRED and not shape:
+            raise ConfigError(
+                f"{where}={layer.__name__}: its input has no dimension left", "take a layer before it out"
+            )
         if name in _INFERRED:
             arguments[name] = _INFERRED[name](shape)
         elif name in _SIZES and output_size is not None:
@@ -133,7 +140,7 @@ def _build(
         return layer(
             **{name: tuple(value) if isinstance(value, list) else value for name, value in arguments.items()}
         )
-    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+    except (TypeError, ValueError, RuntimeError, AssertionError, ArithmeticError) as error:
         raise ConfigError(f"{where}={layer.__name__}: {error}", f"given: {arguments}") from error
 
 
@@ -142,7 +149,7 @@ def _run(where: str, layer: nn.Module, sample: Tensor) -> Tensor:
     try:
         with torch.no_grad():
             outputs: Any = layer(sample)
-    except (TypeError, ValueError, RuntimeError, IndexError) as error:
+    except (TypeError, ValueError, RuntimeError, IndexError, ArithmeticError) as error:
         reason = str(error).splitlines()[0]
         shape = tuple(sample.shape[1:])
         raise ConfigError(

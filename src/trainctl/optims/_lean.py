@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-_PLAIN = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
+_METHODS = ("add_param_group", "zero_grad", "state_dict", "load_state_dict", "step")
+_FUSED = ("SGD", "Adam", "AdamW")
 
 
 def lean(optimizer: type[Optimizer]) -> type[Optimizer]:
@@ -18,16 +19,22 @@ def lean(optimizer: type[Optimizer]) -> type[Optimizer]:
 
     Those decorators import ``torch._dynamo`` (and sympy) on the first call: 2 to 7 seconds before the first
     step, for nothing when nothing is compiled. The step's arithmetic, hooks, schedulers and ``state_dict``
-    are untouched; the class keeps its name. Where a decorator has changed shape and hides no original, the
-    class is returned as it is.
+    are untouched; the class keeps its name. A method without a decorator stays as it is.
     """
-    originals = {name: inspect.unwrap(getattr(optimizer, name)) for name in (*_PLAIN, "step")}
-    if any(
-        original is getattr(optimizer, name) for name, original in originals.items() if name != "zero_grad"
-    ):
-        return optimizer
-    originals["step"] = torch.no_grad()(originals["step"])
+    members = {name: getattr(optimizer, name) for name in _METHODS}
+    originals = {
+        name: inspect.unwrap(member) for name, member in members.items() if hasattr(member, "__wrapped__")
+    }
+    if "step" in originals:
+        originals["step"] = torch.no_grad()(originals["step"])
     return type(optimizer.__name__, (optimizer,), {**originals, "__module__": optimizer.__module__})
+
+
+def tensors_of(parameters: Iterable[Any]) -> list[Tensor]:
+    """The tensors of a list of parameters or of parameter groups."""
+    return [
+        tensor for item in parameters for tensor in (item["params"] if isinstance(item, Mapping) else [item])
+    ]
 
 
 def has_fused(parameters: Iterable[Tensor]) -> bool:
@@ -38,9 +45,10 @@ def has_fused(parameters: Iterable[Tensor]) -> bool:
     )
 
 
-def make(optimizer: type[Optimizer], parameters: Iterable[Tensor], **arguments: Any) -> Optimizer:
-    """Construct ``optimizer``, lean, and fused unless ``fused`` says otherwise."""
+def make(optimizer: type[Optimizer], parameters: Iterable[Any], **arguments: Any) -> Optimizer:
+    """Construct ``optimizer``, lean; fused, where it and the device know how, unless ``fused`` is false."""
     parameters = list(parameters)
-    fused = arguments.pop("fused", None)
-    use_fused = has_fused(parameters) if fused is None else fused
-    return lean(optimizer)(parameters, **arguments, fused=use_fused)  # type: ignore[call-arg]
+    if optimizer.__name__ in _FUSED:
+        fused = arguments.pop("fused", None)
+        arguments["fused"] = has_fused(tensors_of(parameters)) if fused is None else fused
+    return lean(optimizer)(parameters, **arguments)

@@ -9,6 +9,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from trainctl.ranges import NonNegativeInt, Probability
 from trainctl.registry import SCHEDULERS
+from trainctl.schedulers._shapes import warm_then
 
 
 @SCHEDULERS.register("cosine")
@@ -25,11 +26,6 @@ def cosine(
             run that is shorter ends while it climbs.
         final: the last step's learning rate as a share of lr.
     """
-
-    def factor(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / warmup
-        progress = (step - warmup) / max(1, total_steps - 1 - warmup)
-        return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-
-    return LambdaLR(optimizer, factor)
+    return warm_then(
+        optimizer, total_steps, warmup, final, lambda progress: 0.5 * (1 + math.cos(math.pi * progress))
+    )

@@ -13,17 +13,11 @@ from omegaconf import DictConfig
 from trainctl import rundir
 from trainctl.compose import Composed, Composer, stored_files
 from trainctl.errors import ConfigError, Problem, TrainctlError
+from trainctl.interrupts import Stopped
 from trainctl.ui.errors import show_error
 from trainctl.words import shown
 
 log = logging.getLogger("trainctl")
-
-
-class SweepStopped(BaseException):
-    """A job was interrupted or terminated: the sweep ends. No Exception, because Hydra keeps those."""
-
-    def __init__(self, error: TrainctlError) -> None:
-        self.error = error
 
 
 def check_jobs(composer: Composer, words: Sequence[str]) -> dict[tuple[str, ...], Composed]:
@@ -70,7 +64,7 @@ class Job:
     def label(self, words: Sequence[str]) -> str:
         """What makes this job different from the others."""
         common = set.intersection(*map(set, self._jobs)) if len(self._jobs) > 1 else set()
-        return " ".join(shown(word) for word in words if word not in common)
+        return " ".join(shown(word) for word in words if word not in common) or "the default config"
 
     def __call__(self, config: DictConfig) -> None:
         from trainctl.commands.train import Request
@@ -88,7 +82,7 @@ class Job:
             values = self._train(request)
         except TrainctlError as error:
             if error.status in ("interrupted", "terminated"):
-                raise SweepStopped(error) from error
+                raise Stopped(error) from error
             show_error(error)
             values = {"status": "failed", "exit_code": error.exit_code, "reason": str(error)}
         except Exception as error:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, TextIO
+from typing import Any, Protocol, TextIO, TypeVar
+
+V = TypeVar("V")
+_PER_CLASS = 12
 
 
 @dataclass
@@ -64,6 +67,34 @@ class Display(Protocol):
     def close(self) -> None: ...
 
 
+class Unbreakable:
+    """A stream to write to that never fails: when its reader has gone, nothing is shown any more.
+
+    The run goes on, and ``train.log`` has every line.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self.broken = False
+
+    def write(self, text: str) -> int:
+        self._try(lambda: self._stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._try(self._stream.flush)
+
+    def _try(self, action: Callable[[], object]) -> None:
+        if not self.broken:
+            try:
+                action()
+            except (OSError, ValueError):
+                self.broken = True
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 class Silent:
     """Shows nothing."""
 
@@ -103,6 +134,17 @@ def number(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.4f}" if 1e-3 <= abs(value) < 1e5 or value == 0 else f"{value:.3e}"
     return str(value)
+
+
+def visible(values: Mapping[str, V]) -> dict[str, V]:
+    """The values that have room on the screen: with more than 12 a class, those (``val/metric/class``) go."""
+    single = {name: value for name, value in values.items() if name.count("/") < 2}
+    return dict(values) if len(values) - len(single) <= _PER_CLASS else single
+
+
+def short_name(name: str) -> str:
+    """A value's name without its split: ``val/loss`` is ``loss``."""
+    return name.partition("/")[2] or name
 
 
 def short_path(path: Path) -> str:

@@ -6,7 +6,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
-from trainctl.ui.display import number
+from trainctl.ui.display import number, visible
+
+_REASON = 70
 
 
 def job_table(rows: Sequence[tuple[str, Mapping[str, Any], str]], stream: TextIO | None = None) -> None:
@@ -25,8 +27,9 @@ def job_table(rows: Sequence[tuple[str, Mapping[str, Any], str]], stream: TextIO
 
 def _outcome(values: Mapping[str, Any]) -> str:
     if values["status"] != "done":
-        return str(values.get("reason") or "")
+        reason = str(values.get("reason") or "")
+        return reason if len(reason) <= _REASON else reason[: _REASON - 1] + "…"
     best = values.get("best") or values.get("last") or {}
     return "  ".join(
-        f"{name} {number(value)}" for name, value in best.items() if name not in ("step", "epoch")
+        f"{name} {number(value)}" for name, value in visible(best).items() if name not in ("step", "epoch")
     )

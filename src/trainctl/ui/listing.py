@@ -23,7 +23,7 @@ class Listing:
         width = max(map(len, members), default=0)
         for option, summary in members.items():
             line = f"  {option:<{width}}  {summary}".rstrip()
-            print(line if self._width is None else line[: self._width], file=self._stream)
+            print(_fitted(line, self._width), file=self._stream)
 
     def component(self, title: str, doc: str, rows: Sequence[tuple[str, str, str]]) -> None:
         """A component's docstring, then its arguments with default and type."""
@@ -40,3 +40,10 @@ class Listing:
         """An option that is no component: its file."""
         print(title, file=self._stream)
         print(textwrap.indent(body, "  "), file=self._stream)
+
+
+def _fitted(line: str, width: int | None) -> str:
+    """A line cut between words where the terminal ends."""
+    if width is None or len(line) <= width:
+        return line
+    return line[: width - 1].rpartition(" ")[0].rstrip(" ,;:") + " …"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TextIO
+from typing import IO, TextIO, cast
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -11,7 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from trainctl.ui.display import Progress, Source, duration, number
+from trainctl.ui.display import Progress, Source, Unbreakable, duration, number, short_name
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _REDRAWS_A_SECOND = 8
@@ -31,7 +31,7 @@ class Rich:
     """Draws on a terminal. The live line is redrawn by rich's own thread, at most 8 times a second."""
 
     def __init__(self, stream: TextIO, every: int | None = None, console: Console | None = None) -> None:
-        self.console = console or Console(file=stream, highlight=False)
+        self.console = console or Console(file=cast(IO[str], Unbreakable(stream)), highlight=False)
         self.every = every
         self._live: Live | None = None
         self._source: Source | None = None
@@ -64,18 +64,36 @@ class Rich:
         if self._source is None:
             return Text("")
         progress = self._source.progress()
-        line = Text()
-        line.append(f"epoch {progress.epoch}/{progress.epochs}", style="bold")
-        line.append(f"  step {progress.step}/{progress.total_steps}")
-        line.append(f"  loss {progress.loss:.4f}", style="bold green")
-        line.append(f"  smoothed {progress.smoothed:.4f}")
-        line.append(f"  lr {progress.lr:.1e}", style="dim")
-        line.append(f"  {progress.speed:,.0f} samples/s", style="dim")
-        if progress.remaining is not None:
-            line.append(f"  {duration(progress.remaining)} left", style="dim")
+        if progress.step == 0:
+            return Text("starting …", style="dim")
+        # In the order in which they give way when the terminal is narrow, the last first.
+        parts = [
+            (f"epoch {progress.epoch}/{progress.epochs}", "bold"),
+            (f"step {progress.step}/{progress.total_steps}", ""),
+            (f"loss {progress.loss:.4f}", "bold green"),
+            (f"{duration(progress.remaining)} left" if progress.remaining is not None else "", "dim"),
+            (f"smoothed {progress.smoothed:.4f}", ""),
+            (f"lr {progress.lr:.1e}", "dim"),
+            (f"{progress.speed:,.0f} samples/s", "dim"),
+        ]
+        line = Text(no_wrap=True, overflow="ellipsis")
+        for text, style in parts:
+            if text and len(line) + 2 + len(text) <= self.console.width:
+                line.append("  " if line else "").append(text, style=style)
         picture = Table.grid(padding=(0, 1))
-        bar = ProgressBar(total=max(1, progress.total_steps), completed=progress.step, width=40)
-        picture.add_row(bar, Text(sparkline(progress.history), style="green"))
+        bar = ProgressBar(
+            total=max(1, progress.total_steps),
+            completed=progress.step,
+            width=min(40, self.console.width // 2),
+        )
+        picture.add_row(
+            bar,
+            Text(
+                sparkline(progress.history, min(24, max(1, self.console.width // 2 - 2))),
+                style="green",
+                no_wrap=True,
+            ),
+        )
         return Group(line, picture)
 
     def step(self, progress: Progress) -> None:
@@ -94,25 +112,20 @@ class Rich:
         }
         if self._columns != list(cells):
             self._columns = list(cells)
-            self.console.print(Text("  ".join(f"{name:>{_width(name)}}" for name in cells), style="dim"))
+            headings = (f"{_heading(name):>{_width(name)}}" for name in cells)
+            self.console.print(Text("  ".join(headings), style="dim"))
         row = Text("  ".join(f"{cell:>{_width(name)}}" for name, cell in cells.items()))
         row.append("  best" if best else "", style="bold green")
         self.console.print(row)
 
     def closing(self, rows: Mapping[str, Mapping[str, object]], places: Sequence[tuple[str, str]]) -> None:
         self._stop()
-        names = list(dict.fromkeys(name.rpartition("/")[2] for values in rows.values() for name in values))
-        table = Table(box=None, padding=(0, 2), header_style="dim")
-        table.add_column("")
-        for name in names:
-            table.add_column(name, justify="right")
-        for label, values in rows.items():
-            short = {name.rpartition("/")[2]: value for name, value in values.items()}
-            table.add_row(
-                Text(label, style="bold"), *(number(short[name]) if name in short else "" for name in names)
-            )
+        short = {
+            label: {short_name(name): number(value) for name, value in values.items()}
+            for label, values in rows.items()
+        }
         self.console.print()
-        self.console.print(table)
+        self.console.print(_closing_table(short, self.console.width))
         grid = Table.grid(padding=(0, 2))
         for label, text in places:
             grid.add_row(Text(label, style="dim"), Text(text))
@@ -128,5 +141,28 @@ class Rich:
         self._stop()
 
 
+def _closing_table(rows: Mapping[str, Mapping[str, str]], width: int) -> Table:
+    """A row for best, last and test, a column a value; turned round where that is wider than the terminal."""
+    names = list(dict.fromkeys(name for values in rows.values() for name in values))
+    table = Table(box=None, padding=(0, 2), header_style="dim")
+    table.add_column("")
+    if sum(max(6, len(name)) + 4 for name in names) + 8 <= width:
+        for name in names:
+            table.add_column(Text(name), justify="right")
+        for label, values in rows.items():
+            table.add_row(Text(label, style="bold"), *(values.get(name, "") for name in names))
+        return table
+    for label in rows:
+        table.add_column(label, justify="right")
+    for name in names:
+        table.add_row(Text(name, style="dim"), *(values.get(name, "") for values in rows.values()))
+    return table
+
+
+def _heading(name: str) -> str:
+    """A column's name; of a value a class (``val/metric/class``) the class."""
+    return name.split("/", 2)[2] if name.count("/") > 1 else name
+
+
 def _width(name: str) -> int:
-    return max(9, len(name))
+    return max(9, len(_heading(name)))

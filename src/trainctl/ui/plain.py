@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TextIO
 
-from trainctl.ui.display import Progress, Source, duration, number
+from trainctl.ui.display import Progress, Source, Unbreakable, duration, number
 
 _EVERY = 100
 
@@ -14,19 +14,12 @@ class Plain:
     """One line an event, none repeated; a line every ``every`` steps (100 when not said)."""
 
     def __init__(self, stream: TextIO, every: int | None = None) -> None:
-        self._stream = stream
-        self._broken = False
+        self._stream = Unbreakable(stream)
         self.every: int | None = every or _EVERY
 
     def _print(self, line: str) -> None:
-        if self._broken:
-            return
-        try:
-            self._stream.write(line + "\n")
-            self._stream.flush()
-        except (OSError, ValueError):
-            # Whoever read the pipe has gone; the run goes on, and train.log has every line.
-            self._broken = True
+        self._stream.write(line + "\n")
+        self._stream.flush()
 
     def header(self, title: str, rows: Sequence[tuple[str, str]]) -> None:
         self._print(title)

@@ -1,0 +1,70 @@
+"""Image files to tensors of one shape."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from trainctl.errors import ConfigError
+
+SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp"))
+# Only these decoders: what a suffix hides could be a format that starts another program.
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP")
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """Reads an image file: turned upright, over white where it is transparent, in colour or grey, resized.
+
+    Args:
+        size: height and width.
+        channels: 3 for colour, 1 for grey.
+        resize: ``crop`` keeps the proportions and cuts the middle out, ``stretch`` does not.
+
+    Calling it with a path gives (channels, *size) uint8; raises ConfigError naming a file that is broken.
+    """
+
+    size: tuple[int, int]
+    channels: Literal[1, 3]
+    resize: Literal["crop", "stretch"]
+
+    def __call__(self, path: str) -> Tensor:
+        try:
+            with Image.open(path, formats=_FORMATS) as image:
+                return self._decode(image)
+        except Exception as error:  # decoders raise many kinds for a file that is not what it should be
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            raise ConfigError(
+                f"dataset=image_folder: {path} is broken: {reason}",
+                "repair or remove it; dataset.bad_files=skip leaves broken files out",
+            ) from error
+
+    def _decode(self, image: Any) -> Tensor:
+        height, width = self.size
+        # A large JPEG is decoded at a half, quarter or eighth, down to twice what is needed: several times
+        # faster. Both sides get the larger one, because the image may still be turned.
+        image.draft(None, (2 * max(self.size), 2 * max(self.size)))
+        image = self._coloured(ImageOps.exif_transpose(image))
+        if self.resize == "crop":
+            image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
+        else:
+            image = image.resize((width, height), Image.Resampling.BILINEAR)
+        pixels = torch.from_numpy(numpy.array(image)).view(height, width, self.channels)
+        return pixels.permute(2, 0, 1).contiguous()
+
+    def _coloured(self, image: Any) -> Any:
+        mode = "RGB" if self.channels == 3 else "L"
+        if image.mode.startswith("I"):
+            # 16 bits a pixel, which Pillow would cut off at 255.
+            values = numpy.asarray(image).astype(numpy.float64) / 257
+            image = Image.fromarray(values.round().clip(0, 255).astype(numpy.uint8))
+        elif "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
+            image = image.convert("RGBA")
+            white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+            image = Image.alpha_composite(white, image)
+        return image.convert(mode)

@@ -1,0 +1,88 @@
+"""From a table's raw matrix to a model's input."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class TableTransform(nn.Module):
+    """Standardize numbers, put the mean where one is missing, spread categories over one column each.
+
+    All statistics come from the rows given here, which are the training split: a category that does not
+    occur in them is all zeros later, like a missing one. A column that is constant in them becomes its
+    distance from that constant.
+
+    Args:
+        inputs: (N, columns) float32: numbers, category codes from 0, NaN where a cell is missing.
+        categories: for each column how many categories it has, 0 for numbers.
+
+    Shape: (N, columns) → (N, number columns + categories of all others) float32, numbers first.
+    """
+
+    def __init__(self, inputs: Tensor, categories: Sequence[int]) -> None:
+        super().__init__()
+        numbers = [column for column, count in enumerate(categories) if not count]
+        slots = [(column, code) for column, count in enumerate(categories) for code in range(count)]
+        columns, codes = [column for column, _ in slots], [float(code) for _, code in slots]
+        self._hold("numbers", torch.tensor(numbers, dtype=torch.int64))
+        self._hold("columns", torch.tensor(columns, dtype=torch.int64))
+        self._hold("codes", torch.tensor(codes, dtype=torch.float32))
+        mean, std = column_statistics(inputs[:, self.numbers])
+        self._hold("mean", mean)
+        self._hold("std", std)
+        seen = [bool((inputs[:, column] == code).any()) for column, code in slots]
+        # No column is equal to NaN, so that a category that was not seen stays zero.
+        self.codes[~torch.tensor(seen, dtype=torch.bool)] = torch.nan
+
+    numbers: Tensor
+    columns: Tensor
+    codes: Tensor
+    mean: Tensor
+    std: Tensor
+
+    def _hold(self, name: str, values: Tensor) -> None:
+        self.register_buffer(name, values)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        values = ((inputs[:, self.numbers] - self.mean) / self.std).nan_to_num_(nan=0.0)
+        if not len(self.columns):
+            return values
+        return torch.cat([values, (inputs[:, self.columns] == self.codes).to(values.dtype)], dim=1)
+
+
+class Affine(nn.Module):
+    """``(inputs - mean) / std`` in float32; ``mean`` and ``std`` broadcast against the inputs."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Tensor, std: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return (inputs.to(torch.float32) - self.mean) / self.std
+
+
+def column_statistics(inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each column, without its NaNs, and 1 where the latter would be 0.
+
+    Shape: (N, C) → (C,) and (C,) float32.
+    """
+    values = inputs.to(torch.float64)
+    there = ~values.isnan()
+    count = there.sum(0).clamp(min=1)
+    mean = values.nan_to_num(nan=0.0).sum(0) / count
+    deviation = torch.where(there, values - mean, 0.0)
+    std = (deviation.square().sum(0) / count).sqrt()
+    # Rounding leaves a constant column with a deviation of 1e-17, and dividing by that makes noise of it.
+    first = torch.where(there, values, torch.inf).amin(0) if len(values) else mean
+    last = torch.where(there, values, -torch.inf).amax(0) if len(values) else mean
+    return mean.float(), torch.where(first < last, std, 1.0).float()
+
+
+__all__ = ["Affine", "TableTransform", "column_statistics"]

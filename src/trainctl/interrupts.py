@@ -1,0 +1,51 @@
+"""Signals outside the training loop."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from trainctl.errors import TerminatedRunError, TrainctlError
+
+TERMINATING = (signal.SIGTERM, signal.SIGHUP)
+"""What a scheduler, a shutdown or a closed terminal sends."""
+
+
+class Stopped(BaseException):
+    """A run was told to stop. A BaseException, because library code swallows Exceptions on their way out."""
+
+    def __init__(self, error: TrainctlError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Inside, a terminating signal raises Stopped (exit 143). Does nothing outside the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def receive(number: int, frame: FrameType | None) -> None:
+        raise Stopped(TerminatedRunError("terminated before the first step"))
+
+    before = {number: signal.signal(number, receive) for number in TERMINATING}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def held_back() -> Iterator[None]:
+    """Signals wait inside and arrive at the end: for imports, which half done leave broken modules behind."""
+    waiting = {signal.SIGINT, *TERMINATING}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, waiting)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

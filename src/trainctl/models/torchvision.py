@@ -1,0 +1,133 @@
+"""The classification models of torchvision."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from trainctl.errors import ConfigError, nearest
+from trainctl.registry import MODELS
+
+
+@MODELS.register("torchvision")
+def torchvision(
+    input_shape: tuple[int, ...],
+    output_size: int,
+    arch: str = "resnet18",
+    weights: str | None = None,
+    download: bool = False,
+) -> nn.Module:
+    """A classification model of torchvision by its name, with as many inputs and outputs as the data has.
+
+    The first convolution takes the data's channels (pretrained kernels are averaged and repeated), the last
+    layer gives the data's classes and is always new. See torchvision.models.
+
+    Args:
+        arch: the model's name in torchvision, such as resnet18, mobilenet_v3_small or vit_b_16.
+        weights: pretrained weights by name, such as DEFAULT or IMAGENET1K_V1; null starts from scratch.
+        download: fetch the weights when they are not in torch's hub directory.
+
+    Shape: (N, channels, height, width) → (N, output_size).
+    """
+    from torchvision import models
+
+    if len(input_shape) != 3:
+        raise ConfigError(
+            f"model=torchvision: takes images (channels, height, width), not shape {tuple(input_shape)}",
+            "use model=mlp",
+        )
+    names = models.list_models(module=models)
+    if arch not in names:
+        close = nearest(arch, names)
+        remedy = f"did you mean model.arch={close}? " if close else ""
+        raise ConfigError(
+            f"model.arch={arch}: torchvision has no such model", f"{remedy}there are {len(names)}"
+        )
+    builder = models.get_model_builder(arch)
+    arguments: dict[str, Any] = {}
+    if "aux_logits" in inspect.signature(_config_of(builder)).parameters:
+        # A second output while training does not fit a loop that takes one.
+        # init_weights=True is scipy's truncated normal for every layer, a minute for nothing.
+        arguments |= {"aux_logits": False, "init_weights": False}
+    if weights is None:
+        model = models.get_model(arch, weights=None, num_classes=output_size, **arguments)
+    else:
+        model = models.get_model(arch, weights=None, **arguments)
+        model.load_state_dict(_pretrained(models, arch, weights, download), strict=False)
+        _replace_last(model, output_size)
+    _adapt_channels(model, input_shape[0])
+    return model  # type: ignore[no-any-return]
+
+
+def _config_of(builder: Any) -> Any:
+    module = inspect.getmodule(builder)
+    return getattr(
+        module, {"googlenet": "GoogLeNet", "inception_v3": "Inception3"}.get(builder.__name__, ""), object
+    )
+
+
+def _pretrained(models: Any, arch: str, weights: str, download: bool) -> Any:
+    available = models.get_model_weights(arch)
+    names = [*available.__members__]
+    if weights not in names:
+        raise ConfigError(
+            f"model.weights={weights}: {arch} has no such weights", f"there are: {', '.join(names)}"
+        )
+    chosen = available[weights]
+    stored = Path(torch.hub.get_dir()) / "checkpoints" / Path(chosen.url).name
+    if not stored.is_file() and not download:
+        raise ConfigError(
+            f"model.weights={weights}: {stored} is not there",
+            "fetch it with model.download=true, or put the file there",
+        )
+    try:
+        return chosen.get_state_dict(progress=False, check_hash=True, weights_only=True)
+    except (OSError, RuntimeError) as error:
+        raise ConfigError(f"model.weights={weights}: {str(error).splitlines()[0]}") from error
+
+
+def _modules(model: nn.Module, kinds: tuple[type[nn.Module], ...]) -> list[tuple[str, nn.Module]]:
+    return [(name, module) for name, module in model.named_modules() if isinstance(module, kinds)]
+
+
+def _replace_last(model: nn.Module, output_size: int) -> None:
+    name, last = _modules(model, (nn.Linear, nn.Conv2d))[-1]
+    new: nn.Module
+    if isinstance(last, nn.Linear):
+        new = nn.Linear(last.in_features, output_size)
+    else:
+        assert isinstance(last, nn.Conv2d)
+        new = nn.Conv2d(last.in_channels, output_size, kernel_size=1)
+    _set(model, name, new)
+
+
+def _adapt_channels(model: nn.Module, channels: int) -> None:
+    name, first = _modules(model, (nn.Conv2d,))[0]
+    assert isinstance(first, nn.Conv2d)
+    if first.in_channels == channels:
+        return
+    new = nn.Conv2d(
+        channels,
+        first.out_channels,
+        kernel_size=first.kernel_size,  # type: ignore[arg-type]
+        stride=first.stride,  # type: ignore[arg-type]
+        padding=first.padding,  # type: ignore[arg-type]
+        dilation=first.dilation,  # type: ignore[arg-type]
+        bias=first.bias is not None,
+    )
+    with torch.no_grad():
+        new.weight.copy_(
+            first.weight.mean(1, keepdim=True).expand_as(new.weight) * first.in_channels / channels
+        )
+        if first.bias is not None and new.bias is not None:
+            new.bias.copy_(first.bias)
+    _set(model, name, new)
+
+
+def _set(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(parent), leaf, module)

@@ -1,0 +1,1 @@
+"""Training steps that cannot be the plain one, each whole."""
