@@ -179,3 +179,37 @@ def test_under_torchrun_it_stops_with_a_message(trainctl, monkeypatch: pytest.Mo
     outcome = trainctl("epochs=1")
     assert outcome.code == 2
     assert "one device a run" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--config-path", "/tmp"], "--config-path"),
+        (["--resolve"], "--resolve: goes with --cfg"),
+        (["--config-dir", ""], "there is no such folder"),
+        (["-m", "hydra.run.dir=x"], "a sweep goes to hydra.sweep.dir"),
+        (["hydra.sweep.dir=x"], "a single run goes to hydra.run.dir"),
+        (["-sc", "install=bsh"], "--help shows the options"),
+        (["--cfg", "job", "--resolve", "lr=${nope}"], "optim.lr"),
+        (["seed=18446744073709551616"], "seed=18446744073709551616: must be a whole number of at least 0"),
+        (["threads=5000000000"], "threads=5000000000: must be auto or a whole number"),
+        (["epochs=1e3"], "train.epochs=1000.0: must be a whole number"),
+        (["model.hidden=[64"], "cannot be parsed"),
+        (["=3"], "=3"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_nothing_is_passed_over_in_silence(trainctl, words: list[str], message: str) -> None:
+    outcome = trainctl(*words)
+    assert outcome.code == 2
+    assert message in outcome.err
+    assert "internal error" not in outcome.err
+
+
+def test_a_terminal_that_knows_only_ascii_gets_its_help(tmp_path: Path) -> None:
+    assert run("--help", cwd=tmp_path, PYTHONIOENCODING="ascii").returncode == 0
+    assert run("ls", cwd=tmp_path, PYTHONIOENCODING="ascii").returncode == 0
+
+
+def test_a_verbs_help_is_the_help(trainctl) -> None:
+    assert trainctl("ls", "--help").out == trainctl("--help").out

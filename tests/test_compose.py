@@ -174,3 +174,92 @@ def test_hydras_own_classes_are_left_alone() -> None:
 def test_a_reference_to_nothing_is_an_error() -> None:
     with pytest.raises(ConfigError, match="nothing"):
         compose("name=${nothing}")
+
+
+@pytest.mark.parametrize(
+    ("words", "hidden"),
+    [
+        (["model.hidden.0=3"], [3, 64]),
+        (["model=mlp", "model.hidden.0=3"], [3, 64]),
+        (["model=mlp", "model.hidden.1=9"], [128, 9]),
+    ],
+    ids=str,
+)
+def test_an_entry_of_a_list_can_be_set_also_where_the_component_is_chosen(
+    words: list[str], hidden: list[int]
+) -> None:
+    assert compose(*words).config.model.arguments["hidden"] == hidden
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("name: mlp\nhidden: [1, 2\n", "line 3, column 1: not valid YAML"),
+        ("name: mlp\n\thidden: [1]\n", "line 2, column 1: not valid YAML"),
+        ("name: mlp\nname: linear\n", "duplicate key"),
+        ("name: !!python/object/apply:os.system [ls]\n", "not valid YAML"),
+        ("- mlp\n", "model/broken"),
+        ("defaults: [broken]\n", "broken"),
+        ("defaults: [nofile]\n", "model=broken asks for model=nofile: there is no such option"),
+    ],
+    ids=["bracket", "tab", "twice", "tag", "list", "circle", "reference"],
+)
+def test_a_broken_option_file_is_named(tmp_path: Path, content: str, message: str) -> None:
+    folder = tmp_path / "conf" / "model"
+    folder.mkdir(parents=True)
+    (folder / "broken.yaml").write_text(content)
+    with pytest.raises(ConfigError) as error:
+        compose("model=broken")
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_an_option_file_that_is_not_text(tmp_path: Path, trainctl) -> None:
+    folder = tmp_path / "conf" / "model"
+    folder.mkdir(parents=True)
+    (folder / "latin.yaml").write_bytes(b"# caf\xe9\nname: mlp\n")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        compose("model=latin")
+    assert "latin" in trainctl("ls", "model").out
+
+
+def test_a_short_key_in_a_file_is_told_its_full_name(tmp_path: Path) -> None:
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf" / "local.yaml").write_text("lr: 0.1\n")
+    with pytest.raises(ConfigError, match="short for optim.lr on the command line only"):
+        compose()
+
+
+def test_an_experiment_that_asks_for_an_unknown_option_says_which(tmp_path: Path) -> None:
+    folder = tmp_path / "conf" / "experiment"
+    folder.mkdir(parents=True)
+    (folder / "typo.yaml").write_text("# @package _global_\ndefaults:\n  - override /model: mpl\n")
+    with pytest.raises(ConfigError, match="experiment=typo asks for model=mpl") as error:
+        compose("experiment=typo")
+    assert "did you mean model=mlp?" in error.value.problems[0].remedy
+
+
+@pytest.mark.parametrize("word", ["model=[mlp,linear]", "model=[mlp]", "optim={name:adam}"])
+def test_one_option_is_chosen(word: str) -> None:
+    with pytest.raises(ConfigError, match="one option is chosen"):
+        compose(word)
+
+
+def test_a_short_key_can_be_taken_out() -> None:
+    assert "lr" not in compose("~lr").config.optim.arguments
+
+
+def test_one_plugin_needs_no_brackets(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("x = 1\n")
+    assert compose("plugins=./mine.py").config.plugins == ("./mine.py",)
+
+
+@pytest.mark.parametrize("name", ["é", "日本", "a=b", "two words"])
+def test_a_name_is_text(name: str) -> None:
+    assert compose(f"name={name}").config.name == name
+
+
+@pytest.mark.parametrize("name", ["last", "../x", "a/b"])
+def test_a_name_that_means_something_else_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="cannot name a run"):
+        compose(f"name={name}")

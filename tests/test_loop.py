@@ -47,6 +47,7 @@ def make_run(
     dropout: float = 0.0,
 ) -> Run:
     """A small run: 50 samples in batches of 8 are 7 steps an epoch, the last one of 2."""
+    torch.set_num_threads(1)  # more would wait for each other at this size
     model = network(dropout=dropout)
     return Run(
         model=model,

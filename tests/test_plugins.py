@@ -160,3 +160,157 @@ def test_a_plugin_that_has_changed_is_not_imported_unless_trusted(trainctl, my_m
     assert not Path("executed").exists()
     assert package.load("run", trust_plugins=True) is not None
     assert Path("executed").exists()
+
+
+HEAD = "import torch\nfrom torch import nn\nfrom trainctl.data import Data, Split, Standardize\nfrom trainctl.registry import *\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "words", "message"),
+    [
+        (
+            "@MODELS.register('bad')\nclass Bad(nn.Module):\n    def __init__(self):\n        raise RuntimeError('n is bad')\n",
+            ["model.name=bad"],
+            "model=bad cannot be built: RuntimeError: n is bad",
+        ),
+        (
+            "@DATASETS.register('bad')\ndef bad():\n    raise FileNotFoundError('no file foo.csv')\n",
+            ["dataset.name=bad"],
+            "dataset=bad cannot be built: FileNotFoundError: no file foo.csv",
+        ),
+        (
+            "@OPTIMS.register('bad')\ndef bad(parameters):\n    return None\n",
+            ["optim.name=bad"],
+            "optim=bad built a NoneType",
+        ),
+        (
+            "@OPTIMS.register('bad')\ndef bad(parameters):\n    return torch.optim.LBFGS(parameters)\n",
+            ["optim.name=bad"],
+            "optim=bad: its step needs closure",
+        ),
+        (
+            "@SCHEDULERS.register('bad')\ndef bad(optimizer):\n    return 3\n",
+            ["scheduler.name=bad"],
+            "scheduler=bad built a int",
+        ),
+        (
+            "@LOSSES.register('bad')\nclass Bad(nn.Module):\n    steps = 0\n    def forward(self, outputs, targets):\n"
+            "        self.steps += 1\n        if self.steps > 2:\n            raise ValueError('loss blew')\n"
+            "        return outputs.sum()\n",
+            ["loss.name=bad"],
+            "ValueError: loss blew",
+        ),
+        (
+            "@DATASETS.register('bad')\ndef bad():\n    split = Split(torch.zeros(99, 4), torch.arange(99) % 2)\n"
+            "    return Data('bad', 'classification', split, None, (5,), 2, Standardize())\n",
+            ["dataset.name=bad"],
+            "says input_shape (5,), but gives (4,)",
+        ),
+        (
+            "@DATASETS.register('bad')\ndef bad():\n    split = Split(torch.zeros(99, 4), torch.arange(99) % 2)\n"
+            "    return Data('bad', 'clasification', split, None, (4,), 2, Standardize())\n",
+            ["dataset.name=bad"],
+            "neither classification nor regression",
+        ),
+    ],
+    ids=["model", "dataset", "no optimizer", "closure", "scheduler", "loss", "shape", "task"],
+)
+def test_a_fault_in_it_is_its_own_not_an_internal_error(
+    trainctl, tmp_path: Path, code: str, words: list[str], message: str
+) -> None:
+    (tmp_path / "bad.py").write_text(HEAD + code)
+    outcome = trainctl("plugins=[./bad.py]", "threads=1", *words)
+    assert outcome.code == 2
+    assert message in outcome.err
+    assert "internal error" not in outcome.err
+
+
+def test_a_plugin_that_exits_is_an_error(trainctl, tmp_path: Path) -> None:
+    (tmp_path / "bad.py").write_text("import sys\nsys.exit(3)\n")
+    outcome = trainctl("plugins=[./bad.py]")
+    assert outcome.code == 2
+    assert "cannot be imported: SystemExit" in outcome.err
+
+
+FIVE = """
+import torch
+from torch import nn
+from trainctl.data import Data, Split, Standardize
+from trainctl.registry import DATASETS, LOSSES, METRICS, MODELS, OPTIMS
+
+
+@MODELS.register("my_model")
+class MyModel(nn.Linear):
+    def __init__(self, input_shape, output_size):
+        super().__init__(input_shape[0], output_size)
+
+
+@DATASETS.register("my_data")
+def my_data(samples: int = 200):
+    points = torch.rand(samples, 2, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    split = Split(points, (points.sum(1) > 0).long())
+    return Data("my_data", "classification", split, split, (2,), 2, Standardize())
+
+
+@LOSSES.register("my_loss")
+class MyLoss(nn.CrossEntropyLoss):
+    target = "class"
+
+    def __init__(self, smoothing: float = 0.0):
+        super().__init__(label_smoothing=smoothing)
+
+
+@OPTIMS.register("my_optimizer")
+def my_optimizer(parameters, lr: float = 0.1):
+    return torch.optim.SGD(parameters, lr=lr)
+
+
+@METRICS.register("my_metric")
+class MyMetric:
+    task = "classification"
+    lower_is_better = True
+
+    def __init__(self):
+        self.wrong, self.count = 0, 0
+
+    def update(self, outputs, targets):
+        self.wrong += int((outputs.argmax(1) != targets).sum())
+        self.count += len(targets)
+
+    def compute(self):
+        return self.wrong / self.count
+"""
+ALL_FIVE = (
+    "model.name=my_model",
+    "dataset.name=my_data",
+    "loss.name=my_loss",
+    "loss.smoothing=0.1",
+    "optim.name=my_optimizer",
+    "train.metrics=[my_metric]",
+    "train.monitor=val/my_metric",
+    "epochs=4",
+    "threads=1",
+    "batch_size=16",
+)
+
+
+def test_all_five_kinds_from_a_file_outside_the_repository(trainctl, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(FIVE)
+    outcome = trainctl("plugins=[./mine.py]", *ALL_FIVE, "hydra.run.dir=run")
+    assert outcome.code == 0, outcome.err
+    values = json.loads((tmp_path / "run/run.json").read_text())
+    assert values["test"]["test/my_metric"] < 0.2
+    assert type(package.load("run")).__name__ == "MyModel"
+    refused = trainctl("plugins=[./mine.py]", *ALL_FIVE, "loss.smothing=0.2")
+    assert "did you mean loss.smoothing?" in refused.err
+
+
+def test_all_five_kinds_from_an_installed_package(tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    (site / "five-1.0.dist-info").mkdir(parents=True)
+    (site / "five-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: five\nVersion: 1.0\n")
+    (site / "five-1.0.dist-info" / "entry_points.txt").write_text("[trainctl.plugins]\nfive = five\n")
+    (site / "five.py").write_text(FIVE)
+    done = run(*ALL_FIVE, cwd=tmp_path, PYTHONPATH=str(site))
+    assert done.returncode == 0, done.stderr
+    assert "test/my_metric" in done.stdout

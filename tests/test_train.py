@@ -388,3 +388,63 @@ def test_the_stored_config_keeps_secrets_as_references(trainctl, tmp_path: Path)
         del os.environ["TRAINCTL_TEST_NAME"]
     assert "hush" not in (tmp_path / "run/config.yaml").read_text()
     assert "${oc.env:TRAINCTL_TEST_NAME}" in (tmp_path / "run/config.yaml").read_text()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("delay", [0.5, 0.8, 1.1])
+def test_a_signal_during_start_up_is_not_lost(
+    number: signal.Signals, code: int, delay: float, tmp_path: Path
+) -> None:
+    """Libraries swallow what is raised while they are imported: the run must not go on all the same."""
+    process = start("threads=1", "epochs=100000", "hydra.run.dir=run", "display.mode=none", cwd=tmp_path)
+    time.sleep(delay)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == code, err
+    assert "Traceback" not in err
+    if (tmp_path / "run" / "run.json").exists():
+        assert record(tmp_path / "run")["status"] in ("interrupted", "terminated")
+
+
+def test_a_hang_up_saves_too(tmp_path: Path) -> None:
+    process = start("threads=1", "epochs=100000", "hydra.run.dir=run", "display.mode=none", cwd=tmp_path)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("run/checkpoints/step-*")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGHUP)
+    process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert record(tmp_path / "run")["status"] == "terminated"
+
+
+def test_a_vanished_run_directory_is_named(tmp_path: Path) -> None:
+    import shutil
+
+    process = start("threads=1", "epochs=100000", "hydra.run.dir=run", "display.mode=none", cwd=tmp_path)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("run/checkpoints/step-*")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    # The run may be writing into it at this very moment.
+    while (tmp_path / "run").exists():
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+    try:
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 5
+    assert "has disappeared" in err
+
+
+def test_a_latest_that_is_a_folder_stops_no_run(trainctl, tmp_path: Path) -> None:
+    (tmp_path / "outputs" / "latest").mkdir(parents=True)
+    (tmp_path / "outputs" / "latest" / "mine").write_text("")
+    outcome = trainctl(*FAST)
+    assert outcome.code == 0
+    assert "outputs/latest was not set" in outcome.out
+    assert not list((tmp_path / "outputs").glob(".latest*"))
+
+
+def test_weights_that_diverge_unguarded_end_as_not_finite(trainctl) -> None:
+    outcome = trainctl("guard=none", "optim=sgd", "lr=1e30", "epochs=1", "threads=1")
+    assert outcome.code == 6
+    assert "not finite at step" in outcome.err

@@ -53,7 +53,9 @@ def save(folder: Path, model: nn.Module, state: Mapping[str, Any]) -> Path:
     try:
         # A killed process may have left one of this name: process numbers come again.
         shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
+        # Not the parents: a run directory that has vanished must not come back half.
+        folder.mkdir(exist_ok=True)
+        temporary.mkdir()
         files = {
             "model.safetensors": save_tensors(_unshared(tensors)),
             "state.json": json.dumps(dict(state), indent=1).encode(),

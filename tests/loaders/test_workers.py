@@ -393,7 +393,7 @@ def in_a_group_of_its_own(folder: Path, *words: str) -> subprocess.Popen[str]:
             *WORDS,
             "dataset.what=slow",
             "loader.workers=2",
-            "epochs=50",
+            "train.max_steps=300",
             "hydra.run.dir=run",
             *words,
         ],
@@ -404,10 +404,13 @@ def in_a_group_of_its_own(folder: Path, *words: str) -> subprocess.Popen[str]:
         start_new_session=True,
     )
     assert process.stdout is not None
+    seen = []
     for line in process.stdout:
-        if line.startswith("step 8"):  # so the workers have been feeding it
+        seen.append(line)
+        if line.lstrip().startswith("step 8/"):  # so the workers have been feeding it
             return process
-    raise AssertionError("the program ended early")
+    process.wait(timeout=10)
+    raise AssertionError(f"the program ended early: {seen}")
 
 
 def wait_until_gone(group: int, seconds: float) -> None:

@@ -154,9 +154,9 @@ def short_path(path: Path) -> str:
 
 def duration(seconds: float) -> str:
     """Seconds as ``0.4 s``, ``12 s``, ``3:05`` or ``1:02:03``."""
-    if seconds < 10:
+    if seconds < 9.95:
         return f"{seconds:.1f} s"
-    if seconds < 60:
+    if seconds < 59.5:
         return f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
