@@ -55,7 +55,7 @@ def same(first: dict[str, Any], second: dict[str, Any]) -> bool:
 def test_what_was_saved_is_what_is_read(tmp_path: Path) -> None:
     net = Net()
     path = checkpoint.save(tmp_path / "checkpoints", net, STATE)
-    assert path == tmp_path / "deep" / "checkpoints" / "step-00000007"
+    assert path == tmp_path / "checkpoints" / "step-00000007"
     assert sorted(each.name for each in path.iterdir()) == sorted(FILES)
     tensors, state = checkpoint.read(path)
     assert state == STATE
