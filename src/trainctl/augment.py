@@ -44,8 +44,11 @@ class RandomHorizontalFlip:
         self.p = p
 
     def __call__(self, inputs: Tensor, numbers: Tensor) -> Tensor:
-        chosen = (numbers[0] < self.p).view(-1, 1, 1, 1)
-        return torch.where(chosen, inputs.flip(self.dimension), inputs)
+        # Whole images are copied, from the batch or its mirror image: on bytes four times as fast as `where`,
+        # which looks at each pixel.
+        number = torch.arange(len(inputs), device=inputs.device)
+        both = torch.cat((inputs, inputs.flip(self.dimension)))
+        return both.index_select(0, torch.where(numbers[0] < self.p, number + len(inputs), number))
 
 
 class RandomVerticalFlip(RandomHorizontalFlip):
@@ -92,12 +95,18 @@ class RandomCrop:
         height, width = height + 2 * more[1], width + 2 * more[0]
         if height < self.height or width < self.width:
             raise ValueError(f"a window of {(self.height, self.width)} is larger than {(height, width)}")
-        padded = nn.functional.pad(inputs, sides, value=self.fill)
+        padded = nn.functional.pad(inputs, sides, value=self.fill).reshape(-1)
         top = (numbers[0] * (height - self.height + 1)).long()
         left = (numbers[1] * (width - self.width + 1)).long()
-        # Every window as a view; the index copies one an image.
-        windows = padded.unfold(2, self.height, 1).unfold(3, self.width, 1)
-        return windows[torch.arange(len(inputs), device=inputs.device), :, top, left]
+        # Copied row by row of a window, each a piece of the flat batch: on bytes five times as fast as an
+        # index of pixels.
+        images, channels, rows = (
+            torch.arange(length, device=inputs.device) for length in (*inputs.shape[:2], self.height)
+        )
+        first = (images * len(channels) * height + top) * width + left
+        starts = first[:, None, None] + (channels[:, None] * height + rows) * width
+        windows = padded.unfold(0, self.width, 1).index_select(0, starts.reshape(-1))
+        return windows.view(*inputs.shape[:2], self.height, self.width)
 
 
 _OWN: dict[str, Callable[..., Any]] = {

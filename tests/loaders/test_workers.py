@@ -1,4 +1,4 @@
-"""Worker-fed batches: the same bytes for any number of workers, and a named end for every way they can fail."""
+"""Worker-fed batches: the same bytes for any number of workers, a named end for every way they can fail."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 import multiprocessing
 import os
 import random
+import shlex
+import shutil
 import signal
 import subprocess
 import time
@@ -267,16 +269,16 @@ def test_what_cannot_be_sent_to_a_worker_is_refused_before_one_starts(make) -> N
 
 
 def test_the_program_is_asked_while_a_batch_is_waited_for(make) -> None:
-    class Stopped(Exception):
+    class StoppedError(Exception):
         pass
 
     def stop() -> None:
-        raise Stopped
+        raise StoppedError
 
     each = make(partial(drawn_at_fourteen, what="hangs"))
     each.feed.while_waiting = stop
     started = time.perf_counter()
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         list(each.batches())
     assert time.perf_counter() - started < 30
 
@@ -407,9 +409,9 @@ def in_a_group_of_its_own(folder: Path, *words: str) -> subprocess.Popen[str]:
     seen = []
     for line in process.stdout:
         seen.append(line)
-        if line.lstrip().startswith("step 8/"):  # so the workers have been feeding it
+        if "step 8/" in line:  # so the workers have been feeding it
             return process
-    process.wait(timeout=10)
+    process.communicate(timeout=10)
     raise AssertionError(f"the program ended early: {seen}")
 
 
@@ -450,6 +452,18 @@ def test_workers_end_with_a_run_that_is_killed(tmp_path: Path) -> None:
     wait_until_gone(process.pid, 2)
     assert process.stdout is not None
     process.stdout.close()
+
+
+def test_a_full_shared_memory_ends_the_run_with_the_remedy(tmp_path: Path) -> None:
+    (tmp_path / "items.py").write_text(PLUGIN.replace("1, 4, 4", "3, 256, 256"))
+    program = shlex.join([str(PROGRAM), *WORDS, "model=linear", "loader.workers=2", "loader.timeout=20.0"])
+    private = ["unshare", "--mount", "sh", "-c"]
+    mount = "mount -t tmpfs -o size=2m tmpfs /dev/shm"
+    if shutil.which("unshare") is None or subprocess.run([*private, mount], capture_output=True).returncode:
+        pytest.skip("a small /dev/shm needs a mount of one's own")
+    done = subprocess.run([*private, f"{mount} && {program}"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 8, done.stderr
+    assert "make /dev/shm larger" in done.stderr
 
 
 @pytest.mark.gpu
