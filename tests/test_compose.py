@@ -226,7 +226,7 @@ def test_an_option_file_that_is_not_text(tmp_path: Path, trainctl) -> None:
 def test_a_short_key_in_a_file_is_told_its_full_name(tmp_path: Path) -> None:
     (tmp_path / "conf").mkdir()
     (tmp_path / "conf" / "local.yaml").write_text("lr: 0.1\n")
-    with pytest.raises(ConfigError, match="short for optim.lr on the command line only"):
+    with pytest.raises(ConfigError, match=r"short for optim\.lr on the command line only"):
         compose()
 
 

@@ -162,64 +162,90 @@ def test_a_plugin_that_has_changed_is_not_imported_unless_trusted(trainctl, my_m
     assert Path("executed").exists()
 
 
-HEAD = "import torch\nfrom torch import nn\nfrom trainctl.data import Data, Split, Standardize\nfrom trainctl.registry import *\n"
+HEAD = """
+import torch
+from torch import nn
+from trainctl.data import Data, Split, Standardize
+from trainctl.registry import DATASETS, LOSSES, MODELS, OPTIMS, SCHEDULERS
+"""
+DATASET = """
+@DATASETS.register('bad')
+def bad():
+    split = Split(torch.zeros(99, 4), torch.arange(99) % 2)
+    return Data('bad', '{task}', split, None, ({size},), 2, Standardize())
+"""
+FAULTS = {
+    "model": (
+        """
+@MODELS.register('bad')
+class Bad(nn.Module):
+    def __init__(self):
+        raise RuntimeError('n is bad')
+""",
+        "model=bad cannot be built: RuntimeError: n is bad",
+    ),
+    "dataset": (
+        """
+@DATASETS.register('bad')
+def bad():
+    raise FileNotFoundError('no file foo.csv')
+""",
+        "dataset=bad cannot be built: FileNotFoundError: no file foo.csv",
+    ),
+    "optim": (
+        """
+@OPTIMS.register('bad')
+def bad(parameters):
+    return None
+""",
+        "optim=bad built a NoneType",
+    ),
+    "optim that needs a closure": (
+        """
+@OPTIMS.register('bad')
+def bad(parameters):
+    return torch.optim.LBFGS(parameters)
+""",
+        "optim=bad: its step needs closure",
+    ),
+    "scheduler": (
+        """
+@SCHEDULERS.register('bad')
+def bad(optimizer):
+    return 3
+""",
+        "scheduler=bad built a int",
+    ),
+    "loss": (
+        """
+@LOSSES.register('bad')
+class Bad(nn.Module):
+    steps = 0
+
+    def forward(self, outputs, targets):
+        self.steps += 1
+        if self.steps > 2:
+            raise ValueError('loss blew')
+        return outputs.sum()
+""",
+        "ValueError: loss blew",
+    ),
+    "dataset of another shape": (
+        DATASET.format(task="classification", size=5),
+        "says input_shape (5,), but gives (4,)",
+    ),
+    "dataset of no task": (
+        DATASET.format(task="clasification", size=4),
+        "neither classification nor regression",
+    ),
+}
 
 
-@pytest.mark.parametrize(
-    ("code", "words", "message"),
-    [
-        (
-            "@MODELS.register('bad')\nclass Bad(nn.Module):\n    def __init__(self):\n        raise RuntimeError('n is bad')\n",
-            ["model.name=bad"],
-            "model=bad cannot be built: RuntimeError: n is bad",
-        ),
-        (
-            "@DATASETS.register('bad')\ndef bad():\n    raise FileNotFoundError('no file foo.csv')\n",
-            ["dataset.name=bad"],
-            "dataset=bad cannot be built: FileNotFoundError: no file foo.csv",
-        ),
-        (
-            "@OPTIMS.register('bad')\ndef bad(parameters):\n    return None\n",
-            ["optim.name=bad"],
-            "optim=bad built a NoneType",
-        ),
-        (
-            "@OPTIMS.register('bad')\ndef bad(parameters):\n    return torch.optim.LBFGS(parameters)\n",
-            ["optim.name=bad"],
-            "optim=bad: its step needs closure",
-        ),
-        (
-            "@SCHEDULERS.register('bad')\ndef bad(optimizer):\n    return 3\n",
-            ["scheduler.name=bad"],
-            "scheduler=bad built a int",
-        ),
-        (
-            "@LOSSES.register('bad')\nclass Bad(nn.Module):\n    steps = 0\n    def forward(self, outputs, targets):\n"
-            "        self.steps += 1\n        if self.steps > 2:\n            raise ValueError('loss blew')\n"
-            "        return outputs.sum()\n",
-            ["loss.name=bad"],
-            "ValueError: loss blew",
-        ),
-        (
-            "@DATASETS.register('bad')\ndef bad():\n    split = Split(torch.zeros(99, 4), torch.arange(99) % 2)\n"
-            "    return Data('bad', 'classification', split, None, (5,), 2, Standardize())\n",
-            ["dataset.name=bad"],
-            "says input_shape (5,), but gives (4,)",
-        ),
-        (
-            "@DATASETS.register('bad')\ndef bad():\n    split = Split(torch.zeros(99, 4), torch.arange(99) % 2)\n"
-            "    return Data('bad', 'clasification', split, None, (4,), 2, Standardize())\n",
-            ["dataset.name=bad"],
-            "neither classification nor regression",
-        ),
-    ],
-    ids=["model", "dataset", "no optimizer", "closure", "scheduler", "loss", "shape", "task"],
-)
-def test_a_fault_in_it_is_its_own_not_an_internal_error(
-    trainctl, tmp_path: Path, code: str, words: list[str], message: str
-) -> None:
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_in_it_is_its_own_not_an_internal_error(trainctl, tmp_path: Path, fault: str) -> None:
+    code, message = FAULTS[fault]
     (tmp_path / "bad.py").write_text(HEAD + code)
-    outcome = trainctl("plugins=[./bad.py]", "threads=1", *words)
+    outcome = trainctl("plugins=[./bad.py]", "threads=1", f"{fault.partition(' ')[0]}.name=bad")
     assert outcome.code == 2
     assert message in outcome.err
     assert "internal error" not in outcome.err

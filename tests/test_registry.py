@@ -24,6 +24,7 @@ MEMBERS = [(group, name) for group, registry in COMPONENTS.items() for name in r
         ("loss", {"cross_entropy", "mse"}),
         ("optim", {"adam", "adamw", "sgd", "sgd_momentum"}),
         ("scheduler", {"cosine", "none"}),
+        ("loader", {"auto", "resident", "workers"}),
         ("dataset", {"digits", "mnist", "synthetic"}),
     ],
 )

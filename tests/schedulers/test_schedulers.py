@@ -1,4 +1,4 @@
-"""Every scheduler: the learning rate of each step, against torch's own stepped where torch's users step it."""
+"""Every scheduler: the learning rate of each step, against torch's own, stepped where its users step it."""
 
 from __future__ import annotations
 
