@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from trainctl import rundir
-from trainctl.config import Config, show
+from trainctl.commands._report import closing, device_name, header
+from trainctl.config import Config
 from trainctl.errors import Problem, StorageError, TrainctlError, WorkerError, storage_error
 from trainctl.interrupts import Stopped, held_back
-from trainctl.ui.display import Display, make_display, short_path, visible
+from trainctl.ui.display import Display, make_display, short_path
 
 log = logging.getLogger("trainctl")
 
@@ -49,7 +50,7 @@ def train(request: Request, display: Display | None = None) -> dict[str, Any]:
     """
     config, directory = request.config, request.directory
     display = display or make_display(config.display.mode, config.display.every)
-    with _log_file(directory, display), _storage_errors(directory):
+    with _log_file(directory), _storage_errors(directory):
         record = rundir.RunRecord(directory, command=request.command, name=config.name, git=_git())
         try:
             for name, content in request.files.items():
@@ -86,14 +87,14 @@ def _train(request: Request, record: rundir.RunRecord, display: Display) -> None
     environment = {
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "device": _device_name(built.device),
+        "device": device_name(built.device),
         "threads": built.threads,
         "plugins": stored,
     }
     record.update(environment=environment, parameters=built.parameters)
     # Only now: until here `last` means the run before, in init_from=last, say.
     not_latest = rundir.point_latest(directory)
-    display.header(*_header(request, built))
+    display.header(*header(request, built))
     for notice in (*request.notices, *built.notices, *([not_latest] if not_latest else [])):
         display.notice(notice)
         log.info(notice)
@@ -157,7 +158,7 @@ def _train(request: Request, record: rundir.RunRecord, display: Display) -> None
     )
     if run.state.stop:
         display.notice(f"stopped early: {run.state.stop}")
-    _closing(display, record, directory, best_step)
+    closing(display, record, directory, best_step)
 
 
 def _test_record(state: Any, test: Mapping[str, float]) -> dict[str, Any] | None:
@@ -180,73 +181,6 @@ def _test(built: Any, directory: Path) -> dict[str, float]:
         parameters, _ = checkpoint.read(best)
         run.model.load_state_dict(parameters)
     return evaluate_split(run, "test", built.test)
-
-
-# -------------------------------------------------------------------- what is said
-
-
-def _header(request: Request, built: Any) -> tuple[str, list[tuple[str, str]]]:
-    config, data, run = request.config, built.data, built.run
-    frozen = built.parameters - built.trainable
-    parameters = f"{built.parameters:,} parameters" + (f", {frozen:,} frozen" if frozen else "")
-    splits = [f"{len(data.train):,} train", f"{len(data.val):,} val" if data.val else "no val"]
-    splits.append(f"{len(data.test):,} test" if data.test else "no test")
-    steps = f"{run.total_steps:,} steps, {len(run.train):,} an epoch, batches of {config.train.batch_size}"
-    if config.train.accumulate > 1:
-        steps += f" × {config.train.accumulate}"
-    scheduler = "" if config.scheduler.name == "none" else f", {config.scheduler.name}"
-    rows = [
-        ("model", f"{config.model.name}: {parameters}"),
-        ("data", f"{data.name}: {', '.join(splits)}{f' ({data.note})' if data.note else ''}"),
-        (
-            "training",
-            f"{config.loss.name}, {config.optim.name}{_learning_rate(run.optimizer)}{scheduler}",
-        ),
-        ("steps", steps),
-        ("device", f"{_device_name(built.device)}, threads {built.threads} ({built.threads_note})"),
-    ]
-    if config.train.precision != "fp32":
-        rows.append(("precision", config.train.precision))
-    if config.dataset.common["augment"]:
-        rows.append(("augment", show(config.dataset.common["augment"])))
-    if built.loading != "resident":
-        rows.append(("loader", built.loading))
-    for label, text in [("run", str(request.directory)), *rows]:
-        log.info("%s: %s", label, text)
-    log.info("batches: %s", built.loading)
-    return f"run {short_path(request.directory)}", rows
-
-
-def _closing(display: Display, record: rundir.RunRecord, directory: Path, best_step: int) -> None:
-    from trainctl.checkpoint import folder_name
-
-    values = record.values
-    rows = {label: values[label] for label in ("best", "last", "test") if values[label]}
-    places = [
-        ("checkpoint", short_path(directory / "checkpoints" / folder_name(best_step))),
-        ("metrics", short_path(directory / "metrics.jsonl")),
-        ("run", short_path(directory)),
-    ]
-    display.closing({label: visible(row) for label, row in rows.items()}, places)
-    for label, row in rows.items():
-        log.info("%s: %s", label, row)
-    display.close()
-
-
-def _learning_rate(optimizer: Any) -> str:
-    lr = optimizer.defaults.get("lr")
-    return f" lr {lr:g}" if isinstance(lr, float | int) else ""
-
-
-def _device_name(device: Any) -> str:
-    if device.type != "cuda":
-        return str(device)
-    import torch
-
-    return f"{device} ({torch.cuda.get_device_name(device)})"
-
-
-# -------------------------------------------------------------------- what is stored
 
 
 def _git() -> dict[str, Any] | None:
@@ -292,8 +226,8 @@ def _storage_errors(directory: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _log_file(directory: Path, display: Display) -> Iterator[None]:
-    """Send trainctl's and Python's warnings to ``train.log``; warnings are shown, too."""
+def _log_file(directory: Path) -> Iterator[None]:
+    """Send what is logged inside to ``train.log``."""
     try:
         handler = logging.FileHandler(directory / "train.log", encoding="utf-8")
     except OSError as error:
