@@ -2,9 +2,9 @@
 
     python benchmarks/startup.py [--rounds 7]
 
-Whole processes in turn, wall time, medians and the ratio pair by pair, with one thread and with all. trainctl
-is charged with more than the first step: composing and checking the config, the run directory, the test split
-and a checkpoint are inside its time.
+New processes in turn, from their start until the line of the first step's loss is read from them; medians
+and the ratio pair by pair, with one thread and with all. trainctl's time holds composing and checking the
+config, making the run directory and holding out validation data.
 """
 
 from __future__ import annotations
@@ -23,20 +23,25 @@ BARE = [sys.executable, str(Path(__file__).with_name("bare.py"))]
 TRAINCTL = [
     str(Path(sys.executable).with_name("trainctl")),
     "train.max_steps=1",
-    "dataset.val=0",
-    "display.mode=none",
+    "display.mode=plain",
+    "display.every=1",
 ]
 
 
 def timed(command: list[str], folder: str, threads: int | None) -> float:
-    """Seconds of wall time of one whole process. Raises when it fails."""
+    """Seconds until the first step's loss is read. Raises when the process fails."""
     environment = dict(os.environ)
     if threads is not None:
         environment["OMP_NUM_THREADS"] = str(threads)
         command = [*command, f"threads={threads}"] if command[0] == TRAINCTL[0] else command
     started = time.perf_counter()
-    subprocess.run(command, cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - started
+    with subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        seen = next((time.perf_counter() for line in process.stdout if "step 1/" in line), None)
+        process.stdout.read()
+    if process.returncode or seen is None:
+        raise RuntimeError(f"{command} ended with exit {process.returncode}")
+    return seen - started
 
 
 def compare(rounds: int, threads: int | None) -> tuple[float, float, list[float]]:

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 from trainctl import __version__
 from trainctl.errors import ConfigError, InterruptedRunError, TrainctlError, nearest, storage_error
 from trainctl.interrupts import Stopped, terminable
+from trainctl.startup import collector_paused
 from trainctl.ui.errors import show_error
 
 _FLAGS = (
@@ -216,16 +217,18 @@ def _complete(options: Any) -> bool:
 
 
 def _train(options: Any, words: list[str]) -> int:
-    from trainctl import rundir
-    from trainctl.commands.train import Request, command_line, train
-    from trainctl.compose import Composer, run_directory, stored_files
-
-    composer = Composer(options.config_dir, options.config_name)
     overrides = list(options.overrides)
+    with collector_paused():
+        from trainctl import rundir
+        from trainctl.commands.train import Request, command_line, train
+        from trainctl.compose import Composer, run_directory, stored_files
+
+        composer = Composer(options.config_dir, options.config_name)
     command = command_line(words)
     if options.multirun or "hydra.mode=MULTIRUN" in overrides:
         return _sweep(composer, overrides, command)
-    composed = composer.compose(overrides)
+    with collector_paused():
+        composed = composer.compose(overrides)
     named = any(word.lstrip("+").startswith("hydra.run.dir=") for word in overrides)
     directory = rundir.claim(Path(run_directory(composed)), named=named)
     request = Request(composed.config, stored_files(composed), directory, composed.notices, command)

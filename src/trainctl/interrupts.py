@@ -42,10 +42,20 @@ def terminable() -> Iterator[None]:
 
 @contextmanager
 def held_back() -> Iterator[None]:
-    """Signals wait inside and arrive at the end: for imports, which half done leave broken modules behind."""
-    waiting = {signal.SIGINT, *TERMINATING}
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, waiting)
+    """Signals wait inside and arrive at the end: for imports, which half done leave broken modules behind.
+
+    By handlers that remember, not by a signal mask: a masked signal would reach another thread.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    waiting: list[int] = []
+    numbers = (signal.SIGINT, *TERMINATING)
+    before = {number: signal.signal(number, lambda came, _: waiting.append(came)) for number in numbers}
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if waiting:
+        signal.raise_signal(waiting[0])

@@ -16,7 +16,8 @@ from trainctl import rundir
 from trainctl.commands._report import closing, device_name, header
 from trainctl.config import Config
 from trainctl.errors import Problem, StorageError, TrainctlError, WorkerError, storage_error
-from trainctl.interrupts import Stopped, held_back
+from trainctl.interrupts import Stopped
+from trainctl.startup import importing
 from trainctl.ui.display import Display, make_display, short_path
 
 log = logging.getLogger("trainctl")
@@ -65,7 +66,7 @@ def train(request: Request, display: Display | None = None) -> dict[str, Any]:
 
 def _train(request: Request, record: rundir.RunRecord, display: Display) -> None:
     # torch is imported here, after the config has been found right and the directory is ours.
-    with held_back():
+    with importing():
         import torch
 
         from trainctl import plugins
