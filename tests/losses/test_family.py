@@ -139,3 +139,44 @@ def test_listing_the_losses_imports_no_torch(trainctl) -> None:
     listed = trainctl("ls", "loss").out
     assert all(name in listed for name in NAMES)
     assert "loss.delta" in trainctl("ls", "loss=huber").out
+
+
+TARGETS = """
+import torch
+from trainctl.data import Data, Split, Standardize
+from trainctl.registry import DATASETS
+
+
+@DATASETS.register("targets")
+def targets(kind: str = "binary") -> Data:
+    generator = torch.Generator().manual_seed(0)
+    inputs, raw = torch.randn(200, 4, generator=generator), torch.rand(200, 3, generator=generator)
+    made = {
+        "binary": raw.round(),
+        "sign": raw.round() * 2 - 1,
+        "probabilities": raw / raw.sum(1, keepdim=True),
+        "labels": torch.tensor([[0, 2, -1], [1, -1, -1]]).repeat(100, 1),
+    }
+    split = Split(inputs, made[kind])
+    return Data("targets", "regression", split, split, (4,), 3, Standardize())
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "last"),
+    [
+        ("bce", "binary", "Sigmoid"),
+        ("bce_with_logits", "binary", "Identity"),
+        ("multi_label_soft_margin", "binary", "Identity"),
+        ("multi_label_margin", "labels", "Identity"),
+        ("soft_margin", "sign", "Identity"),
+        ("hinge_embedding", "sign", "Identity"),
+        ("kl_div", "probabilities", "{LogSoftmax: 1}"),
+    ],
+)
+def test_a_loss_of_other_targets_trains(trainctl, tmp_path, name: str, kind: str, last: str) -> None:
+    (tmp_path / "targets.py").write_text(TARGETS)
+    model = ("model=sequential", f"model.layers=[{{Linear: 3}},{last}]")
+    data = ("plugins=./targets.py", "dataset.name=targets", f"dataset.kind={kind}", "train.metrics=[]")
+    outcome = trainctl(f"loss={name}", *model, *data, "train.max_steps=5", "batch_size=16", "threads=1")
+    assert outcome.code == 0, outcome.err
