@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -23,6 +23,17 @@ class Stopped(BaseException):
 
 
 @contextmanager
+def handled(numbers: Iterable[int], handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
+    """Inside, ``handler`` receives these signals; the handlers of before are put back."""
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
+
+
+@contextmanager
 def terminable() -> Iterator[None]:
     """Inside, a terminating signal raises Stopped (exit 143). Does nothing outside the main thread."""
     if threading.current_thread() is not threading.main_thread():
@@ -32,12 +43,8 @@ def terminable() -> Iterator[None]:
     def receive(number: int, frame: FrameType | None) -> None:
         raise Stopped(TerminatedRunError("terminated before the first step"))
 
-    before = {number: signal.signal(number, receive) for number in TERMINATING}
-    try:
+    with handled(TERMINATING, receive):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager
@@ -50,12 +57,7 @@ def held_back() -> Iterator[None]:
         yield
         return
     waiting: list[int] = []
-    numbers = (signal.SIGINT, *TERMINATING)
-    before = {number: signal.signal(number, lambda came, _: waiting.append(came)) for number in numbers}
-    try:
+    with handled((signal.SIGINT, *TERMINATING), lambda came, _: waiting.append(came)):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
     if waiting:
         signal.raise_signal(waiting[0])

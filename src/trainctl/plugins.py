@@ -6,7 +6,7 @@ import hashlib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -50,13 +50,18 @@ def refuse_changed(plugins: Iterable[str], stored: Sequence[Mapping[str, str]]) 
 
 def blamed(error: BaseException) -> str | None:
     """The plugin file and line in which ``error`` arose, or None when no plugin had a part in it."""
-    files = {str(path) for path in _loaded.values() if path is not None}
-    found, traceback = None, error.__traceback__
+    place = _last_place(error, {str(path) for path in _loaded.values() if path is not None})
+    return f"{place[0]} line {place[1]}" if place else None
+
+
+def _last_place(error: BaseException, files: Collection[str]) -> tuple[str, int] | None:
+    """The innermost of ``files``, and its line, that the error passed through."""
+    place, traceback = None, error.__traceback__
     while traceback is not None:
         if traceback.tb_frame.f_code.co_filename in files:
-            found = f"{traceback.tb_frame.f_code.co_filename} line {traceback.tb_lineno}"
+            place = traceback.tb_frame.f_code.co_filename, traceback.tb_lineno
         traceback = traceback.tb_next
-    return found
+    return place
 
 
 def digest(path: Path) -> str:
@@ -119,12 +124,6 @@ def _import_module(name: str) -> Path | None:
 
 
 def _line_in(error: BaseException, path: str) -> str:
-    line = None
-    traceback = error.__traceback__
-    while traceback is not None:
-        if traceback.tb_frame.f_code.co_filename == path:
-            line = traceback.tb_lineno
-        traceback = traceback.tb_next
-    if isinstance(error, SyntaxError):
-        line = error.lineno
+    place = _last_place(error, {path})
+    line = error.lineno if isinstance(error, SyntaxError) else place[1] if place else None
     return f" (line {line})" if line is not None else ""

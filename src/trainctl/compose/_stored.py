@@ -26,12 +26,10 @@ def stored_files(composed: Composed) -> dict[str, str]:
     references: a secret is not written down.
     """
     tree = composed.tree.copy()
+    written = OmegaConf.to_container(tree, resolve=False)
     for key in word_rules.PATH_KEYS:
-        if (
-            not key.startswith("hydra.")
-            and isinstance(value := _unresolved(tree, key), str)
-            and "${" not in value
-        ):
+        value = _at(written, key)
+        if not key.startswith("hydra.") and isinstance(value, str) and "${" not in value:
             OmegaConf.update(tree, key, _absolute(value))
     named = [_absolute(name) if name.endswith(".py") else name for name in composed.config.plugins]
     OmegaConf.update(tree, "plugins", named)
@@ -57,11 +55,10 @@ def read_config(path: Path, trusted: Callable[[list[str]], None]) -> Config:
     return check_tree(tree)
 
 
-def _unresolved(tree: DictConfig, key: str) -> Any:
-    container: Any = OmegaConf.to_container(tree, resolve=False)
+def _at(values: Any, key: str) -> Any:
     for part in key.split("."):
-        container = container.get(part) if isinstance(container, dict) else None
-    return container
+        values = values.get(part) if isinstance(values, dict) else None
+    return values
 
 
 def _absolute(path: str) -> str:

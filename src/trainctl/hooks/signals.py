@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from types import FrameType
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from trainctl.errors import InterruptedRunError, TerminatedRunError
 from trainctl.hooks._base import Hook
-from trainctl.interrupts import TERMINATING
+from trainctl.interrupts import TERMINATING, handled
 from trainctl.loop import Run
 
 
@@ -25,15 +24,9 @@ class Signals(Hook):
     def __init__(self) -> None:
         self.received: int | None = None
 
-    @contextmanager
-    def caught(self) -> Iterator[None]:
-        """Catch both signals inside; the handlers of before are put back."""
-        before = {number: signal.signal(number, self._receive) for number in (signal.SIGINT, *TERMINATING)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    def caught(self) -> AbstractContextManager[None]:
+        """Catch the signals inside; the handlers of before are put back."""
+        return handled((signal.SIGINT, *TERMINATING), self._receive)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.received == signal.SIGINT == number:
