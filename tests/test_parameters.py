@@ -79,3 +79,12 @@ def test_init_from_something_else_is_refused(trainctl) -> None:
     outcome = trainctl("init_from=first", "model=linear")
     assert outcome.code == 2
     assert "no tensor of" in outcome.err
+
+
+def test_a_run_stores_what_it_started_from_as_a_name_or_an_absolute_path(trainctl, tmp_path: Path) -> None:
+    short = ("threads=1", "train.max_steps=1")
+    assert trainctl(*short, "name=mine").code == 0
+    assert trainctl(*short, "init_from=mine", "hydra.run.dir=by_name").code == 0
+    assert "init_from: mine\n" in (tmp_path / "by_name/config.yaml").read_text()
+    assert trainctl(*short, "init_from=by_name", "hydra.run.dir=by_path").code == 0
+    assert f"init_from: {tmp_path / 'by_name'}\n" in (tmp_path / "by_path/config.yaml").read_text()

@@ -29,7 +29,10 @@ def stored_files(composed: Composed) -> dict[str, str]:
     written = OmegaConf.to_container(tree, resolve=False)
     for key in word_rules.PATH_KEYS:
         value = _at(written, key)
-        if not key.startswith("hydra.") and isinstance(value, str) and "${" not in value:
+        if key.startswith("hydra.") or not isinstance(value, str) or "${" in value:
+            continue
+        # init_from may be a run's name, or last, instead of a directory.
+        if key != "init_from" or Path(value).expanduser().is_dir():
             OmegaConf.update(tree, key, _absolute(value))
     named = [_absolute(name) if name.endswith(".py") else name for name in composed.config.plugins]
     OmegaConf.update(tree, "plugins", named)
