@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-all smoke check bench picture clean
+.PHONY: help train test test-all test-reliability smoke check bench picture clean
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -24,6 +24,9 @@ test: $(STAMP) ## the tests, in a few minutes
 
 test-all: $(STAMP) ## the tests, the slow ones and those for a GPU included
 	$(BIN)/python -m pytest $(ARGS)
+
+test-reliability: $(STAMP) ## kill runs at every file operation, fill the disk, flip every byte, in minutes
+	$(BIN)/python -m tests.reliability $(ARGS)
 
 smoke: $(STAMP) ## train every experiment for two steps; absent data is replaced by made-up data
 	$(BIN)/python -m tests.smoke $(ARGS)

@@ -15,9 +15,10 @@ import torch
 from torch import nn
 
 from trainctl import checkpoint
-from trainctl.errors import CheckpointError, NotFiniteError
+from trainctl.checkpoint import Content
+from trainctl.errors import CheckpointError, NotFiniteError, UnsafeInputError
 
-FILES = ("model.safetensors", "state.json", "manifest.json")
+FILES = ("model.safetensors", "training.safetensors", "state.json", "manifest.json")
 
 
 class Net(nn.Module):
@@ -46,6 +47,16 @@ STATE = {
 }
 
 
+def save(folder: Path, net: nn.Module, state: dict[str, Any]) -> Path:
+    training = {"optimizer.0.exp_avg": torch.linspace(0, 1, 11), "random.torch": torch.get_rng_state()}
+    return checkpoint.save(folder, Content(net.state_dict(), training, state))
+
+
+def read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    content = checkpoint.read(path)
+    return dict(content.model), dict(content.state)
+
+
 def same(first: dict[str, Any], second: dict[str, Any]) -> bool:
     return sorted(first) == sorted(second) and all(
         first[name].dtype == second[name].dtype and torch.equal(first[name], second[name]) for name in first
@@ -54,10 +65,10 @@ def same(first: dict[str, Any], second: dict[str, Any]) -> bool:
 
 def test_what_was_saved_is_what_is_read(tmp_path: Path) -> None:
     net = Net()
-    path = checkpoint.save(tmp_path / "checkpoints", net, STATE)
+    path = save(tmp_path / "checkpoints", net, STATE)
     assert path == tmp_path / "checkpoints" / "step-00000007"
     assert sorted(each.name for each in path.iterdir()) == sorted(FILES)
-    tensors, state = checkpoint.read(path)
+    tensors, state = read(path)
     assert state == STATE
     assert same(tensors, dict(net.state_dict()))
     twin = Net()
@@ -67,20 +78,20 @@ def test_what_was_saved_is_what_is_read(tmp_path: Path) -> None:
 
 def test_a_checkpoint_does_not_change_with_the_model(tmp_path: Path) -> None:
     net = Net()
-    path = checkpoint.save(tmp_path, net, STATE)
+    path = save(tmp_path, net, STATE)
     before = net.linear.weight.detach().clone()
     with torch.no_grad():
         net.linear.weight.zero_()
-    assert torch.equal(checkpoint.read(path)[0]["linear.weight"], before)
+    assert torch.equal(read(path)[0]["linear.weight"], before)
 
 
 def test_the_manifest_has_size_and_digest_of_each_file(tmp_path: Path) -> None:
     import hashlib
 
-    path = checkpoint.save(tmp_path, Net(), STATE)
+    path = save(tmp_path, Net(), STATE)
     manifest = json.loads((path / "manifest.json").read_text())
-    assert manifest["version"] == 1
-    for name in FILES[:2]:
+    assert manifest["version"] == 2
+    for name in FILES[:3]:
         content = (path / name).read_bytes()
         expected = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
         assert manifest["files"][name] == expected
@@ -90,10 +101,10 @@ def positions(size: int, count: int) -> list[int]:
     return sorted({round(number * (size - 1) / (count - 1)) for number in range(count)})
 
 
-@pytest.mark.parametrize(("name", "count"), [("model.safetensors", 60), ("state.json", 60)])
+@pytest.mark.parametrize(("name", "count"), [(name, 60) for name in FILES[:3]])
 @pytest.mark.parametrize("bit", [0, 5, 7])
 def test_a_flipped_bit_is_refused(tmp_path: Path, name: str, count: int, bit: int) -> None:
-    path = checkpoint.save(tmp_path, Net(), STATE)
+    path = save(tmp_path, Net(), STATE)
     file = path / name
     content = file.read_bytes()
     for position in positions(len(content), count):
@@ -101,15 +112,15 @@ def test_a_flipped_bit_is_refused(tmp_path: Path, name: str, count: int, bit: in
         damaged[position] ^= 1 << bit
         file.write_bytes(damaged)
         with pytest.raises(CheckpointError, match=name) as caught:
-            checkpoint.read(path)
+            read(path)
         assert caught.value.exit_code == 4
     file.write_bytes(content)
-    checkpoint.read(path)
+    read(path)
 
 
 @pytest.mark.parametrize("bit", [0, 1, 2, 5, 7])
 def test_a_flipped_bit_of_the_manifest_is_refused_wherever_it_is(tmp_path: Path, bit: int) -> None:
-    path = checkpoint.save(tmp_path, Net(), STATE)
+    path = save(tmp_path, Net(), STATE)
     file = path / "manifest.json"
     content = file.read_bytes()
     accepted = []
@@ -118,64 +129,64 @@ def test_a_flipped_bit_of_the_manifest_is_refused_wherever_it_is(tmp_path: Path,
         damaged[position] ^= 1 << bit
         file.write_bytes(damaged)
         try:
-            checkpoint.read(path)
+            read(path)
         except CheckpointError:
             continue
         accepted.append(bytes(damaged[max(0, position - 10) : position + 10]))
     assert not accepted
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None])
+@pytest.mark.parametrize("version", [0, 1, "2", None])
 def test_a_manifest_of_another_version_is_refused(tmp_path: Path, version: Any) -> None:
-    path = checkpoint.save(tmp_path, Net(), STATE)
+    path = save(tmp_path, Net(), STATE)
     manifest = json.loads((path / "manifest.json").read_text())
     (path / "manifest.json").write_text(json.dumps({**manifest, "version": version}))
     with pytest.raises(CheckpointError):
-        checkpoint.read(path)
+        read(path)
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_truncated_or_longer_file_is_refused(tmp_path: Path, name: str) -> None:
-    path = checkpoint.save(tmp_path, Net(), STATE)
+    path = save(tmp_path, Net(), STATE)
     file = path / name
     content = file.read_bytes()
     for length in positions(len(content), 20)[:-1]:
         file.write_bytes(content[:length])
         with pytest.raises(CheckpointError):
-            checkpoint.read(path)
+            read(path)
     file.write_bytes(content + b"x")
     with pytest.raises(CheckpointError):
-        checkpoint.read(path)
+        read(path)
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_missing_file_is_refused(tmp_path: Path, name: str) -> None:
-    path = checkpoint.save(tmp_path, Net(), STATE)
+    path = save(tmp_path, Net(), STATE)
     (path / name).unlink()
     with pytest.raises(CheckpointError, match="no usable checkpoint"):
-        checkpoint.read(path)
+        read(path)
 
 
 @pytest.mark.parametrize(
     "content", ["[]", "{}", "null", '{"files": []}', '{"version": 1, "files": {}}', "\x00"]
 )
 def test_a_foreign_manifest_is_refused(tmp_path: Path, content: str) -> None:
-    path = checkpoint.save(tmp_path, Net(), STATE)
+    path = save(tmp_path, Net(), STATE)
     (path / "manifest.json").write_text(content)
     with pytest.raises(CheckpointError):
-        checkpoint.read(path)
+        read(path)
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="step-00000001"):
-        checkpoint.read(tmp_path / "step-00000001")
+        read(tmp_path / "step-00000001")
 
 
 def test_nothing_pickled_is_read(tmp_path: Path) -> None:
     """A pickle under the parameters' name is refused unread, even with a manifest that fits it."""
     import hashlib
 
-    path = checkpoint.save(tmp_path, Net(), STATE)
+    path = save(tmp_path, Net(), STATE)
     torch.save(Net().state_dict(), path / "model.safetensors")
     content = (path / "model.safetensors").read_bytes()
     manifest = json.loads((path / "manifest.json").read_text())
@@ -183,20 +194,21 @@ def test_nothing_pickled_is_read(tmp_path: Path) -> None:
         "size": len(content),
         "sha256": hashlib.sha256(content).hexdigest(),
     }
-    (path / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(CheckpointError):
-        checkpoint.read(path)
+    (path / "manifest.json").write_text(json.dumps(manifest, indent=1))
+    with pytest.raises(UnsafeInputError, match="pickle") as caught:
+        read(path)
+    assert caught.value.exit_code == 3
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("name", ["linear.weight", "narrow", "scalar", "norm.running_var", "wide"])
 def test_what_is_not_finite_is_never_saved(tmp_path: Path, name: str, value: float) -> None:
-    good = checkpoint.save(tmp_path, Net(), STATE)
+    good = save(tmp_path, Net(), STATE)
     net = Net()
     with torch.no_grad():
         net.state_dict()[name].view(-1)[-1] = value
     with pytest.raises(NotFiniteError, match=rf"{name} holds values that are not finite at step 8"):
-        checkpoint.save(tmp_path, net, {"step": 8})
+        save(tmp_path, net, {"step": 8})
     assert list(tmp_path.iterdir()) == [good]
 
 
@@ -212,20 +224,20 @@ def files_at_most(size: int) -> Iterator[None]:
 
 
 def test_a_disk_that_will_not_take_it_leaves_the_old_checkpoints_alone(tmp_path: Path) -> None:
-    old = checkpoint.save(tmp_path, Net(), STATE)
+    old = save(tmp_path, Net(), STATE)
     large = nn.Linear(1000, 500)
     with files_at_most(2**20), pytest.raises(OSError, match=r"[Ll]arge"):
-        checkpoint.save(tmp_path, large, {"step": 8})
+        save(tmp_path, large, {"step": 8})
     assert list(tmp_path.iterdir()) == [old]
-    checkpoint.read(old)
-    checkpoint.read(checkpoint.save(tmp_path, large, {"step": 8}))
+    read(old)
+    read(save(tmp_path, large, {"step": 8}))
 
 
 @pytest.mark.parametrize("state", [{"step": 8, "thing": object()}, {"step": 8, "thing": {1, 2}}])
 def test_a_state_that_cannot_be_written_leaves_nothing(tmp_path: Path, state: dict[str, Any]) -> None:
-    old = checkpoint.save(tmp_path, Net(), STATE)
+    old = save(tmp_path, Net(), STATE)
     with pytest.raises(TypeError):
-        checkpoint.save(tmp_path, Net(), state)
+        save(tmp_path, Net(), state)
     assert list(tmp_path.iterdir()) == [old]
 
 
@@ -235,7 +247,7 @@ def test_an_interrupt_at_any_sync_leaves_only_whole_checkpoints(
     tmp_path: Path, call: int, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three files and two folders are synced; whatever stops there leaves no half of a checkpoint."""
-    old = checkpoint.save(tmp_path, Net(), STATE)
+    old = save(tmp_path, Net(), STATE)
     real, calls = os.fsync, iter(range(1, 100))
 
     def failing(descriptor: int) -> None:
@@ -245,12 +257,12 @@ def test_an_interrupt_at_any_sync_leaves_only_whole_checkpoints(
 
     monkeypatch.setattr(os, "fsync", failing)
     with pytest.raises(error):
-        checkpoint.save(tmp_path, Net(), {"step": 8})
+        save(tmp_path, Net(), {"step": 8})
     monkeypatch.undo()
     left = list(tmp_path.iterdir())
     assert old in left
     for path in left:
-        checkpoint.read(path)
+        read(path)
     assert checkpoint.list_checkpoints(tmp_path)[0] == old
 
 
@@ -260,16 +272,16 @@ def test_what_a_kill_left_is_no_checkpoint_and_in_nobodys_way(tmp_path: Path) ->
     left.mkdir()
     (left / "model.safetensors").write_bytes(b"half")
     assert checkpoint.list_checkpoints(tmp_path) == []
-    path = checkpoint.save(tmp_path, Net(), {"step": 8})
-    checkpoint.read(path)
+    path = save(tmp_path, Net(), {"step": 8})
+    read(path)
     assert checkpoint.list_checkpoints(tmp_path) == [path]
 
 
 def test_saving_a_step_again_keeps_the_first(tmp_path: Path) -> None:
     net = Net()
-    path = checkpoint.save(tmp_path, net, STATE)
+    path = save(tmp_path, net, STATE)
     before = (path / "manifest.json").read_bytes()
-    assert checkpoint.save(tmp_path, Net(), STATE) == path
+    assert save(tmp_path, Net(), STATE) == path
     assert (path / "manifest.json").read_bytes() == before
 
 
@@ -293,16 +305,16 @@ def test_pruning_keeps_the_best_and_the_newest(
     tmp_path: Path, keep: set[int], keep_last: int, left: list[int]
 ) -> None:
     for step in (4, 1, 10, 3, 7):
-        checkpoint.save(tmp_path, nn.Linear(1, 1), {"step": step})
+        save(tmp_path, nn.Linear(1, 1), {"step": step})
     checkpoint.prune(tmp_path, keep, keep_last)
     assert steps(tmp_path) == left
     for path in checkpoint.list_checkpoints(tmp_path):
-        checkpoint.read(path)
+        read(path)
 
 
 def test_pruning_touches_nothing_else(tmp_path: Path) -> None:
     for step in (1, 2):
-        checkpoint.save(tmp_path, nn.Linear(1, 1), {"step": step})
+        save(tmp_path, nn.Linear(1, 1), {"step": step})
     (tmp_path / "step-notes.txt").write_text("mine")
     (tmp_path / "step-00000000").mkdir()
     checkpoint.prune(tmp_path, set(), 1)
@@ -316,7 +328,7 @@ def test_pruning_touches_nothing_else(tmp_path: Path) -> None:
 @pytest.mark.parametrize("order", [(1, 2, 30), (9, 10, 100), (99_999_999, 100_000_000)])
 def test_checkpoints_are_listed_oldest_first(tmp_path: Path, order: tuple[int, ...]) -> None:
     for step in reversed(order):
-        checkpoint.save(tmp_path, nn.Linear(1, 1), {"step": step})
+        save(tmp_path, nn.Linear(1, 1), {"step": step})
     assert steps(tmp_path) == list(order)
     checkpoint.prune(tmp_path, set(), 1)
     assert steps(tmp_path) == [order[-1]]
@@ -337,7 +349,7 @@ class Tied(nn.Module):
 
 def test_tied_weights_come_back_tied(tmp_path: Path) -> None:
     net = Tied()
-    tensors, _ = checkpoint.read(checkpoint.save(tmp_path, net, STATE))
+    tensors, _ = read(save(tmp_path, net, STATE))
     assert set(tensors) == set(net.state_dict())
     twin = Tied()
     twin.load_state_dict(tensors)
@@ -357,5 +369,5 @@ class Overlapping(nn.Module):
 
 def test_tensors_that_share_part_of_their_memory_are_saved(tmp_path: Path) -> None:
     net = Overlapping()
-    tensors, _ = checkpoint.read(checkpoint.save(tmp_path, net, STATE))
+    tensors, _ = read(save(tmp_path, net, STATE))
     assert same(tensors, {name: tensor.contiguous() for name, tensor in net.state_dict().items()})

@@ -415,10 +415,22 @@ def test_a_hook_can_stop_training_after_any_step(step: int) -> None:
 def test_a_run_that_is_done_takes_no_step() -> None:
     recorder = Recorder()
     run = make_run(total_steps=3, hooks=[recorder])
-    run.state.step = 3
+    run.state.step = run.state.evaluated = 3
     before = parameters(run.model)
     fit(run)
     assert recorder.events == ["start", "end"]
+    assert all_equal(before, parameters(run.model))
+
+
+def test_a_run_that_lacks_its_last_evaluation_only_evaluates() -> None:
+    recorder = Recorder()
+    run = make_run(total_steps=3, hooks=[recorder])
+    run.state.step, run.state.position = 3, 24
+    before = parameters(run.model)
+    fit(run)
+    assert not any(event.startswith("step") for event in recorder.events)
+    assert any(event.startswith("evaluated") for event in recorder.events)
+    assert run.state.evaluated == 3
     assert all_equal(before, parameters(run.model))
 
 

@@ -40,7 +40,15 @@ def test_the_default_run_learns_the_digits_and_leaves_what_it_says(trainctl, tmp
     assert outcome.code == 0, outcome.err
     directory = tmp_path / "run"
     kept = {path.name for path in directory.iterdir()}
-    assert kept == {"config.yaml", "overrides.yaml", "run.json", "metrics.jsonl", "train.log", "checkpoints"}
+    assert kept == {
+        ".lock",
+        "config.yaml",
+        "overrides.yaml",
+        "run.json",
+        "metrics.jsonl",
+        "train.log",
+        "checkpoints",
+    }
 
     values = record(directory)
     assert values["version"] == 1
@@ -183,11 +191,11 @@ def test_every_choice_trains(trainctl, tmp_path: Path, words: tuple[str, ...]) -
 
 def test_a_line_every_step_and_none_repeated(trainctl) -> None:
     outcome = trainctl("train.max_steps=22", "threads=1", "display.every=1", "display.mode=plain")
-    steps = [line for line in outcome.out.splitlines() if "  step " in line and line.startswith("epoch")]
+    steps = [line for line in outcome.out.splitlines() if ", Step [" in line and line.startswith("Epoch [")]
     assert len(steps) == 22
     assert len(set(steps)) == 22
-    assert steps[0].startswith("epoch 1/2  step 1/20  loss ")
-    assert steps[-1].startswith("epoch 2/2  step 2/20  loss ")
+    assert steps[0].startswith("Epoch [1/2], Step [1/20], Loss: ")
+    assert steps[-1].startswith("Epoch [2/2], Step [2/20], Loss: ")
 
 
 def test_no_validation_is_said_and_the_last_weights_are_tested(trainctl, tmp_path: Path) -> None:
@@ -310,9 +318,9 @@ def test_a_named_directory_with_other_files_is_left_alone(trainctl, tmp_path: Pa
 def test_a_full_disk_ends_with_exit_5_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:
     # A limit on the size of files stands in for the full disk: metrics.jsonl grows until the kernel refuses.
     def limited() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (250_000, 250_000))
 
-    words = [str(PROGRAM), "threads=1", "epochs=200", "hydra.run.dir=run", "display.mode=none"]
+    words = [str(PROGRAM), "threads=1", "epochs=400", "hydra.run.dir=run", "display.mode=none"]
     done = subprocess.run(
         words, cwd=tmp_path, preexec_fn=limited, capture_output=True, text=True, timeout=120
     )

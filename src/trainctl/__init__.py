@@ -26,7 +26,7 @@ def load(run: str | Path, which: str = "best", *, trust_plugins: bool = False) -
 
     Raises trainctl.errors.ConfigError when there is no such run, CheckpointError when it has no usable
     checkpoint, UnsafeInputError when a plugin file is not the one the run was made with. The model takes
-    inputs as the dataset's transform gives them.
+    inputs as the dataset's transform gives them. One of trainctl.scratch is called the same way.
     """
     from trainctl.loading import load_model
 

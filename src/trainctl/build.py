@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -9,8 +10,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
-from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from trainctl import parameters, plugins, runtime
@@ -20,9 +19,14 @@ from trainctl.config import Component, Config
 from trainctl.data import Data, check_targets, hold_out
 from trainctl.errors import DISK_ERRORS, ConfigError, TrainctlError
 from trainctl.evaluation import choose_metrics, choose_monitor
-from trainctl.loop import Loader, Run, train_step
+from trainctl.hooks.best import Best
+from trainctl.hooks.clip import ClipNorm
+from trainctl.hooks.guard import Guard
+from trainctl.hooks.plateau import Plateau
+from trainctl.loaders._order import epoch_order
+from trainctl.loop import Run, fit
+from trainctl.protocol import Criterion, Loader, Model, Optimizer, missing
 from trainctl.registry import COMPONENTS
-from trainctl.steps.accumulated import accumulated_step
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,9 @@ class Built:
     trainable: int
     monitor: str
     lower_is_better: bool
-    plateau: ReduceLROnPlateau | None
+    fit: Callable[[Run], None]
+    seed: int
+    resumes: bool
     notices: tuple[str, ...]
 
     @property
@@ -50,6 +56,26 @@ class Built:
     def loading(self) -> str:
         """How batches of training data are made."""
         return str(getattr(self.run.train, "note", type(self.run.train).__name__))
+
+    def order_digest(self, epoch: int) -> str:
+        """SHA-256 of the training targets in the order of ``epoch``: another one is of other data."""
+        order = epoch_order(len(self.data.train), self.seed, epoch)
+        targets = self.data.train.targets.cpu()[order].contiguous()
+        return hashlib.sha256(targets.numpy().tobytes()).hexdigest()
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """What a reader of a checkpoint needs to build the model again and to name its outputs."""
+        data = self.data
+        counts = class_counts(data)
+        return {
+            "name": data.name,
+            "task": data.task,
+            "input_shape": list(data.input_shape),
+            "output_size": data.output_size,
+            "classes": list(data.classes),
+            "class_counts": None if counts is None else counts.tolist(),
+        }
 
     def while_waiting(self, look: Callable[[], None]) -> None:
         """Have ``look`` called about once a second while the loop waits for a batch; it may raise."""
@@ -98,11 +124,22 @@ def build(config: Config) -> Built:
     model = build_model(config.model, data.input_shape, data.output_size)
     notices = [] if config.init_from is None else [parameters.copy_from(config.init_from, model)]
     model = model.to(device)
-    criterion = construct(config.loss, class_counts=class_counts(data)).to(device)
+    criterion = construct(config.loss, class_counts=class_counts(data))
+    _check_part(config.loss, criterion, Criterion)
+    criterion = criterion.to(device)
     optimizer = construct(config.optim, parameters=parameters.groups(config, model))
-    check_optimizer(config.optim.name, optimizer)
+    check_optimizer(config.optim, optimizer)
+    loop = construct(config.loop, config=config)
+    check_loop(config.loop, loop, model, criterion, optimizer)
+    if not getattr(loop, "resumes", True):
+        notices.append(f"loop={config.loop.name} does not resume: an interrupted run starts again")
     precision = runtime.precision_context(config.train.precision, device)
     total_steps = count_steps(config, len(train))
+    if config.scheduler.name != "none" and not isinstance(optimizer, torch.optim.Optimizer):
+        raise ConfigError(
+            f"scheduler={config.scheduler.name} needs an optimizer of torch, not optim={config.optim.name}",
+            "use scheduler=none, or optim=sgd, adam …",
+        )
     scheduler = construct(
         config.scheduler,
         optimizer=optimizer,
@@ -121,7 +158,6 @@ def build(config: Config) -> Built:
             f"scheduler={config.scheduler.name} needs validation data", "hold some out: dataset.val=0.1"
         )
 
-    step = train_step if accumulate == 1 else partial(accumulated_step, batch_size=batch_size)
     batch = next(iter(train.batches()))
     check_fit(config, model, criterion, batch, data)
     check_batch_of_one(config, model, batch[0], len(data.train))
@@ -130,13 +166,24 @@ def build(config: Config) -> Built:
         device,
         model,
         optimizer,
-        lambda trial_model, trial_optimizer, inputs, targets: step(
+        lambda trial_model, trial_optimizer, inputs, targets: loop.step(
             trial_model, criterion, trial_optimizer, inputs, targets, precision
         ),
         batch,
     )
     stepped = None if plateau is not None else scheduler
-    run = Run(model, criterion, optimizer, stepped, train, val, metrics, precision, total_steps, step)
+    run = Run(model, criterion, optimizer, stepped, train, val, metrics, precision, total_steps, loop.step)
+    guard = config.guard
+    run.hooks = [
+        *(
+            [Guard(loss=guard.loss, gradients=guard.gradients, skip=guard.skip)]
+            if guard.loss or guard.gradients
+            else []
+        ),
+        *([ClipNorm(config.train.clip_norm)] if config.train.clip_norm is not None else []),
+        *([Plateau(plateau, monitor)] if plateau is not None else []),
+        Best(monitor, config.train.patience, config.train.min_delta, lower_is_better=lower_is_better),
+    ]
     return Built(
         run=run,
         data=data,
@@ -148,7 +195,9 @@ def build(config: Config) -> Built:
         trainable=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
         monitor=monitor,
         lower_is_better=lower_is_better,
-        plateau=plateau,
+        fit=getattr(loop, "fit", fit),
+        seed=config.seed,
+        resumes=getattr(loop, "resumes", True),
         notices=tuple(notices),
     )
 
@@ -180,12 +229,33 @@ def _construction_error(component: Component, error: Exception) -> ConfigError:
     )
 
 
-def check_optimizer(name: str, optimizer: Any) -> None:
-    """Raise ConfigError for what the training step cannot use."""
-    if not isinstance(optimizer, Optimizer):
+def _check_part(component: Component, built: Any, protocol: type) -> None:
+    """Raise ConfigError for what lacks something that the standard loop needs."""
+    absent = missing(protocol, built)
+    if absent:
+        what = f"{component.group}={component.name} built a {type(built).__name__}"
         raise ConfigError(
-            f"optim={name} built a {type(optimizer).__name__}", "an optimizer is a torch.optim.Optimizer"
+            f"{what}, which has no {', '.join(absent)}",
+            f"what it needs is in trainctl.protocol.{protocol.__name__}; torch's own classes have it",
         )
+
+
+def check_loop(component: Component, loop: Any, model: Any, criterion: Any, optimizer: Any) -> None:
+    """Raise ConfigError where a loop cannot train these parts."""
+    if not callable(getattr(loop, "step", None)):
+        raise ConfigError(
+            f"loop={component.name} built a {type(loop).__name__}, which has no step",
+            "a loop has a step as trainctl.loop.train_step",
+        )
+    refusal = getattr(loop, "refusal", None)
+    reason = refusal(model, criterion, optimizer) if refusal else None
+    if reason:
+        raise ConfigError(f"loop={component.name}: {reason}", "loop=optimizer serves every model")
+
+
+def check_optimizer(component: Component, optimizer: Any) -> None:
+    """Raise ConfigError for what the training step cannot use."""
+    _check_part(component, optimizer, Optimizer)
     needed = [
         parameter.name
         for parameter in inspect.signature(optimizer.step).parameters.values()
@@ -193,7 +263,7 @@ def check_optimizer(name: str, optimizer: Any) -> None:
     ]
     if needed:
         raise ConfigError(
-            f"optim={name}: its step needs {', '.join(needed)}, which the plain step does not give",
+            f"optim={component.name}: its step needs {', '.join(needed)}, which the plain step does not give",
             "choose one that steps without a closure: trainctl ls optim",
         )
 
@@ -212,13 +282,10 @@ def build_data(dataset: Component) -> Data:
     return data if data.fit is None else replace(data, transform=data.fit(data.train))
 
 
-def build_model(model: Component, input_shape: tuple[int, ...], output_size: int) -> nn.Module:
+def build_model(model: Component, input_shape: tuple[int, ...], output_size: int) -> Any:
     """The model for samples of ``input_shape`` and ``output_size`` outputs."""
     built = construct(model, input_shape=input_shape, output_size=output_size)
-    if not isinstance(built, nn.Module):
-        raise ConfigError(
-            f"model={model.name} built a {type(built).__name__}", "a model is a torch.nn.Module"
-        )
+    _check_part(model, built, Model)
     parameters.freeze(model, built)
     return built
 

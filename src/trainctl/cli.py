@@ -201,8 +201,16 @@ def _complete(options: Any) -> bool:
     from trainctl.words import ALIASES
 
     typed = os.environ.get("COMP_LINE", "").split(" ")[1:]
+    flags: tuple[str, ...] = _FLAGS
+    first = len(typed) <= 1
+    if not first and typed[0] == "trace":
+        from trainctl.commands import trace
+
+        # Hydra completes the words of training as if the verb were not there.
+        flags, typed = trace.OPTIONS, trace.training_words(typed)
+        os.environ["COMP_LINE"] = " ".join(["trainctl", *typed])
     current = typed[-1] if typed else ""
-    offered = [*(verbs() if len(typed) <= 1 else ()), *(f"{alias}=" for alias in ALIASES)]
+    offered = [*(verbs() if first else ()), *(f"{alias}=" for alias in ALIASES)]
     complete = False
     if len(typed) > 1 and typed[0] in verbs():
         from trainctl.commands.ls import find_members
@@ -211,7 +219,7 @@ def _complete(options: Any) -> bool:
         members = [f"{group}={name}" for group, names in groups.items() for name in names]
         offered, complete = [*groups, *members] if typed[0] == "ls" else [], True
     elif current.startswith("-"):
-        offered, complete = list(_FLAGS), True
+        offered, complete = list(flags), True
     print(" ".join(word for word in offered if word.startswith(current)), end="\n" if complete else " ")
     return complete
 

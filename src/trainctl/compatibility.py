@@ -12,11 +12,12 @@ from torch import nn
 from trainctl.config import Config
 from trainctl.data import Data
 from trainctl.errors import ConfigError
+from trainctl.protocol import Criterion, Model, named_modules
 from trainctl.registry import DATASETS
 from trainctl.runtime import random_state_kept
 
 
-def check_fit(config: Config, model: nn.Module, criterion: nn.Module, batch: Any, data: Data) -> None:
+def check_fit(config: Config, model: Model, criterion: Criterion, batch: Any, data: Data) -> None:
     """Run two samples through model and loss, and refuse what does not fit with both shapes named.
 
     Without the check a loss of (N,) outputs against (N, 1) targets broadcasts to (N, N) and trains on.
@@ -59,14 +60,16 @@ def check_fit(config: Config, model: nn.Module, criterion: nn.Module, batch: Any
         )
 
 
-def check_batch_of_one(config: Config, model: nn.Module, inputs: torch.Tensor, samples: int) -> None:
+def check_batch_of_one(config: Config, model: Model, inputs: torch.Tensor, samples: int) -> None:
     """Refuse batch normalization that will meet a batch of one sample, which has no variance.
 
     Without the check the run would fail at the end of its first epoch, where the smaller batch comes.
     """
     size = config.train.batch_size
     left = samples % size
-    normalizes = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+    normalizes = any(
+        isinstance(module, nn.modules.batchnorm._BatchNorm) for _, module in named_modules(model)
+    )
     if not normalizes or (size > 1 and left != 1):
         return
     try:

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, PydanticSchemaGenerationError
 from pydantic import create_model as create_pydantic_model
 
 from trainctl.errors import ConfigError, Problem, nearest
-from trainctl.ranges import Count, NonNegative, Positive, Seed
+from trainctl.ranges import Count, NonNegative, NonNegativeInt, Positive, Seed
 from trainctl.registry import COMPONENTS, METRICS, Parameter, Registry
 from trainctl.words import ALIASES
 
@@ -52,14 +52,20 @@ class Train(_Settings):
 class Checkpoint(_Settings):
     """When to save, and how many to keep beside the best."""
 
-    every_epochs: Count
+    every_epochs: Count | None
+    every_steps: Count | None
+    every_minutes: Positive | None
     keep_last: Count
+    keep_best: Count
+    overlap: bool
 
 
 class Guard(_Settings):
     """What is checked while training."""
 
     loss: bool
+    gradients: bool
+    skip: NonNegativeInt
 
 
 class Display(_Settings):
@@ -120,6 +126,7 @@ class Config:
     scheduler: Component
     dataset: Component
     loader: Component
+    loop: Component
     metrics: tuple[Component, ...] | None
     """What ``train.metrics`` lists; None chooses by task."""
 
@@ -381,10 +388,18 @@ def describe(annotation: Any) -> str:
         return f"a list in which each item is {describe(arguments[0])}"
     if origin is tuple:
         return f"a list of {len(arguments)}, each {describe(arguments[0])}"
-    plain = {int: "a whole number", float: "a number", bool: "true or false", str: "text", list: "a list"}
-    return {type(None): "null", dict: "a mapping", tuple: "a list", Any: "any value", **plain}.get(
-        origin or annotation, getattr(annotation, "__name__", str(annotation))
-    )
+    words: dict[Any, str] = {
+        type(None): "null",
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+        str: "text",
+        list: "a list",
+        tuple: "a list",
+        dict: "a mapping",
+        Any: "any value",
+    }
+    return words.get(origin or annotation) or str(getattr(annotation, "__name__", annotation))
 
 
 def _bound(item: Any) -> list[str]:

@@ -10,8 +10,8 @@ from types import FrameType
 
 from trainctl.errors import TerminatedRunError, TrainctlError
 
-TERMINATING = (signal.SIGTERM, signal.SIGHUP)
-"""What a scheduler, a shutdown or a closed terminal sends."""
+TERMINATING = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+"""What a scheduler, a shutdown or a closed terminal sends; SLURM and submitit warn with the last two."""
 
 
 class Stopped(BaseException):

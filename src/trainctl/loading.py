@@ -26,11 +26,11 @@ def load_model(run: str | Path, which: str = "best", *, trust_plugins: bool = Fa
 
     config = read_config(directory / "config.yaml", trusted)
     chosen = checkpoint.best_of(directory, record, which)
-    parameters, state = checkpoint.read(chosen)
-    data = state["data"]
-    model = build_model(config.model, tuple(data["input_shape"]), data["output_size"])
+    content = checkpoint.read(chosen)
+    data = content.state["data"]
+    model: nn.Module = build_model(config.model, tuple(data["input_shape"]), data["output_size"])
     try:
-        model.load_state_dict(parameters)
+        model.load_state_dict(content.model)
     except RuntimeError as error:
         raise CheckpointError(f"{chosen} does not fit model={config.model.name}: {error}") from error
     return model.eval()

@@ -21,11 +21,11 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
 from trainctl.hooks._base import Hook
+from trainctl.protocol import Criterion, Loader, Model, Optimizer
 from trainctl.state import State
 
 
@@ -34,21 +34,12 @@ class Metric(Protocol):
     def compute(self) -> float | Mapping[str, float]: ...
 
 
-class Loader(Protocol):
-    """Batches on the device. (epoch, position) is the cursor: with it every batch can be had again."""
-
-    @property
-    def samples(self) -> int: ...
-    def __len__(self) -> int: ...
-    def batches(self, epoch: int = 0, position: int = 0) -> Iterator[tuple[Tensor, Tensor]]: ...
-
-
 @dataclass
 class Run:
     """Everything a loop works on."""
 
-    model: nn.Module
-    criterion: nn.Module
+    model: Model
+    criterion: Criterion
     optimizer: Optimizer
     scheduler: LRScheduler | None
     train: Loader
@@ -67,8 +58,8 @@ class Run:
 
 
 def train_step(
-    model: nn.Module,
-    criterion: nn.Module,
+    model: Model,
+    criterion: Criterion,
     optimizer: Optimizer,
     inputs: Tensor,
     targets: Tensor,
@@ -84,8 +75,8 @@ def train_step(
 
 
 def evaluate(
-    model: nn.Module,
-    criterion: nn.Module,
+    model: Model,
+    criterion: Criterion,
     batches: Iterable[tuple[Tensor, Tensor]],
     metrics: Mapping[str, Callable[[], Metric]],
     precision: AbstractContextManager[Any],
@@ -119,7 +110,7 @@ def evaluate(
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: Model) -> Iterator[None]:
     """Evaluation mode inside, the mode of before after it, also when an exception passes through."""
     was_training = model.training
     model.eval()
@@ -135,27 +126,33 @@ def fit(run: Run) -> None:
     step_hooks = [hook for hook in run.hooks if type(hook).step is not Hook.step]
     run.model.train()
     run.call("start")
-    while state.step < run.total_steps and state.stop is None:
+    # Interrupted in its evaluation, a run still has that to do.
+    while state.stop is None and (state.step < run.total_steps or state.evaluated < state.step):
         started = time.perf_counter()
-        for inputs, targets in run.train.batches(state.epoch, state.position):
+        rest = run.train.batches(state.epoch, state.position) if state.step < run.total_steps else ()
+        for inputs, targets in rest:
             loss = run.step(run.model, run.criterion, run.optimizer, inputs, targets, run.precision)
-            state.step += 1
-            state.position += len(targets)
-            state.epoch_samples += len(targets)
-            state.lr = run.optimizer.param_groups[0]["lr"]
+            state.stepped(len(targets), run.optimizer.param_groups[0]["lr"])
             if run.scheduler is not None:
                 run.scheduler.step()
             for hook in step_hooks:
                 hook.step(run, loss)
             if state.step == run.total_steps or state.stop is not None:
                 break
-        if state.position >= run.train.samples:
-            state.epoch, state.position = state.epoch + 1, 0
         state.epoch_seconds += time.perf_counter() - started
-        values = {} if run.val is None else evaluate_split(run, "val", run.val)
-        run.call("evaluated", values)
-        state.epoch_seconds, state.epoch_samples = 0.0, 0
+        end_epoch(run)
     run.call("end")
+
+
+def end_epoch(run: Run) -> None:
+    """Evaluate, then move the cursor to the next epoch where this one is whole."""
+    state = run.state
+    values = {} if run.val is None else evaluate_split(run, "val", run.val)
+    state.evaluated = state.step
+    if state.position >= run.train.samples:
+        state.epoch, state.position = state.epoch + 1, 0
+    run.call("evaluated", values)
+    state.epoch_seconds, state.epoch_samples = 0.0, 0
 
 
 def evaluate_split(run: Run, split: str, loader: Loader) -> dict[str, float]:

@@ -6,33 +6,34 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from trainctl import checkpoint, rundir
-from trainctl.config import Component, Config
+from trainctl.config import Component, Config, show
 from trainctl.errors import ConfigError
+from trainctl.protocol import Model, named_modules
+from trainctl.registry import OPTIMS
 
 _NORMS = ("BatchNorm", "GroupNorm", "InstanceNorm", "LayerNorm", "LocalResponseNorm", "RMSNorm")
 
 
-def freeze(component: Component, model: nn.Module) -> None:
+def freeze(component: Component, model: Model) -> None:
     """Stop the gradients of the parameters that ``model.freeze`` names: patterns such as ``features.*``.
 
     Raises ConfigError for a pattern that matches nothing, and when nothing is left to train.
     """
-    names = [name for name, _ in model.named_parameters()]
+    parameters = dict(model.named_parameters())
+    names = list(parameters)
     for pattern in component.common.get("freeze", ()):
         matching = [name for name in names if fnmatchcase(name, pattern)]
         if not matching:
             raise ConfigError(f"model.freeze={pattern}: matches no parameter", f"there are: {_some(names)}")
         for name in matching:
-            model.get_parameter(name).requires_grad_(False)
-    if not any(parameter.requires_grad for parameter in model.parameters()):
+            parameters[name].requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in parameters.values()):
         why = "model.freeze leaves none" if names else "it has none"
         raise ConfigError(f"model={component.name} has no parameters to train: {why}")
 
 
-def groups(config: Config, model: nn.Module) -> list[Any]:
+def groups(config: Config, model: Model) -> list[Any]:
     """What the optimizer gets: the trainable parameters, those of ``optim.no_decay`` without weight decay.
 
     ``biases`` and ``norms`` name parameters by what they are, anything else is a pattern of names. Raises
@@ -42,11 +43,14 @@ def groups(config: Config, model: nn.Module) -> list[Any]:
     patterns = config.optim.common.get("no_decay", ())
     if not patterns:
         return list(trainable.values())
+    if "weight_decay" not in OPTIMS.signature(config.optim.name).names:
+        raise ConfigError(f"optim.no_decay={show(patterns)}: optim={config.optim.name} has no weight decay")
     norms = {
-        f"{name}.{leaf}"
-        for name, module in model.named_modules()
+        name
+        for layer, module in named_modules(model)
         if any(kind in type(module).__name__ for kind in _NORMS)
-        for leaf, _ in module.named_parameters(recurse=False)
+        for name in trainable
+        if name.rpartition(".")[0] == layer
     }
     excluded: set[str] = set()
     for pattern in patterns:
@@ -67,13 +71,13 @@ def groups(config: Config, model: nn.Module) -> list[Any]:
     return [*([{"params": decayed}] if decayed else []), plain]
 
 
-def copy_from(run: str, model: nn.Module) -> str:
+def copy_from(run: str, model: Model) -> str:
     """Copy the best parameters of another run into ``model`` where name and shape agree; says what matched.
 
     Only weights are read, nothing of the run's config is executed. Raises ConfigError when nothing matches.
     """
     directory = rundir.find(run)
-    stored, _ = checkpoint.read(checkpoint.best_of(directory, rundir.read_record(directory)))
+    stored = checkpoint.read(checkpoint.best_of(directory, rundir.read_record(directory))).model
     own = model.state_dict()
     fits = {
         name: tensor for name, tensor in stored.items() if name in own and own[name].shape == tensor.shape

@@ -129,6 +129,13 @@ class Registry:
         own = [parameter for parameter in signature.parameters if parameter.name not in self.supplied]
         return Signature((*own, *self.common.values()), signature.doc)
 
+    def asks_for(self, name: str) -> set[str]:
+        """Which of the supplied arguments the constructor asks for; imports nothing of trainctl's own."""
+        entry = self._entries.get(name)
+        if entry is None and name in self._own_names():
+            return set(self.supplied & set(from_source(self._folder / f"{name}.py", name).names))
+        return set(self.takes(name))
+
     def takes(self, name: str) -> frozenset[str]:
         """Which of the supplied arguments the constructor asks for."""
         self.load(name)
@@ -204,10 +211,11 @@ LOADERS = Registry(
     "loaders",
     supplied=("split", "transform", "batch_size", "device", "seed", "augment"),
 )
+LOOPS = Registry("loop", "loop", "loops", supplied=("config",))
 METRICS = Registry("metric", "metric", "metrics", supplied=("output_size", "classes"))
 
 COMPONENTS: dict[str, Registry] = {
-    registry.group: registry for registry in (MODELS, LOSSES, OPTIMS, SCHEDULERS, DATASETS, LOADERS)
+    registry.group: registry for registry in (MODELS, LOSSES, OPTIMS, SCHEDULERS, DATASETS, LOADERS, LOOPS)
 }
 """The registries whose member a config group chooses, by group."""
 
@@ -215,6 +223,7 @@ __all__ = [
     "COMPONENTS",
     "DATASETS",
     "LOADERS",
+    "LOOPS",
     "LOSSES",
     "METRICS",
     "MODELS",

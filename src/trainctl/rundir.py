@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
+import math
 import os
-from collections.abc import Mapping
+import platform
+import stat
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from trainctl.errors import ConfigError, DirectoryTakenError, storage_error
+from trainctl import files
+from trainctl.errors import ConfigError, DirectoryTakenError, UnsafeInputError, storage_error
 
 RUN_VERSION = 1
+# A run's own names, and how large its files can be that are read whole; a Git diff may be long.
+_FILES: Mapping[str, float] = {
+    "run.json": 2**28,
+    "config.yaml": 2**24,
+    "config.history.yaml": 2**26,
+    "overrides.yaml": 2**24,
+    "metrics.jsonl": math.inf,
+    "train.log": math.inf,
+    ".lock": math.inf,
+}
+_FOLDERS = ("checkpoints", "capsules")
+_DEEPEST = 100
 
 
 def claim(path: Path, *, named: bool) -> Path:
@@ -44,15 +61,54 @@ def _claim(path: Path, named: bool, marker: str, key: str) -> Path:
 
 
 def _take(path: Path, marker: str) -> bool:
-    path.mkdir(parents=True, exist_ok=True)
+    files.make_folder(path)
     if any(path.iterdir()):
         return False
     try:
-        with (path / marker).open("x", encoding="utf-8") as file:
-            json.dump({"version": RUN_VERSION, "status": "running"}, file)
+        files.create(path / marker, json.dumps({"version": RUN_VERSION, "status": "running"}).encode())
     except FileExistsError:
         return False
     return True
+
+
+@contextlib.contextmanager
+def lock(directory: Path) -> Iterator[None]:
+    """Be the only process that trains in ``directory``.
+
+    The lock is the kernel's, on ``.lock``: it goes with the process that holds it, however that ends. Raises
+    DirectoryTakenError (exit 7) when another process has it, StorageError (exit 5) when it cannot be taken.
+    """
+    try:
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        descriptor = os.open(directory / ".lock", flags, 0o666)
+    except OSError as error:
+        raise storage_error(error, "locking the run directory") from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(descriptor, 200, 0).decode("utf-8", "replace").strip()
+            raise DirectoryTakenError(
+                f"{directory}: another process is training in it{f' ({holder})' if holder else ''}",
+                "wait for it, or stop it first",
+            ) from None
+        except OSError as error:
+            raise storage_error(error, "locking the run directory") from error
+        with contextlib.suppress(OSError):  # only for the message above
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"process {os.getpid()} on {platform.node()}".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def locked(directory: Path) -> bool:
+    """Whether a process is training in ``directory`` now."""
+    try:
+        with lock(directory):
+            return False
+    except DirectoryTakenError:
+        return True
 
 
 def claim_sweep(path: Path, *, named: bool) -> Path:
@@ -105,19 +161,22 @@ class RunRecord:
         }
         self.write()
 
+    @classmethod
+    def again(cls, directory: Path, **values: Any) -> RunRecord:
+        """The record of a run that is carried on: what stands there stays, ``values`` are set."""
+        record = cls.__new__(cls)
+        record.path = directory / "run.json"
+        record.values = {**read_record(directory), **values}
+        record.write()
+        return record
+
     def update(self, **values: Any) -> None:
         """Set keys and write."""
         self.values.update(values)
         self.write()
 
     def write(self) -> None:
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        try:
-            temporary.write_text(json.dumps(_without_nan(self.values), indent=2) + "\n", encoding="utf-8")
-            temporary.replace(self.path)
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
+        files.replace(self.path, (json.dumps(_without_nan(self.values), indent=2) + "\n").encode())
 
 
 def _without_nan(value: Any) -> Any:
@@ -131,19 +190,91 @@ def _without_nan(value: Any) -> Any:
 
 
 def read_record(directory: Path) -> dict[str, Any]:
-    """A run's ``run.json``. Raises ConfigError when the directory holds no run."""
+    """A run's ``run.json``.
+
+    Raises ConfigError when the directory holds no run, UnsafeInputError when what lies under the names of a
+    run's files is something else.
+    """
     path = directory / "run.json"
+    _refuse_foreign(directory)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(
             f"{directory}: there is no run here", "give a directory that holds run.json"
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid: {error}") from None
     if not isinstance(content, dict) or content.get("version") != RUN_VERSION:
         raise ConfigError(f"{path} has another version than {RUN_VERSION}")
+    for key, usable in _USABLE.items():
+        if not usable(content.get(key)):
+            raise ConfigError(f"{path} is not valid: {key} is damaged")
     return content
+
+
+def _refuse_foreign(directory: Path) -> None:
+    """Raise UnsafeInputError where a link, a pipe or a file of absurd size has the name of a run's file.
+
+    Reading may hang there or fill the memory, and writing changes what lies elsewhere.
+    """
+    for name in (*_FILES, *_FOLDERS):
+        path = directory / name
+        try:
+            found = path.lstat()
+        except OSError:
+            continue
+        if stat.S_ISLNK(found.st_mode):
+            raise UnsafeInputError(f"{path} is a link to {path.readlink()}", "put the file there instead")
+        if name in _FOLDERS:
+            if not stat.S_ISDIR(found.st_mode):
+                raise UnsafeInputError(f"{path} is no folder", "trainctl did not make it")
+        elif not stat.S_ISREG(found.st_mode):
+            raise UnsafeInputError(f"{path} is no plain file", "trainctl did not make it")
+        elif found.st_size > _FILES[name]:
+            raise UnsafeInputError(f"{path} has {found.st_size} bytes", "trainctl did not write it")
+        elif path.suffix == ".yaml":
+            _refuse_endless(path)
+
+
+def _refuse_endless(path: Path) -> None:
+    """Raise UnsafeInputError for YAML that reading would make larger than the memory, or that never ends."""
+    import yaml
+
+    depth, parser = 0, getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        for event in yaml.parse(path.read_bytes(), parser):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if isinstance(event, yaml.AliasEvent) or depth > _DEEPEST:
+                raise UnsafeInputError(f"{path} repeats or nests itself", "trainctl did not write it")
+    except OSError as error:
+        raise storage_error(error, "reading the run") from error
+    except (yaml.YAMLError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(f"{path} is not valid: {reason}", "give the directory of a run") from None
+
+
+def _usable_environment(value: Any) -> bool:
+    if value is None:
+        return True
+    if not isinstance(value, dict):
+        return False
+    threads, stored = value.get("threads"), value.get("plugins") or []
+    return (threads is None or (type(threads) is int and 1 <= threads <= _MOST_THREADS)) and (
+        isinstance(stored, list)
+        and all(
+            isinstance(each, dict)
+            and all(isinstance(each.get(key), str) for key in ("name", "path", "sha256"))
+            for each in stored
+        )
+    )
+
+
+_MOST_THREADS = 4096
+_USABLE: Mapping[str, Callable[[Any], bool]] = {
+    "environment": _usable_environment,
+    "best": lambda value: value is None or (isinstance(value, dict) and type(value.get("step")) is int),
+}
 
 
 def find(run: str | Path) -> Path:
@@ -151,8 +282,9 @@ def find(run: str | Path) -> Path:
 
     Raises ConfigError when there is none.
     """
-    if Path(run).is_dir():
-        return Path(run).resolve()
+    with contextlib.suppress(OSError):  # no name that a file could have
+        if Path(run).is_dir():
+            return Path(run).resolve()
     outputs = Path.cwd() / "outputs"
     if str(run) == "last":
         if (outputs / "latest").is_dir():

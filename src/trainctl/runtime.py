@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import platform
+import random
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -15,11 +16,11 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy
 import torch
-from torch import nn
-from torch.optim import Optimizer
 
 from trainctl.errors import ConfigError
+from trainctl.protocol import Model, Optimizer
 
 
 def choose_device(name: str) -> torch.device:
@@ -62,7 +63,9 @@ def refuse_distributed() -> None:
 
 
 def seed_everything(seed: int) -> None:
-    """Seed torch on all devices: initialisation, dropout and whatever else draws numbers."""
+    """Seed torch on all devices, NumPy and Python: initialisation, dropout and whatever else draws."""
+    random.seed(seed)
+    numpy.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
 
@@ -103,7 +106,7 @@ _ROUNDS = 3
 def choose_threads(
     setting: int | str,
     device: torch.device,
-    model: nn.Module,
+    model: Model,
     optimizer: Optimizer,
     trial: Callable[..., object],
     batch: Any,
@@ -138,7 +141,7 @@ def choose_threads(
 
 def _measure(
     most: int,
-    model: nn.Module,
+    model: Model,
     optimizer: Optimizer,
     trial: Callable[..., object],
     batch: Any,
@@ -159,7 +162,7 @@ def _measure(
     return min(candidates, key=lambda threads: fastest[threads])
 
 
-def _fingerprint(model: nn.Module, optimizer: Optimizer, batch: Any, most: int) -> str:
+def _fingerprint(model: Model, optimizer: Optimizer, batch: Any, most: int) -> str:
     parts = [
         platform.node(),
         platform.processor() or platform.machine(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ import torch
 from torch import Tensor
 
 from tests.test_loop import make_run
-from trainctl import checkpoint
-from trainctl.errors import NotFiniteError
+from trainctl import checkpoint, snapshot
+from trainctl.checkpoint import Content
+from trainctl.errors import CheckpointError, NotFiniteError
 from trainctl.hooks._base import Hook
 from trainctl.hooks.best import Best
 from trainctl.hooks.checkpointer import Checkpointer
@@ -20,6 +22,19 @@ from trainctl.loop import Run, fit
 
 FOLDER = Path("checkpoints")
 DESCRIBED = {"input_shape": [6], "output_size": 3}
+
+
+def take(run: Run) -> Content:
+    return snapshot.take(run, {"data": DESCRIBED, "order": ""}, torch.device("cpu"))
+
+
+def make(**arguments: Any) -> Checkpointer:
+    return Checkpointer(FOLDER, take, **{"overlap": False, **arguments})
+
+
+def read(path: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    content = checkpoint.read(path)
+    return content.model, content.state
 
 
 class Scripted(Hook):
@@ -54,7 +69,7 @@ def saved(best: Sequence[int], total_steps: int = 35, **arguments: Any) -> tuple
     fit(
         make_run(
             total_steps=total_steps,
-            hooks=[Scripted(best), Checkpointer(FOLDER, DESCRIBED, **arguments), listing],
+            hooks=[Scripted(best), make(**arguments), listing],
         )
     )
     return listing.steps, on_disk()
@@ -87,9 +102,9 @@ def test_a_run_that_ends_within_an_epoch_is_saved() -> None:
 
 def test_a_checkpoint_holds_parameters_cursor_results_and_description() -> None:
     best = Best("val/accuracy", lower_is_better=False)
-    run = make_run(total_steps=10, hooks=[best, Checkpointer(FOLDER, DESCRIBED)])
+    run = make_run(total_steps=10, hooks=[best, make()])
     fit(run)
-    tensors, state = checkpoint.read(FOLDER / "step-00000010")
+    tensors, state = read(FOLDER / "step-00000010")
     assert all(torch.equal(value, tensors[name]) for name, value in run.model.state_dict().items())
     assert (state["step"], state["epoch"], state["position"]) == (10, 1, 24)
     assert state["best"] == run.state.best
@@ -105,14 +120,14 @@ def test_the_best_checkpoint_holds_the_best_parameters() -> None:
                 self.parameters = {name: value.clone() for name, value in run.model.state_dict().items()}
 
     keeping = Keeping()
-    fit(make_run(total_steps=35, hooks=[Scripted([2]), Checkpointer(FOLDER, DESCRIBED), keeping]))
-    tensors, _ = checkpoint.read(FOLDER / "step-00000014")
+    fit(make_run(total_steps=35, hooks=[Scripted([2]), make(), keeping]))
+    tensors, _ = read(FOLDER / "step-00000014")
     assert all(torch.equal(value, tensors[name]) for name, value in keeping.parameters.items())
 
 
 def test_saving_within_an_epoch_keeps_the_cursor() -> None:
     """What a run that is stopped does."""
-    checkpointer = Checkpointer(FOLDER, DESCRIBED)
+    checkpointer = make()
 
     class Stopping(Hook):
         def step(self, run: Run, loss: Tensor) -> None:
@@ -124,13 +139,13 @@ def test_saving_within_an_epoch_keeps_the_cursor() -> None:
         fit(run)
     path = checkpointer.save(run)
     assert path == FOLDER / "step-00000009"
-    _, state = checkpoint.read(path)
+    _, state = read(path)
     assert (state["step"], state["epoch"], state["position"]) == (9, 1, 16)
     assert on_disk() == [7, 9]
 
 
 def test_a_step_is_saved_once() -> None:
-    run, checkpointer = make_run(), Checkpointer(FOLDER, DESCRIBED)
+    run, checkpointer = make_run(), make()
     run.state.step = 3
     path = checkpointer.save(run)
     written = (path / "manifest.json").stat().st_mtime_ns
@@ -141,7 +156,7 @@ def test_a_step_is_saved_once() -> None:
 
 
 def test_parameters_that_are_not_finite_cost_no_older_checkpoint() -> None:
-    run, checkpointer = make_run(), Checkpointer(FOLDER, DESCRIBED)
+    run, checkpointer = make_run(), make()
     run.state.step = 3
     checkpointer.save(run)
     run.state.step = 4
@@ -150,3 +165,86 @@ def test_parameters_that_are_not_finite_cost_no_older_checkpoint() -> None:
     with pytest.raises(NotFiniteError, match="not finite at step 4"):
         checkpointer.save(run)
     assert on_disk() == [3]
+
+
+def test_steps_in_the_middle_of_an_epoch_are_saved() -> None:
+    after, end = saved(best=[], every_steps=5, every_epochs=None, keep_last=99)
+    assert after == [[5], [5, 10], [5, 10, 15, 20], [5, 10, 15, 20, 25], [5, 10, 15, 20, 25, 30, 35]]
+    assert end == [5, 10, 15, 20, 25, 30, 35]
+
+
+def test_time_that_has_passed_saves(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+
+    class Clock(Hook):
+        def step(self, run: Run, loss: Tensor) -> None:
+            nonlocal now
+            now += 20.0  # seconds a step
+
+    monkeypatch.setattr("trainctl.hooks.checkpointer.time.monotonic", lambda: now)
+    fit(make_run(total_steps=10, hooks=[Clock(), make(every_minutes=1.0, every_epochs=None, keep_last=9)]))
+    assert on_disk() == [3, 6, 9, 10]
+
+
+def test_the_best_evaluated_ones_stay() -> None:
+    values = iter([0.5, 0.9, 0.1, float("nan"), 0.7])
+
+    class Values(Hook):
+        def evaluated(self, run: Run, metrics: Mapping[str, float]) -> None:
+            value = next(values)
+            run.state.last = {**run.state.where, "val/score": value}
+            checkpointer.evaluated(run, {"val/score": value})
+
+    checkpointer = make(keep_best=2, monitor="val/score", lower_is_better=False, every_epochs=99)
+    fit(make_run(total_steps=35, hooks=[Values()]))
+    assert on_disk() == [14, 35]
+    assert checkpointer.state_dict() == {"ranked": [[-0.9, 14], [-0.7, 35]]}
+
+
+def test_overlapping_writes_what_the_run_was_then() -> None:
+    class Late(Hook):
+        """Holds the writing back until two more steps were taken."""
+
+        def __init__(self) -> None:
+            self.go = threading.Event()
+
+        def step(self, run: Run, loss: Tensor) -> None:
+            if run.state.step == 5:
+                self.kept = {name: value.clone() for name, value in run.model.state_dict().items()}
+            if run.state.step == 7:
+                self.go.set()
+
+    late = Late()
+    checkpointer = make(
+        overlap=True, every_steps=5, every_epochs=None, keep_last=9, sync=lambda: late.go.wait(30)
+    )
+    fit(make_run(total_steps=8, hooks=[late, checkpointer]))
+    tensors, state = read(FOLDER / "step-00000005")
+    assert state["step"] == 5
+    assert all(torch.equal(value, tensors[name]) for name, value in late.kept.items())
+    assert on_disk() == [5, 8]
+
+
+def test_what_fails_in_the_writing_thread_ends_the_run() -> None:
+    def full() -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        fit(make_run(total_steps=35, hooks=[make(overlap=True, every_steps=3, sync=full)]))
+    assert on_disk() == []
+
+
+def test_an_older_checkpoint_goes_only_after_the_new_one_was_found_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def damaged(path: Path) -> None:
+        if path.name == "step-00000014":
+            (path / "model.safetensors").write_bytes(b"")
+        verify(path)
+
+    verify = checkpoint.verify
+    monkeypatch.setattr(checkpoint, "verify", damaged)
+    with pytest.raises(CheckpointError, match="step-00000014"):
+        fit(make_run(total_steps=35, hooks=[make()]))
+    assert on_disk() == [7, 14]
+    checkpoint.read(FOLDER / "step-00000007")

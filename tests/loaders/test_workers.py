@@ -409,7 +409,7 @@ def in_a_group_of_its_own(folder: Path, *words: str) -> subprocess.Popen[str]:
     seen = []
     for line in process.stdout:
         seen.append(line)
-        if "step 8/" in line:  # so the workers have been feeding it
+        if "Step [8/" in line:  # so the workers have been feeding it
             return process
     process.communicate(timeout=10)
     raise AssertionError(f"the program ended early: {seen}")

@@ -72,7 +72,7 @@ def test_a_whole_run() -> None:
         "run outputs/x",
         "mlp: 3 parameters",
         "optim.momentum is dropped",
-        "Epoch 2/3  step 7/100  loss 0.1234  lr 1.0e-03  1,234 samples/s",
+        "Epoch [2/3], Step [7/100], Loss: 0.1234  lr 1.0e-03  1,234 samples/s",
         "val/accuracy",
         "0.9000",
         "12 s",

@@ -53,7 +53,7 @@ def test_a_whole_run_line_by_line() -> None:
         "  model     mlp: 3 parameters",
         "  device    cpu",
         "optim.momentum is dropped",
-        "epoch 2/3  step 7/100  loss 0.1234  lr 1.0e-03  1234 samples/s",
+        "Epoch [2/3], Step [7/100], Loss: 0.1234  lr 1.0e-03  1234 samples/s",
         "epoch 2/3  train/loss 0.3100  val/loss 0.2500  val/accuracy 0.9000  1234 samples/s  12 s  best",
         "epoch 2/3  train/loss 0.3100  1234 samples/s  3.0 s",
         "best  step 5  val/loss 0.2500",

@@ -67,7 +67,7 @@ def closing(display: Display, record: rundir.RunRecord, directory: Path, best_st
 
 
 def _learning_rate(optimizer: Any) -> str:
-    lr = optimizer.defaults.get("lr")
+    lr = optimizer.param_groups[0].get("lr")
     return f" lr {lr:g}" if isinstance(lr, float | int) else ""
 
 

@@ -8,11 +8,11 @@ import platform
 import shlex
 import subprocess
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from trainctl import rundir
+from trainctl import files, rundir
 from trainctl.commands._report import closing, device_name, header
 from trainctl.config import Config
 from trainctl.errors import Problem, StorageError, TrainctlError, WorkerError, storage_error
@@ -20,7 +20,66 @@ from trainctl.interrupts import Stopped
 from trainctl.startup import importing
 from trainctl.ui.display import Display, make_display, short_path
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from trainctl.build import Built
+    from trainctl.changes import Change
+    from trainctl.checkpoint import Content
+    from trainctl.loop import Run
+
 log = logging.getLogger("trainctl")
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """Where and how a run goes on.
+
+    Attributes:
+        checkpoint: the one it goes on from.
+        content: what stands in it.
+        broken: newer ones that are damaged, with the reason.
+        changes: what is to be different from here on.
+    """
+
+    checkpoint: Path
+    content: Content
+    broken: tuple[tuple[Path, str], ...] = ()
+    changes: tuple[Change, ...] = ()
+
+    def recorded(self, command: str) -> dict[str, Any]:
+        """What ``run.json`` says of it."""
+        return {
+            "status": "running",
+            "exit_code": None,
+            "reason": None,
+            "ended": None,
+            "resumed": {
+                "at": rundir.now(),
+                "step": self.content.step,
+                "checkpoint": self.checkpoint.name,
+                "damaged": [path.name for path, _ in self.broken],
+                "command": command,
+                "changes": {change.key: [change.before, change.after] for change in self.changes},
+            },
+        }
+
+    def with_recorded_threads(self, config: Config, values: Mapping[str, Any]) -> Config:
+        """The number of threads decides the last bits: ``auto`` is what the run was started with."""
+        threads = (values.get("environment") or {}).get("threads")
+        return replace(config, threads=threads) if config.threads == "auto" and threads else config
+
+    def apply(self, built: Built) -> list[str]:
+        """Put ``built`` where the run was; returns what people must be told."""
+        from trainctl.resuming import resume, set_aside
+
+        resume(built, self.content, self.changes)
+        said = [f"resumed from {self.checkpoint.name}", *set_aside(self.broken)]
+        for change in self.changes:
+            said.append(
+                f"changed: {change} (the new value wins{f'; {change.inexact}' if change.inexact else ''})"
+            )
+        return said
 
 
 @dataclass(frozen=True)
@@ -33,6 +92,7 @@ class Request:
         directory: where it goes, taken already.
         notices: what the user must be told before the run.
         command: the command line as typed.
+        resumed: where an interrupted run goes on; None for a new one.
     """
 
     config: Config
@@ -40,6 +100,7 @@ class Request:
     directory: Path
     notices: tuple[str, ...]
     command: str
+    resumed: Resumed | None = None
 
 
 def train(request: Request, display: Display | None = None) -> dict[str, Any]:
@@ -51,11 +112,12 @@ def train(request: Request, display: Display | None = None) -> dict[str, Any]:
     """
     config, directory = request.config, request.directory
     display = display or make_display(config.display.mode, config.display.every)
-    with _log_file(directory), _storage_errors(directory):
-        record = rundir.RunRecord(directory, command=request.command, name=config.name, git=_git())
+    with rundir.lock(directory), _log_file(directory), _storage_errors(directory):
+        if request.resumed is None:
+            record = rundir.RunRecord(directory, command=request.command, name=config.name, git=_git())
+        else:
+            record = rundir.RunRecord.again(directory, **request.resumed.recorded(request.command))
         try:
-            for name, content in request.files.items():
-                (directory / name).write_text(content, encoding="utf-8")
             _train(request, record, display)
         except BaseException as error:
             display.close()
@@ -67,73 +129,81 @@ def train(request: Request, display: Display | None = None) -> dict[str, Any]:
 def _train(request: Request, record: rundir.RunRecord, display: Display) -> None:
     # torch is imported here, after the config has been found right and the directory is ours.
     with importing():
-        import torch
-
-        from trainctl import plugins
+        from trainctl import capsule, checkpoint, plugins, snapshot
         from trainctl.build import build
-        from trainctl.hooks.best import Best
         from trainctl.hooks.checkpointer import Checkpointer
-        from trainctl.hooks.clip import ClipNorm
         from trainctl.hooks.console import Console
-        from trainctl.hooks.guard import LossGuard
+        from trainctl.hooks.guard import Guard
         from trainctl.hooks.metrics_log import MetricsLog
-        from trainctl.hooks.plateau import Plateau
         from trainctl.hooks.signals import Signals
-        from trainctl.loop import fit
 
-    config, directory = request.config, request.directory
+    config, directory, resumed = request.config, request.directory, request.resumed
     stored = plugins.load(config.plugins)
+    if resumed is not None:
+        config = resumed.with_recorded_threads(config, record.values)
     built = build(config)
-    run, data = built.run, built.data
-    environment = {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "device": device_name(built.device),
-        "threads": built.threads,
-        "plugins": stored,
-    }
-    record.update(environment=environment, parameters=built.parameters)
+    run = built.run
+    record.update(environment=_environment(built, stored), parameters=built.parameters)
     # Only now: until here `last` means the run before, in init_from=last, say.
     not_latest = rundir.point_latest(directory)
-    display.header(*header(request, built))
-    for notice in (*request.notices, *built.notices, *([not_latest] if not_latest else [])):
-        display.notice(notice)
-        log.info(notice)
+
+    orders: dict[int, str] = {}
+
+    def take(run: Run) -> Content:
+        epoch = run.state.epoch
+        if epoch not in orders:
+            orders.clear()
+            orders[epoch] = built.order_digest(epoch)
+        return snapshot.take(run, {"data": built.described, "order": orders[epoch]}, built.device)
 
     signals = Signals()
-    described = {
-        "name": data.name,
-        "task": data.task,
-        "input_shape": list(data.input_shape),
-        "output_size": data.output_size,
-        "classes": list(data.classes),
-    }
-    checkpointer = Checkpointer(
-        directory / "checkpoints", described, config.checkpoint.every_epochs, config.checkpoint.keep_last
-    )
     metrics_log = MetricsLog(directory / "metrics.jsonl")
+    saving = config.checkpoint
+    checkpointer = Checkpointer(
+        directory / "checkpoints",
+        take,
+        every_steps=saving.every_steps,
+        every_epochs=saving.every_epochs,
+        every_minutes=saving.every_minutes,
+        keep_last=saving.keep_last,
+        keep_best=saving.keep_best,
+        monitor=built.monitor,
+        lower_is_better=built.lower_is_better,
+        overlap=saving.overlap,
+        sync=metrics_log.sync,
+    )
     epochs = -(-run.total_steps // len(run.train))
-    run.hooks = [
-        *([LossGuard()] if config.guard.loss else []),
-        *([ClipNorm(config.train.clip_norm)] if config.train.clip_norm is not None else []),
-        *([Plateau(built.plateau, built.monitor)] if built.plateau is not None else []),
-        Best(
-            built.monitor,
-            config.train.patience,
-            config.train.min_delta,
-            lower_is_better=built.lower_is_better,
-        ),
-        metrics_log,
-        checkpointer,
-        Console(display, epochs),
-        signals,
-    ]
+    console = Console(display, epochs, config.display.every)
+    run.hooks = [*run.hooks, metrics_log, checkpointer, console, signals]
+    notices = [*request.notices, *built.notices, *([not_latest] if not_latest else [])]
+    if resumed is not None:
+        notices += resumed.apply(built)
+        checkpointer.saved_step = run.state.step
+    stored_files = dict(request.files)
+
+    def keep(run: Run, inputs: Tensor, targets: Tensor, random_state: Tensor, why: str) -> str:
+        described = {"config": stored_files["config.yaml"], "plugins": stored, "why": why}
+        content = capsule.of(take(run), inputs, targets, random_state, described)
+        path = checkpoint.save(
+            directory / "capsules", content, f"step-{run.state.step + 1:08d}", finite=False
+        )
+        return short_path(path)
+
+    for hook in run.hooks:
+        if isinstance(hook, Guard):
+            hook.keep = keep
+    for name, content in request.files.items():
+        files.replace(directory / name, content.encode())
+    display.header(*header(request, built))
+    for notice in notices:
+        display.notice(notice)
+        log.info(notice)
     try:
         # Closed first, so that a Ctrl-C meanwhile is still caught.
         with signals.caught(), contextlib.closing(built):
             built.while_waiting(lambda: signals.poll(run))
             try:
-                fit(run)
+                built.fit(run)
                 test = _test(built, directory)
             except TrainctlError as error:
                 # Between two steps, all of them: what was trained is whole.
@@ -143,8 +213,11 @@ def _train(request: Request, record: rundir.RunRecord, display: Display) -> None
                         Problem(f"saved in {short_path(checkpointer.save(run))}"),
                     )
                 raise
+            finally:
+                checkpointer.wait()
             if test:
                 metrics_log.write({**run.state.where, **test})
+                metrics_log.sync()
     finally:
         # The losses up to the failure are what explains it.
         metrics_log.close()
@@ -156,10 +229,25 @@ def _train(request: Request, record: rundir.RunRecord, display: Display) -> None
         reason=run.state.stop,
         ended=rundir.now(),
         test=_test_record(run.state, test),
+        **({"skipped": run.state.skipped} if run.state.skipped else {}),
     )
+    if run.state.skipped:
+        display.notice(f"{run.state.skipped} steps were left out: not finite (train.log names them)")
     if run.state.stop:
         display.notice(f"stopped early: {run.state.stop}")
     closing(display, record, directory, best_step)
+
+
+def _environment(built: Built, stored: list[dict[str, str]]) -> dict[str, Any]:
+    import torch
+
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "device": device_name(built.device),
+        "threads": built.threads,
+        "plugins": stored,
+    }
 
 
 def _test_record(state: Any, test: Mapping[str, float]) -> dict[str, Any] | None:
@@ -169,7 +257,7 @@ def _test_record(state: Any, test: Mapping[str, float]) -> dict[str, Any] | None
     return {**where, **test}
 
 
-def _test(built: Any, directory: Path) -> dict[str, float]:
+def _test(built: Built, directory: Path) -> dict[str, float]:
     """The test split, once, on the best checkpoint; on the last parameters when none was better."""
     from trainctl import checkpoint
     from trainctl.loop import evaluate_split
@@ -179,8 +267,7 @@ def _test(built: Any, directory: Path) -> dict[str, float]:
     run = built.run
     if run.state.best is not None and run.state.best["step"] != run.state.step:
         best = directory / "checkpoints" / checkpoint.folder_name(run.state.best["step"])
-        parameters, _ = checkpoint.read(best)
-        run.model.load_state_dict(parameters)
+        run.model.load_state_dict(checkpoint.read(best).model)
     return evaluate_split(run, "test", built.test)
 
 

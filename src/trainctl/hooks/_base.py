@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -31,3 +31,10 @@ class Hook:
 
     def end(self, run: Run) -> None:
         """After the last step and its evaluation."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs of this hook: tensors, numbers, text, lists and dictionaries of them."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Become what :meth:`state_dict` said, before ``start``."""

@@ -35,7 +35,6 @@ class Best(Hook):
     ) -> None:
         self.monitor, self.lower_is_better = monitor, lower_is_better
         self.patience, self.min_delta = patience, min_delta
-        self._reference: float | None = None
 
     def evaluated(self, run: Run, values: Mapping[str, float]) -> None:
         state = run.state
@@ -45,8 +44,8 @@ class Best(Hook):
         value, lower = values[self.monitor], self.lower_is_better
         if is_better(value, state.best[self.monitor] if state.best else None, lower_is_better=lower):
             state.best = dict(state.last)
-        if is_better(value, self._reference, self.min_delta, lower_is_better=lower):
-            self._reference, state.stale = value, 0
+        if is_better(value, state.reference, self.min_delta, lower_is_better=lower):
+            state.reference, state.stale = value, 0
         else:
             state.stale += 1
         if self.patience is not None and state.stale >= self.patience:

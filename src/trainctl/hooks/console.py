@@ -21,11 +21,17 @@ _HISTORY = 24
 
 
 class Console(Hook):
-    """Feeds a display. A step costs one append; losses are read from the device when something is drawn."""
+    """Feeds a display. A step costs one append; losses are read from the device when something is drawn.
 
-    def __init__(self, display: Display, total_epochs: int) -> None:
+    Args:
+        every: ``display.every`` as it was asked for. An epoch of fewer steps has a line only where something
+            was evaluated, and the last one.
+    """
+
+    def __init__(self, display: Display, total_epochs: int, every: int | None = None) -> None:
         self.display = display
         self.total_epochs = total_epochs
+        self._asked = every or 0
         self._every = display.every
         # The display's thread takes losses out while the loop puts them in; a deque needs no lock for that.
         self._pending: deque[Tensor] = deque()
@@ -53,6 +59,8 @@ class Console(Hook):
         progress.epoch = state.where["epoch"]
         progress.epoch_loss = self._sum / self._count if self._count else float("nan")
         self._sum, self._count = 0.0, 0
+        if not values and len(run.train) < self._asked and state.step < run.total_steps:
+            return
         best = state.best is not None and state.best["step"] == state.step
         seconds = time.perf_counter() - self._epoch_started
         self.display.epoch(progress, visible(values), seconds, best=best)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainctl.files import Log
 from trainctl.hooks._base import Hook
 from trainctl.loop import Run
 
@@ -19,16 +20,40 @@ _SECONDS = 1.0
 
 
 class MetricsLog(Hook):
-    """Writes ``metrics.jsonl``. Losses stay on the device and are fetched together, at most a second late."""
+    """Writes ``metrics.jsonl``. Losses stay on the device and are fetched together, at most a second late.
+
+    A checkpoint knows how long the file was; a resumed run cuts off what came after, so that each step is
+    there once.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._steps: list[tuple[int, int, float]] = []
         self._losses: list[Tensor] = []
         self._flushed = time.monotonic()
+        self._size: int | None = None
+        self._log: Log | None = None
+
+    @property
+    def log(self) -> Log:
+        """The open file."""
+        if self._log is None:
+            self._log = Log(self.path, self._size)
+        return self._log
 
     def start(self, run: Run) -> None:
-        self._file = self.path.open("a", encoding="utf-8")
+        self.log.sync()
+
+    def state_dict(self) -> dict[str, Any]:
+        self.flush()
+        return {"bytes": self.log.size}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._size = state["bytes"]
+
+    def sync(self) -> None:
+        """Bring what was written to the disk."""
+        self.log.sync()
 
     def step(self, run: Run, loss: Tensor) -> None:
         state = run.state
@@ -54,21 +79,21 @@ class MetricsLog(Hook):
             ]
             self._steps.clear()
             self._losses.clear()
-            self._file.write("\n".join(lines) + "\n")
-        self._file.flush()
+            self.log.write(("\n".join(lines) + "\n").encode())
         self._flushed = time.monotonic()
 
     def write(self, values: Mapping[str, Any]) -> None:
         """Write one line at once."""
         plain = {key: _plain(value) if isinstance(value, float) else value for key, value in values.items()}
-        self._file.write(json.dumps(plain) + "\n")
-        self._file.flush()
+        self.log.write((json.dumps(plain) + "\n").encode())
 
     def close(self) -> None:
         """Write what is left and close the file. Safe to call before ``start``."""
-        if hasattr(self, "_file") and not self._file.closed:
-            self.flush()
-            self._file.close()
+        if self._log is not None and not self._log.closed:
+            try:
+                self.flush()
+            finally:
+                self._log.close()
 
 
 def _plain(value: float) -> float | str:

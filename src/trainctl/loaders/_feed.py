@@ -49,7 +49,7 @@ from trainctl.loaders._order import derived_seed
 _FEW = 512
 _MOST = 8
 _LOOK_SECONDS = 1.0
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class Feed:

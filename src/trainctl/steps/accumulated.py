@@ -6,13 +6,14 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
+
+from trainctl.protocol import Criterion, Model, Optimizer
 
 
 def accumulated_step(
-    model: nn.Module,
-    criterion: nn.Module,
+    model: Model,
+    criterion: Criterion,
     optimizer: Optimizer,
     inputs: Tensor,
     targets: Tensor,

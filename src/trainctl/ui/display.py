@@ -136,6 +136,12 @@ def number(value: object) -> str:
     return str(value)
 
 
+def step_words(progress: Progress) -> str:
+    """A step in the words of the tutorials: ``Epoch [1/5], Step [100/860], Loss: 0.4321``."""
+    epoch = f"Epoch [{progress.epoch}/{progress.epochs}]"
+    return f"{epoch}, Step [{progress.epoch_step}/{progress.epoch_steps}], Loss: {progress.loss:.4f}"
+
+
 def visible(values: Mapping[str, V]) -> dict[str, V]:
     """The values that have room on the screen: with more than 12 a class, those (``val/metric/class``) go."""
     single = {name: value for name, value in values.items() if name.count("/") < 2}

@@ -11,7 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from trainctl.ui.display import Progress, Source, Unbreakable, duration, number, short_name
+from trainctl.ui.display import Progress, Source, Unbreakable, duration, number, short_name, step_words
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _REDRAWS_A_SECOND = 8
@@ -98,8 +98,7 @@ class Rich:
 
     def step(self, progress: Progress) -> None:
         self.console.print(
-            f"Epoch {progress.epoch}/{progress.epochs}  step {progress.epoch_step}/{progress.epoch_steps}"
-            f"  loss {progress.loss:.4f}  lr {progress.lr:.1e}  {progress.speed:,.0f} samples/s"
+            f"{step_words(progress)}  lr {progress.lr:.1e}  {progress.speed:,.0f} samples/s", markup=False
         )
 
     def epoch(self, progress: Progress, values: Mapping[str, float], seconds: float, *, best: bool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TextIO
 
-from trainctl.ui.display import Progress, Source, Unbreakable, duration, number
+from trainctl.ui.display import Progress, Source, Unbreakable, duration, number, step_words
 
 _EVERY = 100
 
@@ -33,10 +33,7 @@ class Plain:
         pass
 
     def step(self, progress: Progress) -> None:
-        self._print(
-            f"epoch {progress.epoch}/{progress.epochs}  step {progress.epoch_step}/{progress.epoch_steps}"
-            f"  loss {progress.loss:.4f}  lr {progress.lr:.1e}  {progress.speed:.0f} samples/s"
-        )
+        self._print(f"{step_words(progress)}  lr {progress.lr:.1e}  {progress.speed:.0f} samples/s")
 
     def epoch(self, progress: Progress, values: Mapping[str, float], seconds: float, *, best: bool) -> None:
         shown = "  ".join(f"{name} {number(value)}" for name, value in values.items())

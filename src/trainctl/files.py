@@ -1,0 +1,132 @@
+"""Every change to a run directory: whole or not at all, and on the disk before the next one counts on it.
+
+Nothing else in trainctl writes there, ``train.log`` aside. A file is written under a temporary name, synced
+and renamed, and the folder is synced, because a rename that the disk has not seen is lost with the power
+(Pillai et al., All File Systems Are Not Created Equal, OSDI 2014).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from pathlib import Path
+
+
+def write(path: Path, content: bytes) -> None:
+    """Create ``path`` with ``content`` and sync it. Raises OSError."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+    try:
+        _write_all(descriptor, content)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def create(path: Path, content: bytes) -> None:
+    """The same for a name that is free. Raises FileExistsError where it is not, OSError."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        _write_all(descriptor, content)
+        os.fsync(descriptor)
+        sync_folder(path.parent)
+    except OSError:
+        with contextlib.suppress(OSError):
+            path.unlink()
+        raise
+    finally:
+        os.close(descriptor)
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Give ``path`` the new ``content``: a reader sees the old file or the new one. Raises OSError."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(temporary, content)
+        temporary.replace(path)
+        sync_folder(path.parent)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def rename(source: Path, target: Path) -> None:
+    """Rename within one folder, and sync the folder. Raises OSError."""
+    source.rename(target)
+    sync_folder(target.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring the names in ``folder`` to the disk. Raises OSError."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it, and sync their names. One that is there is left as it is."""
+    absent = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for each in absent:
+        sync_folder(each.parent)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder that may be in use as long as it has its name: renamed first, so never seen half."""
+    hidden = folder.with_name(f".old-{folder.name}.{os.getpid()}")
+    folder.rename(hidden)
+    shutil.rmtree(hidden, ignore_errors=True)
+
+
+def _write_all(descriptor: int, content: bytes) -> None:
+    view = memoryview(content)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+class Log:
+    """A file that only grows, a whole line at a time.
+
+    Args:
+        size: what counts of a file that is there already, in bytes; the rest is cut off. None keeps all.
+
+    Raises OSError, also where a link has the name: what it leads to is somebody else's.
+    """
+
+    def __init__(self, path: Path, size: int | None = None) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        self._descriptor = os.open(path, flags, 0o666)
+        self.closed = False
+        try:
+            sync_folder(path.parent)
+            self.size = os.fstat(self._descriptor).st_size
+            # Of a file that has become shorter, cutting would make one with a hole.
+            if size is not None and size < self.size:
+                os.ftruncate(self._descriptor, size)
+                self.size = size
+        except OSError:
+            self.close()
+            raise
+
+    def write(self, content: bytes) -> None:
+        """Append. Raises OSError; what the disk took of the content is taken back then."""
+        try:
+            _write_all(self._descriptor, content)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._descriptor, self.size)
+            raise
+        self.size += len(content)
+
+    def sync(self) -> None:
+        """Bring what was written to the disk. Raises OSError."""
+        os.fsync(self._descriptor)
+
+    def close(self) -> None:
+        """Close; safe to call twice."""
+        if not self.closed:
+            self.closed = True
+            os.close(self._descriptor)

@@ -1,0 +1,167 @@
+"""All kinds of trials, one after the other, and the table."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import importlib
+import os
+import pkgutil
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import trainctl
+from tests.reliability import bites, crashes, damage, malice, power, words
+from tests.reliability.children import Row, Trial, try_all
+from tests.reliability.runs import LONG, RUN, SHORT, Course, own_environment
+
+_RANDOM_KILLS = 120
+_LINES = 180
+_SHOWN = 5
+# Large, and used by no trial: each fork would copy their memory's tables.
+_LEFT_OUT = ("__main__", "lightning", "parquet", "torchvision")
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """What all trials use: a folder, and a run left in peace in it.
+
+    Attributes:
+        whole: the last checkpoint of that run.
+    """
+
+    root: Path
+    course: Course
+    whole: Path
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """A row of the table. ``quick`` is how many of its trials `make test` has time for."""
+
+    name: str
+    make: Callable[[_Bench], list[Trial]]
+    quick: int = 0
+
+
+def _peaceful(bench: _Bench) -> list[Trial]:
+    def again(folder: Path) -> str | None:
+        return Course(SHORT).measure(folder / "again") or bench.course.difference(folder / "again" / RUN)
+
+    def writers(folder: Path) -> str | None:
+        return "; ".join(bench.course.foreign) or None
+
+    return [Trial("twice the same", again), Trial("only trainctl.files writes", writers)]
+
+
+def _resumes(bench: _Bench) -> list[Trial]:
+    return [
+        *crashes.in_the_resume(bench.course, bench.root / "resume"),
+        *crashes.in_the_resume(bench.course, bench.root / "change", "optim.lr=0.002"),
+    ]
+
+
+def _at_random(bench: _Bench) -> list[Trial]:
+    long = Course(LONG)
+    if wrong := long.measure(bench.root / "long"):
+        return [Trial("a long run left in peace", lambda folder: wrong)]
+    crashes.timed(long, bench.root / "timed")
+    return crashes.at_any_time(long, _RANDOM_KILLS, seed=0)
+
+
+def _full(bench: _Bench) -> list[Trial]:
+    return [
+        *crashes.with_errors(bench.course, errno.ENOSPC, forever=True),
+        crashes.with_a_full_log(bench.course),
+    ]
+
+
+def _malicious(bench: _Bench) -> list[Trial]:
+    normal = malice.prepare(bench.course, bench.root / "malice")
+    return malice.planted(bench.root / "malice", normal)
+
+
+_KINDS = (
+    _Kind("left in peace", _peaceful, 2),
+    _Kind("killed at each operation", lambda bench: crashes.at_every_operation(bench.course), 20),
+    _Kind("killed at each operation of a resume", _resumes, 4),
+    _Kind("killed at random times", _at_random, 4),
+    _Kind("ENOSPC at each operation", _full, 5),
+    _Kind(
+        "EIO at each operation",
+        lambda bench: crashes.with_errors(bench.course, errno.EIO, forever=False),
+        5,
+    ),
+    _Kind("power lost after each operation", lambda bench: power.after_every_operation(bench.course), 7),
+    _Kind("a bit of each byte flipped", lambda bench: damage.every_byte(bench.whole), 1),
+    _Kind("cut at each length", lambda bench: damage.every_length(bench.whole), 1),
+    _Kind("malicious files", _malicious),
+    _Kind("command lines", lambda bench: words.typed(bench.root / "peace" / RUN, _LINES, seed=0)),
+    _Kind("safeguards taken away, one at a time", lambda bench: bites.every_safeguard(bench.whole)),
+)
+
+
+def run(named: Sequence[str], *, quick: bool) -> int:
+    """Try everything, or the kinds whose names have one of the words; returns the exit code."""
+    started = time.monotonic()
+    kinds = [kind for kind in _KINDS if not named or any(word in kind.name for word in named)]
+    if not kinds:
+        print(f"there is no such kind; there are: {'; '.join(kind.name for kind in _KINDS)}")
+        return 2
+    memory = Path("/dev/shm")
+    root = Path(tempfile.mkdtemp(prefix="reliability-", dir=memory if os.access(memory, os.W_OK) else None))
+    try:
+        own_environment(root)
+        rows = _try(root.resolve(), kinds, quick)
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+    missed = sum(len(row.missed) for row in rows)
+    print(_line("all", sum(row.trials for row in rows), missed, time.monotonic() - started))
+    return 1 if missed else 0
+
+
+def _try(root: Path, kinds: Sequence[_Kind], quick: bool) -> list[Row]:
+    _import_everything()
+    course = Course(SHORT)
+    print(f"{'kind of trial':<42}{'tried':>8}{'missed':>8}{'seconds':>9}")
+    if wrong := course.measure(root / "peace"):
+        return [_show(Row("left in peace", 1, [wrong], 0.0))]
+    course.warm(root / "peace")
+    # What is there stays: a collection in a child would copy the memory it looks through.
+    gc.collect()
+    gc.freeze()
+    last = sorted((root / "peace" / RUN / "checkpoints").glob("step-*"))[-1]
+    bench = _Bench(root, course, last)
+    rows = []
+    for kind in kinds:
+        if quick and not kind.quick:
+            continue
+        trials = kind.make(bench)
+        if quick:
+            step = -(-len(trials) // kind.quick)
+            trials = trials[(step - 1) // 2 :: step]
+        rows.append(_show(try_all(kind.name, trials, root)))
+    return rows
+
+
+def _import_everything() -> None:
+    for module in pkgutil.walk_packages(trainctl.__path__, "trainctl."):
+        if not module.name.endswith(_LEFT_OUT):
+            importlib.import_module(module.name)
+
+
+def _show(row: Row) -> Row:
+    print(_line(row.kind, row.trials, len(row.missed), row.seconds), flush=True)
+    for missed in row.missed[:_SHOWN]:
+        print("    " + missed.replace("\n", "\n    ")[:2000])
+    if len(row.missed) > _SHOWN:
+        print(f"    and {len(row.missed) - _SHOWN} more")
+    return row
+
+
+def _line(kind: str, trials: int, missed: int, seconds: float) -> str:
+    return f"{kind:<42}{trials:>8}{missed:>8}{seconds:>9.1f}"
