@@ -21,6 +21,7 @@ def blocks(page: Path, language: str) -> list[str]:
 COMMANDS = [
     (page.name, line.partition("  #")[0].strip())
     for page in PAGES
+    if page.name != "rungs.md"  # its commands run below, with their output
     for block in blocks(page, "sh")
     for line in block.splitlines()
     if line.startswith("trainctl")
@@ -77,3 +78,17 @@ def test_the_make_targets_of_the_readme_exist() -> None:
     makefile = (REPOSITORY / "Makefile").read_text()
     for target in ("help", "train", "test", "test-all", "smoke", "check", "bench", "clean"):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+
+
+RUNGS = re.findall(
+    r"```sh\n(trainctl [^\n]*)\n```\n\n```output\n(.*?)```",
+    (REPOSITORY / "docs" / "rungs.md").read_text(),
+    re.DOTALL,
+)
+
+
+@pytest.mark.parametrize(("command", "expected"), RUNGS, ids=[command for command, _ in RUNGS])
+def test_the_rungs_print_what_their_page_says(command: str, expected: str, trainctl) -> None:
+    printed = " ".join(trainctl(*shlex.split(command)[1:]).out.split())
+    for line in expected.splitlines():
+        assert line in printed

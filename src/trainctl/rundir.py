@@ -141,7 +141,12 @@ def now() -> str:
 
 
 class RunRecord:
-    """``run.json``: replaced as a whole at each change, so that a reader never sees half of it."""
+    """``run.json``: replaced as a whole at each change, so that a reader never sees half of it.
+
+    ``begun`` says that the run was built and its config stored: from then on what happens is the run's.
+    """
+
+    begun = False
 
     def __init__(self, directory: Path, **values: Any) -> None:
         self.path = directory / "run.json"

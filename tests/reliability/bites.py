@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -16,63 +16,30 @@ import torch
 
 from tests.reliability import crashes, damage, power
 from tests.reliability.children import Trial
-from tests.reliability.runs import SHORT, Course
+from tests.reliability.runs import SHORT, Course, Patch
 from trainctl import checkpoint, files, snapshot
 from trainctl.state import State
 
-Patch = Callable[[], None]
+Made = Callable[[Course, Patch, Path], list[Trial]]
+"""Makes trials of a program with a patch; the path is a checkpoint that is whole."""
 
 
-def every_safeguard(intact: Path) -> list[Trial]:
-    """Each safeguard taken away in turn; a trial is missed where nothing noticed."""
-    lost = power.after_every_operation
-
-    def killed(first: Callable[[Course], int]) -> Callable[[Course, Patch], list[Trial]]:
-        return lambda course, patch: crashes.at_every_operation(course, patch, first(course))
-
-    second = killed(lambda course: course.saved[1][0])
-    return [
-        Trial("the sync of files", partial(_noticed, _no_sync_of_files, lost)),
-        Trial("the sync of folders", partial(_noticed, _no_sync_of_folders, lost)),
-        Trial("the sync of the metrics", partial(_noticed, _no_sync_of_metrics, lost)),
-        Trial(
-            "the rename of checkpoints",
-            partial(_noticed, _checkpoints_in_place, killed(lambda course: course.saved[1][0] - 18)),
-        ),
-        Trial("the rename of files", partial(_noticed, _files_in_place, killed(lambda course: 6))),
-        Trial("the random states", partial(_noticed, _no_random_states, second)),
-        Trial("the cursor", partial(_noticed, _no_cursor, second)),
-        Trial("the checksums", partial(_flips_noticed, intact)),
-    ]
+def without(safeguard: str, intact: Path) -> list[Trial]:
+    """The one trial of a safeguard: it is missed where nothing noticed. ``intact`` is a checkpoint."""
+    return [Trial(safeguard, partial(_noticed, *SAFEGUARDS[safeguard], intact))]
 
 
-def _noticed(patch: Patch, trials: Callable[..., list[Trial]], folder: Path) -> str | None:
+def _noticed(patch: Patch, trials: Made, intact: Path, folder: Path) -> str | None:
     """The trials of a program without the safeguard, until one is missed."""
     course = Course(SHORT)
     if wrong := course.measure(folder / "reference", patch):
         return f"it does not even run: {wrong}"
-    for number, trial in enumerate(trials(course, patch)):
+    for number, trial in enumerate(trials(course, patch, intact)):
         place = folder / str(number)
         place.mkdir()
         if trial.run(place) is not None:
             return None
         shutil.rmtree(place)
-    return "nothing was missed"
-
-
-def _flips_noticed(intact: Path, folder: Path) -> str | None:
-    verified = checkpoint._verified
-    checkpoint._verified = lambda path: {
-        name: (path / name).read_bytes() for name in (checkpoint.MODEL, checkpoint.TRAINING, checkpoint.STATE)
-    }
-    try:
-        for number, trial in enumerate(damage.every_byte(intact)):
-            place = folder / str(number)
-            place.mkdir()
-            if trial.run(place) is not None:
-                return None
-    finally:
-        checkpoint._verified = verified
     return "nothing was missed"
 
 
@@ -125,3 +92,42 @@ def _no_cursor() -> None:
         return {**asdict(state), "position": 0}
 
     State.values = values  # type: ignore[method-assign]
+
+
+def _no_checksums() -> None:
+    checkpoint._verified = lambda path: {
+        name: (path / name).read_bytes() for name in (checkpoint.MODEL, checkpoint.TRAINING, checkpoint.STATE)
+    }
+
+
+# ------------------------------------------------------------------- the trials that must notice
+
+
+def _lost(course: Course, patch: Patch, intact: Path) -> list[Trial]:
+    return power.after_every_operation(course, patch)
+
+
+def _killed_from(first: Callable[[Course], int]) -> Made:
+    return lambda course, patch, intact: crashes.at_every_operation(course, patch, first(course))
+
+
+def _flipped(course: Course, patch: Patch, intact: Path) -> list[Trial]:
+    return damage.every_byte(intact, patch)
+
+
+_after_the_second_save = _killed_from(lambda course: course.saved[1][0])
+
+SAFEGUARDS: Mapping[str, tuple[Patch, Made]] = {
+    "the sync of files": (_no_sync_of_files, _lost),
+    "the sync of folders": (_no_sync_of_folders, _lost),
+    "the sync of the metrics": (_no_sync_of_metrics, _lost),
+    # From the middle of the second save on, and from the first replacing of run.json on.
+    "the rename of checkpoints": (
+        _checkpoints_in_place,
+        _killed_from(lambda course: course.saved[1][0] - 18),
+    ),
+    "the rename of files": (_files_in_place, _killed_from(lambda course: 6)),
+    "the random states": (_no_random_states, _after_the_second_save),
+    "the cursor": (_no_cursor, _after_the_second_save),
+    "the checksums": (_no_checksums, _flipped),
+}

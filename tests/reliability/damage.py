@@ -9,16 +9,21 @@ from functools import partial
 from pathlib import Path
 
 from tests.reliability.children import Trial, spawn
+from tests.reliability.runs import Patch, nothing
 from trainctl import checkpoint
 from trainctl.errors import CheckpointError
 
 _BATCH = 2048
 
 
-def every_byte(source: Path) -> list[Trial]:
+def every_byte(source: Path, patch: Patch = nothing) -> list[Trial]:
     """Each byte of each file, with one of its bits flipped."""
     return [
-        Trial(f"{path.name} flipped from byte {start}", partial(_flipped, source, path.name, start), count)
+        Trial(
+            f"{path.name} flipped from byte {start}",
+            partial(_flipped, source, path.name, start, patch),
+            count,
+        )
         for path in sorted(source.iterdir())
         for start, count in _batches(path.stat().st_size)
     ]
@@ -54,8 +59,9 @@ def accepted(path: Path) -> bool:
     return True
 
 
-def _flipped(source: Path, name: str, start: int, folder: Path) -> str | None:
+def _flipped(source: Path, name: str, start: int, patch: Patch, folder: Path) -> str | None:
     def work() -> None:
+        patch()
         path = _copied(source, folder)
         file = os.open(path / name, os.O_RDWR)
         content = (path / name).read_bytes()

@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import trainctl
@@ -85,6 +86,10 @@ def _malicious(bench: _Bench) -> list[Trial]:
     return malice.planted(bench.root / "malice", normal)
 
 
+def _without(safeguard: str, bench: _Bench) -> list[Trial]:
+    return bites.without(safeguard, bench.whole)
+
+
 _KINDS = (
     _Kind("left in peace", _peaceful, 2),
     _Kind("killed at each operation", lambda bench: crashes.at_every_operation(bench.course), 20),
@@ -101,7 +106,7 @@ _KINDS = (
     _Kind("cut at each length", lambda bench: damage.every_length(bench.whole), 1),
     _Kind("malicious files", _malicious),
     _Kind("command lines", lambda bench: words.typed(bench.root / "peace" / RUN, _LINES, seed=0)),
-    _Kind("safeguards taken away, one at a time", lambda bench: bites.every_safeguard(bench.whole)),
+    *(_Kind(f"bites without {safeguard}", partial(_without, safeguard)) for safeguard in bites.SAFEGUARDS),
 )
 
 

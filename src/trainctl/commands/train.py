@@ -113,15 +113,23 @@ def train(request: Request, display: Display | None = None) -> dict[str, Any]:
     config, directory = request.config, request.directory
     display = display or make_display(config.display.mode, config.display.every)
     with rundir.lock(directory), _log_file(directory), _storage_errors(directory):
+        before = None if request.resumed is None else rundir.read_record(directory)
         if request.resumed is None:
             record = rundir.RunRecord(directory, command=request.command, name=config.name, git=_git())
         else:
-            record = rundir.RunRecord.again(directory, **request.resumed.recorded(request.command))
+            resumed = request.resumed.recorded(request.command)
+            record = rundir.RunRecord.again(directory, **resumed, name=config.name)
         try:
             _train(request, record, display)
         except BaseException as error:
             display.close()
-            _record_failure(record, error)
+            if before is not None and not record.begun:
+                # Nothing has happened to the run: what stood there still holds.
+                record.values = before
+                with contextlib.suppress(OSError):
+                    record.write()
+            else:
+                _record_failure(record, error)
             raise
     return record.values
 
@@ -194,6 +202,7 @@ def _train(request: Request, record: rundir.RunRecord, display: Display) -> None
             hook.keep = keep
     for name, content in request.files.items():
         files.replace(directory / name, content.encode())
+    record.begun = True
     display.header(*header(request, built))
     for notice in notices:
         display.notice(notice)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import random
 import time
 import warnings
 from collections.abc import Iterator
@@ -62,8 +63,10 @@ class LightningLoop:
 
     def fit(self, run: Run) -> None:
         """Train ``run`` to its last step, or until a hook sets ``run.state.stop``."""
-        import lightning
+        state = random.getstate()
+        import lightning  # the first import draws random numbers
 
+        random.setstate(state)
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
         device = next(run.model.parameters()).device
         with warnings.catch_warnings():
