@@ -239,24 +239,29 @@ def _refuse_foreign(directory: Path) -> None:
         elif found.st_size > _FILES[name]:
             raise UnsafeInputError(f"{path} has {found.st_size} bytes", "trainctl did not write it")
         elif path.suffix == ".yaml":
-            _refuse_endless(path)
+            try:
+                content = path.read_bytes()
+            except OSError as error:
+                raise storage_error(error, "reading the run") from error
+            refuse_endless(content, str(path))
 
 
-def _refuse_endless(path: Path) -> None:
-    """Raise UnsafeInputError for YAML that reading would make larger than the memory, or that never ends."""
+def refuse_endless(content: bytes, where: str) -> None:
+    """Raise UnsafeInputError for YAML that reading would make larger than the memory, or that never ends.
+
+    Raises ConfigError for what is no YAML. ``where`` says what it is.
+    """
     import yaml
 
     depth, parser = 0, getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        for event in yaml.parse(path.read_bytes(), parser):
+        for event in yaml.parse(content, parser):
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if isinstance(event, yaml.AliasEvent) or depth > _DEEPEST:
-                raise UnsafeInputError(f"{path} repeats or nests itself", "trainctl did not write it")
-    except OSError as error:
-        raise storage_error(error, "reading the run") from error
+                raise UnsafeInputError(f"{where} repeats or nests itself", "trainctl did not write it")
     except (yaml.YAMLError, ValueError) as error:
         reason = str(error).partition("\n")[0]
-        raise ConfigError(f"{path} is not valid: {reason}", "give the directory of a run") from None
+        raise ConfigError(f"{where} is not valid: {reason}", "give the directory of a run") from None
 
 
 def _usable_environment(value: Any) -> bool:

@@ -1,0 +1,102 @@
+"""What a checkpoint every epoch costs, against none.
+
+    python benchmarks/checkpoints.py [--rounds 9] [--folder DIR]
+
+The standard loop trains an MLP 784-128-64-10 with dropout for an epoch of 860 steps on made-up data shaped
+like MNIST, batch 64, fused Adam, on the CPU with one thread, and saves everything at its end: model, optimizer,
+random states, synced to the disk, read back and compared. The ways take turns; medians of the time an epoch
+and of the ratio to the same round without saving.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import tempfile
+import time
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from trainctl import snapshot
+from trainctl.checkpoint import Content
+from trainctl.data import Split, Standardize
+from trainctl.hooks._base import Hook
+from trainctl.hooks.checkpointer import Checkpointer
+from trainctl.loaders.resident import ResidentLoader
+from trainctl.loop import Run, fit
+
+BATCH, SAMPLES = 64, 55_000
+CPU = torch.device("cpu")
+
+
+def make_run(hooks: list[Hook]) -> Run:
+    """A run like the others but for its hooks."""
+    torch.manual_seed(0)
+    data = Split(torch.randn(SAMPLES, 784), torch.randint(0, 10, (SAMPLES,)))
+    hidden = nn.Linear(784, 128), nn.ReLU(), nn.Dropout(0.1), nn.Linear(128, 64), nn.ReLU(), nn.Dropout(0.1)
+    model = nn.Sequential(*hidden, nn.Linear(64, 10))
+    return Run(
+        model=model,
+        criterion=nn.CrossEntropyLoss(),
+        optimizer=torch.optim.Adam(model.parameters(), lr=1e-3, fused=True),
+        scheduler=None,
+        train=ResidentLoader(data, Standardize(), BATCH, CPU, seed=0),
+        val=None,
+        metrics={},
+        precision=nullcontext(),
+        total_steps=0,
+        hooks=hooks,
+    )
+
+
+def take(run: Run) -> Content:
+    return snapshot.take(run, {"data": {}, "order": ""}, CPU)
+
+
+def epoch(run: Run) -> float:
+    """Seconds of the next epoch, the checkpoint on the disk included."""
+    run.total_steps += len(run.train)
+    started = time.perf_counter()
+    fit(run)
+    return time.perf_counter() - started
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument(
+        "--folder", type=Path, default=None, help="where the checkpoints go: the disk to measure"
+    )
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    versions = f"Python {platform.python_version()}, torch {torch.__version__}"
+    print(f"{platform.machine()}, {os.cpu_count()} cores, cpu, one thread, {versions}")
+    print(f"medians of {asked.rounds} rounds; lowest and highest ratio in parentheses")
+    with tempfile.TemporaryDirectory(dir=asked.folder) as folder:
+        runs = {"none": make_run([])}
+        for name, overlap in (("overlapping", True), ("waiting", False)):
+            checkpoints = Path(folder, name)
+            runs[name] = make_run([Checkpointer(checkpoints, take, overlap=overlap)])
+        for run in runs.values():
+            epoch(run)
+        seconds: dict[str, list[float]] = {name: [] for name in runs}
+        order = list(runs)
+        for _ in range(asked.rounds):
+            order = [*order[1:], order[0]]
+            for name in order:
+                seconds[name].append(epoch(runs[name]))
+    for name, times in seconds.items():
+        ratios = sorted(each / plain for each, plain in zip(times, seconds["none"], strict=True))
+        print(
+            f"{name:<12} {statistics.median(times):6.3f} s an epoch   "
+            f"ratio {statistics.median(ratios):.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f})"
+        )
+
+
+if __name__ == "__main__":
+    main()
