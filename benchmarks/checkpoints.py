@@ -3,9 +3,9 @@
     python benchmarks/checkpoints.py [--rounds 9] [--folder DIR]
 
 The standard loop trains an MLP 784-128-64-10 with dropout for an epoch of 860 steps on made-up data shaped
-like MNIST, batch 64, fused Adam, on the CPU with one thread, and saves everything at its end: model, optimizer,
-random states, synced to the disk, read back and compared. The ways take turns; medians of the time an epoch
-and of the ratio to the same round without saving.
+like MNIST, batch 64, fused Adam, on the CPU with one thread, and saves everything at its end: model,
+optimizer, random states, synced to the disk, read back and compared. The ways take turns; medians of the time
+an epoch and of the ratio to the same round without saving.
 """
 
 from __future__ import annotations
