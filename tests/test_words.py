@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from trainctl.errors import ConfigError
 from trainctl.registry import COMPONENTS
 from trainctl.words import ALIASES, PATH_KEYS, friendly, is_component_argument, shown, split
 
@@ -149,3 +150,8 @@ def test_in_a_sweep_a_comma_inside_quotes_does_not_separate() -> None:
 )
 def test_people_are_shown_the_short_key(word: str, text: str) -> None:
     assert shown(word) == text
+
+
+def test_a_home_that_nobody_has_is_refused() -> None:
+    with pytest.raises(ConfigError, match="no such user"):
+        friendly("dataset.root=~nobody-of-this-name/data")

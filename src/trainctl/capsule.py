@@ -79,7 +79,7 @@ def read(path: Path) -> Capsule:
     _refuse_links(path)
     content = checkpoint.read(path)
     state = content.state
-    if not isinstance(state, dict) or not isinstance(state.get("capsule"), dict):
+    if not isinstance(state.get("capsule"), dict):
         raise CheckpointError(
             f"{path} is a checkpoint, not a capsule", "capsules are in the run's capsules folder"
         )
@@ -102,7 +102,6 @@ def read(path: Path) -> Capsule:
             output_size=_of(int, data["output_size"]),
             class_counts=None if counts is None else tuple(_of(int, count) for count in counts),
         )
-        _of(int, state["step"])
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} is no usable capsule: {type(error).__name__}: {error}") from error
     return found

@@ -159,6 +159,7 @@ def _show(options: Any, parser: Any) -> int:
     from hydra._internal.utils import _run_hydra as hydra_main
     from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf
+    from yaml import YAMLError
 
     from trainctl.compose import COMPOSITION_ERRORS, Composer, explained, without_hydra
     from trainctl.locations import conf_directory
@@ -186,7 +187,7 @@ def _show(options: Any, parser: Any) -> int:
         return done.code if isinstance(done.code, int) else int(done.code is not None)
     except COMPOSITION_ERRORS as error:
         raise ConfigError(explained(error)) from error
-    except ValueError as error:
+    except (ValueError, YAMLError) as error:
         raise ConfigError(str(error).partition("\n")[0], "trainctl --help shows the options") from error
     finally:
         sys.argv[0] = program
@@ -228,7 +229,7 @@ def _train(options: Any, words: list[str]) -> int:
     overrides = list(options.overrides)
     with collector_paused():
         from trainctl import rundir
-        from trainctl.commands.train import Request, command_line, train
+        from trainctl.commands.train import Request, command_line, record_stop, train
         from trainctl.compose import Composer, run_directory, stored_files
 
         composer = Composer(options.config_dir, options.config_name)
@@ -241,7 +242,11 @@ def _train(options: Any, words: list[str]) -> int:
     directory = rundir.claim(Path(run_directory(composed)), named=named)
     request = Request(composed.config, stored_files(composed), directory, composed.notices, command)
     with terminable():
-        values = composer.run(composed, directory, lambda: train(request))
+        try:
+            values = composer.run(composed, directory, lambda: train(request))
+        except (Stopped, KeyboardInterrupt) as error:
+            record_stop(directory, error)
+            raise
     return int(values["exit_code"])
 
 

@@ -74,7 +74,7 @@ def restore(run: Run, content: Content, device: torch.device) -> None:
 def _misfit(run: Run, content: Content, error: Exception) -> str:
     """The first tensor that does not fit, and how."""
     own = run.model.state_dict()
-    for name in {**content.model, **own}:
+    for name in sorted({*content.model, *own}):
         there, here = (
             tuple(tensors[name].shape) if name in tensors else "absent" for tensors in (content.model, own)
         )

@@ -117,7 +117,7 @@ def read_metrics(path: Path) -> Recorded:
         try:
             values = json.loads(line)
             step = int(values["step"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ConfigError(f"{path} line {number} is damaged: {error}") from None
         if "train/loss" in values:
             steps[step] = values

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from trainctl.errors import ConfigError
 from trainctl.registry import COMPONENTS
 
 ALIASES = {"lr": "optim.lr", "epochs": "train.epochs", "batch_size": "train.batch_size"}
@@ -76,7 +77,10 @@ def _quote(value: str) -> str:
     if not value or value[0] in "'\"" or value == "null" or value.startswith("${"):
         return value
     if value.startswith("~"):
-        value = str(Path(value).expanduser())
+        try:
+            value = str(Path(value).expanduser())
+        except RuntimeError:
+            raise ConfigError(f"{value}: there is no such user", "give the path from / on") from None
     # In Hydra's quotes a quote is escaped, and so are the backslashes right before a quote.
     escaped = re.sub(r"(\\*)'", lambda found: found[1] * 2 + "\\'", value)
     escaped = re.sub(r"\\+$", lambda found: found[0] * 2, escaped)

@@ -41,7 +41,10 @@ def standard(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[float]]
 
 
 @pytest.mark.parametrize(("model", "loss", "optim", "loader"), MIXES)
-@pytest.mark.parametrize("name", OPTIMS)
+@pytest.mark.parametrize(
+    "name",
+    ["adam", pytest.param("sgd", marks=pytest.mark.slow), pytest.param("momentum", marks=pytest.mark.slow)],
+)
 def test_it_trains_with_equal_losses(
     name: str, model: str, loss: str, optim: int, loader: str, standard: dict[str, list[float]]
 ) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from trainctl import files, rundir
 from trainctl.commands._report import closing, device_name, header
 from trainctl.config import Config
-from trainctl.errors import Problem, StorageError, TrainctlError, WorkerError, storage_error
+from trainctl.errors import ConfigError, Problem, StorageError, TrainctlError, WorkerError, storage_error
 from trainctl.interrupts import Stopped
 from trainctl.startup import importing
 from trainctl.ui.display import Display, make_display, short_path
@@ -294,6 +294,13 @@ def _git() -> dict[str, Any] | None:
         return None
 
 
+def record_stop(directory: Path, error: BaseException) -> None:
+    """Write into ``run.json`` what stopped a run before it could do so itself."""
+    with contextlib.suppress(ConfigError, OSError):
+        if rundir.read_record(directory).get("status") == "running":
+            _record_failure(rundir.RunRecord.again(directory), error)
+
+
 def _record_failure(record: rundir.RunRecord, error: BaseException) -> None:
     if isinstance(error, OSError):
         error = storage_error(error, "writing the run")
@@ -329,6 +336,8 @@ def _log_file(directory: Path) -> Iterator[None]:
         handler = logging.FileHandler(directory / "train.log", encoding="utf-8")
     except OSError as error:
         raise storage_error(error, "writing the run") from error
+    # No room for a line of the log must not end the run, nor print a traceback: what it says is also shown.
+    handler.handleError = lambda record: None  # type: ignore[method-assign]
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     before = log.level, log.propagate
     log.addHandler(handler)

@@ -37,7 +37,7 @@ T = TypeVar("T")
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException)
 # Hydra raises a plain ValueError for a group that is given null or a number, an AttributeError for a file
 # that holds a list; the rest is what a broken or circular file gives.
-_LOADING_ERRORS = (*COMPOSITION_ERRORS, ValueError, YAMLError, RecursionError, AttributeError)
+_LOADING_ERRORS = (*COMPOSITION_ERRORS, ValueError, YAMLError, RecursionError, AttributeError, TypeError)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from trainctl import plugins
+from trainctl import plugins, rundir
 from trainctl import words as word_rules
 from trainctl.changes import Change, find_changes
 from trainctl.compose._composer import Composed, check_tree
@@ -62,6 +62,7 @@ def read_tree(path: Path, trusted: Callable[[list[str]], None]) -> DictConfig:
 
 def parse_config(text: str, where: str, trusted: Callable[[list[str]], None]) -> Config:
     """The checked config in ``text``, which ``where`` has of a run; otherwise as :func:`read_config`."""
+    rundir.refuse_endless(text.encode(), where)
     try:
         tree = OmegaConf.create(text)
     except (YAMLError, OmegaConfBaseException) as error:
@@ -249,9 +250,17 @@ def _make_absolute(tree: DictConfig, named: Sequence[str]) -> None:
         if key.startswith("hydra.") or not isinstance(value, str) or "${" in value:
             continue
         # init_from may be a run's name, or last, instead of a directory.
-        if key != "init_from" or Path(value).expanduser().is_dir():
+        if key != "init_from" or _is_folder(value):
             OmegaConf.update(tree, key, _absolute(value))
     OmegaConf.update(tree, "plugins", [_absolute(name) if name.endswith(".py") else name for name in named])
+
+
+def _is_folder(value: str) -> bool:
+    """False also for what could not be the name of one."""
+    try:
+        return Path(value).expanduser().is_dir()
+    except (OSError, RuntimeError):
+        return False
 
 
 def _at(values: Any, key: str) -> Any:
