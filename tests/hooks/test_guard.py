@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import logging
 import math
 from collections.abc import Callable, Iterator
@@ -641,6 +642,26 @@ def test_deferred_an_evaluation_is_not_begun_after_a_bad_step() -> None:
     assert recorder.events[-1] == "step 25"
 
 
+def test_deferred_a_bad_step_that_something_else_broke_off_is_not_among_those_taken() -> None:
+    class Interrupted(Breaking):
+        def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+            loss = super().forward(outputs, targets)
+            loss.register_hook(self.interrupt)
+            return loss
+
+        def interrupt(self, gradient: Tensor) -> None:
+            if self.calls in self.at:
+                raise KeyboardInterrupt
+
+    guard = Guard(deferred=True)
+    run, _, kept = deferred_run(guard, fused_adam, loss=Interrupted(7, math.nan))
+    with pytest.raises(KeyboardInterrupt):
+        fit(run)
+    assert guard.state_dict() == {}
+    assert not kept.calls
+    assert run.state.step == 6
+
+
 def test_deferred_the_flag_goes_when_the_run_ends() -> None:
     guard = Guard(deferred=True)
     run, _, _ = deferred_run(guard, fused_adam, loss=nn.CrossEntropyLoss(), steps=9)
@@ -758,19 +779,13 @@ def test_a_nan_in_the_data_ends_the_run_and_leaves_a_capsule(trainctl, tmp_path:
     step = int(capsule.name.removeprefix("step-"))
     assert f"at step {step} " in outcome.err
     assert f"trainctl replay run/capsules/{capsule.name}" in outcome.err
-    values = snapshot_of(capsule)
+    values = checkpoint.read(capsule)
     assert all(bool(torch.isfinite(each).all()) for each in values.model.values())
     assert values.step == step - 1
     assert not bool(torch.isfinite(values.training["batch.inputs"]).all())
 
 
-def snapshot_of(capsule: Any) -> checkpoint.Content:
-    return checkpoint.read(capsule)
-
-
 def test_steps_left_out_are_counted_through_a_resume(trainctl, tmp_path: Any) -> None:
-    import json
-
     (tmp_path / "holed.py").write_text(DATA)
     words = (*HOLED, "guard.skip=3", "hydra.run.dir=run", "model.normalization=batch")
     outcome = trainctl(*words, "epochs=2")

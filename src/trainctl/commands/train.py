@@ -192,9 +192,10 @@ def _train(request: Request, record: rundir.RunRecord, display: Display) -> None
     def keep(run: Run, inputs: Tensor, targets: Tensor, random_state: Tensor, why: str) -> str:
         described = {"config": stored_files["config.yaml"], "plugins": stored, "why": why}
         content = capsule.of(take(run), inputs, targets, random_state, described)
-        path = checkpoint.save(
-            directory / "capsules", content, f"step-{run.state.step + 1:08d}", finite=False
-        )
+        name = checkpoint.folder_name(run.state.step + 1)
+        if (directory / "capsules" / name).exists():  # of this step under other settings
+            files.remove_folder(directory / "capsules" / name)
+        path = checkpoint.save(directory / "capsules", content, name, finite=False)
         return short_path(path)
 
     for hook in run.hooks:

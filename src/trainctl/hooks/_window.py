@@ -99,12 +99,15 @@ class Window:
         if not recent or not bool(self._bad):
             return None
         losses = torch.stack([each.loss for each in recent]).isfinite().tolist()
-        number = next(
+        bad = [
             number
             for number, (each, fine) in enumerate(zip(recent, losses, strict=True))
             if (by_loss and not fine)
             or (each.gradients is not None and not bool(each.gradients[1].isfinite().all()))
-        )
+        ]
+        if not bad:
+            return None  # the bad step was broken off by something else, and does not count
+        number = bad[0]
         self._put_back(recent[number], number, len(recent))
         return recent[number]
 

@@ -71,16 +71,16 @@ class Guard(Hook):
         self._losses: list[Tensor] = []
         self._mark()
 
-        hook_on = self._detaching.append
-        hook_on(run.criterion.register_forward_hook(self._check_loss).remove)
+        on_detach = self._detaching.append
+        on_detach(run.criterion.register_forward_hook(self._check_loss).remove)
         if self.gradients:
-            hook_on(run.optimizer.register_step_pre_hook(self._check_gradients).remove)
+            on_detach(run.optimizer.register_step_pre_hook(self._check_gradients).remove)
         wanted = device.type == "cuda" if self.deferred is None else self.deferred
         if wanted and not self.skip and Window.is_possible(run.optimizer):
-            hook_on(run.optimizer.register_step_pre_hook(self._defer).remove)
+            on_detach(run.optimizer.register_step_pre_hook(self._defer).remove)
         plain, guarded = run.step, self._guarded(run.step)
         run.step = guarded
-        hook_on(lambda: setattr(run, "step", plain) if run.step is guarded else None)
+        on_detach(lambda: setattr(run, "step", plain) if run.step is guarded else None)
 
     def end(self, run: Run) -> None:
         self._look()
