@@ -27,7 +27,14 @@ def test_it_trains_two_steps_without_its_data(name: str, tmp_path: Path) -> None
     assert smoke(name, tmp_path)
 
 
-@pytest.mark.parametrize("group", COMPONENTS)
+@pytest.mark.parametrize(
+    "group",
+    # A fifth of a second an option: the two long families only in `make test-all`.
+    [
+        pytest.param(group, marks=pytest.mark.slow) if group in ("loss", "optim") else group
+        for group in COMPONENTS
+    ],
+)
 def test_every_component_has_an_option_file_that_composes(group: str) -> None:
     composer = Composer()
     for name in COMPONENTS[group].names():

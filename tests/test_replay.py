@@ -570,6 +570,7 @@ def test_on_a_terminal_it_has_the_same_words(
 # ------------------------------------------------------------------- which capsule
 
 
+@pytest.mark.slow
 def test_a_capsule_needs_neither_data_nor_run_nor_folder(tmp_path: Path) -> None:
     """In new processes, as a person does it: the file is gone, the run is gone, the folder is another."""
     home, away = tmp_path / "home", tmp_path / "away"

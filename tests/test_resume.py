@@ -713,6 +713,7 @@ def test_what_steps_by_hand_does_not_resume(trainctl, tmp_path: Path) -> None:
 # ------------------------------------------------------------------ signals
 
 
+@pytest.mark.slow
 def test_the_warning_of_a_scheduler_saves_and_the_run_goes_on(trainctl, tmp_path: Path) -> None:
     words = ("threads=1", "epochs=100000", "hydra.run.dir=run", "display.mode=none")
     process = start(*words, cwd=tmp_path)

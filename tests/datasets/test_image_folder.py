@@ -369,6 +369,7 @@ def test_a_file_that_is_something_else_is_broken_whatever_its_name(tmp_path: Pat
 # ------------------------------------------------------------------ whole runs
 
 
+@pytest.mark.slow
 def test_a_run_learns_two_folders_of_colours(trainctl, split: Path) -> None:
     words = (
         "dataset=image_folder",

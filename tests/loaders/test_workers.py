@@ -456,6 +456,7 @@ def test_workers_end_with_a_run_that_is_killed(tmp_path: Path) -> None:
     process.stdout.close()
 
 
+@pytest.mark.slow
 def test_a_full_shared_memory_ends_the_run_with_the_remedy(tmp_path: Path) -> None:
     (tmp_path / "items.py").write_text(PLUGIN.replace("1, 4, 4", "3, 256, 256"))
     program = shlex.join([str(PROGRAM), *WORDS, "model=linear", "loader.workers=2", "loader.timeout=20.0"])

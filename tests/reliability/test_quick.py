@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -15,6 +17,7 @@ def gate(*words: str, seconds: int) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=seconds)
 
 
+@pytest.mark.slow
 def test_a_handful_of_trials_misses_nothing() -> None:
     done = gate("--quick", seconds=120)
     assert done.returncode == 0, done.stdout + done.stderr
