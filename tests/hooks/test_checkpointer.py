@@ -14,7 +14,7 @@ from torch import Tensor
 from tests.test_loop import make_run
 from trainctl import checkpoint, snapshot
 from trainctl.checkpoint import Content
-from trainctl.errors import CheckpointError, NotFiniteError
+from trainctl.errors import NotFiniteError, StorageError
 from trainctl.hooks._base import Hook
 from trainctl.hooks.best import Best
 from trainctl.hooks.checkpointer import Checkpointer
@@ -244,7 +244,7 @@ def test_an_older_checkpoint_goes_only_after_the_new_one_was_found_whole(
 
     verify = checkpoint.verify
     monkeypatch.setattr(checkpoint, "verify", damaged)
-    with pytest.raises(CheckpointError, match="step-00000014"):
+    with pytest.raises(StorageError, match=r"does not read back: .*step-00000014"):
         fit(make_run(total_steps=35, hooks=[make()]))
     assert on_disk() == [7, 14]
     checkpoint.read(FOLDER / "step-00000007")

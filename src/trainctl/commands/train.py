@@ -322,11 +322,13 @@ def _record_failure(record: rundir.RunRecord, error: BaseException) -> None:
 def _storage_errors(directory: Path) -> Iterator[None]:
     try:
         yield
-    except OSError as error:
+    except (OSError, StorageError) as error:
         if not directory.is_dir():
             raise StorageError(
                 f"the run directory {directory} has disappeared", "the run cannot go on"
             ) from error
+        if isinstance(error, StorageError):
+            raise
         raise storage_error(error, "writing the run") from error
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from trainctl import checkpoint
 from trainctl.checkpoint import Content
+from trainctl.errors import CheckpointError, StorageError
 from trainctl.hooks._base import Hook
 from trainctl.loop import Run
 
@@ -123,7 +124,13 @@ class Checkpointer(Hook):
     def _write(self, content: Content, keep: set[int]) -> Path:
         self.sync()
         path = checkpoint.save(self.folder, content)
-        checkpoint.verify(path)
+        try:
+            checkpoint.verify(path)
+        except CheckpointError as error:
+            # Exit 5, not 4: the older checkpoints are there, and the run can be resumed from them.
+            raise StorageError(
+                f"what was just saved does not read back: {error}", "check the disk, then resume the run"
+            ) from error
         checkpoint.prune(self.folder, keep, self.keep_last)
         return path
 
