@@ -12,6 +12,7 @@ from trainctl.compose._composer import (
     without_hydra,
 )
 from trainctl.compose._explain import explained
+from trainctl.compose._jobs import compose_jobs
 from trainctl.compose._stored import (
     Era,
     Stored,
@@ -22,6 +23,7 @@ from trainctl.compose._stored import (
     read_eras,
     stored_files,
 )
+from trainctl.compose._values import parse_values, read_values
 
 __all__ = [
     "COMPOSITION_ERRORS",
@@ -31,11 +33,14 @@ __all__ = [
     "Stored",
     "change_config",
     "check_tree",
+    "compose_jobs",
     "era_of",
     "explained",
     "parse_config",
+    "parse_values",
     "read_config",
     "read_eras",
+    "read_values",
     "run_directory",
     "stored_files",
     "without_hydra",

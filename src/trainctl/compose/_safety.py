@@ -20,9 +20,14 @@ def refuse_unsafe(full: DictConfig) -> None:
     ``_target_`` and its kin have no meaning in trainctl; inside Hydra's own node they may name Hydra's and
     its plugins' classes only. ``()`` is logging's way to call a factory.
     """
-    problems: list[Problem] = []
     values = OmegaConf.to_container(full, resolve=False)
     assert isinstance(values, dict)
+    refuse_calls({str(key): value for key, value in values.items()})
+
+
+def refuse_calls(values: dict[str, Any]) -> None:
+    """The same for plain dictionaries."""
+    problems: list[Problem] = []
     _find_calls(values, "", problems)
     if problems:
         raise UnsafeInputError(problems)
