@@ -235,7 +235,9 @@ def _train(options: Any, words: list[str]) -> int:
         composer = Composer(options.config_dir, options.config_name)
     command = command_line(words)
     if options.multirun or "hydra.mode=MULTIRUN" in overrides:
-        return _sweep(composer, overrides, command)
+        from trainctl.sweep.run import sweep
+
+        return sweep(composer, overrides, command)
     with collector_paused():
         composed = composer.compose(overrides)
     named = any(word.lstrip("+").startswith("hydra.run.dir=") for word in overrides)
@@ -248,32 +250,3 @@ def _train(options: Any, words: list[str]) -> int:
             record_stop(directory, error)
             raise
     return int(values["exit_code"])
-
-
-def _sweep(composer: Any, overrides: list[str], command: str) -> int:
-    from trainctl import rundir
-    from trainctl.commands.train import train
-    from trainctl.sweep.basic import Job, check_jobs
-    from trainctl.ui.display import short_path
-    from trainctl.ui.jobs import job_table
-
-    jobs = check_jobs(composer, overrides)
-    named = any(word.lstrip("+").startswith("hydra.sweep.dir=") for word in overrides)
-    directory = rundir.claim_sweep(Path(composer.sweep_directory(overrides)), named=named)
-    print(f"sweep {short_path(directory)}: {len(jobs)} jobs", flush=True)
-    job = Job(jobs, command, train)
-    stopped: TrainctlError | None = None
-    with terminable():
-        try:
-            composer.sweep(overrides, directory, job)
-        except Stopped as reason:
-            stopped = reason.error
-        except KeyboardInterrupt:
-            stopped = InterruptedRunError("interrupted")
-    if job.rows:
-        job_table([(job.label(words), values, short_path(where)) for words, where, values in job.rows])
-    print(f"sweep: {short_path(directory)}")
-    if stopped is not None:
-        raise stopped
-    failed = [values for _, _, values in job.rows if values["status"] != "done"]
-    return 1 if failed else 0

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, PydanticSchemaGenerationError
 from pydantic import create_model as create_pydantic_model
 
 from trainctl.errors import ConfigError, Problem, nearest
-from trainctl.ranges import Count, NonNegative, NonNegativeInt, Positive, Seed
+from trainctl.ranges import Count, Fraction, NonNegative, NonNegativeInt, Positive, Seed
 from trainctl.registry import COMPONENTS, METRICS, Parameter, Registry
 from trainctl.words import ALIASES
 
@@ -40,6 +40,8 @@ class Train(_Settings):
     accumulate: Count
     precision: Literal["fp32", "bf16"]
     clip_norm: Positive | None
+    ema: Fraction | None
+    overfit_batches: Count | None
     metrics: Annotated[
         Literal["auto"] | list[str | Annotated[dict[str, dict[str, Any]], annotated_types.Len(1, 1)]],
         Field(description="auto, or a list such as [accuracy, {top_k_accuracy: {k: 3}}]"),
@@ -75,6 +77,13 @@ class Display(_Settings):
     every: Count | None
 
 
+class Sweep(_Settings):
+    """How the jobs of a sweep are run."""
+
+    jobs: Literal["auto"] | Annotated[int, annotated_types.Ge(1), annotated_types.Le(1024)]
+    fail_fast: bool
+
+
 class _Top(_Settings):
     seed: Seed
     device: Annotated[
@@ -82,6 +91,8 @@ class _Top(_Settings):
     ]
     threads: Literal["auto"] | Annotated[int, annotated_types.Ge(1), annotated_types.Le(1024)]
     deterministic: bool
+    compile: bool | Literal["default", "reduce-overhead", "max-autotune"]
+    profile: bool
     name: str | None
     init_from: str | None
     plugins: list[str]
@@ -92,6 +103,7 @@ _GROUPS: dict[str, type[_Settings]] = {
     "checkpoint": Checkpoint,
     "guard": Guard,
     "display": Display,
+    "sweep": Sweep,
 }
 
 
@@ -113,6 +125,8 @@ class Config:
     device: str
     threads: int | Literal["auto"]
     deterministic: bool
+    compile: bool | Literal["default", "reduce-overhead", "max-autotune"]
+    profile: bool
     name: str | None
     init_from: str | None
     plugins: tuple[str, ...]
@@ -120,6 +134,7 @@ class Config:
     checkpoint: Checkpoint
     guard: Guard
     display: Display
+    sweep: Sweep
     model: Component
     loss: Component
     optim: Component
@@ -134,7 +149,7 @@ class Config:
 def known_keys() -> list[str]:
     """Every key that can be typed without knowing which components are chosen."""
     settings = [f"{group}.{key}" for group, model in _GROUPS.items() for key in model.model_fields]
-    return sorted([*_Top.model_fields, *settings, *_GROUPS, *COMPONENTS, *ALIASES, "experiment"])
+    return sorted([*_Top.model_fields, *settings, *_GROUPS, *COMPONENTS, *ALIASES, "experiment", "debug"])
 
 
 def check(values: Mapping[str, Any]) -> Config:

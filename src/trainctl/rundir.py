@@ -159,6 +159,7 @@ class RunRecord:
             "started": now(),
             "ended": None,
             "parameters": None,
+            "monitor": None,
             "last": None,
             "best": None,
             "test": None,
@@ -205,6 +206,11 @@ def read_record(directory: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
+        if (directory / "sweep.json").is_file():
+            raise ConfigError(
+                f"{directory}: this is a sweep of several runs",
+                f"give one of them: {directory}/0; trainctl compare {directory} ranks them",
+            ) from None
         raise ConfigError(
             f"{directory}: there is no run here", "give a directory that holds run.json"
         ) from None

@@ -1,4 +1,4 @@
-"""Carry an interrupted run to its end: trainctl resume RUN [KEY=VALUE …]."""
+"""Carry an interrupted run, or a half-finished sweep, to its end: trainctl resume RUN [KEY=VALUE …]."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from trainctl.commands.train import Request, Resumed, command_line, train
 from trainctl.errors import ConfigError
 from trainctl.interrupts import terminable
 from trainctl.startup import collector_paused, importing
+from trainctl.sweep.ledger import is_sweep
 from trainctl.ui.display import short_path
 
 _OPTIONS = ("--allow-change", "--trust-plugins")
@@ -26,6 +27,18 @@ def run(words: list[str]) -> int:
     if not plain or "=" in plain[0]:
         raise ConfigError("resume needs a RUN", "trainctl resume RUN: a directory, last, or a name")
     directory = rundir.find(plain[0])
+    if is_sweep(directory):
+        from trainctl.sweep.run import resume_sweep
+
+        if plain[1:]:
+            raise ConfigError(
+                f"{plain[1]}: a sweep is resumed as it is", "resume one of its runs, or start another sweep"
+            )
+        return resume_sweep(
+            directory,
+            command=command_line(["resume", *words]),
+            trust_plugins="--trust-plugins" in options,
+        )
     with terminable():
         return resume(
             directory,
@@ -39,7 +52,22 @@ def run(words: list[str]) -> int:
 def resume(
     directory: Path, overrides: list[str], *, command: str, allow_change: bool, trust_plugins: bool
 ) -> int:
-    """Carry the run in ``directory`` on, with ``overrides`` from here on; returns the exit code.
+    """Carry the run in ``directory`` on, with ``overrides`` from here on; returns the exit code."""
+    request = make_request(
+        directory, overrides, command=command, allow_change=allow_change, trust_plugins=trust_plugins
+    )
+    if request is None:
+        print(f"{short_path(directory)}: this run is finished, there is nothing to resume")
+        print("train longer with trainctl resume RUN train.epochs=N")
+        return 0
+    values: dict[str, Any] = train(request)
+    return int(values["exit_code"])
+
+
+def make_request(
+    directory: Path, overrides: list[str], *, command: str, allow_change: bool, trust_plugins: bool
+) -> Request | None:
+    """What to do to carry the run in ``directory`` on; None where it is finished and nothing is changed.
 
     Raises ConfigError for what cannot be resumed or changed, CheckpointError without a usable checkpoint,
     DirectoryTakenError while another process trains in it.
@@ -62,9 +90,7 @@ def resume(
         asked = change_config(directory, overrides, trusted)
         require_allowed(asked.changes, allowed=allow_change)
     if record.get("status") == "done" and not asked.changes:
-        print(f"{short_path(directory)}: this run is finished, there is nothing to resume")
-        print("train longer with trainctl resume RUN train.epochs=N")
-        return 0
+        return None
     with importing():
         from trainctl.checkpoint import newest_valid
         from trainctl.registry import COMPONENTS
@@ -81,9 +107,7 @@ def resume(
     resumed = Resumed(path, content, tuple(broken), tuple(asked.changes))
     # What it began with is in the checkpoint; the run it was may be gone, and `last` is another one now.
     config = replace(asked.config, init_from=None)
-    request = Request(config, asked.files, directory, (), command, resumed)
-    values: dict[str, Any] = train(request)
-    return int(values["exit_code"])
+    return Request(config, asked.files, directory, (), command, resumed)
 
 
 def _read_record(directory: Path) -> dict[str, Any]:

@@ -93,6 +93,7 @@ class Request:
         notices: what the user must be told before the run.
         command: the command line as typed.
         resumed: where an interrupted run goes on; None for a new one.
+        latest: point ``outputs/latest`` at it.
     """
 
     config: Config
@@ -101,6 +102,7 @@ class Request:
     notices: tuple[str, ...]
     command: str
     resumed: Resumed | None = None
+    latest: bool = True
 
 
 def train(request: Request, display: Display | None = None) -> dict[str, Any]:
@@ -151,9 +153,13 @@ def _train(request: Request, record: rundir.RunRecord, display: Display) -> None
         config = resumed.with_recorded_threads(config, record.values)
     built = build(config)
     run = built.run
-    record.update(environment=_environment(built, stored), parameters=built.parameters)
+    record.update(
+        environment=_environment(built, stored),
+        parameters=built.parameters,
+        monitor={"name": built.monitor, "lower_is_better": built.lower_is_better},
+    )
     # Only now: until here `last` means the run before, in init_from=last, say.
-    not_latest = rundir.point_latest(directory)
+    not_latest = rundir.point_latest(directory) if request.latest else None
 
     orders: dict[int, str] = {}
 
@@ -191,7 +197,9 @@ def _train(request: Request, record: rundir.RunRecord, display: Display) -> None
 
     def keep(run: Run, inputs: Tensor, targets: Tensor, random_state: Tensor, why: str) -> str:
         described = {"config": stored_files["config.yaml"], "plugins": stored, "why": why}
-        content = capsule.of(take(run), inputs, targets, random_state, described)
+        # The step was that of the weights that train, not of their average.
+        before = replace(take(run), model=snapshot.weights(run.model))
+        content = capsule.of(before, inputs, targets, random_state, described)
         name = checkpoint.folder_name(run.state.step + 1)
         if (directory / "capsules" / name).exists():  # of this step under other settings
             files.remove_folder(directory / "capsules" / name)
@@ -277,7 +285,7 @@ def _test(built: Built, directory: Path) -> dict[str, float]:
     run = built.run
     if run.state.best is not None and run.state.best["step"] != run.state.step:
         best = directory / "checkpoints" / checkpoint.folder_name(run.state.best["step"])
-        run.model.load_state_dict(checkpoint.read(best).model)
+        run.result.load_state_dict(checkpoint.read(best).model)
     return evaluate_split(run, "test", built.test)
 
 

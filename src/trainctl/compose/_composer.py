@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from hydra._internal.callbacks import Callbacks
 from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
@@ -15,8 +15,10 @@ from hydra._internal.hydra import Hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
 from hydra.core.utils import run_job
 from hydra.errors import HydraException
+from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
@@ -175,11 +177,21 @@ class Composer:
         HydraConfig.instance().set_config(full)
         return str(full.hydra.sweep.dir)
 
-    def sweep(self, words: Sequence[str], directory: Path, task: Callable[[DictConfig], None]) -> None:
-        """Run Hydra's sweeper over ``words`` into ``directory``; it calls ``task`` once a job."""
+    def launcher(self, words: Sequence[str]) -> str:
+        """The option of ``hydra/launcher`` that the config asks for."""
+        return str(self._load(list(words), RunMode.MULTIRUN).hydra.runtime.choices["hydra/launcher"])
+
+    def instantiate_launcher(
+        self, words: Sequence[str], directory: Path, task: Callable[[DictConfig], Any]
+    ) -> Launcher:
+        """Hydra's launcher for a sweep into ``directory``; it calls ``task`` once a job."""
         place = word_rules.friendly(f"hydra.sweep.dir={directory}")
+        full = self._load([*words, place], RunMode.MULTIRUN)
+        context = HydraContext(config_loader=self.loader, callbacks=Callbacks(full))
         try:
-            self.hydra.multirun(self.config_name, task_function=task, overrides=[*words, place])
+            return Plugins.instance().instantiate_launcher(
+                hydra_context=context, task_function=task, config=full
+            )
         except HydraException as error:
             raise ConfigError(first_line(error)) from error
 

@@ -1,0 +1,119 @@
+"""All jobs of a sweep composed and checked before the first starts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from trainctl import plugins
+from trainctl.compose import Composed, Composer, compose_jobs, stored_files
+from trainctl.config import Config
+from trainctl.errors import ConfigError, Problem
+from trainctl.sweep.ledger import Job
+from trainctl.words import shown
+
+_NO_MATTER = ("display", "sweep", "checkpoint", "name", "tracker", "pictures", "profile")
+"""Top-level keys that have no part in a run's result."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Jobs that can start.
+
+    Attributes:
+        jobs: without duplicates, numbered from 0.
+        configs: their settings.
+        notices: the duplicates that were left out.
+    """
+
+    jobs: list[Job]
+    configs: list[Config]
+    notices: list[str]
+
+
+def check_jobs(composer: Composer, words: Sequence[str]) -> Checked:
+    """Compose and check every job of the sweep that ``words`` ask for."""
+    return check_all(composer, composer.jobs(words))
+
+
+def check_all(composer: Composer, asked: Sequence[Sequence[str]]) -> Checked:
+    """Compose and check every job. Raises ConfigError with all problems.
+
+    A problem that several jobs share is reported once, with the number of jobs. Of jobs with the same
+    settings the first stays.
+    """
+    problems: dict[Problem, int] = {}
+    found: dict[str, tuple[int, Composed]] = {}
+    notices = []
+    for number, composed in enumerate(compose_jobs(composer, asked)):
+        if isinstance(composed, ConfigError):
+            for problem in composed.problems:
+                problems[problem] = problems.get(problem, 0) + 1
+        elif (key := job_key(composed)) in found:
+            said = label(_task_words(asked[number]), ())
+            notices.append(f"left out: {said} has the settings of job {found[key][0]}")
+        else:
+            found[key] = (number, composed)
+    if problems:
+        raise ConfigError(
+            [
+                Problem(f"{problem.message} ({count} of {len(asked)} jobs)", problem.remedy)
+                for problem, count in problems.items()
+            ]
+        )
+    _check_alike([composed for _, composed in found.values()])
+    common = _common([composed.overrides for _, composed in found.values()])
+    jobs = [
+        Job(
+            key=key,
+            number=number,
+            words=_task_words(composed.overrides),
+            label=label(_task_words(composed.overrides), common),
+            files=stored_files(composed),
+            notices=composed.notices,
+        )
+        for number, (key, (_, composed)) in enumerate(found.items())
+    ]
+    return Checked(jobs, [composed.config for _, composed in found.values()], notices)
+
+
+def _check_alike(jobs: Sequence[Composed]) -> None:
+    """Raise ConfigError where jobs ask for different ways to run the sweep they are all in."""
+    ways = {composed.config.sweep for composed in jobs}
+    if len(ways) > 1:
+        raise ConfigError("sweep.jobs, sweep.fail_fast: one value holds for the whole sweep")
+    names = [composed.config.name for composed in jobs]
+    if len(jobs) > 1 and None not in names and len(set(names)) < len(names):
+        raise ConfigError(
+            f"name={names[0]}: several jobs would have one name",
+            "let it vary: name='run_${seed}', or leave it out",
+        )
+
+
+def job_key(composed: Composed) -> str:
+    """Hash of everything that determines a job's result: settings, plugins and their content."""
+    values: Any = OmegaConf.to_container(composed.tree, resolve=True)
+    kept = {key: value for key, value in values.items() if key not in _NO_MATTER}
+    kept["plugins"] = [
+        {"name": entry["name"], "sha256": entry["sha256"]} for entry in plugins.load(composed.config.plugins)
+    ]
+    return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def label(words: Sequence[str], common: Sequence[str]) -> str:
+    """What makes a job different from the others."""
+    return " ".join(shown(word) for word in words if word not in common) or "the default config"
+
+
+def _common(jobs: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    return tuple(set.intersection(*map(set, jobs))) if len(jobs) > 1 else ()
+
+
+def _task_words(job: Sequence[str]) -> tuple[str, ...]:
+    """The words that Hydra hands to the task: all but its own."""
+    return tuple(word for word in job if not word.lstrip("+~").startswith("hydra"))

@@ -1,0 +1,248 @@
+"""The ledger of a sweep: which jobs there are, and what has become of each. No torch, no Hydra.
+
+A sweep's directory holds ``sweep.json`` (what was asked for), ``jobs.jsonl`` (a line a job, appended and
+synced before the first of them starts), ``ledger/<number>.json`` (what became of it, written by the process
+that runs it, so that no two ever write one file) and a run directory ``<number>`` a job. Every file is
+replaced as a whole: a reader, or a process that comes after a kill, sees the row before or the row after.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from trainctl import files, rundir
+from trainctl.errors import ConfigError, TrainctlError
+
+SWEEP_VERSION = 1
+SILENT_AFTER = 60.0
+"""Seconds without a heartbeat after which a job on another machine counts as interrupted."""
+
+JobState = Literal["waiting", "running", "done", "failed", "interrupted"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job of a sweep.
+
+    Attributes:
+        key: hash of everything that determines its result.
+        number: from 0; its run directory has this name.
+        words: the command line's words for it.
+        label: what makes it different from the others, for people.
+        files: what its run stores of its config, by file name.
+        notices: what the user must be told before it runs.
+    """
+
+    key: str
+    number: int
+    words: tuple[str, ...]
+    label: str
+    files: Mapping[str, str] = field(default_factory=dict)
+    notices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Row:
+    """What has become of a job.
+
+    Attributes:
+        state: waiting, running, done, failed or interrupted.
+        attempts: how often it was begun.
+        exit_code, reason: how it ended, where it did.
+        started, ended: when, UTC, ISO 8601.
+        seconds: how long the last attempt took.
+        host, pid, beat: who runs it, and when it was last heard of (seconds since 1970).
+        step, total_steps, loss: how far it is.
+    """
+
+    state: JobState = "waiting"
+    attempts: int = 0
+    exit_code: int | None = None
+    reason: str | None = None
+    started: str | None = None
+    ended: str | None = None
+    seconds: float | None = None
+    host: str | None = None
+    pid: int | None = None
+    beat: float | None = None
+    step: int | None = None
+    total_steps: int | None = None
+    loss: float | None = None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A job, what has become of it, and its run directory, which is there once it was begun."""
+
+    job: Job
+    row: Row
+    directory: Path
+
+
+class Ledger:
+    """The ledger in ``directory``. Raises ConfigError where there is none, StorageError from writing."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.values = _read_sweep(directory)
+
+    @classmethod
+    def begin(cls, directory: Path, **values: Any) -> Ledger:
+        """The ledger of a sweep whose directory was just taken; ``values`` go into ``sweep.json``."""
+        ledger = cls.__new__(cls)
+        ledger.directory = directory
+        ledger.values = {"version": SWEEP_VERSION, "status": "running", "started": rundir.now(), **values}
+        files.make_folder(directory / "ledger")
+        ledger.update()
+        return ledger
+
+    def update(self, **values: Any) -> None:
+        """Set keys of ``sweep.json`` and write it."""
+        self.values.update(values)
+        files.replace(self.directory / "sweep.json", (json.dumps(self.values, indent=2) + "\n").encode())
+
+    # ------------------------------------------------------------------- jobs
+
+    def jobs(self) -> list[Job]:
+        """All jobs, by number. A last line that a kill has cut short does not count."""
+        try:
+            lines = (self.directory / "jobs.jsonl").read_bytes().split(b"\n")
+        except FileNotFoundError:
+            return []
+        jobs = []
+        for number, line in enumerate(lines[:-1]):
+            try:
+                values = json.loads(line)
+                values["words"], values["notices"] = tuple(values["words"]), tuple(values["notices"])
+                jobs.append(Job(**values))
+            except (ValueError, KeyError, TypeError) as error:
+                raise ConfigError(
+                    f"{self.directory / 'jobs.jsonl'} is damaged in line {number + 1}: {error}"
+                ) from None
+        return jobs
+
+    def add(self, jobs: Iterable[Job]) -> None:
+        """Append jobs; they are on the disk when this returns."""
+        path = self.directory / "jobs.jsonl"
+        whole = path.read_bytes().rfind(b"\n") + 1 if path.exists() else None
+        log = files.Log(path, whole)
+        try:
+            log.write(b"".join(json.dumps(vars(job)).encode() + b"\n" for job in jobs))
+            log.sync()
+        finally:
+            log.close()
+
+    def directory_of(self, job: Job) -> Path:
+        """The run directory of ``job``."""
+        return self.directory / str(job.number)
+
+    # ------------------------------------------------------------------- rows
+
+    def _path(self, number: int) -> Path:
+        return self.directory / "ledger" / f"{number}.json"
+
+    def stored(self, job: Job) -> Row:
+        """The row as it was last written."""
+        try:
+            values = json.loads(self._path(job.number).read_bytes())
+            return Row(**{key: value for key, value in values.items() if key in Row.__dataclass_fields__})
+        except (OSError, ValueError, TypeError, AttributeError):
+            return Row()
+
+    def write(self, job: Job, row: Row) -> None:
+        """Replace the row; it is on the disk when this returns."""
+        files.replace(self._path(job.number), json.dumps(vars(row)).encode())
+
+    def beat(self, job: Job, row: Row) -> None:
+        """The same, not synced: a heartbeat that is lost with the power is no loss."""
+        path = self._path(job.number)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        temporary.write_bytes(json.dumps(vars(row)).encode())
+        temporary.replace(path)
+
+    def row(self, job: Job) -> Row:
+        """The row as it is now: a running one whose process has gone is interrupted, and what the run itself
+        says of its end counts where a kill came before the row was written."""
+        row = self.stored(job)
+        if row.state not in ("running", "waiting", "interrupted") or _alive(row):
+            return row
+        try:
+            record = rundir.read_record(self.directory_of(job))
+        except TrainctlError:
+            return _replaced(row, state="interrupted" if row.state == "running" else row.state)
+        status = record.get("status")
+        ended: JobState = "done" if status == "done" else "interrupted"
+        if status == "failed":
+            ended = "failed"
+        last = record.get("last") or {}
+        return _replaced(
+            row,
+            state=ended,
+            exit_code=record.get("exit_code"),
+            reason=record.get("reason"),
+            step=last.get("step", row.step) if isinstance(last, dict) else row.step,
+        )
+
+    def rows(self) -> list[Entry]:
+        """Every job with its row as it is now."""
+        return [Entry(job, self.row(job), self.directory_of(job)) for job in self.jobs()]
+
+
+def is_sweep(directory: Path) -> bool:
+    """Whether a sweep lies here."""
+    return (directory / "sweep.json").is_file()
+
+
+def open_ledger(directory: Path) -> Ledger:
+    """The ledger in ``directory``. Raises ConfigError where there is none or it is damaged."""
+    return Ledger(directory)
+
+
+def here(row: Row, **values: Any) -> Row:
+    """``row`` as this process writes it, now."""
+    return _replaced(row, host=platform.node(), pid=os.getpid(), beat=time.time(), **values)
+
+
+def _alive(row: Row) -> bool:
+    if row.state != "running" or row.pid is None:
+        return False
+    if row.host == platform.node():
+        try:
+            os.kill(row.pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            return True
+    # Its number may belong to another process by now: it must have been heard of.
+    return time.time() - (row.beat or 0.0) < SILENT_AFTER
+
+
+def _replaced(row: Row, **values: Any) -> Row:
+    return Row(**{**vars(row), **values})
+
+
+def _read_sweep(directory: Path) -> dict[str, Any]:
+    path = directory / "sweep.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{directory}: there is no sweep here", "give a directory that holds sweep.json"
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} is not valid: {error}") from None
+    if not isinstance(content, dict) or content.get("version") != SWEEP_VERSION:
+        raise ConfigError(f"{path} has another version than {SWEEP_VERSION}")
+    return content
+
+
+def next_number(jobs: Sequence[Job]) -> int:
+    """The number of the next job."""
+    return max((job.number for job in jobs), default=-1) + 1

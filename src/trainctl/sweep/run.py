@@ -1,0 +1,271 @@
+"""Running a sweep: checked, entered into the ledger, launched, ranked; and carrying one on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from trainctl import plugins, rundir
+from trainctl.compose import Composer, parse_config
+from trainctl.config import Config
+from trainctl.errors import ConfigError, DirectoryTakenError, InterruptedRunError, TrainctlError
+from trainctl.interrupts import Stopped, terminable
+from trainctl.startup import collector_paused
+from trainctl.sweep.checking import Checked, check_jobs
+from trainctl.sweep.job import locked_sweep, run_job
+from trainctl.sweep.ledger import Job, Ledger, is_sweep, next_number
+from trainctl.sweep.pool import Pool, describe, places, warm_up
+from trainctl.ui.display import make_display, short_path
+from trainctl.ui.errors import show_error
+from trainctl.ui.jobs import show_answer
+from trainctl.ui.sweep import make_sweep_display
+
+_OWN = ("parallel", "fused")
+
+
+def sweep(composer: Composer, words: Sequence[str], command: str) -> int:
+    """Run the sweep that ``words`` ask for; returns the exit code, 1 where jobs failed.
+
+    Raises ConfigError with every problem of every job before anything is made, DirectoryTakenError for a
+    directory with another sweep, InterruptedRunError or TerminatedRunError when told to stop.
+    """
+    with collector_paused():
+        checked = check_jobs(composer, words)
+        place = composer.sweep_directory(words)
+    launcher = composer.launcher(words)
+    named = any(word.lstrip("+").startswith("hydra.sweep.dir=") for word in words)
+    directory = Path(place).expanduser().absolute()
+    if named and is_sweep(directory):
+        ledger = Ledger(directory)
+        jobs = _join(ledger, checked)
+    else:
+        directory = rundir.claim_sweep(directory, named=named)
+        ledger = Ledger.begin(
+            directory,
+            command=command,
+            words=list(words),
+            launcher=launcher,
+            plugins=plugins.load(checked.configs[0].plugins),
+        )
+        jobs = checked.jobs
+        ledger.add(jobs)
+    current = Sweep(ledger, jobs, checked.configs, command, launcher)
+    for notice in checked.notices:
+        print(notice)
+    return current.run(composer, words)
+
+
+def resume_sweep(directory: Path, *, command: str, trust_plugins: bool) -> int:
+    """Carry the sweep in ``directory`` to its end; returns the exit code.
+
+    What is done stays, what was interrupted goes on from its checkpoint, what failed is tried again. Raises
+    UnsafeInputError for plugin files that have changed.
+    """
+    ledger = Ledger(directory)
+    jobs = ledger.jobs()
+    if not jobs:
+        raise ConfigError(
+            f"{directory}: the sweep was stopped before its jobs were written down",
+            f"start it again: {ledger.values.get('command')}",
+        )
+
+    def trusted(named: list[str]) -> None:
+        if not trust_plugins:
+            plugins.refuse_changed(named, ledger.values.get("plugins") or [])
+
+    with collector_paused():
+        rows = {job.number: ledger.row(job) for job in jobs}
+        left = [job for job in jobs if rows[job.number].state != "done"]
+        # One tells how to run them all; a fused sweep must know of each what it has in common with others.
+        launcher = str(ledger.values.get("launcher") or "parallel")
+        asked = left if launcher == "fused" else left[:1] or jobs[:1]
+        configs = {
+            job.number: parse_config(job.files["config.yaml"], f"job {job.number}", trusted) for job in asked
+        }
+    if not left:
+        print(f"{short_path(directory)}: this sweep is finished, there is nothing to resume")
+        show_answer(directory)
+        return 0
+    known = [configs.get(job.number) or next(iter(configs.values())) for job in jobs]
+    current = Sweep(ledger, jobs, known, command, launcher, trust_plugins=trust_plugins)
+    return current.run(None, [])
+
+
+def _join(ledger: Ledger, checked: Checked) -> list[Job]:
+    """The jobs of a sweep that is run again in its directory; those it has not yet are added."""
+    known = {job.key: job for job in ledger.jobs()}
+    if known and not any(job.key in known for job in checked.jobs):
+        raise DirectoryTakenError(
+            f"{ledger.directory} holds another sweep ({ledger.values.get('command')})",
+            "name another directory with hydra.sweep.dir=DIR, or leave it out for an automatic one",
+        )
+    number = next_number(list(known.values()))
+    added = [job for job in checked.jobs if job.key not in known]
+    added = [replace(job, number=number + index) for index, job in enumerate(added)]
+    ledger.add(added)
+    every = {**known, **{job.key: job for job in added}}
+    return [every[job.key] for job in checked.jobs]
+
+
+@dataclass
+class Sweep:
+    """A sweep that is being run.
+
+    Attributes:
+        jobs: those that this command asks for.
+        configs: the settings of each.
+        launcher: the option of ``hydra/launcher``.
+    """
+
+    ledger: Ledger
+    jobs: list[Job]
+    configs: list[Config]
+    command: str
+    launcher: str
+    trust_plugins: bool = False
+
+    def run(self, composer: Composer | None, words: Sequence[str]) -> int:
+        """Launch what is not done and show the answer; returns the exit code."""
+        directory = self.ledger.directory
+        with locked_sweep(directory):
+            rows = [self.ledger.row(job) for job in self.jobs]
+            states = [row.state for row in rows]
+            left = [job for job, state in zip(self.jobs, states, strict=True) if state != "done"]
+            print(f"sweep {short_path(directory)}: {len(self.jobs)} jobs{_begun(states)}", flush=True)
+            rundir.point_latest(directory)
+            self.ledger.update(status="running", ended=None)
+            stopped: TrainctlError | None = None
+            try:
+                if left:
+                    self._launch(left, composer, words)
+            except Stopped as reason:
+                stopped = reason.error
+            except KeyboardInterrupt:
+                stopped = InterruptedRunError("interrupted")
+            except TrainctlError as error:
+                if error.status not in ("interrupted", "terminated"):
+                    raise
+                stopped = error
+            after = [self.ledger.row(job) for job in self.jobs]
+            failed = sum(row.state == "failed" for row in after)
+            unfinished = sum(row.state != "done" for row in after)
+            status = "done" if not unfinished else "failed" if failed == unfinished else "interrupted"
+            self.ledger.update(status=status, ended=rundir.now())
+        rundir.point_latest(directory)
+        show_answer(directory)
+        print(f"sweep: {short_path(directory)}")
+        if unfinished:
+            print(f"carry on with: trainctl resume {short_path(directory)}")
+        if stopped is not None:
+            raise stopped
+        return 1 if unfinished else 0
+
+    def _launch(self, left: Sequence[Job], composer: Composer | None, words: Sequence[str]) -> None:
+        if self.launcher in _OWN or composer is None:
+            self._own(left, fused=self.launcher == "fused")
+        else:
+            with terminable():
+                self._through_hydra(left, composer, words)
+
+    def _own(self, left: Sequence[Job], *, fused: bool) -> None:
+        warm_up()
+        config = self._config(left[0])
+        orders = [[job.number] for job in left]
+        alone: dict[str, list[int]] = {}
+        if fused:
+            orders, alone = self._groups(left)
+        where = places(config.sweep.jobs, len(orders), config.device, config.threads)
+        if fused:
+            orders = _split(orders, where.count)
+        display = make_sweep_display(config.display.mode, left, self.ledger.row)
+        try:
+            display.notice(describe(where))
+            for reason, numbers in alone.items():
+                display.notice(f"one by one: jobs {', '.join(map(str, numbers))}: {reason}")
+            pool = Pool(
+                self.ledger,
+                where,
+                self.command,
+                display.update,
+                fail_fast=config.sweep.fail_fast,
+                trust_plugins=self.trust_plugins,
+            )
+            pool.run(orders, left)
+        finally:
+            display.close()
+
+    def _config(self, job: Job) -> Config:
+        return self.configs[next(index for index, each in enumerate(self.jobs) if each.number == job.number)]
+
+    def _groups(self, left: Sequence[Job]) -> tuple[list[list[int]], dict[str, list[int]]]:
+        """The jobs that train as one, and the reasons why others do not."""
+        from trainctl.sweep import fused
+
+        groups, reasons = fused.plan([self._config(job) for job in left])
+        alone: dict[str, list[int]] = {}
+        for index, reason in reasons.items():
+            alone.setdefault(reason, []).append(left[index].number)
+        orders = [[left[index].number for index in group] for group in groups]
+        return [*orders, *([number] for numbers in alone.values() for number in numbers)], alone
+
+    def _through_hydra(self, left: Sequence[Job], composer: Composer, words: Sequence[str]) -> None:
+        """One of Hydra's launchers: each job finds its row by its words, wherever it runs."""
+        here = self.launcher == "basic"
+        task = Task(str(self.ledger.directory), self.command, shown=here)
+        launcher = composer.instantiate_launcher(words, self.ledger.directory, task)
+        launcher.launch([[*job.words, f"++hydra.sweep.subdir={job.number}"] for job in left], 0)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one of Hydra's launchers calls once a job, in this process or in another one, or on another
+    machine.
+
+    Attributes:
+        directory: the sweep's.
+        command: the command line, for ``run.json``.
+        shown: the job has the terminal for itself.
+    """
+
+    directory: str
+    command: str
+    shown: bool
+
+    def __call__(self, config: DictConfig) -> dict[str, Any]:
+        words = tuple(HydraConfig.get().overrides.task)
+        ledger = Ledger(Path(self.directory))
+        jobs = ledger.jobs()
+        job = next(job for job in jobs if job.words == words)
+        display = None
+        if self.shown:
+            print(f"job {job.number + 1}/{len(jobs)}: {job.label}", flush=True)
+            display = make_display(config.display.mode, config.display.every)
+        row = run_job(ledger, job, self.command, display=display)
+        if row.state == "failed":
+            show_error(TrainctlError(f"job {job.number}: {row.reason}"))
+        return {"number": job.number, "state": row.state}
+
+
+def _split(orders: list[list[int]], workers: int) -> list[list[int]]:
+    """Groups cut so that every worker has one."""
+    groups = [order for order in orders if len(order) > 1]
+    if not groups or len(groups) >= workers:
+        return orders
+    pieces = -(-workers // len(groups))
+    cut = [group[piece::pieces] for group in groups for piece in range(pieces)]
+    return [piece for piece in cut if piece] + [order for order in orders if len(order) == 1]
+
+
+def _begun(states: Sequence[str]) -> str:
+    counts = [
+        (states.count("done"), "done already"),
+        (states.count("interrupted"), "to carry on"),
+        (states.count("failed"), "to try again"),
+    ]
+    said = [f"{count} {what}" for count, what in counts if count]
+    return f" ({', '.join(said)})" if said else ""

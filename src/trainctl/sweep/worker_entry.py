@@ -1,0 +1,24 @@
+"""Where worker processes begin. The sweep's own process imports this, and not what workers import."""
+
+from __future__ import annotations
+
+from multiprocessing.connection import Connection
+from typing import Any
+
+
+def start(*arguments: Any) -> None:
+    """Be a worker: see :func:`trainctl.sweep.worker.work`."""
+    from trainctl.sweep.worker import work
+
+    work(*arguments)
+
+
+def count_gpus(answer: Connection) -> None:
+    """Send the number of CUDA devices."""
+    import warnings
+
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        answer.send(torch.cuda.device_count() if torch.cuda.is_available() else 0)
