@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -12,19 +13,23 @@ from typing import Any
 import torch
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from trainctl import parameters, plugins, runtime
+from trainctl import overfitting, parameters, plugins, preparing, runtime
 from trainctl.augment import make_augment
 from trainctl.compatibility import check_batch_of_one, check_fit
 from trainctl.config import Component, Config
 from trainctl.data import Data, check_targets, hold_out
 from trainctl.errors import DISK_ERRORS, ConfigError, TrainctlError
 from trainctl.evaluation import choose_metrics, choose_monitor
+from trainctl.hooks._base import Hook
 from trainctl.hooks.best import Best
 from trainctl.hooks.clip import ClipNorm
+from trainctl.hooks.ema import Ema
 from trainctl.hooks.guard import Guard
+from trainctl.hooks.overfit import Overfit
 from trainctl.hooks.plateau import Plateau
 from trainctl.loaders._order import epoch_order
 from trainctl.loop import Run, fit
+from trainctl.optims._lean import stock_classes
 from trainctl.protocol import Criterion, Loader, Model, Optimizer, missing
 from trainctl.registry import COMPONENTS
 
@@ -35,6 +40,7 @@ class Built:
 
     run: Run
     data: Data
+    prepared: dict[str, Any]
     device: torch.device
     threads: int
     threads_note: str
@@ -59,13 +65,12 @@ class Built:
 
     def order_digest(self, epoch: int) -> str:
         """SHA-256 of the training targets in the order of ``epoch``: another one is of other data."""
-        order = epoch_order(len(self.data.train), self.seed, epoch)
-        targets = self.data.train.targets.cpu()[order].contiguous()
-        return hashlib.sha256(targets.numpy().tobytes()).hexdigest()
+        return order_digest(self.data, self.seed, epoch)
 
     @property
     def described(self) -> dict[str, Any]:
-        """What a reader of a checkpoint needs to build the model again and to name its outputs."""
+        """What a reader of a checkpoint needs to build the model again, to give it inputs as in training, and
+        to name its outputs."""
         data = self.data
         counts = class_counts(data)
         return {
@@ -75,6 +80,7 @@ class Built:
             "output_size": data.output_size,
             "classes": list(data.classes),
             "class_counts": None if counts is None else counts.tolist(),
+            **self.prepared,
         }
 
     def while_waiting(self, look: Callable[[], None]) -> None:
@@ -96,6 +102,9 @@ def build(config: Config) -> Built:
     Raises ConfigError where they do not: missing or malformed data, shapes, targets, device.
     """
     runtime.refuse_distributed()
+    overfit = config.train.overfit_batches
+    if overfit is not None:
+        config = overfitting.simplified(config)
     device = runtime.choose_device(config.device)
     runtime.set_deterministic(config.deterministic)
     data = build_data(config.dataset)
@@ -114,20 +123,29 @@ def build(config: Config) -> Built:
         )
     augment = make_augment(config.dataset.common["augment"], data.train, config.seed)
     load = partial(construct, config.loader, transform=data.transform, device=device)
-    train = load(split=data.train, batch_size=window, seed=config.seed, augment=augment)
+    seed: int | None = config.seed
+    train_split, val_split, test_split = data.train, data.val, data.test
+    if overfit is not None:
+        train_split = overfitting.first_samples(train_split, overfit * window, config.seed)
+        val_split = test_split = seed = None
+    train = load(split=train_split, batch_size=window, seed=seed, augment=augment)
     val, test = (
         load(split=split, batch_size=batch_size, seed=None, augment=None) if split else None
-        for split in (data.val, data.test)
+        for split in (val_split, test_split)
     )
 
     runtime.seed_everything(config.seed)
     model = build_model(config.model, data.input_shape, data.output_size)
     notices = [] if config.init_from is None else [parameters.copy_from(config.init_from, model)]
+    if overfit is not None:
+        overfitting.without_dropout(model)
+        notices.append(overfitting.notice(len(train), len(train_split)))
     model = model.to(device)
     criterion = construct(config.loss, class_counts=class_counts(data))
     _check_part(config.loss, criterion, Criterion)
     criterion = criterion.to(device)
-    optimizer = construct(config.optim, parameters=parameters.groups(config, model))
+    with stock_classes(config.compile is not False):
+        optimizer = construct(config.optim, parameters=parameters.groups(config, model))
     check_optimizer(config.optim, optimizer)
     loop = construct(config.loop, config=config)
     check_loop(config.loop, loop, model, criterion, optimizer)
@@ -160,7 +178,7 @@ def build(config: Config) -> Built:
 
     batch = next(iter(train.batches()))
     check_fit(config, model, criterion, batch, data)
-    check_batch_of_one(config, model, batch[0], len(data.train))
+    check_batch_of_one(config, model, batch[0], len(train_split))
     threads, threads_note = runtime.choose_threads(
         config.threads,
         device,
@@ -173,8 +191,17 @@ def build(config: Config) -> Built:
     )
     stepped = None if plateau is not None else scheduler
     run = Run(model, criterion, optimizer, stepped, train, val, metrics, precision, total_steps, loop.step)
+    compiled: list[Hook] = []
+    if (mode := config.compile) is not False:
+        from trainctl import compiling
+
+        compiling.refuse(config, model)
+        compiled = [compiling.Compiled(model, "default" if mode is True else mode, batch_size)]
+    if config.train.ema is not None:
+        run.averaged = copy.deepcopy(model)
     guard = config.guard
     run.hooks = [
+        *compiled,
         *(
             [Guard(loss=guard.loss, gradients=guard.gradients, skip=guard.skip)]
             if guard.loss or guard.gradients
@@ -182,11 +209,14 @@ def build(config: Config) -> Built:
         ),
         *([ClipNorm(config.train.clip_norm)] if config.train.clip_norm is not None else []),
         *([Plateau(plateau, monitor)] if plateau is not None else []),
+        *([Ema(model, run.averaged, config.train.ema)] if run.averaged is not None else []),
+        *([Overfit(len(train))] if overfit is not None else []),
         Best(monitor, config.train.patience, config.train.min_delta, lower_is_better=lower_is_better),
     ]
     return Built(
         run=run,
         data=data,
+        prepared=preparing.describe(data),
         device=device,
         threads=threads,
         threads_note=threads_note,
@@ -268,9 +298,12 @@ def check_optimizer(component: Component, optimizer: Any) -> None:
         )
 
 
-def build_data(dataset: Component) -> Data:
-    """The dataset's splits, validation held out, targets checked."""
-    data = construct(dataset)
+def build_data(dataset: Component, like: Mapping[str, Any] | None = None) -> Data:
+    """The dataset's splits, validation held out, targets checked.
+
+    ``like`` is how the data of a trained model was read, where this is to be read the same way.
+    """
+    data = construct(dataset, **({} if like is None else {"like": like}))
     if not isinstance(data, Data):
         raise ConfigError(
             f"dataset={dataset.name} returned {type(data).__name__}",
@@ -288,6 +321,13 @@ def build_model(model: Component, input_shape: tuple[int, ...], output_size: int
     _check_part(model, built, Model)
     parameters.freeze(model, built)
     return built
+
+
+def order_digest(data: Data, seed: int, epoch: int) -> str:
+    """SHA-256 of the training targets in the order that ``seed`` gives them in ``epoch``."""
+    order = epoch_order(len(data.train), seed, epoch)
+    targets = data.train.targets.cpu()[order].contiguous()
+    return hashlib.sha256(targets.numpy().tobytes()).hexdigest()
 
 
 def class_counts(data: Data) -> torch.Tensor | None:

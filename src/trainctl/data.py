@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -78,6 +78,8 @@ class Data:
             it holds statistics; None where it does not.
         classes: the classes' names, by number; empty for regression.
         note: one line on where the data came from, for the header and the log.
+        reading: how raw samples are read from a file, plain JSON values that are stored with the run; empty
+            where their shape and type say it.
     """
 
     name: str
@@ -91,6 +93,7 @@ class Data:
     fit: Callable[[Any], nn.Module] | None = None
     classes: tuple[str, ...] = ()
     note: str = ""
+    reading: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Standardize(nn.Module):

@@ -199,6 +199,7 @@ DATASETS = Registry(
     "dataset",
     "dataset",
     "datasets",
+    supplied=("like",),
     common=_common(
         Parameter("augment", list[str | dict[str, Any]], ()),
         Parameter("val", Fraction | NonNegativeInt, 0.1),

@@ -47,11 +47,11 @@ def choose_columns(
 
     Raises ConfigError for a column that is not there, or that cannot be used, and when none is left.
     """
-    dropped = {_find(table, "drop", each).number for each in drop}
+    dropped = {find_column(table, "drop", each).number for each in drop}
     # Without a word about it, the last column that is not dropped.
     rest = [column for column in table.columns if column.number not in dropped]
     if target is not None:
-        goal = _find(table, "target", target)
+        goal = find_column(table, "target", target)
         if goal.number in dropped:
             raise ConfigError(f"dataset.drop and dataset.target both name {goal.place}", "drop another one")
     elif rest:
@@ -76,7 +76,11 @@ def _refuse_unusable(table: Table, columns: Sequence[Column]) -> None:
         )
 
 
-def _find(table: Table, key: str, wanted: str | int) -> Column:
+def find_column(table: Table, key: str, wanted: str | int) -> Column:
+    """The column that ``dataset.KEY`` names: by name, else by number from 1, from the end below 0.
+
+    Raises ConfigError with the nearest where there is none.
+    """
     by_name = {column.name: column for column in table.columns}
     if str(wanted) in by_name:
         return by_name[str(wanted)]
@@ -234,4 +238,12 @@ def show_names(names: Iterable[str]) -> str:
     return ", ".join(name if _PLAIN_NAME.fullmatch(name) else f'"{name}"' for name in escaped)
 
 
-__all__ = ["Table", "choose_columns", "match_columns", "refuse_useless", "show_names", "usable_rows"]
+__all__ = [
+    "Table",
+    "choose_columns",
+    "find_column",
+    "match_columns",
+    "refuse_useless",
+    "show_names",
+    "usable_rows",
+]

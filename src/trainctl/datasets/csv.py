@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 from trainctl.data import Data
 from trainctl.datasets._files import find_file, read_bytes
@@ -35,6 +35,7 @@ def csv(
     encoding: str = "auto",
     header: Literal["auto"] | bool = "auto",
     skip_lines: NonNegativeInt = 0,
+    like: Mapping[str, Any] | None = None,
 ) -> Data:
     """A table of your own in a text file, plain or gzipped: CSV, TSV, or lined up by spaces.
 
@@ -59,6 +60,9 @@ def csv(
         header: whether the first row holds the names of the columns; auto looks.
         skip_lines: how many lines at the top do not belong to the table.
 
+    A table for a model that is trained already is read ``like`` the one that it was trained on: the same
+    columns, categories and classes.
+
     Shape: inputs (N, columns) float32, which the transform makes (N, numbers + categories); targets (N,)
     int64 or (N, 1) float32.
 
@@ -73,7 +77,7 @@ def csv(
             "test_path", test_path, task, delimiter, encoding, table.named, skip_lines, bad_rows
         )
     options = Options(target, task, drop, missing, bad_rows, test, test_seed)
-    return make_data("csv", table, options, test_table)
+    return make_data("csv", table, options, test_table, like)
 
 
 def read_table(

@@ -34,4 +34,5 @@ def digits() -> Data:
         transform=Standardize(scale=16.0, mean=0.305, std=0.376),
         classes=tuple("0123456789"),
         note="embedded",
+        reading={"kind": "image", "resize": "crop", "largest": 16},
     )

@@ -94,6 +94,7 @@ def image_folder(
         transform=Standardize(scale=255.0, mean=mean, std=std),
         classes=tuple(listing.classes),
         note="; ".join(notes),
+        reading={"kind": "image", "resize": resize, "largest": 255},
     )
 
 

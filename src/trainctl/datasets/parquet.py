@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -27,6 +28,7 @@ def parquet(
     test: Fraction | NonNegativeInt = 0.2,
     test_path: str | None = None,
     test_seed: NonNegativeInt = 0,
+    like: Mapping[str, Any] | None = None,
 ) -> Data:
     """A table of your own in a Parquet file. Needs pyarrow: pip install 'trainctl[parquet]'.
 
@@ -47,6 +49,9 @@ def parquet(
         test_path: another file with the same columns to test on, in the place of ``test``.
         test_seed: chooses the rows of ``test``.
 
+    A table for a model that is trained already is read ``like`` the one that it was trained on: the same
+    columns, categories and classes.
+
     Shape: inputs (N, columns) float32, which the transform makes (N, numbers + categories); targets (N,)
     int64 or (N, 1) float32.
 
@@ -57,7 +62,7 @@ def parquet(
     options = Options(target, task, drop, missing, bad_rows, test, test_seed)
     table = read_table("path", path, task)
     test_table = None if test_path is None else read_table("test_path", test_path, task)
-    return make_data("parquet", table, options, test_table)
+    return make_data("parquet", table, options, test_table, like)
 
 
 def read_table(key: str, path: str, task: str) -> Table:
