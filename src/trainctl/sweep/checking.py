@@ -49,12 +49,14 @@ def check_all(composer: Composer, asked: Sequence[Sequence[str]]) -> Checked:
     """
     problems: dict[Problem, int] = {}
     found: dict[str, tuple[int, Composed]] = {}
-    notices = []
+    notices, ways = [], set()
     for number, composed in enumerate(compose_jobs(composer, asked)):
         if isinstance(composed, ConfigError):
             for problem in composed.problems:
                 problems[problem] = problems.get(problem, 0) + 1
-        elif (key := job_key(composed)) in found:
+            continue
+        ways.add(composed.config.sweep)
+        if (key := job_key(composed)) in found:
             said = label(_task_words(asked[number]), ())
             notices.append(f"left out: {said} has the settings of job {found[key][0]}")
         else:
@@ -66,7 +68,9 @@ def check_all(composer: Composer, asked: Sequence[Sequence[str]]) -> Checked:
                 for problem, count in problems.items()
             ]
         )
-    _check_alike([composed for _, composed in found.values()])
+    if len(ways) > 1:
+        raise ConfigError("sweep.jobs, sweep.fail_fast: one value holds for the whole sweep")
+    _check_names([composed.config.name for _, composed in found.values()])
     common = _common([composed.overrides for _, composed in found.values()])
     jobs = [
         Job(
@@ -82,15 +86,12 @@ def check_all(composer: Composer, asked: Sequence[Sequence[str]]) -> Checked:
     return Checked(jobs, [composed.config for _, composed in found.values()], notices)
 
 
-def _check_alike(jobs: Sequence[Composed]) -> None:
-    """Raise ConfigError where jobs ask for different ways to run the sweep they are all in."""
-    ways = {composed.config.sweep for composed in jobs}
-    if len(ways) > 1:
-        raise ConfigError("sweep.jobs, sweep.fail_fast: one value holds for the whole sweep")
-    names = [composed.config.name for composed in jobs]
-    if len(jobs) > 1 and None not in names and len(set(names)) < len(names):
+def _check_names(names: Sequence[str | None]) -> None:
+    """Raise ConfigError where several jobs have one name: it could not stand for a RUN."""
+    given = [name for name in names if name is not None]
+    if len(set(given)) < len(given):
         raise ConfigError(
-            f"name={names[0]}: several jobs would have one name",
+            f"name={given[0]}: several jobs would have one name",
             "let it vary: name='run_${seed}', or leave it out",
         )
 

@@ -181,6 +181,8 @@ class Pool:
                 self._where.device(number),
                 self._command,
                 self._trust,
+                str(Path.cwd()),
+                dict(os.environ),
             ),
         )
         process.start()

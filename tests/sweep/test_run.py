@@ -1,0 +1,326 @@
+"""Sweeps: checked before the first job, each job in its own directory, a failure is a row, carried on."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.program import PROGRAM, run, start
+from trainctl.sweep.ledger import Ledger
+
+FAST = ("epochs=1", "threads=1", "display.mode=none")
+
+
+def records(sweep: Path) -> dict[str, dict]:
+    return {path.parent.name: json.loads(path.read_text()) for path in sorted(sweep.glob("*/run.json"))}
+
+
+def states(sweep: Path) -> list[str]:
+    return [entry.row.state for entry in Ledger(sweep).rows()]
+
+
+def weights(run: Path) -> bytes:
+    return max(run.glob("checkpoints/step-*/model.safetensors")).read_bytes()
+
+
+def test_every_combination_in_its_own_directory_and_a_table(trainctl, tmp_path: Path) -> None:
+    outcome = trainctl("-m", "lr=1e-2,1e-3", "seed=1,2", "hydra.sweep.dir=sweep", *FAST)
+    assert outcome.code == 0, outcome.err
+    found = records(tmp_path / "sweep")
+    assert sorted(found) == ["0", "1", "2", "3"]
+    assert all(values["status"] == "done" for values in found.values())
+    accuracies = {name: values["best"]["val/accuracy"] for name, values in found.items()}
+    assert len(set(accuracies.values())) > 1
+    assert states(tmp_path / "sweep") == ["done"] * 4
+    # Ranked: the larger learning rate is far ahead after one epoch.
+    assert outcome.out.index("0.01") < outcome.out.rindex("0.001")
+    assert not list(tmp_path.glob("sweep/worker-*.log"))
+
+
+def test_each_launcher_gives_the_weights_of_the_same_run_alone(trainctl, tmp_path: Path) -> None:
+    words = ("lr=1e-2,1e-3", *FAST)
+    for name in ("parallel", "basic"):
+        assert trainctl("-m", *words, f"hydra/launcher={name}", f"hydra.sweep.dir={name}").code == 0
+        assert states(tmp_path / name) == ["done", "done"]
+    assert trainctl("lr=1e-3", "hydra.run.dir=alone", *FAST).code == 0
+    alone = weights(tmp_path / "alone")
+    assert weights(tmp_path / "parallel/1") == alone
+    assert weights(tmp_path / "basic/1") == alone
+
+
+def test_a_sweep_over_components_uses_each_ones_own_arguments(trainctl, tmp_path: Path) -> None:
+    outcome = trainctl("-m", "optim=sgd,adam", "experiment=digits_cosine", "hydra.sweep.dir=sweep", *FAST)
+    assert outcome.code == 0, outcome.err
+    configs = [(tmp_path / "sweep" / job / "config.yaml").read_text() for job in "01"]
+    assert "name: sgd\n  lr: 0.1\n" in configs[0]
+    assert "name: adam\n  lr: 0.001\n" in configs[1]
+
+
+def test_a_failed_job_is_a_row_and_is_tried_again(trainctl, tmp_path: Path) -> None:
+    words = ("-m", "lr=1e30,1e-3,1e-2", "optim=sgd", "hydra.sweep.dir=sweep", *FAST)
+    outcome = trainctl(*words)
+    assert outcome.code == 1
+    statuses = {name: values["status"] for name, values in records(tmp_path / "sweep").items()}
+    assert statuses == {"0": "failed", "1": "done", "2": "done"}
+    assert "job 0 failed: lr=1e+30 (the loss is" in outcome.out
+    before = records(tmp_path / "sweep")
+    for again in (words, ("resume", "sweep")):
+        outcome = trainctl(*again)
+        assert outcome.code == 1
+        assert "(2 done already, 1 to try again)" in outcome.out
+        assert "job 0 failed: lr=1e+30 (the loss is" in outcome.out
+    after = records(tmp_path / "sweep")
+    assert [after[name] for name in "12"] == [before[name] for name in "12"]
+    # What the earlier tries left is set aside, not deleted.
+    assert sorted(path.name for path in tmp_path.glob("sweep/0*")) == ["0", "0.attempt-1", "0.attempt-2"]
+
+
+def test_the_first_failure_can_end_it(trainctl, tmp_path: Path) -> None:
+    words = ("optim=sgd", "sweep.jobs=1", "sweep.fail_fast=true", "hydra.sweep.dir=sweep")
+    outcome = trainctl("-m", "lr=1e-3,1e30,1e-2,1e-1", *words, *FAST)
+    assert outcome.code == 1
+    assert states(tmp_path / "sweep") == ["done", "failed", "waiting", "waiting"]
+
+
+def test_all_jobs_are_checked_before_the_first_starts(trainctl, tmp_path: Path) -> None:
+    outcome = trainctl("-m", "lr=1e-3,abc,-1", "model=mlp,mpl", *FAST)
+    assert outcome.code == 2
+    for message in ("optim.lr=abc", "optim.lr=-1", "model=mpl", "did you mean model=mlp?"):
+        assert message in outcome.err
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_jobs_with_the_same_settings_run_once(trainctl, tmp_path: Path) -> None:
+    outcome = trainctl("-m", "lr=1e-3,0.001,1e-2", "hydra.sweep.dir=sweep", *FAST)
+    assert outcome.code == 0
+    assert "left out: lr=0.001" in outcome.out
+    assert len(states(tmp_path / "sweep")) == 2
+
+
+def test_settings_that_hold_for_the_sweep_cannot_vary(trainctl) -> None:
+    outcome = trainctl("-m", "sweep.jobs=1,2", *FAST)
+    assert outcome.code == 2
+    assert "one value holds for the whole sweep" in outcome.err
+
+
+def test_the_same_sweep_again_does_nothing_and_a_larger_one_only_what_is_new(
+    trainctl, tmp_path: Path
+) -> None:
+    assert trainctl("-m", "seed=1,2", "hydra.sweep.dir=sweep", *FAST).code == 0
+    before = records(tmp_path / "sweep")
+    outcome = trainctl("-m", "seed=1,2", "hydra.sweep.dir=sweep", "checkpoint.keep_last=2", *FAST)
+    assert (outcome.code, records(tmp_path / "sweep")) == (0, before)
+    assert "2 done already" in outcome.out
+    assert trainctl("-m", "seed=2,3", "hydra.sweep.dir=sweep", *FAST).code == 0
+    after = records(tmp_path / "sweep")
+    assert (sorted(after), after["0"], after["1"]) == (["0", "1", "2"], before["0"], before["1"])
+    finished = trainctl("resume", "sweep")
+    assert finished.code == 0
+    assert "this sweep is finished" in finished.out
+
+
+def test_a_directory_with_another_sweep_or_something_else_is_refused(trainctl, tmp_path: Path) -> None:
+    assert trainctl("-m", "seed=1,2", "hydra.sweep.dir=sweep", *FAST).code == 0
+    outcome = trainctl("-m", "seed=3,4", "hydra.sweep.dir=sweep", *FAST)
+    assert outcome.code == 7
+    assert "holds another sweep" in outcome.err
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/letter").write_text("")
+    assert trainctl("-m", "seed=3,4", "hydra.sweep.dir=mine", *FAST).code == 7
+
+
+def test_a_verb_for_one_run_says_that_this_is_a_sweep(trainctl) -> None:
+    assert trainctl("-m", "seed=1,2", "hydra.sweep.dir=sweep", *FAST).code == 0
+    outcome = trainctl("verify", "sweep")
+    assert outcome.code == 2
+    assert "this is a sweep of several runs" in outcome.err
+    assert trainctl("resume", "sweep", "lr=1").code == 2
+
+
+def test_a_damaged_ledger_is_named(trainctl, tmp_path: Path) -> None:
+    assert trainctl("-m", "seed=1,2", "hydra.sweep.dir=sweep", *FAST).code == 0
+    jobs = tmp_path / "sweep/jobs.jsonl"
+    jobs.write_bytes(b"x" + jobs.read_bytes())
+    outcome = trainctl("resume", "sweep")
+    assert outcome.code == 2
+    assert "jobs.jsonl is damaged in line 1" in outcome.err
+    (tmp_path / "sweep/sweep.json").write_text("{")
+    assert trainctl("resume", "sweep").code == 2
+
+
+def test_paths_sweep_too(trainctl, tmp_path: Path) -> None:
+    outcome = trainctl("-m", "experiment=mnist_mlp", "dataset.root=a=b,c(1)", "hydra.sweep.dir=sweep", *FAST)
+    assert outcome.code == 1
+    reasons = [entry.row.reason or "" for entry in Ledger(tmp_path / "sweep").rows()]
+    assert ["a=b/MNIST" in reasons[0], "c(1)/MNIST" in reasons[1]] == [True, True]
+
+
+def test_a_plugin_that_has_changed_is_not_imported(trainctl, tmp_path: Path) -> None:
+    plugin = tmp_path / "mine.py"
+    plugin.write_text(
+        "from torch import nn\n"
+        "from trainctl.registry import MODELS\n\n"
+        "@MODELS.register('mine')\n"
+        "def mine(input_shape: tuple[int, ...], output_size: int, width: int = 4) -> nn.Module:\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Linear(width, 10))\n"
+    )
+    words = ("-m", "plugins=./mine.py", "model.name=mine", "model.width=4,8", "hydra.sweep.dir=sweep", *FAST)
+    outcome = trainctl(*words)
+    assert outcome.code == 0, outcome.out + outcome.err
+    shutil.rmtree(tmp_path / "sweep/1")
+    (tmp_path / "sweep/ledger/1.json").unlink()
+    plugin.write_text(plugin.read_text() + "open('touched', 'w')\n")
+    outcome = trainctl("resume", "sweep")
+    assert outcome.code == 3
+    assert "--trust-plugins" in outcome.err
+    assert not (tmp_path / "touched").exists()
+    assert trainctl("resume", "sweep", "--trust-plugins").code == 0
+    assert states(tmp_path / "sweep") == ["done", "done"]
+
+
+def begin(*words: str, cwd: Path, steps: int = 1) -> subprocess.Popen[str]:
+    """Start a sweep and wait until two of its jobs have saved."""
+    process = start("-m", *words, "threads=1", "hydra.sweep.dir=sweep", cwd=cwd)
+    deadline = time.monotonic() + 60
+    while len(list(cwd.glob("sweep/*/checkpoints/step-*"))) < steps and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return process
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_sweep_with_the_running_jobs_saved(
+    number: signal.Signals, code: int, tmp_path: Path
+) -> None:
+    process = begin("seed=1,2,3", "epochs=100000", "sweep.jobs=2", cwd=tmp_path, steps=2)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "Traceback" not in err
+    assert [values["exit_code"] for values in records(tmp_path / "sweep").values()] == [code, code]
+    assert states(tmp_path / "sweep") == ["interrupted", "interrupted", "waiting"]
+    assert not _children_of_the_sweep(tmp_path)
+
+
+def _children_of_the_sweep(folder: Path) -> list[str]:
+    """Processes whose current folder is the test's."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if (process / "cwd").readlink() == folder and process.name != str(os.getpid()):
+                found.append((process / "cmdline").read_text())
+        except OSError:
+            continue
+    return found
+
+
+def test_a_worker_that_is_killed_is_a_failed_job(tmp_path: Path) -> None:
+    process = begin("seed=1,2", "epochs=100000,1", "sweep.jobs=1", cwd=tmp_path)
+    pid = Ledger(tmp_path / "sweep").rows()[0].row.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + 60
+    while states(tmp_path / "sweep")[1] != "done" and time.monotonic() < deadline:
+        time.sleep(0.05)
+    rows = Ledger(tmp_path / "sweep").rows()
+    assert (rows[0].row.state, rows[1].row.state) == ("failed", "done")
+    assert rows[0].row.reason == "its process was killed by signal 9 (out of memory?)"
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+
+
+def test_two_processes_do_not_run_one_sweep(trainctl, tmp_path: Path) -> None:
+    process = begin("seed=1,2", "epochs=100000", cwd=tmp_path)
+    outcome = trainctl("resume", "sweep")
+    assert outcome.code == 7
+    assert "another process is running this sweep" in outcome.err
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+
+
+SWEEP = (
+    "-m",
+    "lr=1e-2,1e30",
+    "seed=1,2,3,4,5,6",
+    "optim=sgd",
+    "epochs=12",
+    "threads=1",
+    "train.batch_size=32",
+)
+
+
+def kill_and_carry_on(folder: Path, words: list[str], kills: int, chance: random.Random) -> None:
+    """Kill the sweep ``kills`` times, the process alone or its whole group, then let it end."""
+    words = [*words, "hydra.sweep.dir=sweep"]
+    while kills:
+        process = subprocess.Popen(
+            [str(PROGRAM), *words],
+            cwd=folder,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        time.sleep(chance.uniform(1.0, 4.0))
+        if process.poll() is not None:
+            break
+        os.killpg(process.pid, signal.SIGKILL) if chance.random() < 0.5 else process.kill()
+        process.wait()
+        kills -= 1
+        if (folder / "sweep/jobs.jsonl").exists():
+            words = ["resume", "sweep"]
+    assert run(*words, cwd=folder).returncode == 1
+
+
+def check_killed_sweep(folder: Path, alone: Path) -> None:
+    rows = Ledger(folder / "sweep").rows()
+    assert len(rows) == 12
+    for entry in rows:
+        bad = "lr=1e+30" in entry.job.label or "lr=1e30" in entry.job.label
+        assert entry.row.state == ("failed" if bad else "done"), entry
+        if bad:
+            assert "the loss is" in (entry.row.reason or "")
+            continue
+        lines = [json.loads(line) for line in (entry.directory / "metrics.jsonl").read_text().splitlines()]
+        steps = [line["step"] for line in lines if "train/loss" in line]
+        assert steps == list(range(1, len(steps) + 1))
+        seed = next(word for word in entry.job.words if word.startswith("seed="))
+        reference = alone / seed
+        if not reference.exists():
+            words = [word for word in SWEEP[1:] if not word.startswith(("lr", "seed"))]
+            assert run(*words, "lr=1e-2", seed, f"hydra.run.dir={reference}", cwd=alone).returncode == 0
+        assert weights(entry.directory) == weights(reference)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_sweep_killed_ten_times_ends_as_one_that_was_not(tmp_path: Path) -> None:
+    (tmp_path / "alone").mkdir()
+    kill_and_carry_on(tmp_path, list(SWEEP), 10, random.Random(3))
+    check_killed_sweep(tmp_path, tmp_path / "alone")
+
+
+def test_a_killed_sweep_goes_on(tmp_path: Path) -> None:
+    words = ("lr=1e-2", "seed=1,2", "epochs=8", "train.batch_size=16")
+    process = begin(*words, cwd=tmp_path, steps=2)
+    process.kill()
+    process.communicate()
+    done = run("resume", "sweep", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert states(tmp_path / "sweep") == ["done", "done"]
+    alone = run("lr=1e-2", "seed=2", *words[2:], "threads=1", "hydra.run.dir=alone", cwd=tmp_path)
+    assert alone.returncode == 0
+    assert weights(tmp_path / "sweep/1") == weights(tmp_path / "alone")
+
+
+def test_from_the_installed_program(tmp_path: Path) -> None:
+    done = run("-m", "optim=sgd,adam", *FAST, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(list(tmp_path.glob("outputs/sweeps/*/*/*/run.json"))) == 2
+    assert (tmp_path / "outputs/latest").resolve() == next(tmp_path.glob("outputs/sweeps/*/*"))
