@@ -105,6 +105,10 @@ def _inexact(key: str, new: Mapping[str, Any]) -> str:
         return "the best checkpoint so far may have been chosen by another value"
     if key.partition("[")[0] == "plugins":
         return "the run so far used other code"
+    if key == "train.ema" and new.get(key) is None:
+        return "training would go on from the averaged weights"
+    if key == "train.overfit_batches":
+        return "the run so far saw other batches"
     if key == "init_from":
         return "it is read once, before the first step"
     return ""

@@ -1,9 +1,10 @@
 """Every error a user can cause, with its exit code.
 
 Exit codes, the same for every command: 0 done, 1 some jobs of a sweep failed, verify found a difference,
-replay could not repeat the step, or an internal error, 2 usage, config or shape error, 3 unsafe input
-refused, 4 no usable checkpoint, 5 disk or I/O, 6 loss or gradients not finite, 7 run directory already
-taken, 8 data worker died or hung, 130 interrupted, 143 terminated.
+replay could not repeat the step, overfit_batches were not learned, tune found no learning rate, or an
+internal error, 2 usage, config or shape error, 3 unsafe input refused, 4 no usable checkpoint, 5 disk or I/O,
+6 loss or gradients not finite, 7 run directory already taken, 8 data worker died or hung, 130 interrupted,
+143 terminated.
 """
 
 from __future__ import annotations
@@ -89,6 +90,12 @@ class WorkerError(TrainctlError):
     """A process that loads data died, or gave nothing in time."""
 
     exit_code = 8
+
+
+class NotLearnedError(TrainctlError):
+    """Training on a few batches did not learn them."""
+
+    exit_code = 1
 
 
 class InterruptedRunError(TrainctlError):

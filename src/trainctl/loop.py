@@ -50,6 +50,12 @@ class Run:
     step: Callable[..., Tensor] = field(default_factory=lambda: train_step)
     state: State = field(default_factory=State)
     hooks: list[Hook] = field(default_factory=list)
+    averaged: Model | None = None
+
+    @property
+    def result(self) -> Model:
+        """The model that is evaluated and saved: the one with averaged weights, where there is one."""
+        return self.model if self.averaged is None else self.averaged
 
     def call(self, event: str, *arguments: Any) -> None:
         """Call the hooks that have something to do at ``event``, in their order."""
@@ -157,7 +163,10 @@ def end_epoch(run: Run) -> None:
 
 def evaluate_split(run: Run, split: str, loader: Loader) -> dict[str, float]:
     """Evaluate ``run`` on one split; the names of the values begin with the split's."""
-    values = evaluate(run.model, run.criterion, polled(run, loader.batches()), run.metrics, run.precision)
+    with evaluating(run.model):
+        values = evaluate(
+            run.result, run.criterion, polled(run, loader.batches()), run.metrics, run.precision
+        )
     return {f"{split}/{name}": value for name, value in values.items()}
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from trainctl.checkpoint import Content
 from trainctl.errors import CheckpointError, ConfigError
 from trainctl.loop import Run
+from trainctl.protocol import Model
 
 Packed = Any
 """Plain JSON values in which a tensor is ``{"tensor": name}``, a tuple ``{"tuple": […]}``, a dictionary
@@ -38,8 +39,12 @@ def take(run: Run, described: Mapping[str, Any], device: torch.device) -> Conten
         "random": pack(random_states(device), tensors, "random"),
         **described,
     }
-    model = {name: _copied(tensor) for name, tensor in run.model.state_dict().items()}
-    return Content(model, tensors, state)
+    return Content(weights(run.result), tensors, state)
+
+
+def weights(model: Model) -> dict[str, Tensor]:
+    """Copies of a model's parameters and buffers, on the CPU, by name."""
+    return {name: _copied(tensor) for name, tensor in model.state_dict().items()}
 
 
 def restore(run: Run, content: Content, device: torch.device) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -12,6 +14,17 @@ from torch.optim import Optimizer
 
 _METHODS = ("add_param_group", "zero_grad", "state_dict", "load_state_dict", "step")
 _FUSED = ("SGD", "Adam", "AdamW")
+_stock: ContextVar[bool] = ContextVar("stock", default=False)
+
+
+@contextmanager
+def stock_classes(wanted: bool = True) -> Iterator[None]:
+    """Inside, :func:`lean` gives the class as it is: for runs that compile, and import the compiler anyway."""
+    token = _stock.set(wanted)
+    try:
+        yield
+    finally:
+        _stock.reset(token)
 
 
 def lean(optimizer: type[Optimizer]) -> type[Optimizer]:
@@ -21,6 +34,8 @@ def lean(optimizer: type[Optimizer]) -> type[Optimizer]:
     step, for nothing when nothing is compiled. The step's arithmetic, hooks, schedulers and ``state_dict``
     are untouched; the class keeps its name. A method without a decorator stays as it is.
     """
+    if _stock.get():
+        return optimizer
     members = {name: getattr(optimizer, name) for name in _METHODS}
     originals = {
         name: inspect.unwrap(member) for name, member in members.items() if hasattr(member, "__wrapped__")

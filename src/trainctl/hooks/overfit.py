@@ -1,0 +1,65 @@
+"""Ends a run on a few batches when they are learned."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from torch import Tensor
+
+from trainctl.errors import NotLearnedError
+from trainctl.hooks._base import Hook
+from trainctl.loop import Run
+
+_NEAR_ZERO = 0.01
+
+
+class Overfit(Hook):
+    """Stops the run when the loss of every batch is at most a hundredth of what it was at first.
+
+    Each loss is waited for: this is a check, and a short one.
+    """
+
+    def __init__(self, batches: int) -> None:
+        self.batches = batches
+        self.first: list[float] = []
+        self.recent: deque[float] = deque(maxlen=batches)
+
+    def step(self, run: Run, loss: Tensor) -> None:
+        self.recent.append(loss.item())
+        if len(self.first) < self.batches:
+            self.first.append(self.recent[-1])
+        if self.learned:
+            run.state.stop = f"{self._what} learned in {run.state.step} steps: {self._losses}"
+
+    @property
+    def learned(self) -> bool:
+        """Whether every batch is."""
+        return len(self.recent) == self.batches and max(self.recent) <= _NEAR_ZERO * _mean(self.first)
+
+    @property
+    def _what(self) -> str:
+        return "the batch is" if self.batches == 1 else f"the {self.batches} batches are"
+
+    @property
+    def _losses(self) -> str:
+        return f"loss {_mean(self.first):.4g} → {_mean(self.recent):.4g}"
+
+    def judge(self, run: Run) -> None:
+        """Raise NotLearnedError where the steps have not sufficed."""
+        if not self.learned:
+            raise NotLearnedError(
+                f"{self._what} not learned in {run.state.step} steps: {self._losses}",
+                "try another learning rate (trainctl tune lr) or more train.max_steps; if that does not help,"
+                " look at the targets, the loss, and what the model does to its inputs",
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"first": list(self.first), "recent": list(self.recent)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.first, self.recent = list(state["first"]), deque(state["recent"], self.batches)
+
+
+def _mean(values: Any) -> float:
+    return float(sum(values) / len(values)) if values else float("nan")
