@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -105,11 +105,13 @@ class Comparison:
         groups: the ranked ones, the largest group first.
         others: those that did not end or cannot be ranked.
         notes: what a reader of the table must know beside.
+        columns: the settings that are not the same in all runs, ranked or not, as keys.
     """
 
     groups: tuple[Group, ...]
     others: tuple[Other, ...] = ()
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
 
 
 def compare(places: Iterable[str | Path]) -> Comparison:
@@ -163,7 +165,7 @@ def rank(entries: Sequence[Entry]) -> Comparison:
         for entry in entries
         if _not_ranked(entry) is not None
     ]
-    return Comparison(tuple(groups), tuple(others), tuple(notes))
+    return Comparison(tuple(groups), tuple(others), tuple(notes), tuple(varying))
 
 
 def _runs(count: int) -> str:
@@ -225,14 +227,14 @@ def _about(group: Group) -> str:
 def _varying(entries: Sequence[Entry]) -> list[str]:
     """The keys whose values are not the same in all entries, in the order of the config."""
     keys = dict.fromkeys(key for entry in entries for key in entry.settings if not _is_beside(key))
-    return [key for key in keys if len({_same(_setting(entry, key)) for entry in entries}) > 1]
+    return [key for key in keys if len({_same(setting(entry, key)) for entry in entries}) > 1]
 
 
 def _is_beside(key: str) -> bool:
     return key in _BESIDE_KEYS or key.startswith(_BESIDE)
 
 
-def _setting(entry: Entry, key: str) -> Any:
+def setting(entry: Entry, key: str) -> Any:
     """What ``key`` is in a run: an argument that its config does not give has its default."""
     if key in entry.settings:
         return entry.settings[key]
@@ -272,7 +274,7 @@ def _label(entry: Entry, varying: Sequence[str]) -> str:
 
 
 def _key(entry: Entry, varying: Sequence[str]) -> tuple[Any, ...]:
-    return tuple(_same(_setting(entry, key)) for key in varying)
+    return tuple(_same(setting(entry, key)) for key in varying)
 
 
 def _fold(entries: Sequence[Entry], varying: Sequence[str]) -> tuple[dict[Any, dict[Any, Entry]], int]:
@@ -294,7 +296,7 @@ def _group(
     folded: Mapping[Any, Mapping[Any, Entry]], varying: Sequence[str], unfinished: Sequence[Entry]
 ) -> Group:
     members = [entry for seeds in folded.values() for entry in seeds.values()]
-    columns = [key for key in varying if len({_same(_setting(entry, key)) for entry in members}) > 1]
+    columns = [key for key in varying if len({_same(setting(entry, key)) for entry in members}) > 1]
     monitor = members[0].monitor
     assert monitor is not None
     missing: dict[Any, set[Any]] = {}
@@ -311,7 +313,7 @@ def _group(
         runs = tuple(sorted(seeds.values(), key=by_value))
         values = tuple(run.value for run in runs if run.value is not None)
         mean, deviation = mean_and_deviation(values)
-        settings = {column: _setting(runs[0], column) for column in columns}
+        settings = {column: setting(runs[0], column) for column in columns}
         lost = len(missing.get(key, set()) - set(seeds))
         rows.append(Row(None, settings, runs, values, mean, deviation, lost))
     rows.sort(key=lambda row: (not math.isfinite(row.mean), better(row.mean)))
