@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import lru_cache
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -22,14 +23,21 @@ def load(plugins: Iterable[str]) -> list[dict[str, str]]:
     ``my_package.models`` is a module (also one in the current directory), ``./my_model.py`` a file. Returns
     name, path and SHA-256 of each of ``plugins``. Raises ConfigError naming the one that cannot be imported.
     """
-    for entry in entry_points(group=ENTRY_POINTS):
-        _once(f"entry point {entry.name}", entry.value.partition(":")[0])
+    for name, module in _installed(tuple(sys.path)):
+        _once(f"entry point {name}", module)
     stored = []
     for plugin in plugins:
         path = _once(plugin, plugin)
         if path is not None:
             stored.append({"name": _key(plugin), "path": str(path), "sha256": digest(path)})
     return stored
+
+
+@lru_cache(maxsize=1)
+def _installed(path: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    """Name and module of each installed plugin. Looking through all that is installed takes 5 ms and more."""
+    entries = entry_points(group=ENTRY_POINTS)
+    return tuple((entry.name, entry.value.partition(":")[0]) for entry in entries)
 
 
 def refuse_changed(plugins: Iterable[str], stored: Sequence[Mapping[str, str]]) -> None:
