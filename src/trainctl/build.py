@@ -96,8 +96,10 @@ class Built:
                 close()
 
 
-def build(config: Config) -> Built:
+def build(config: Config, data: Data | None = None) -> Built:
     """Build everything a config names and check that the parts fit, before the first step.
+
+    ``data`` is that of another run with the same dataset, which is not read again.
 
     Raises ConfigError where they do not: missing or malformed data, shapes, targets, device.
     """
@@ -107,7 +109,7 @@ def build(config: Config) -> Built:
         config = overfitting.simplified(config)
     device = runtime.choose_device(config.device)
     runtime.set_deterministic(config.deterministic)
-    data = build_data(config.dataset)
+    data = build_data(config.dataset) if data is None else data
     data.transform.to(device)  # the statistics it was fitted with, if it has any
     metrics = choose_metrics(config.metrics, data)
     monitor, lower_is_better = choose_monitor(config.train.monitor, data, metrics)
@@ -197,8 +199,10 @@ def build(config: Config) -> Built:
 
         compiling.refuse(config, model)
         compiled = [compiling.Compiled(model, "default" if mode is True else mode, batch_size)]
+    averaging = []
     if config.train.ema is not None:
         run.averaged = copy.deepcopy(model)
+        averaging = [Ema(model, run.averaged, config.train.ema)]
     guard = config.guard
     run.hooks = [
         *compiled,
@@ -209,7 +213,7 @@ def build(config: Config) -> Built:
         ),
         *([ClipNorm(config.train.clip_norm)] if config.train.clip_norm is not None else []),
         *([Plateau(plateau, monitor)] if plateau is not None else []),
-        *([Ema(model, run.averaged, config.train.ema)] if run.averaged is not None else []),
+        *averaging,
         *([Overfit(len(train))] if overfit is not None else []),
         Best(monitor, config.train.patience, config.train.min_delta, lower_is_better=lower_is_better),
     ]

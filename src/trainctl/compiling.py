@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -62,9 +64,7 @@ class Compiled(Hook):
         copies = buffers.copied()
         self.tell(f"compiling the model (mode {self.mode}): this takes a while", self.mode)
         try:
-            # Advice on settings that are not one's to set.
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+            with _no_advice():
                 self.model.compile(mode=self.mode, backend=self.backend)
                 self._try(run)
         except Exception as error:
@@ -80,14 +80,31 @@ class Compiled(Hook):
             snapshot.set_random_states(random_states, device)
 
     def _try(self, run: Run) -> None:
-        """Forward, backward and an evaluation, as the run will do them."""
-        inputs, targets = (each[: self.batch_size] for each in next(iter(run.train.batches())))
-        with run.precision:
-            loss = run.criterion(self.model(inputs), targets)
-        loss.backward()
-        if run.result is self.model:
-            with evaluating(self.model), torch.no_grad(), run.precision:
-                self.model(inputs)
+        """Forward, backward and an evaluation, also of the smaller batch that ends an epoch: each is compiled
+        for itself, and better now than in the middle of the run."""
+        window = next(iter(run.train.batches()))
+        inputs, targets = (each[: self.batch_size] for each in window)
+        for size in {len(targets): None, run.train.samples % self.batch_size or len(targets): None}:
+            with run.precision:
+                loss = run.criterion(self.model(inputs[:size]), targets[:size])
+            loss.backward()
+            if run.result is self.model:
+                with evaluating(self.model), torch.no_grad(), run.precision:
+                    self.model(inputs[:size])
+
+
+@contextmanager
+def _no_advice() -> Iterator[None]:
+    """Without torch's advice on settings that are not one's to set, and on a GPU that is not there."""
+    logger = logging.getLogger("torch.utils.cpp_extension")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _reason(error: Exception) -> str:

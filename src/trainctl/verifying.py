@@ -25,7 +25,7 @@ from trainctl.registry import COMPONENTS
 
 _NOT_COMPARED = ("samples_per_second",)
 _CURSOR = ("step", "epoch", "position", "evaluated")
-_NO_COURSE = ("checkpoint.", "display.", "loader.", "name")
+_NO_COURSE = ("checkpoint.", "display.", "loader.", "name", "profile")
 _RESULTS = ("best", "last", "stale", "reference", "stop", "skipped")
 
 

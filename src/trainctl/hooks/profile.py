@@ -55,13 +55,13 @@ class Profile:
 
 
 class Profiler(Hook):
-    """Measures 20 steps by the clock and 20 under torch.profiler, after five to warm up; fewer in a short run.
+    """Measures 20 steps by the clock, then 20 under torch.profiler, after five to warm up.
 
     The parts of a step are told apart from outside: the criterion's forward hook ends the forward pass, the
     optimizer's step pre-hook the backward pass. A loop that updates the parameters itself has no optimizer's
     part. On CUDA the parts are those of the device, between events; nothing else waits for it. Steps that are
-    traced lie in one epoch, so that no evaluation is among them. Afterwards the run is as if there had been no
-    profile: nothing random is drawn, and the step is the one that was there.
+    traced lie in one epoch, so that no evaluation is among them; a short epoch or run has fewer. Afterwards
+    the run is as if there had been no profile: nothing random is drawn, and the step is the one it was.
 
     Args:
         folder: where ``trace.json`` goes.
@@ -117,7 +117,7 @@ class Profiler(Hook):
     def _now(self) -> Any:
         if self._device.type != "cuda":
             return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record()
         return event
 
@@ -141,12 +141,19 @@ class Profiler(Hook):
     def end(self, run: Run) -> None:
         self._pause()
         self._detach()
+        # Not at once: it takes longer than many steps.
+        if self._traced:
+            self.profile = self._evaluated()
+
+    def close(self) -> None:
+        """Stop measuring, where the run ended before its end. Safe to call at any time."""
+        if self._profiler is not None and self._detaching:
+            self._finish()
 
     def _pause(self) -> None:
         """The epoch has ended: what comes now is no step's."""
         self._part, self._since = "", None
-        if self._profiler is not None:
-            self._finish()
+        self.close()
 
     def _detach(self) -> None:
         while self._detaching:
@@ -164,17 +171,18 @@ class Profiler(Hook):
             self._profiler.__enter__()
 
     def _finish(self) -> None:
-        profiler, self._profiler = self._profiler, None
-        with _quiet():
-            profiler.__exit__(None, None, None)
         self._detach()
+        with _quiet():
+            self._profiler.__exit__(None, None, None)
+
+    def _evaluated(self) -> Profile:
         parts = dict.fromkeys(PARTS, 0.0)
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         for part, begun, ended in self._spans:
             seconds = ended - begun if isinstance(begun, float) else begun.elapsed_time(ended) / 1e3
             parts[part] += seconds * 1e6 / self._wanted
-        on_cuda = self._device.type == "cuda"
+        profiler, on_cuda = self._profiler, self._device.type == "cuda"
         key = "self_device_time_total" if on_cuda else "self_cpu_time_total"
         operators = [
             Operator(each.key, getattr(each, key) / self._traced, each.count / self._traced)
@@ -182,9 +190,8 @@ class Profiler(Hook):
             if getattr(each, key) > 0
         ]
         operators.sort(key=lambda each: -each.microseconds)
-        self.profile = Profile(
-            self._wanted, parts, self._traced, operators, self._device.type, self._write(profiler)
-        )
+        trace = self._write(profiler)
+        return Profile(self._wanted, parts, self._traced, operators, self._device.type, trace)
 
     def _write(self, profiler: Any) -> Path:
         """torch writes to a name only, so by way of a temporary file."""

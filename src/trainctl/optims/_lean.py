@@ -19,7 +19,7 @@ _stock: ContextVar[bool] = ContextVar("stock", default=False)
 
 @contextmanager
 def stock_classes(wanted: bool = True) -> Iterator[None]:
-    """Inside, :func:`lean` gives the class as it is: for runs that compile, and import the compiler anyway."""
+    """Inside, :func:`lean` gives the class as it is: what compiles imports the compiler anyway."""
     token = _stock.set(wanted)
     try:
         yield

@@ -1,0 +1,81 @@
+"""What ``compile``, ``profile`` and ``train.overfit_batches`` add to a run, before and after it."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trainctl import rundir
+from trainctl.config import Config
+from trainctl.ui.display import Display, short_path
+
+if TYPE_CHECKING:
+    from trainctl.hooks.profile import Profiler
+    from trainctl.loop import Run
+
+log = logging.getLogger("trainctl")
+
+
+def attach(run: Run, config: Config, directory: Path, display: Display, record: rundir.RunRecord) -> None:
+    """Hang the profiler on the run, and let the compiler say on the screen and in the record what it does."""
+    if config.profile:
+        from trainctl.hooks.profile import Profiler
+
+        run.hooks.append(Profiler(directory / "profile"))
+    if config.compile is False:
+        return
+    from trainctl.compiling import Compiled
+
+    def tell(text: str, how: str) -> None:
+        display.notice(text)
+        log.info(text)
+        record.update(environment={**record.values["environment"], "compile": how})
+
+    for hook in run.hooks:
+        if isinstance(hook, Compiled):
+            hook.tell = tell
+
+
+def release(run: Run, config: Config) -> None:
+    """End what a run that was broken off would leave going."""
+    if config.profile:
+        _profiler(run).close()
+
+
+def show_profile(run: Run, config: Config, display: Display, record: rundir.RunRecord) -> None:
+    """Show, log and record where the time of a step went."""
+    if not config.profile:
+        return
+    from trainctl.ui.profile import show, text
+
+    found = _profiler(run).profile
+    if found is None:
+        said = "profile: too few steps to measure any"
+        display.notice(said)
+        log.info(said)
+        return
+    display.close()  # a line that is being redrawn would run through the table
+    show(found, short_path(found.trace), config.display.mode)
+    for line in text(found, short_path(found.trace)):
+        log.info(line)
+    parts = {name: round(value, 1) for name, value in found.parts.items()}
+    traced = {"file": f"{found.trace.parent.name}/{found.trace.name}", "steps": found.traced}
+    record.update(profile={"steps": found.steps, "microseconds": parts, "trace": traced})
+
+
+def _profiler(run: Run) -> Profiler:
+    from trainctl.hooks.profile import Profiler
+
+    (found,) = (hook for hook in run.hooks if isinstance(hook, Profiler))
+    return found
+
+
+def judge(run: Run, config: Config) -> None:
+    """Raise NotLearnedError where the few batches of the run were not learned."""
+    if config.train.overfit_batches is None:
+        return
+    from trainctl.hooks.overfit import Overfit
+
+    (hook,) = (hook for hook in run.hooks if isinstance(hook, Overfit))
+    hook.judge(run)
