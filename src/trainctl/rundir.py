@@ -28,7 +28,7 @@ _FILES: Mapping[str, float] = {
     "train.log": math.inf,
     ".lock": math.inf,
 }
-_FOLDERS = ("checkpoints", "capsules")
+_FOLDERS = ("checkpoints", "capsules", "profile")
 _DEEPEST = 100
 
 
@@ -109,6 +109,21 @@ def locked(directory: Path) -> bool:
             return False
     except DirectoryTakenError:
         return True
+
+
+def is_training(directory: Path) -> bool:
+    """The same for a directory that is only read: the lock is not written, nor made."""
+    try:
+        descriptor = os.open(directory / ".lock", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def claim_sweep(path: Path, *, named: bool) -> Path:

@@ -13,7 +13,7 @@ from itertools import islice
 
 from trainctl.errors import ConfigError
 
-_MARKS = (
+MARKS = (
     # UTF-32 first: its little-endian mark begins with UTF-16's.
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -40,7 +40,7 @@ def decode(raw: bytes, file: str, encoding: str) -> tuple[str, str]:
     """
     if encoding != "auto":
         return _decode_as(raw, file, encoding), encoding
-    marked = next((name for mark, name in _MARKS if raw.startswith(mark)), None)
+    marked = next((name for mark, name in MARKS if raw.startswith(mark)), None)
     if marked:
         return _decode_as(raw, file, marked), marked
     for mark, (what, remedy) in _NOT_TEXT.items():
@@ -142,4 +142,4 @@ def rows(text: str, file: str, delimiter: str, skip_lines: int = 0) -> Iterator[
             yield begins, cells
 
 
-__all__ = ["choose_delimiter", "decode", "delimiter_name", "rows"]
+__all__ = ["MARKS", "choose_delimiter", "decode", "delimiter_name", "rows"]

@@ -105,7 +105,7 @@ def read_table(
     even, uneven = [row for row in found if len(row[1]) == width], sum(len(row[1]) != width for row in found)
     if uneven and bad_rows == "error":
         raise _ragged(str(file), next(row for row in found if len(row[1]) != width), width, found)
-    names = even[0][1] if even and _has_header(even, header, separator) else None
+    names = even[0][1] if even and has_header(even, header, separator) else None
     body = even if names is None else even[1:]
     if not body:
         raise ConfigError(
@@ -113,7 +113,7 @@ def read_table(
             "if its only line is a row, say dataset.header=false" if even else "",
         )
     commas = separator != ","
-    named = _names(names, width)
+    named = unique_names(names, width)
     columns = [
         read_column(named[index], index + 1, [cells[index] for _, cells in body], commas=commas)
         for index in range(width)
@@ -169,7 +169,7 @@ def _ragged(file: str, row: tuple[int, list[str]], width: int, found: _Rows) -> 
     )
 
 
-def _has_header(even: _Rows, header: Literal["auto"] | bool, separator: str) -> bool:
+def has_header(even: _Rows, header: Literal["auto"] | bool, separator: str) -> bool:
     """Is the first row one of names? Names differ from the cells below them: in kind, or at least each."""
     if header != "auto":
         return header
@@ -201,7 +201,7 @@ def _is_number(cell: str, commas: bool) -> bool:
     return column.kind == "number" and not bool(column.missing().any())
 
 
-def _names(names: Sequence[str] | None, width: int) -> list[str]:
+def unique_names(names: Sequence[str] | None, width: int) -> list[str]:
     """A name for each column: the header's, its number where that is blank, ``a.2`` for a second ``a``."""
     if names is None:
         return [str(number) for number in range(1, width + 1)]
@@ -221,4 +221,4 @@ def _counts_rows(column: Column) -> bool:
     return column.values[0] in (0, 1) and bool((column.values.diff() == 1).all())
 
 
-__all__ = ["csv", "read_table"]
+__all__ = ["csv", "has_header", "read_table", "unique_names"]
