@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from trainctl.compose import base_values
 from trainctl.config import show
 from trainctl.errors import TrainctlError
 from trainctl.gathering import Entry, Monitor, gather
@@ -27,8 +28,8 @@ ABSENT = object()
 """The value of a setting that a run does not have: another component's argument."""
 
 # What does not decide how well a run does; the monitor decides in which table it stands.
-_BESIDE = ("display.", "checkpoint.", "tracker.", "sweep.", "hydra.")
-_BESIDE_KEYS = ("seed", "name", "tracker", "train.monitor", "dataset.download")
+_BESIDE_GROUPS = ("display", "checkpoint", "tracker", "sweep", "hydra", "pictures", "profile", "seed", "name")
+_BESIDE = ("train.monitor", "dataset.download")
 # Arguments of a dataset that leave the examples of the validation split what they are.
 _SAME_EXAMPLES = ("dataset.name", "dataset.augment", "dataset.root", "dataset.download")
 _SHORT = {key: alias for alias, key in ALIASES.items()}
@@ -231,23 +232,23 @@ def _varying(entries: Sequence[Entry]) -> list[str]:
 
 
 def _is_beside(key: str) -> bool:
-    return key in _BESIDE_KEYS or key.startswith(_BESIDE)
+    return key in _BESIDE or key.partition(".")[0] in _BESIDE_GROUPS
 
 
 def setting(entry: Entry, key: str) -> Any:
-    """What ``key`` is in a run: an argument that its config does not give has its default."""
+    """What ``key`` is in a run: what its config does not give has its default; ABSENT without one."""
     if key in entry.settings:
         return entry.settings[key]
     group, _, argument = key.partition(".")
     name = entry.settings.get(f"{group}.name")
+    if group not in COMPONENTS:
+        return base_values().get(key, ABSENT)
     return _defaults(group, name).get(argument, ABSENT) if isinstance(name, str) else ABSENT
 
 
 @cache
 def _defaults(group: str, name: str) -> Mapping[str, Any]:
     """The defaults of a component's arguments; none for a plugin's, which is not imported to look."""
-    if group not in COMPONENTS:
-        return {}
     try:
         parameters = COMPONENTS[group].signature(name).parameters
     except TrainctlError:

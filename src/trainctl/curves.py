@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainctl.gathering import parse_lines
+from trainctl.gathering import Entry, parse_lines
 
 Points = list[tuple[int, float]]
 _WINDOWS = 50
@@ -27,6 +27,12 @@ class Curves:
     train: Points
     val: Mapping[str, Points]
     damaged: int = 0
+
+
+def has_course(entry: Entry) -> bool:
+    """Whether a run has curves that may be read: not where a file of its is damaged or foreign."""
+    path = entry.directory / "metrics.jsonl"
+    return entry.state != "unreadable" and path.is_file() and not path.is_symlink()
 
 
 def read_curves(directory: Path, most: int) -> Curves:

@@ -128,6 +128,9 @@ def _below(directory: Path) -> Iterator[Entry]:
     if "run.json" in inside:
         yield read(directory)
         return
+    if {"config.yaml", "metrics.jsonl"} <= set(inside):
+        yield _unreadable(directory, ConfigError(f"{directory / 'run.json'} is missing"))
+        return
     known: set[str] = set()
     if "sweep.json" in inside:
         for entry in _jobs(directory):

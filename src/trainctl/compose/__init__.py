@@ -23,7 +23,7 @@ from trainctl.compose._stored import (
     read_eras,
     stored_files,
 )
-from trainctl.compose._values import parse_values, read_values
+from trainctl.compose._values import base_values, parse_values, read_values
 
 __all__ = [
     "COMPOSITION_ERRORS",
@@ -31,6 +31,7 @@ __all__ = [
     "Composer",
     "Era",
     "Stored",
+    "base_values",
     "change_config",
     "check_tree",
     "compose_jobs",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from trainctl import rundir
 from trainctl.compose._explain import first_line
 from trainctl.compose._safety import refuse_calls
 from trainctl.errors import ConfigError
+from trainctl.locations import conf_directory
 
 # OmegaConf's own way to read scalars (1e-3 is a number), on the parser in C: 0.4 ms a config instead of 5.
 _Fast = type(
@@ -48,6 +51,19 @@ def parse_values(content: bytes, where: str) -> dict[str, Any]:
         raise ConfigError(f"{where}: not a run's config", "give the directory of a run")
     refuse_calls(values)
     return _flat(_followed(values) if b"${" in content else values)
+
+
+@cache
+def base_values() -> Mapping[str, Any]:
+    """The values of trainctl's own base config, flat, components aside.
+
+    They are what a run had that was made before a key was: what is new is off, or as it always was.
+    """
+    folder = conf_directory()
+    values = read_values(folder / "config.yaml")
+    for path in sorted(folder.glob("*/default.yaml")):
+        values |= {f"{path.parent.name}.{key}": value for key, value in read_values(path).items()}
+    return values
 
 
 def _followed(values: dict[str, Any]) -> dict[str, Any]:

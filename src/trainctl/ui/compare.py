@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from trainctl.comparing import Comparison, Group, Other, Row, short, shown
 from trainctl.ui.display import duration, number, short_path
@@ -102,7 +102,7 @@ def table(group: Group) -> Table:
     columns: list[tuple[Column, list[str]]] = [
         (Column("#", True), ["–" if row.rank is None else str(row.rank) for row in rows]),
         *(
-            (Column(short(key), _is_number(rows, key)), [shown(row.settings[key]) for row in rows])
+            (Column(short(key), _is_number(rows, key)), [_setting(row.settings[key]) for row in rows])
             for key in group.columns
         ),
         (Column(group.monitor.name, True), [value(row) for row in rows]),
@@ -138,7 +138,7 @@ def count(row: Row) -> str:
 
 def label(row: Row) -> str:
     """A row's settings in words; where none vary, its run's name or place."""
-    words = " ".join(f"{short(key)}={shown(each)}" for key, each in row.settings.items())
+    words = " ".join(f"{short(key)}={_setting(each)}" for key, each in row.settings.items())
     return clean(words or row.runs[0].name or place(row.runs[0].directory))
 
 
@@ -173,6 +173,12 @@ def place(directory: Path) -> str:
 
 def _shortened(text: str) -> str:
     return text if len(text) <= _REASON else text[: _REASON - 1] + "…"
+
+
+def _setting(value: Any) -> str:
+    """As typed; of a number drawn at random, the digits that matter. The files have all of them."""
+    text = shown(value)
+    return f"{value:.6g}" if isinstance(value, float) and len(text) > 8 else text
 
 
 def _is_number(rows: Sequence[Row], key: str) -> bool:

@@ -58,7 +58,7 @@ def to_json(comparison: Comparison) -> str:
 
 
 def to_csv(comparison: Comparison) -> str:
-    """A line a setting, the best first, then a line a run that is not ranked; a list is separated by spaces."""
+    """A line a setting, the best first, then a line a run that is not ranked; lists have spaces between."""
     text = io.StringIO()
     writer = csv.DictWriter(
         text, ["rank", "state", *comparison.columns, *_MEASURED], extrasaction="ignore", lineterminator="\n"

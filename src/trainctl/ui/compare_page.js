@@ -153,8 +153,9 @@
     tip.hidden = !best;
     if (!best) return;
     const seed = best.line.run.seed ? `, seed ${best.line.run.seed}` : "";
+    const damaged = best.line.run.damaged ? ` (${best.line.run.damaged} damaged lines left out)` : "";
     tip.textContent = `${best.line.row.label}${seed}: step ${best.step.toLocaleString("en")}, ` +
-      `${best.line.name} ${short(best.value)}`;
+      `${best.line.name} ${short(best.value)}${damaged}`;
     tip.style.left = `${Math.max(0, Math.min(x + 14, area.width - tip.offsetWidth))}px`;
     tip.style.top = `${Math.max(0, y - tip.offsetHeight - 10)}px`;
   });

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from trainctl.comparing import ABSENT, Comparison, Group, Row
-from trainctl.curves import Points, read_curves
+from trainctl.curves import Curves, Points, has_course, read_curves
 from trainctl.gathering import Entry
 from trainctl.ui.compare import Table, clean, in_order, label, others, place, table, title
 
@@ -167,9 +167,10 @@ def _series(comparison: Comparison, most: int) -> Iterator[dict[str, Any]]:
 
 
 def _drawn(run: Entry, most: int) -> dict[str, Any]:
-    curves = read_curves(run.directory, most)
+    curves = read_curves(run.directory, most) if has_course(run) else Curves([], {})
     return {
         "seed": str(run.settings.get("seed", "")),
+        "damaged": curves.damaged,
         "train": _pair(curves.train),
         "val": {name: _pair(points) for name, points in curves.val.items() if len(points) > 1},
     }

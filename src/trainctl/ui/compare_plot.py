@@ -9,8 +9,8 @@ from itertools import pairwise
 from pathlib import Path
 
 from trainctl.comparing import Comparison
-from trainctl.curves import Curves, Points, bounds, read_curves
-from trainctl.ui.compare import clean, label, place
+from trainctl.curves import Curves, Points, bounds, has_course, read_curves
+from trainctl.ui.compare import clean, in_order, label, place
 from trainctl.ui.display import number
 
 Line = list[tuple[str, str]]
@@ -47,8 +47,7 @@ def pictures(comparison: Comparison, most: int, width: int, *, letters: bool) ->
 
     All seeds of a setting have one colour, or one ``letters``. The better one is in front.
     """
-    items = list(_items(comparison, most))
-    total = sum(len(group.rows) for group in comparison.groups) + len(comparison.others)
+    items, total = _items(comparison, most)
     more = f", the first {most} of {total}" if total > most else ""
     drawn: list[Picture] = []
     names = dict.fromkeys(group.monitor.name for group in comparison.groups)
@@ -60,8 +59,9 @@ def pictures(comparison: Comparison, most: int, width: int, *, letters: bool) ->
         # One evaluation is no course.
         if any(len(points) > 1 for item in curves for points in item):
             what = f"{name}, smoothed" if name == "train/loss" else name
-            scale = ", logarithmic" if _is_logarithmic(curves) else ""
-            lines = _draw(curves, width, letters=letters)
+            log = _is_logarithmic(name, curves)
+            lines = _draw(curves, width, letters=letters, log=log)
+            scale = ", logarithmic" if log else ""
             drawn.append(Picture(f"{what}, by step{scale}{more}", lines))
     if drawn:
         legend = [_legend(index, item.label, letters=letters) for index, item in enumerate(items)]
@@ -77,29 +77,41 @@ def _colour(index: int, *, letters: bool) -> str:
     return "" if letters else COLOURS[index % len(COLOURS)]
 
 
-def _items(comparison: Comparison, most: int) -> Iterator[_Item]:
+def _items(comparison: Comparison, most: int) -> tuple[list[_Item], int]:
+    """What is drawn, and how much there would be. Nothing that cannot be read, nor what has no course yet."""
     named: list[tuple[str, list[Path]]] = []
     for group in comparison.groups:
         for row in group.rows:
             rank = "–" if row.rank is None else str(row.rank)
             named.append((f"{rank}  {label(row)}", [run.directory for run in row.runs]))
-    for other in comparison.others:
-        text = clean(other.label) or place(other.entry.directory)
-        named.append((f"{other.entry.state}  {text}", [other.entry.directory]))
+    for other in in_order(comparison.others):
+        if has_course(other.entry):
+            text = clean(other.label) or place(other.entry.directory)
+            named.append((f"{other.entry.state}  {text}", [other.entry.directory]))
+    items = []
     for text, directories in named[: min(most, len(_LETTERS))]:
-        yield _Item(text, [read_curves(directory, _POINTS) for directory in directories])
+        runs = [read_curves(directory, _POINTS) for directory in directories]
+        damaged = sum(run.damaged for run in runs)
+        items.append(_Item(f"{text}  ({_lines(damaged)} left out)" if damaged else text, runs))
+    return items, len(named)
 
 
-def _is_logarithmic(curves: Sequence[Sequence[Points]]) -> bool:
+def _lines(damaged: int) -> str:
+    return f"{damaged} damaged line{'s' if damaged > 1 else ''}"
+
+
+def _is_logarithmic(name: str, curves: Sequence[Sequence[Points]]) -> bool:
+    """Losses that span more than an order of magnitude."""
+    if not name.endswith("/loss"):
+        return False
     found = bounds([points for item in curves for points in item])
     return found is not None and found[2] > 0 and found[3] / found[2] > _LOGARITHMIC
 
 
-def _draw(curves: Sequence[Sequence[Points]], width: int, *, letters: bool) -> list[Line]:
+def _draw(curves: Sequence[Sequence[Points]], width: int, *, letters: bool, log: bool) -> list[Line]:
     found = bounds([points for item in curves for points in item])
     assert found is not None
     first, last, low, high = found
-    log = _is_logarithmic(curves)
     scale = math.log if log else float
     bottom, top = scale(low), scale(high)
     middle = (bottom + top) / 2
