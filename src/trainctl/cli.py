@@ -97,8 +97,10 @@ def _run_verb(name: str, words: list[str]) -> int:
         )
     if {"-h", "--help"} & set(words):
         name, words = "help", []
-    if {"-m", "--multirun"} & set(words):
-        raise ConfigError(f"{name} -m: sweeps go with training only", "trainctl -m KEY=VALUE,VALUE …")
+    if {"-m", "--multirun"} & set(words) and name != "plan":
+        raise ConfigError(
+            f"{name} -m: sweeps go with training and plan only", "trainctl -m KEY=VALUE,VALUE …"
+        )
     code: int = importlib.import_module(f"trainctl.commands.{name}").run(words)
     return code
 

@@ -15,11 +15,11 @@ def start(*arguments: Any) -> None:
     """
     from trainctl.sweep.worker import work
 
-    *arguments, folder, environment = arguments  # type: ignore[assignment]
-    os.chdir(folder)  # type: ignore[arg-type]
+    *rest, folder, environment = arguments
+    os.chdir(folder)
     os.environ.clear()
-    os.environ.update(environment)  # type: ignore[arg-type]
-    work(*arguments)
+    os.environ.update(environment)
+    work(*rest)
 
 
 def count_gpus(answer: Connection) -> None:
@@ -31,3 +31,13 @@ def count_gpus(answer: Connection) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         answer.send(torch.cuda.device_count() if torch.cuda.is_available() else 0)
+
+
+def start_measuring(answer: Connection, config: str, threads: int, device: str | None, folder: str) -> None:
+    """See :func:`trainctl.sweep.planning.measure`."""
+    os.chdir(folder)
+    if device is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = device
+    from trainctl.sweep.planning import measure
+
+    measure(answer, config, threads)

@@ -1,0 +1,244 @@
+"""What a sweep will cost: a few steps of each distinct shape, measured, and added up over its jobs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import multiprocessing
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from trainctl.config import Component, Config
+from trainctl.errors import TrainctlError
+from trainctl.sweep.checking import Checked
+from trainctl.sweep.ledger import Job
+from trainctl.sweep.pool import Places, places, warm_up
+from trainctl.sweep.worker_entry import start_measuring
+
+METRICS_LINE = 90
+"""Bytes of a step's line in metrics.jsonl, about."""
+_TOO_LONG = 600.0
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One shape, measured in a process of its own.
+
+    Attributes:
+        build: seconds until the first step.
+        step: seconds a step, the median of those measured.
+        evaluation: seconds an evaluation of the validation split.
+        batches: steps an epoch.
+        memory: bytes of the process at its largest.
+        device_memory: bytes on the GPU at their largest.
+        checkpoint: bytes of a checkpoint.
+        parameters: of the model.
+        error: why a job of this shape fails, if it does; the rest is 0 then.
+        exit_code: with which code.
+    """
+
+    build: float = 0.0
+    step: float = 0.0
+    evaluation: float = 0.0
+    batches: int = 0
+    memory: int = 0
+    device_memory: int = 0
+    checkpoint: int = 0
+    parameters: int = 0
+    error: str | None = None
+    exit_code: int = 0
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Jobs that cost the same a step.
+
+    Attributes:
+        words: what the jobs have in common beyond what all jobs have, for people.
+        jobs: their numbers.
+        seconds: of each job.
+        disk: bytes of each job.
+    """
+
+    words: str
+    jobs: tuple[int, ...]
+    measured: Measured
+    seconds: tuple[float, ...] = ()
+    disk: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The cost of a sweep.
+
+    Attributes:
+        seconds: from the first job's start to the last one's end.
+        memory, device_memory: bytes, all workers together.
+        disk: bytes, all jobs together.
+    """
+
+    shapes: tuple[Shape, ...]
+    places: Places
+    seconds: float
+    memory: int
+    device_memory: int
+    disk: int
+    failing: tuple[tuple[int, str], ...] = field(default=())
+
+
+def make_plan(checked: Checked) -> Plan:
+    """Measure each distinct shape among the jobs and add up. Trains nothing that stays."""
+    configs, jobs = checked.configs, checked.jobs
+    where = places(configs[0].sweep.jobs, len(jobs), configs[0].device, configs[0].threads)
+    groups: dict[str, list[int]] = {}
+    for index, config in enumerate(configs):
+        groups.setdefault(shape_key(config), []).append(index)
+    warm_up()
+    shapes = [_shape(members, jobs, configs, where) for members in groups.values()]
+    seconds = {job: each for shape in shapes for job, each in zip(shape.jobs, shape.seconds, strict=False)}
+    good = [shape.measured for shape in shapes if shape.measured.error is None]
+    failing = [(job, shape.measured.error) for shape in shapes for job in shape.jobs if shape.measured.error]
+    return Plan(
+        shapes=tuple(shapes),
+        places=where,
+        seconds=_until_the_last([seconds.get(job.number, 0.0) for job in jobs], where.count),
+        memory=where.count * max((each.memory for each in good), default=0),
+        device_memory=max((each.device_memory for each in good), default=0)
+        * (1 if where.devices else where.count),
+        disk=sum(sum(shape.disk) for shape in shapes),
+        failing=tuple((job, error or "") for job, error in failing),
+    )
+
+
+def shape_key(config: Config) -> str:
+    """Equal for jobs that cost the same a step: they differ in numbers that change no shape."""
+
+    def part(component: Component, *, numbers: bool) -> Any:
+        kept = {
+            key: value
+            for key, value in component.arguments.items()
+            if numbers or isinstance(value, bool | str) or not isinstance(value, int | float)
+        }
+        return [component.name, kept, component.common if numbers else {}]
+
+    train = config.train.model_dump(exclude={"epochs", "max_steps", "patience", "min_delta", "monitor"})
+    values = [
+        part(config.model, numbers=True),
+        part(config.dataset, numbers=True),
+        part(config.loader, numbers=True),
+        part(config.optim, numbers=False),
+        part(config.loss, numbers=False),
+        [config.scheduler.name, config.loop.name, config.device, config.threads, config.deterministic],
+        train,
+        config.guard.model_dump(),
+    ]
+    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _shape(members: Sequence[int], jobs: Sequence[Job], configs: Sequence[Config], where: Places) -> Shape:
+    measured = _measure(jobs[members[0]].files["config.yaml"], where)
+    common = set.intersection(*(set(jobs[index].label.split(" ")) for index in members))
+    words = " ".join(word for word in jobs[members[0]].label.split(" ") if word in common)
+    numbers = tuple(jobs[index].number for index in members)
+    if measured.error is not None:
+        return Shape(words or "all", numbers, measured)
+    seconds, disk = [], []
+    for index in members:
+        steps, epochs = _length(configs[index], measured.batches)
+        seconds.append(measured.build + steps * measured.step + (epochs + 1) * measured.evaluation)
+        saving = configs[index].checkpoint
+        kept = min(saving.keep_last + saving.keep_best, max(1, epochs))
+        disk.append(kept * measured.checkpoint + steps * METRICS_LINE)
+    return Shape(words or "all", numbers, measured, tuple(seconds), tuple(disk))
+
+
+def _length(config: Config, batches: int) -> tuple[int, int]:
+    """Steps and epochs of a run with so many ``batches`` an epoch."""
+    train = config.train
+    lengths = [train.epochs * batches if train.epochs else math.inf, train.max_steps or math.inf]
+    steps = int(min(lengths))
+    return steps, -(-steps // batches)
+
+
+def _until_the_last(seconds: Sequence[float], workers: int) -> float:
+    """When the last job ends if each takes the first worker that is free."""
+    free = [0.0] * workers
+    for each in seconds:
+        first = free.index(min(free))
+        free[first] += each
+    return max(free)
+
+
+def _measure(config: str, where: Places) -> Measured:
+    """Measure in a process of its own, so that its memory is this shape's."""
+    context = multiprocessing.get_context("forkserver")
+    receiving, sending = context.Pipe(duplex=False)
+    process = context.Process(
+        target=start_measuring, args=(sending, config, where.threads, where.device(0), str(Path.cwd()))
+    )
+    process.start()
+    sending.close()
+    try:
+        if not receiving.poll(_TOO_LONG):
+            process.kill()
+            return Measured(error=f"no step after {_TOO_LONG:.0f} s", exit_code=1)
+        return Measured(**receiving.recv())
+    except EOFError:
+        process.join()
+        code = process.exitcode or 0
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        return Measured(error=f"its process {how}{' (out of memory?)' if code == -9 else ''}", exit_code=1)
+    finally:
+        receiving.close()
+        process.join()
+
+
+def measure(answer: Connection, text: str, threads: int) -> None:
+    """Build a run, take some steps, evaluate, and send what it took. In a worker process."""
+    import resource
+    import time
+    from dataclasses import replace
+
+    import torch
+
+    from trainctl import snapshot
+    from trainctl.build import build
+    from trainctl.compose import parse_config
+    from trainctl.hooks.timing import Timing
+
+    torch.set_num_threads(threads)
+    try:
+        config = parse_config(text, "the job", lambda named: None)
+        started = time.perf_counter()
+        short = config.train.model_copy(update={"max_steps": Timing.most, "epochs": None, "patience": None})
+        built = build(replace(config, train=short))
+        timing = Timing(built.device)
+        built.run.hooks = [*built.run.hooks, timing]
+        ready = time.perf_counter() - started
+        try:
+            built.fit(built.run)
+        finally:
+            built.close()
+        content = snapshot.take(built.run, {"data": {}, "order": ""}, built.device)
+        tensors = [*content.model.values(), *content.training.values()]
+        cuda = built.device.type == "cuda"
+        answer.send(
+            {
+                "build": ready,
+                "step": timing.step_seconds,
+                "evaluation": timing.evaluation_seconds,
+                "batches": len(built.run.train),
+                "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+                "device_memory": torch.cuda.max_memory_allocated() if cuda else 0,
+                "checkpoint": sum(tensor.numel() * tensor.element_size() for tensor in tensors) + 4096,
+                "parameters": built.parameters,
+            }
+        )
+    except TrainctlError as error:
+        answer.send({"error": str(error), "exit_code": error.exit_code})
+    except Exception as error:
+        answer.send({"error": f"{type(error).__name__}: {error}", "exit_code": 1})
