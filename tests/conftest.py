@@ -21,6 +21,8 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     """Each test works in an empty folder, with a cache of its own and none of the caller's settings."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / ".cache"))
+    # A picture takes a third of a second, and matplotlib a whole one; their own tests turn them on.
+    monkeypatch.setenv("TRAINCTL_PICTURES", "0")
     for name in ("TRAINCTL_DEBUG", "NO_COLOR", "HYDRA_FULL_ERROR", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     threads = torch.get_num_threads()
@@ -29,7 +31,7 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     torch.use_deterministic_algorithms(False)
     # trainctl's own components are imported once and stay; a test's plugins go.
     plugins._loaded.clear()
-    for each in [*registry.COMPONENTS.values(), registry.METRICS]:
+    for each in [*registry.COMPONENTS.values(), registry.METRICS, registry.TRACKERS]:
         foreign = [name for name, entry in each._entries.items() if not _is_own(entry.component)]
         for name in foreign:
             del each._entries[name]

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "trainctl"
-COMPONENTS = ("models", "losses", "optims", "schedulers", "datasets", "metrics", "loaders")
+COMPONENTS = ("models", "losses", "optims", "schedulers", "datasets", "metrics", "loaders", "trackers")
 # What a component may use of trainctl beside the private helpers of its own package.
-SHARED = ("errors", "family", "ranges", "registry", "data", "scratch")
+SHARED = ("errors", "family", "ranges", "registry", "data", "scratch", "files")
 # Who may import what comes from outside.
 OUTSIDE = {
     "hydra": ("cli", "compose", "sweep"),

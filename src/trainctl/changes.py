@@ -8,7 +8,7 @@ from typing import Any
 
 from trainctl.config import show
 from trainctl.errors import ConfigError, Problem
-from trainctl.registry import COMPONENTS
+from trainctl.registry import COMPONENTS, TRACKERS
 
 _HORIZON = ("train.epochs", "train.max_steps", "train.batch_size", "train.accumulate")
 
@@ -124,6 +124,6 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in values.items():
         if isinstance(value, Mapping) and value:
             flat |= _flat(value, f"{prefix}{key}.")
-        else:
+        elif f"{prefix}{key}" != TRACKERS.group:  # none of them: nothing is set
             flat[f"{prefix}{key}"] = value
     return flat

@@ -20,7 +20,7 @@ from pydantic import create_model as create_pydantic_model
 
 from trainctl.errors import ConfigError, Problem, nearest
 from trainctl.ranges import Count, Fraction, NonNegative, NonNegativeInt, Positive, Seed
-from trainctl.registry import COMPONENTS, METRICS, Parameter, Registry
+from trainctl.registry import COMPONENTS, METRICS, TRACKERS, Parameter, Registry
 from trainctl.words import ALIASES
 
 _STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, frozen=True)
@@ -96,6 +96,7 @@ class _Top(_Settings):
     name: str | None
     init_from: str | None
     plugins: list[str]
+    pictures: bool
 
 
 _GROUPS: dict[str, type[_Settings]] = {
@@ -130,6 +131,7 @@ class Config:
     name: str | None
     init_from: str | None
     plugins: tuple[str, ...]
+    pictures: bool
     train: Train
     checkpoint: Checkpoint
     guard: Guard
@@ -144,12 +146,15 @@ class Config:
     loop: Component
     metrics: tuple[Component, ...] | None
     """What ``train.metrics`` lists; None chooses by task."""
+    trackers: Mapping[str, Component]
+    """By label, which is the name unless there are two of one kind."""
 
 
 def known_keys() -> list[str]:
     """Every key that can be typed without knowing which components are chosen."""
     settings = [f"{group}.{key}" for group, model in _GROUPS.items() for key in model.model_fields]
-    return sorted([*_Top.model_fields, *settings, *_GROUPS, *COMPONENTS, *ALIASES, "experiment", "debug"])
+    groups = [*_GROUPS, *COMPONENTS, TRACKERS.group, "experiment", "debug"]
+    return sorted([*_Top.model_fields, *settings, *groups, *ALIASES])
 
 
 def check(values: Mapping[str, Any]) -> Config:
@@ -159,7 +164,8 @@ def check(values: Mapping[str, Any]) -> Config:
     arguments, wrong types, values out of range.
     """
     problems: list[Problem] = []
-    top = {key: value for key, value in values.items() if key not in _GROUPS and key not in COMPONENTS}
+    groups = (*_GROUPS, *COMPONENTS, TRACKERS.group)
+    top = {key: value for key, value in values.items() if key not in groups}
     parts: dict[str, Any] = {"": _validate(_Top, "", top, problems)}
     for group, model in _GROUPS.items():
         node = values.get(group)
@@ -172,6 +178,7 @@ def check(values: Mapping[str, Any]) -> Config:
         for group, registry in COMPONENTS.items()
     }
     metrics = check_metrics(values.get("train"), problems)
+    trackers = check_trackers(values.get(TRACKERS.group), problems)
     name = values.get("name")
     if isinstance(name, str) and (name in ("", "last") or "/" in name):
         problems.append(
@@ -188,6 +195,7 @@ def check(values: Mapping[str, Any]) -> Config:
         **parts,
         **typing.cast(Any, components),
         metrics=metrics,
+        trackers=trackers,
     )
 
 
@@ -235,6 +243,39 @@ def check_metrics(train: Any, problems: list[Problem]) -> tuple[Component, ...] 
             given = {str(argument): value for argument, value in arguments.items()}
             metrics[name] = _check_arguments(METRICS, name, given, key, problems)
     return tuple(metric for metric in metrics.values() if metric is not None)
+
+
+def check_trackers(node: Any, problems: list[Problem]) -> dict[str, Component]:
+    """Check what ``tracker`` holds: a component a label. One without a name is set, but not chosen."""
+    if node is None:
+        return {}
+    if not isinstance(node, Mapping):
+        remedy = f"in a file: {{defaults: [override /tracker: {show(node)}]}}"
+        problems.append(Problem(f"tracker={show(node)}: an option is chosen, not a value set", remedy))
+        return {}
+    chosen: dict[str, Component] = {}
+    for label, entry in node.items():
+        key = f"{TRACKERS.group}.{label}"
+        if not isinstance(entry, Mapping):
+            remedy = f"one without an option file: {TRACKERS.group}.LABEL.name=NAME"
+            problems.append(Problem(f"{key}={show(entry)}: this is a tracker, not a value", remedy))
+            continue
+        name = entry.get("name", label)
+        if name not in TRACKERS.names():
+            close = nearest(str(name), TRACKERS.names())
+            remedy = f"did you mean {close}? " if close else ""
+            given = f"{key}.name={show(name)}" if "name" in entry else key
+            problems.append(
+                Problem(
+                    f"{given}: there is no such tracker", f"{remedy}there are: {', '.join(TRACKERS.names())}"
+                )
+            )
+            continue
+        arguments = {str(argument): value for argument, value in entry.items() if argument != "name"}
+        component = _check_arguments(TRACKERS, name, arguments, key, problems)
+        if component is not None and "name" in entry:
+            chosen[str(label)] = component
+    return chosen
 
 
 def _check_arguments(
@@ -440,6 +481,7 @@ __all__ = [
     "check",
     "check_component",
     "check_metrics",
+    "check_trackers",
     "describe",
     "known_keys",
     "show",

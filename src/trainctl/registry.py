@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 from trainctl.errors import ConfigError, nearest
 from trainctl.family import Family
-from trainctl.ranges import Fraction, NonNegativeInt, Seed
+from trainctl.ranges import Count, Fraction, NonNegativeInt, Seed
 from trainctl.signature import REQUIRED, Parameter, Signature, from_object, from_source
 
 C = TypeVar("C", bound=Callable[..., Any])
@@ -214,6 +214,7 @@ LOADERS = Registry(
 )
 LOOPS = Registry("loop", "loop", "loops", supplied=("config",))
 METRICS = Registry("metric", "metric", "metrics", supplied=("output_size", "classes"))
+TRACKERS = Registry("tracker", "tracker", "trackers", common=_common(Parameter("every", Count, 1)))
 
 COMPONENTS: dict[str, Registry] = {
     registry.group: registry for registry in (MODELS, LOSSES, OPTIMS, SCHEDULERS, DATASETS, LOADERS, LOOPS)
@@ -231,6 +232,7 @@ __all__ = [
     "OPTIMS",
     "REQUIRED",
     "SCHEDULERS",
+    "TRACKERS",
     "Parameter",
     "Registry",
 ]

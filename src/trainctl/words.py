@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 from trainctl.errors import ConfigError
-from trainctl.registry import COMPONENTS
+from trainctl.registry import COMPONENTS, TRACKERS
 
 ALIASES = {"lr": "optim.lr", "epochs": "train.epochs", "batch_size": "train.batch_size"}
 """Short keys people type, and the keys they stand for."""
@@ -26,7 +26,7 @@ PATH_KEYS = (
 )
 """Keys whose values are paths: quoted for Hydra's grammar, with ``~`` expanded."""
 
-TEXT_KEYS = ("dataset.target", "dataset.delimiter")
+TEXT_KEYS = ("dataset.target", "dataset.delimiter", "tracker.mlflow.uri")
 """Keys whose values are text that others chose: quoted, so that a column may be called ``length (cm)``."""
 
 _WORD = re.compile(r"(?P<sign>\+\+|\+|~)?(?P<key>[^=]+)=(?P<value>.*)", re.DOTALL)
@@ -63,7 +63,7 @@ def friendly(word: str, *, sweep: bool = False) -> str:
 def is_component_argument(key: str) -> bool:
     """True for ``model.hidden`` and the like: decided by a component's signature."""
     group, dot, rest = key.partition(".")
-    return bool(dot and rest) and group in COMPONENTS
+    return bool(dot and rest) and group in (*COMPONENTS, TRACKERS.group)
 
 
 def shown(word: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainctl import rundir
+from trainctl.commands import _tracking
 from trainctl.config import show
 from trainctl.ui.display import Display, short_path, visible
 
@@ -26,7 +27,8 @@ def header(request: Request, built: Any) -> tuple[str, list[tuple[str, str]]]:
     steps = f"{run.total_steps:,} steps, {len(run.train):,} an epoch, batches of {config.train.batch_size}"
     if config.train.accumulate > 1:
         steps += f" × {config.train.accumulate}"
-    scheduler = "" if config.scheduler.name == "none" else f", {config.scheduler.name}"
+    overfit = config.train.overfit_batches is not None  # which goes without scheduler and augmentation
+    scheduler = "" if overfit or config.scheduler.name == "none" else f", {config.scheduler.name}"
     rows = [
         ("model", f"{config.model.name}: {parameters}"),
         ("data", f"{data.name}: {', '.join(splits)}{f' ({data.note})' if data.note else ''}"),
@@ -39,7 +41,9 @@ def header(request: Request, built: Any) -> tuple[str, list[tuple[str, str]]]:
     ]
     if config.train.precision != "fp32":
         rows.append(("precision", config.train.precision))
-    if config.dataset.common["augment"]:
+    if config.train.ema is not None:
+        rows.append(("average", f"of the weights, decay {config.train.ema:g}: it is evaluated and saved"))
+    if config.dataset.common["augment"] and not overfit:
         rows.append(("augment", show(config.dataset.common["augment"])))
     if built.loading != "resident":
         rows.append(("loader", built.loading))
@@ -58,6 +62,7 @@ def closing(display: Display, record: rundir.RunRecord, directory: Path, best_st
     places = [
         ("checkpoint", short_path(directory / "checkpoints" / folder_name(best_step))),
         ("metrics", short_path(directory / "metrics.jsonl")),
+        *_tracking.places(directory, values),
         ("run", short_path(directory)),
     ]
     display.closing({label: visible(row) for label, row in rows.items()}, places)

@@ -11,7 +11,7 @@ import yaml
 from trainctl.config import describe, show
 from trainctl.errors import ConfigError, nearest
 from trainctl.locations import conf_directory, user_conf
-from trainctl.registry import COMPONENTS, METRICS, REQUIRED, Parameter
+from trainctl.registry import COMPONENTS, METRICS, REQUIRED, TRACKERS, Parameter
 from trainctl.ui.listing import Listing
 
 
@@ -84,14 +84,17 @@ def _show_option(listing: Listing, group: str, option: str, path: Path | None) -
         _show_metric(listing, option)
         return
     values = _read(path)
-    registry = COMPONENTS.get(group)
+    registry, prefix = COMPONENTS.get(group), group
+    if group == TRACKERS.group and isinstance(values.get(option), dict):
+        # Several may be chosen: each has its settings under its own name.
+        registry, prefix, values = TRACKERS, f"{group}.{option}", values[option]
     name = str(values.get("name", option))
     if registry is None or name not in registry.names():
         listing.text(f"{group}={option}", _text(path).rstrip())
         return
     signature = registry.signature(name)
     rows = [
-        _row(f"{group}.{parameter.name}", parameter, values.get(parameter.name, parameter.default))
+        _row(f"{prefix}.{parameter.name}", parameter, values.get(parameter.name, parameter.default))
         for parameter in signature.parameters
     ]
     listing.component(f"{group}={option}", signature.doc, rows)

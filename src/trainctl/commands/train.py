@@ -7,12 +7,13 @@ import logging
 import platform
 import shlex
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainctl import files, rundir
+from trainctl.commands import _habits, _tracking
 from trainctl.commands._report import closing, device_name, header
 from trainctl.config import Config
 from trainctl.errors import ConfigError, Problem, StorageError, TrainctlError, WorkerError, storage_error
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
     from trainctl.build import Built
     from trainctl.changes import Change
     from trainctl.checkpoint import Content
+    from trainctl.hooks.guard import Keep
     from trainctl.loop import Run
+    from trainctl.pictures import Confusion
 
 log = logging.getLogger("trainctl")
 
@@ -114,10 +117,10 @@ def train(request: Request, display: Display | None = None) -> dict[str, Any]:
     """
     config, directory = request.config, request.directory
     display = display or make_display(config.display.mode, config.display.every)
-    with rundir.lock(directory), _log_file(directory), _storage_errors(directory):
+    with rundir.lock(directory), log_file(directory), storage_errors(directory):
         before = None if request.resumed is None else rundir.read_record(directory)
         if request.resumed is None:
-            record = rundir.RunRecord(directory, command=request.command, name=config.name, git=_git())
+            record = rundir.RunRecord(directory, command=request.command, name=config.name, git=git_state())
         else:
             resumed = request.resumed.recorded(request.command)
             record = rundir.RunRecord.again(directory, **resumed, name=config.name)
@@ -130,8 +133,8 @@ def train(request: Request, display: Display | None = None) -> dict[str, Any]:
                 record.values = before
                 with contextlib.suppress(OSError):
                     record.write()
-            else:
-                _record_failure(record, error)
+            elif record.values["status"] != "done" or not isinstance(error, KeyboardInterrupt | Stopped):
+                record_failure(record, error)
             raise
     return record.values
 
@@ -139,22 +142,24 @@ def train(request: Request, display: Display | None = None) -> dict[str, Any]:
 def _train(request: Request, record: rundir.RunRecord, display: Display) -> None:
     # torch is imported here, after the config has been found right and the directory is ours.
     with importing():
-        from trainctl import capsule, checkpoint, plugins, snapshot
+        from trainctl import plugins, snapshot
         from trainctl.build import build
         from trainctl.hooks.checkpointer import Checkpointer
         from trainctl.hooks.console import Console
         from trainctl.hooks.guard import Guard
         from trainctl.hooks.metrics_log import MetricsLog
         from trainctl.hooks.signals import Signals
+        from trainctl.hooks.tracking import build_trackers
 
     config, directory, resumed = request.config, request.directory, request.resumed
     stored = plugins.load(config.plugins)
     if resumed is not None:
         config = resumed.with_recorded_threads(config, record.values)
+    trackers = build_trackers(config.trackers)
     built = build(config)
     run = built.run
     record.update(
-        environment=_environment(built, stored),
+        environment=environment_of(built, stored),
         parameters=built.parameters,
         monitor={"name": built.monitor, "lower_is_better": built.lower_is_better},
     )
@@ -188,27 +193,18 @@ def _train(request: Request, record: rundir.RunRecord, display: Display) -> None
     )
     epochs = -(-run.total_steps // len(run.train))
     console = Console(display, epochs, config.display.every)
-    run.hooks = [*run.hooks, metrics_log, checkpointer, console, signals]
+    _habits.attach(run, config, directory, display, record)
+    tracking = _tracking.make_tracking(trackers, request, record, display)
+    confusion = _tracking.make_confusion(config, built)
+    watching = [tracking] if trackers else []
+    run.hooks = [*run.hooks, metrics_log, checkpointer, console, *watching, signals]
     notices = [*request.notices, *built.notices, *([not_latest] if not_latest else [])]
     if resumed is not None:
         notices += resumed.apply(built)
         checkpointer.saved_step = run.state.step
-    stored_files = dict(request.files)
-
-    def keep(run: Run, inputs: Tensor, targets: Tensor, random_state: Tensor, why: str) -> str:
-        described = {"config": stored_files["config.yaml"], "plugins": stored, "why": why}
-        # The step was that of the weights that train, not of their average.
-        before = replace(take(run), model=snapshot.weights(run.model))
-        content = capsule.of(before, inputs, targets, random_state, described)
-        name = checkpoint.folder_name(run.state.step + 1)
-        if (directory / "capsules" / name).exists():  # of this step under other settings
-            files.remove_folder(directory / "capsules" / name)
-        path = checkpoint.save(directory / "capsules", content, name, finite=False)
-        return short_path(path)
-
     for hook in run.hooks:
         if isinstance(hook, Guard):
-            hook.keep = keep
+            hook.keep = capsule_keeper(request, take, stored)
     for name, content in request.files.items():
         files.replace(directory / name, content.encode())
     record.begun = True
@@ -218,11 +214,11 @@ def _train(request: Request, record: rundir.RunRecord, display: Display) -> None
         log.info(notice)
     try:
         # Closed first, so that a Ctrl-C meanwhile is still caught.
-        with signals.caught(), contextlib.closing(built):
+        with tracking.ending(), signals.caught(), contextlib.closing(built):
             built.while_waiting(lambda: signals.poll(run))
             try:
                 built.fit(run)
-                test = _test(built, directory)
+                test = _test(built, directory, confusion)
             except TrainctlError as error:
                 # Between two steps, all of them: what was trained is whole.
                 if error.status in ("interrupted", "terminated") or isinstance(error, WorkerError):
@@ -235,10 +231,12 @@ def _train(request: Request, record: rundir.RunRecord, display: Display) -> None
                 checkpointer.wait()
             if test:
                 metrics_log.write({**run.state.where, **test})
+                tracking.write(run.state.step, test)
                 metrics_log.sync()
     finally:
         # The losses up to the failure are what explains it.
         metrics_log.close()
+        _habits.release(run, config)
         record.values.update(last=run.state.last or run.state.where, best=run.state.best)
     best_step = run.state.best["step"] if run.state.best else run.state.step
     record.update(
@@ -246,17 +244,50 @@ def _train(request: Request, record: rundir.RunRecord, display: Display) -> None
         exit_code=0,
         reason=run.state.stop,
         ended=rundir.now(),
-        test=_test_record(run.state, test),
+        test=test_record(run.state, test),
         **({"skipped": run.state.skipped} if run.state.skipped else {}),
     )
     if run.state.skipped:
         display.notice(f"{run.state.skipped} steps were left out: not finite (train.log names them)")
     if run.state.stop:
         display.notice(f"stopped early: {run.state.stop}")
+    with _tracking.interruptible(display) as came:
+        _tracking.finish(config, built, directory, best_step, confusion, tracking, display)
+    if trackers:
+        record.write()
+    _habits.show_profile(run, config, display, record)
     closing(display, record, directory, best_step)
+    if came:
+        raise came[0]
+    _habits.judge(run, config)
 
 
-def _environment(built: Built, stored: list[dict[str, str]]) -> dict[str, Any]:
+def capsule_keeper(request: Request, take: Callable[[Run], Content], stored: list[dict[str, str]]) -> Keep:
+    """What a guard keeps a bad step with: a capsule in the run directory.
+
+    Args:
+        take: copies the run.
+        stored: the plugins, as the run's record has them.
+    """
+    from trainctl import capsule, checkpoint, snapshot
+
+    folder = request.directory / "capsules"
+
+    def keep(run: Run, inputs: Tensor, targets: Tensor, random_state: Tensor, why: str) -> str:
+        described = {"config": request.files["config.yaml"], "plugins": stored, "why": why}
+        # The step was that of the weights that train, not of their average.
+        before = replace(take(run), model=snapshot.weights(run.model))
+        content = capsule.of(before, inputs, targets, random_state, described)
+        name = checkpoint.folder_name(run.state.step + 1)
+        if (folder / name).exists():  # of this step under other settings
+            files.remove_folder(folder / name)
+        return short_path(checkpoint.save(folder, content, name, finite=False))
+
+    return keep
+
+
+def environment_of(built: Built, stored: list[dict[str, str]]) -> dict[str, Any]:
+    """What ``run.json`` says of where a run is trained."""
     import torch
 
     return {
@@ -268,28 +299,34 @@ def _environment(built: Built, stored: list[dict[str, str]]) -> dict[str, Any]:
     }
 
 
-def _test_record(state: Any, test: Mapping[str, float]) -> dict[str, Any] | None:
+def test_record(state: Any, test: Mapping[str, float]) -> dict[str, Any] | None:
+    """What ``run.json`` says of the test: its values, at the step and epoch of the model that was tested."""
     if not test:
         return None
     where = {key: state.best[key] for key in ("step", "epoch")} if state.best else state.where
     return {**where, **test}
 
 
-def _test(built: Built, directory: Path) -> dict[str, float]:
-    """The test split, once, on the best checkpoint; on the last parameters when none was better."""
+def _test(built: Built, directory: Path, confusion: Confusion | None = None) -> dict[str, float]:
+    """The test split, once, on the best checkpoint; on the last parameters when none was better.
+
+    What ``confusion`` counts is that split, or without one the validation split.
+    """
     from trainctl import checkpoint
     from trainctl.loop import evaluate_split
 
-    if built.test is None:
-        return {}
     run = built.run
+    split, loader = ("test", built.test) if built.test or confusion is None else ("val", run.val)
+    if loader is None:
+        return {}
     if run.state.best is not None and run.state.best["step"] != run.state.step:
         best = directory / "checkpoints" / checkpoint.folder_name(run.state.best["step"])
         run.result.load_state_dict(checkpoint.read(best).model)
-    return evaluate_split(run, "test", built.test)
+    values = evaluate_split(_tracking.counting(run, confusion), split, loader)
+    return values if split == "test" else {}
 
 
-def _git() -> dict[str, Any] | None:
+def git_state() -> dict[str, Any] | None:
     """The commit of the current folder and what differs from it; None outside a repository."""
 
     def git(*words: str) -> str:
@@ -307,10 +344,11 @@ def record_stop(directory: Path, error: BaseException) -> None:
     """Write into ``run.json`` what stopped a run before it could do so itself."""
     with contextlib.suppress(ConfigError, OSError):
         if rundir.read_record(directory).get("status") == "running":
-            _record_failure(rundir.RunRecord.again(directory), error)
+            record_failure(rundir.RunRecord.again(directory), error)
 
 
-def _record_failure(record: rundir.RunRecord, error: BaseException) -> None:
+def record_failure(record: rundir.RunRecord, error: BaseException) -> None:
+    """Write into ``run.json`` how ``error`` ended the run."""
     if isinstance(error, OSError):
         error = storage_error(error, "writing the run")
     if isinstance(error, TrainctlError):
@@ -321,13 +359,15 @@ def _record_failure(record: rundir.RunRecord, error: BaseException) -> None:
         status, code, reason = "interrupted", 130, "interrupted"
     else:
         status, code, reason = "failed", 1, f"{type(error).__name__}: {error}"
-    log.error("%s: %s", status, reason, exc_info=error if code == 1 else None)
+    unforeseen = code == 1 and not isinstance(error, TrainctlError)
+    log.error("%s: %s", status, reason, exc_info=error if unforeseen else None)
     with contextlib.suppress(OSError):  # the disk that failed the run may fail this, too
         record.update(status=status, exit_code=code, reason=reason, ended=rundir.now())
 
 
 @contextlib.contextmanager
-def _storage_errors(directory: Path) -> Iterator[None]:
+def storage_errors(directory: Path) -> Iterator[None]:
+    """What the disk refuses inside is a StorageError (exit 5)."""
     try:
         yield
     except (OSError, StorageError) as error:
@@ -340,9 +380,8 @@ def _storage_errors(directory: Path) -> Iterator[None]:
         raise storage_error(error, "writing the run") from error
 
 
-@contextlib.contextmanager
-def _log_file(directory: Path) -> Iterator[None]:
-    """Send what is logged inside to ``train.log``."""
+def open_log(directory: Path) -> logging.Handler:
+    """``train.log``, open. Raises StorageError."""
     try:
         handler = logging.FileHandler(directory / "train.log", encoding="utf-8")
     except OSError as error:
@@ -350,6 +389,12 @@ def _log_file(directory: Path) -> Iterator[None]:
     # No room for a line of the log must not end the run, nor print a traceback: what it says is also shown.
     handler.handleError = lambda record: None  # type: ignore[method-assign]
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    return handler
+
+
+@contextlib.contextmanager
+def logged_to(handler: logging.Handler) -> Iterator[None]:
+    """Send what is logged inside to ``handler``."""
     before = log.level, log.propagate
     log.addHandler(handler)
     log.setLevel(logging.INFO)
@@ -359,6 +404,16 @@ def _log_file(directory: Path) -> Iterator[None]:
     finally:
         log.removeHandler(handler)
         log.level, log.propagate = before
+
+
+@contextlib.contextmanager
+def log_file(directory: Path) -> Iterator[None]:
+    """Send what is logged inside to ``train.log``."""
+    handler = open_log(directory)
+    try:
+        with logged_to(handler):
+            yield
+    finally:
         with contextlib.suppress(OSError):
             handler.close()
 

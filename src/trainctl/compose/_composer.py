@@ -33,7 +33,7 @@ from trainctl.compose._sources import TrainctlSearchPath, register_search_path
 from trainctl.config import Config, check
 from trainctl.errors import ConfigError, Problem
 from trainctl.locations import conf_directory, user_conf
-from trainctl.registry import COMPONENTS
+from trainctl.registry import COMPONENTS, TRACKERS
 
 T = TypeVar("T")
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException)
@@ -119,6 +119,7 @@ class Composer:
         if full is None:
             raise ConfigError(problems)
         refuse_unsafe(full)
+        problems += _unchosen_trackers(full, usable)
         try:
             notices = settle(full, usable, self._load, self._load_option)
         except _LOADING_ERRORS as error:
@@ -240,13 +241,32 @@ class Composer:
         if folder is None:
             return []
         choices = [f"{group}/{choice}" for group, choice in full.hydra.runtime.choices.items() if choice]
-        found = [path for path in [*choices, "local"] if (folder / f"{path}.yaml").is_file()]
+        # Of several options of one group Hydra does not say which.
+        choices += [f"{TRACKERS.group}/{label}" for label in full.get(TRACKERS.group) or ()]
+        found = [path for path in dict.fromkeys([*choices, "local"]) if (folder / f"{path}.yaml").is_file()]
         return [f"from ./conf: {', '.join(found)}"] if found else []
 
 
 def _chooses_several(word: str) -> bool:
     _, key, value = word_rules.split(word)
     return key in COMPONENTS and value[:1] in ("[", "{")
+
+
+def _unchosen_trackers(full: DictConfig, words: Sequence[str]) -> list[Problem]:
+    """A problem for each word that sets something of a tracker that is not chosen. In a file it may wait."""
+    problems = []
+    for word in words:
+        group, _, rest = word_rules.split(word)[1].partition(".")
+        label, _, argument = rest.partition(".")
+        node = OmegaConf.select(full, f"{TRACKERS.group}.{label}") if group == TRACKERS.group else None
+        if argument and isinstance(node, DictConfig) and "name" not in node and label in TRACKERS.names():
+            problems.append(
+                Problem(
+                    f"{word.lstrip('+')}: this tracker is not chosen",
+                    f"add tracker={label}; several are a list: tracker=[csv,tensorboard]",
+                )
+            )
+    return problems
 
 
 def without_hydra(full: DictConfig) -> DictConfig:

@@ -10,8 +10,8 @@ from trainctl import words as word_rules
 from trainctl.compose._sources import BLANK
 from trainctl.config import check_component, known_keys, unknown_key
 from trainctl.errors import Problem, nearest
-from trainctl.locations import conf_directory
-from trainctl.registry import COMPONENTS
+from trainctl.locations import conf_directory, user_conf
+from trainctl.registry import COMPONENTS, TRACKERS
 
 
 def explain(word: str, error: Exception) -> Problem:
@@ -91,7 +91,10 @@ def explain_value(error: OmegaConfBaseException) -> Problem:
 def _explain_missing(word: str, error: MissingConfigException) -> Problem:
     missing = str(error.missing_cfg_file).removesuffix(".yaml")
     group, _, option = missing.rpartition("/")
-    options = sorted(set(error.options or []) - {BLANK})
+    # Of a list of options Hydra does not say what there is.
+    folders = [folder / group for folder in (conf_directory(), user_conf()) if folder is not None]
+    found = error.options or [path.stem for folder in folders for path in folder.glob("*.yaml")]
+    options = sorted(set(found) - {BLANK})
     if not group:
         return Problem(f"{missing}: there is no such config in {conf_directory()}")
     asked = f"{group}={option}"
@@ -105,6 +108,8 @@ def _explain_missing(word: str, error: MissingConfigException) -> Problem:
     remedy = f"did you mean {group}={close}? " if close else ""
     if group in COMPONENTS:
         remedy += f"a plugin's without an option file: {group}.name={option}; "
+    if group == TRACKERS.group and option:
+        remedy += f"a plugin's without an option file: {group}.{option}.name={option}; "
     if group in COMPONENTS and option in COMPONENTS[group].refused:
         return COMPONENTS[group].unknown(option).problems[0]
     if group in COMPONENTS and option in COMPONENTS[group].names():

@@ -23,7 +23,7 @@ from trainctl.compose._safety import refuse_unsafe
 from trainctl.config import Config
 from trainctl.errors import ConfigError, Problem
 from trainctl.locations import conf_directory
-from trainctl.registry import COMPONENTS
+from trainctl.registry import COMPONENTS, TRACKERS
 
 _HISTORY = "config.history.yaml"
 
@@ -225,12 +225,25 @@ def _apply(tree: DictConfig, override: Override, word: str, problems: list[Probl
         problems.append(Problem(f"{word}: a resumed run takes no such word", "it takes KEY=VALUE words"))
     elif key in COMPONENTS:
         OmegaConf.update(tree, f"{key}.name", override.value())
+    elif key == TRACKERS.group and isinstance(options := override.value(), list):
+        _choose_trackers(tree, options, word, problems)
     elif key == "experiment":
         problems.append(Problem(f"{word}: a recipe is another run", "give the single values to change"))
     elif key in tree and isinstance(tree[key], DictConfig) and option.is_file():
         OmegaConf.update(tree, key, OmegaConf.load(option), merge=False)
     else:
         OmegaConf.update(tree, key, override.value(), force_add=True)
+
+
+def _choose_trackers(tree: DictConfig, options: Sequence[Any], word: str, problems: list[Problem]) -> None:
+    folder = conf_directory() / TRACKERS.group
+    absent = [str(option) for option in options if not (folder / f"{option}.yaml").is_file()]
+    if absent:
+        there = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
+        problems.append(Problem(f"{word}: there is no option {absent[0]}", f"there are: {there}"))
+    else:
+        chosen = [OmegaConf.load(folder / f"{option}.yaml") for option in options]
+        OmegaConf.update(tree, TRACKERS.group, OmegaConf.merge({}, *chosen), merge=False, force_add=True)
 
 
 def _resolved(tree: DictConfig) -> dict[str, Any]:

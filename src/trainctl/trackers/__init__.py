@@ -1,0 +1,1 @@
+"""Trackers: where else the metrics of a run go, one a file."""
