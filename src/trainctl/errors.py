@@ -98,6 +98,12 @@ class NotLearnedError(TrainctlError):
     exit_code = 1
 
 
+class NoLearningRateError(TrainctlError):
+    """A range test found no learning rate at which the loss falls."""
+
+    exit_code = 1
+
+
 class InterruptedRunError(TrainctlError):
     """Ctrl-C: the run was saved and stopped."""
 
