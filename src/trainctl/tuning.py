@@ -105,8 +105,9 @@ def range_test(built: Built, start: float, end: float, steps: int) -> RangeTest:
 
 def _shares(run: Run) -> list[float]:
     """Each parameter group's learning rate as a share of the first one's."""
-    rates = [group.get("lr") for group in run.optimizer.param_groups]
-    if not all(isinstance(rate, float | int) and rate > 0 for rate in rates):
+    found = [group.get("lr") for group in run.optimizer.param_groups]
+    rates = [rate for rate in found if isinstance(rate, float | int) and rate > 0]
+    if rates != found:
         raise ConfigError(
             f"tune lr: {type(run.optimizer).__name__} has no learning rate to set", "choose another optim"
         )
