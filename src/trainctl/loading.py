@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from trainctl import checkpoint, plugins, preparing, rundir, runtime
-from trainctl.build import build_data, build_model
+from trainctl.build import build_data, build_model, order_digest
 from trainctl.checkpoint import Content
 from trainctl.compose import read_config
 from trainctl.config import Config
+from trainctl.data import Data
 from trainctl.errors import CheckpointError, ConfigError
 from trainctl.protocol import Model
 
@@ -64,15 +65,27 @@ class Trained:
         sample = preparing.first_samples(build_data(self.config.dataset, self.reading).train, 1)
         return {"shape": list(sample.shape[1:]), "dtype": str(sample.dtype).removeprefix("torch.")}
 
+    def trained_on(self, data: Data) -> bool:
+        """Whether the training targets, and their order, are those of the run."""
+        state = self.content.state
+        digest: str = order_digest(data, self.config.seed, int(state["epoch"]))
+        return bool(state.get("order") == digest)
+
     def transform(self) -> nn.Module:
         """What turns a raw batch into the model's input, as in training, on ``device``.
 
         A dataset's own that trainctl does not know is made by that dataset again, which takes its data.
-        Raises CheckpointError where what is stored is no transform.
+        Raises CheckpointError where what is stored is no transform, ConfigError where that data is another.
         """
         described = self.content.state["data"].get("transform")
         if described is None:
-            return build_data(self.config.dataset, self.reading).transform.to(self.device)
+            data = build_data(self.config.dataset, self.reading)
+            if self.trained_on(data):
+                return data.transform.to(self.device)
+            raise ConfigError(
+                f"dataset={self.config.dataset.name} makes its transform from its data, which has changed",
+                "restore the data that the run was trained on",
+            )
         try:
             return preparing.make_transform(described).to(self.device)
         except ValueError as error:
@@ -94,13 +107,11 @@ def load_run(
     *,
     trust_plugins: bool = False,
     device: torch.device | None = None,
-    read: Callable[[Path, Callable[[list[str]], None]], Config] = read_config,
 ) -> Trained:
     """The ``best`` or ``last`` model of a run, and what is needed to use it.
 
     Without ``device`` it is the run's, with the run's number of threads, so that results are the same to the
-    last digit; or the CPU where that device is not there. ``read`` takes the path of the run's config and
-    whom to ask about its plugins, and may change what it reads.
+    last digit; or the CPU where that device is not there.
 
     Raises ConfigError where there is no run, CheckpointError without a usable checkpoint, UnsafeInputError
     for changed plugins and for files that no run holds.
@@ -118,7 +129,7 @@ def load_run(
         if not trust_plugins:
             plugins.refuse_changed(named, stored)
 
-    config = read(directory / "config.yaml", trusted)
+    config = read_config(directory / "config.yaml", trusted)
     chosen, content, notices = _choose(directory, record, which)
     known = _described(chosen, content)
     if device is None:

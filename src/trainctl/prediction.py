@@ -29,15 +29,17 @@ class Predictor:
     """Raw samples to probabilities or values, in evaluation mode, batch by batch.
 
     For classification the softmax of the outputs, which for log-probabilities are the probabilities
-    themselves; for regression the outputs as they are.
+    themselves; for regression the outputs as they are. ``precision`` is the run's where it is not said.
 
     Shape: (N, *raw) → (N, classes) or (N, outputs) float32 on the CPU.
     """
 
-    def __init__(self, trained: Trained, transform: nn.Module) -> None:
+    def __init__(self, trained: Trained, transform: nn.Module, precision: str | None = None) -> None:
         runtime.set_deterministic(trained.config.deterministic)
         self.model, self.transform, self.device = trained.model, transform, trained.device
-        self.precision = runtime.precision_context(trained.config.train.precision, trained.device)
+        self.precision = runtime.precision_context(
+            precision or trained.config.train.precision, trained.device
+        )
         self.finish = finish(trained.task)
 
     @torch.no_grad()

@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from trainctl import preparing, runtime
-from trainctl.build import build_data, construct, order_digest
-from trainctl.config import Component, Config
-from trainctl.data import Data
+from trainctl.build import build_data, construct
+from trainctl.config import Component
 from trainctl.errors import ConfigError
 from trainctl.evaluation import choose_metrics
 from trainctl.loading import Trained
@@ -26,6 +25,9 @@ from trainctl.registry import DATASETS
 SPLITS = ("test", "val", "train", "all")
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 _WORST = 5
+_CHANGED = (
+    "the data has changed since the run was trained: what is held out now may have been trained on then"
+)
 
 
 @dataclass(frozen=True)
@@ -115,19 +117,20 @@ class _Classes(_Collected):
         super().update(outputs.argmax(1), targets)
 
 
-def score(trained: Trained, split: str | None, *, replaced: bool) -> Score:
-    """Evaluate a trained model on one split of its config's dataset, or on ``all`` samples of it.
+def score(trained: Trained, split: str | None, dataset: Component | None = None) -> Score:
+    """Evaluate a trained model on one split of its dataset, or on ``all`` samples of it, or of another.
 
     Batches, loss, metrics and precision are the run's own, so that on its own data the values are those that
-    it has recorded. ``replaced`` says that the dataset is another than the run's. Without a ``split`` it is
-    the test split where there is one, else val.
+    it has recorded. Without a ``split`` it is the test split where there is one, else val.
 
     Raises ConfigError where the data does not fit the model, and for a split that is not there.
     """
     config = trained.config
     runtime.set_deterministic(config.deterministic)
-    data = build_data(_whole(config) if split == "all" else config.dataset, trained.reading)
-    notices = [] if replaced or split == "all" else _changed(trained, data)
+    own, dataset = dataset is None, dataset or config.dataset
+    data = build_data(_whole(dataset) if split == "all" else dataset, trained.reading)
+    # With all of it in one split there is no training split to compare.
+    changed = own and split != "all" and not trained.trained_on(data)
     data = preparing.as_trained(
         data,
         task=trained.task,
@@ -171,8 +174,8 @@ def score(trained: Trained, split: str | None, *, replaced: bool) -> Score:
         samples=len(targets),
         available=sum(len(part) for part in present.values()),
         values={f"{split}/{name}": value for name, value in values.items()},
-        recorded=None if replaced else _recorded(trained, split),
-        notices=tuple(notices),
+        recorded=_recorded(trained, split) if own else None,
+        notices=(_CHANGED,) if changed else (),
     )
     if trained.task == "classification":
         confusion = count_confusion(outputs, targets, trained.output_size)
@@ -187,23 +190,12 @@ def score(trained: Trained, split: str | None, *, replaced: bool) -> Score:
     )
 
 
-def _whole(config: Config) -> Component:
+def _whole(dataset: Component) -> Component:
     """The dataset with nothing held out of it, so that samples keep their places."""
-    dataset = config.dataset
     arguments = dict(dataset.arguments)
     if "test" in DATASETS.signature(dataset.name).names and not arguments.get("test_path"):
         arguments["test"] = 0
     return replace(dataset, arguments=arguments, common={**dataset.common, "val": 0})
-
-
-def _changed(trained: Trained, data: Data) -> list[str]:
-    """A word where the run's own data is not what it was trained on."""
-    state = trained.content.state
-    if state.get("order") == order_digest(data, trained.config.seed, int(state["epoch"])):
-        return []
-    return [
-        "the data has changed since the run was trained: what is held out now may have been trained on then"
-    ]
 
 
 def _recorded(trained: Trained, split: str) -> Mapping[str, Any] | None:

@@ -36,9 +36,11 @@ def run(words: list[str]) -> int:
         asked.run,
         asked.options.get("--checkpoint", "best"),
         trust_plugins="--trust-plugins" in asked.flags,
-        read=lambda path, trusted: read_with_dataset(path, trusted, asked.overrides),
     )
-    found = scoring.score(trained, asked.options.get("--split"), replaced=bool(asked.overrides))
+    dataset = None
+    if asked.overrides:
+        dataset = read_with_dataset(trained.directory / "config.yaml", asked.overrides).dataset
+    found = scoring.score(trained, asked.options.get("--split"), dataset)
 
     from trainctl.ui.evaluation import as_json, show
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from trainctl import plugins
 from trainctl import words as word_rules
 from trainctl.compose._composer import check_tree
 from trainctl.compose._explain import first_line
@@ -23,14 +22,13 @@ from trainctl.registry import DATASETS
 _REMEDY = "it takes dataset=NAME and dataset.KEY=VALUE"
 
 
-def read_with_dataset(path: Path, trusted: Callable[[list[str]], None], words: Sequence[str]) -> Config:
+def read_with_dataset(path: Path, words: Sequence[str]) -> Config:
     """The config that a run stored, with ``dataset=NAME`` and ``dataset.KEY=VALUE`` from ``words``.
 
-    ``trusted`` is called with the plugins before any is imported, and raises to refuse them. Raises
-    ConfigError for words that do not fit, UnsafeInputError for ``_target_`` and its kin.
+    Its plugins are those of a run that has been loaded already. Raises ConfigError for words that do not fit,
+    UnsafeInputError for ``_target_`` and its kin.
     """
-    tree = read_tree(path, trusted)
-    plugins.load([str(name) for name in tree.get("plugins") or []])
+    tree = read_tree(path, lambda plugins: None)
     parser = OverridesParser.create()
     problems: list[Problem] = []
     chosen, keys = [], []
