@@ -20,10 +20,13 @@ Packed = Any
 ``{"items": [[key, value], …]}``, because JSON has neither tuples nor keys that are numbers."""
 
 
-def take(run: Run, described: Mapping[str, Any], device: torch.device) -> Content:
+def take(
+    run: Run, described: Mapping[str, Any], device: torch.device, states: Mapping[str, Any] | None = None
+) -> Content:
     """Copy everything that decides how ``run`` goes on: training may continue while it is written.
 
-    ``described`` goes into the state as it is. Hooks that have something pending bring it to its file.
+    ``described`` goes into the state as it is, ``states`` in place of the random states of now. Hooks
+    that have something pending bring it to its file.
     """
     tensors: dict[str, Tensor] = {}
     state = {
@@ -36,7 +39,7 @@ def take(run: Run, described: Mapping[str, Any], device: torch.device) -> Conten
             type(hook).__name__: pack(hook.state_dict(), tensors, f"hooks.{type(hook).__name__}")
             for hook in run.hooks
         },
-        "random": pack(random_states(device), tensors, "random"),
+        "random": pack(random_states(device) if states is None else states, tensors, "random"),
         **described,
     }
     return Content(weights(run.result), tensors, state)

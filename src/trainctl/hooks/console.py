@@ -97,9 +97,12 @@ class Console(Hook):
 
     def _read_losses(self) -> None:
         losses = [self._pending.popleft() for _ in range(len(self._pending))]
-        if not losses:
-            return
-        for loss in torch.stack(losses).tolist():
+        if losses:
+            self._enter(torch.stack(losses).tolist())
+
+    def _enter(self, losses: list[float]) -> None:
+        """Let the next drawing know of these losses."""
+        for loss in losses:
             self._loss = loss
             # NaN means that there is no mean yet.
             first = self._smoothed != self._smoothed

@@ -206,6 +206,15 @@ class Guard(Hook):
                 remedy += f"; it could not be kept for trainctl replay: {error}"
         return NotFiniteError(f"{bad} at step {step} with learning rate {lr:g}", remedy)
 
+    def refusal(self, run: Run, loss: Tensor, random_state: Tensor) -> NotFiniteError:
+        """The error of the next step of ``run``, whose loss another engine found not to be finite.
+
+        The run is as it was before that step, and ``random_state`` was torch's on its device.
+        """
+        self._run = run
+        inputs, targets = next(iter(run.train.batches(run.state.epoch, run.state.position)))
+        return self._error(_NotTakenError(f"the loss is {loss.item()}", loss), inputs, targets, random_state)
+
     # ---------------------------------------------------------------- the flag
 
     def _defer(self, optimizer: Any, args: Any, kwargs: Any) -> None:
