@@ -63,6 +63,8 @@ class Profiler(Hook):
     traced lie in one epoch, so that no evaluation is among them; a short epoch or run has fewer. Afterwards
     the run is as if there had been no profile: nothing random is drawn, and the step is the one it was.
 
+    It has to be the last of the hooks: what comes after it counts as making the next batch.
+
     Args:
         folder: where ``trace.json`` goes.
     """
@@ -91,6 +93,7 @@ class Profiler(Hook):
         plain, watched = run.step, self._watched(run.step)
         run.step = watched
         on_detach(lambda: setattr(run, "step", plain) if run.step is watched else None)
+        self._enter("data")
 
     def _watched(self, step: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """The same step, with the clock read before and after it."""
@@ -106,13 +109,14 @@ class Profiler(Hook):
         return watched_step
 
     def _enter(self, part: str) -> None:
-        """From here on the time is that of ``part``; "" is none's."""
+        """From here on the time is that of ``part``."""
         if not self._detaching or not self._run.model.training:
             return
-        now = self._now() if self._warm <= self._taken < self._warm + self._wanted else None
-        if self._part and self._since is not None and now is not None:
+        measures = self._warm <= self._taken < self._warm + self._wanted
+        now = self._now() if measures or self._since is not None else None
+        if self._since is not None:
             self._spans.append((self._part, self._since, now))
-        self._part, self._since = part, now
+        self._part, self._since = part, now if measures else None
 
     def _now(self) -> Any:
         if self._device.type != "cuda":
@@ -129,14 +133,15 @@ class Profiler(Hook):
             if self._traced == self._wanted:
                 self._finish()
             return
-        self._enter("data")
         self._taken += 1
+        self._enter("data")
 
     def poll(self, run: Run) -> None:
         self._pause()
 
     def evaluated(self, run: Run, values: Mapping[str, float]) -> None:
         self._pause()
+        self._enter("data")
 
     def end(self, run: Run) -> None:
         self._pause()
