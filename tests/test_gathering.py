@@ -221,6 +221,13 @@ class TestSweep:
         assert entries[0].seconds == 1.25
         assert (entries[2].exit_code, entries[2].reason) == (6, "the loss is nan")
 
+    def test_a_job_that_was_done_and_whose_run_is_gone(self, tmp_path: Path) -> None:
+        ledger = self.sweep(tmp_path)
+        ledger.write(ledger.jobs()[3], Row(state="done", attempts=1, exit_code=0))
+        entry = gather(["sweep"])[3]
+        assert (entry.state, entry.settings["seed"]) == ("unreadable", 3)
+        assert "its run directory is gone" in entry.reason
+
     def test_a_damaged_ledger_does_not_hide_the_runs(self, tmp_path: Path) -> None:
         ledger = self.sweep(tmp_path)
         make(tmp_path / "sweep/0")

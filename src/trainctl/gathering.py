@@ -158,7 +158,8 @@ def _jobs(directory: Path) -> Iterator[Entry]:
 
 def _job(row: ledger.Entry) -> Entry:
     """A job as its run says, as long as the ledger has not heard of something else."""
-    state, directory = row.row.state, row.directory
+    directory = row.directory
+    state: State = row.row.state
     if (directory / "run.json").is_file():
         entry = read(directory)
         if entry.state in (state, "unreadable", "terminated") or state == "done":
@@ -170,6 +171,8 @@ def _job(row: ledger.Entry) -> Entry:
         settings = parse_values(text.encode(), f"the config of job {row.job.number}") if text else {}
     except TrainctlError as error:
         return _unreadable(directory, error)
+    if state == "done":
+        state, reason = "unreadable", "the job was done, and its run directory is gone"
     return Entry(
         directory,
         state,
