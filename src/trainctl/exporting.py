@@ -253,7 +253,10 @@ def _run_safetensors(path: Path, trained: Trained, samples: Tensor) -> Tensor:
 
 def _program(whole: Whole, samples: Tensor) -> torch.export.ExportedProgram:
     batch = torch.export.Dim("batch")
-    return torch.export.export(whole, (samples[:2],), dynamic_shapes={"inputs": {0: batch}}, strict=False)
+    # A copy: of a part the program would keep all the samples.
+    return torch.export.export(
+        whole, (samples[:2].clone(),), dynamic_shapes={"inputs": {0: batch}}, strict=False
+    )
 
 
 def _write_program(
@@ -280,7 +283,7 @@ def _write_onnx(
     try:
         program = torch.onnx.export(
             whole,
-            (samples[:2],),
+            (samples[:2].clone(),),
             dynamo=True,
             dynamic_shapes={"inputs": {0: torch.export.Dim("batch")}},
             input_names=["inputs"],

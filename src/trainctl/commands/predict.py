@@ -84,4 +84,5 @@ def _predict(trained: Trained, source: Path, output: Path, size: int) -> None:
         print(remark)
     bad = f", {outcome.bad:,} without a prediction: see its column error" if outcome.bad else ""
     took = duration(time.perf_counter() - started)
-    print(f"{outcome.samples:,} {opened.name_of}s in {took}: {short_path(output.absolute())}{bad}")
+    many = f"{outcome.samples:,} {opened.name_of}{'' if outcome.samples == 1 else 's'}"
+    print(f"{many} in {took}: {short_path(output.absolute())}{bad}")
