@@ -18,7 +18,7 @@ import pytest
 from trainctl import rundir
 from trainctl.compose import read_values
 from trainctl.errors import ConfigError, TrainctlError, UnsafeInputError
-from trainctl.gathering import LOWER_IS_BETTER, Monitor, gather, newest, parse_lines
+from trainctl.gathering import LOWER_IS_BETTER, Monitor, gather
 from trainctl.registry import METRICS
 from trainctl.sweep.ledger import Job, Ledger, Row, here
 
@@ -266,17 +266,3 @@ class TestSettings:
         (tmp_path / "config.yaml").write_text("a: &a [*a, *a]")
         with pytest.raises(TrainctlError, match="repeats or nests"):
             read_values(tmp_path / "config.yaml")
-
-
-def test_lines_are_parsed_together_and_one_by_one_alike() -> None:
-    good = b'{"step": 1}\n{"step": 2}\n'
-    assert parse_lines(good) == ([{"step": 1}, {"step": 2}], 0)
-    assert parse_lines(good + b'{"st\n3\n1, 2\n') == ([{"step": 1}, {"step": 2}], 3)
-    assert parse_lines(b"") == ([], 0)
-
-
-def test_the_newest_line_is_the_last_that_is_whole(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    path.write_bytes(b'{"step": 1}\n' * 20_000 + b'{"step": 2}\n{"st')
-    assert newest(path) == {"step": 2}
-    assert newest(tmp_path / "nowhere") == {}

@@ -6,7 +6,7 @@ The test split plays no part: what is chosen by it can no longer be measured on 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -16,13 +16,12 @@ from trainctl.compose import base_values
 from trainctl.config import show
 from trainctl.errors import TrainctlError
 from trainctl.gathering import Entry, Monitor, gather
+from trainctl.noise import findings
 from trainctl.registry import COMPONENTS
-from trainctl.significance import Test, holm, mean_and_deviation, welch
+from trainctl.significance import holm, mean_and_deviation, welch
+from trainctl.sweep.pruning import PRUNED
 from trainctl.ui.display import number
 from trainctl.words import ALIASES
-
-LEVEL = 0.05
-"""The p-value below which a difference counts as more than noise."""
 
 ABSENT = object()
 """The value of a setting that a run does not have: another component's argument."""
@@ -30,8 +29,6 @@ ABSENT = object()
 # What does not decide how well a run does; the monitor decides in which table it stands.
 _BESIDE_GROUPS = ("display", "checkpoint", "tracker", "sweep", "hydra", "pictures", "profile", "seed", "name")
 _BESIDE = ("train.monitor", "dataset.download")
-# Arguments of a dataset that leave the examples of the validation split what they are.
-_SAME_EXAMPLES = ("dataset.name", "dataset.augment", "dataset.root", "dataset.download")
 _SHORT = {key: alias for alias, key in ALIASES.items()}
 
 
@@ -159,6 +156,11 @@ def rank(entries: Sequence[Entry]) -> Comparison:
         notes.append(f"{_runs(repeated)} repeat the seed of the same settings: the newest of each counts")
     if changed := [entry for entry in able if entry.changed]:
         notes.append(f"{_runs(len(changed))} went on with other settings than at first: the newest are shown")
+    if pruned := [entry for entry in able if entry.reason.startswith(PRUNED)]:
+        names = ", ".join(f"{entry.directory.name} ({entry.reason.partition(':')[0]})" for entry in pruned)
+        notes.append(
+            f"{_runs(len(pruned))} not trained to the end, the value is the best until then: {names}"
+        )
     if any(entry.resumed for entry in able):
         notes.append("the time of a run that was resumed includes the pause")
     others = [
@@ -319,7 +321,7 @@ def _group(
         rows.append(Row(None, settings, runs, values, mean, deviation, lost))
     rows.sort(key=lambda row: (not math.isfinite(row.mean), better(row.mean)))
     rows = _tested(_numbered(rows))
-    return Group(monitor, "", tuple(columns), tuple(rows), tuple(_findings(rows, monitor, columns)))
+    return Group(monitor, "", tuple(columns), tuple(rows), tuple(findings(rows, monitor, columns)))
 
 
 def _numbered(rows: Sequence[Row]) -> list[Row]:
@@ -345,78 +347,3 @@ def _tested(rows: Sequence[Row]) -> list[Row]:
             for row, test in zip(rows[1:], tests, strict=True)
         ),
     ]
-
-
-# ------------------------------------------------------------------- what it means
-
-
-def _findings(rows: Sequence[Row], monitor: Monitor, columns: Sequence[str]) -> Iterator[str]:
-    ranked = [row for row in rows if row.rank is not None]
-    if len(ranked) > 1:
-        yield _noise(ranked, monitor)
-    if len(ranked) > 2:
-        yield _many(ranked)
-    if lost := sum(row.unfinished > 0 for row in rows):
-        yield (
-            f"{lost} setting{'s' if lost > 1 else ''} had seeds that did not end: the mean is of the others, "
-            "which may be the lucky ones"
-        )
-    examples = [key for key in columns if key.startswith("dataset.") and key not in _SAME_EXAMPLES]
-    if examples:
-        yield (
-            f"{', '.join(map(short, examples))} var{'y' if len(examples) > 1 else 'ies'}: not all values are "
-            "of the same validation examples, so part of a difference may come from these"
-        )
-
-
-def _noise(ranked: Sequence[Row], monitor: Monitor) -> str:
-    """Whether first and second differ by more than the noise of the seeds.
-
-    Unpaired, also where both have the same seeds: one seed under two settings is not the same draw, the two
-    runs part within a few steps; where it is nearly so, Welch's test errs towards seeing no difference.
-    """
-    first, second = ranked[:2]
-    if first.mean == second.mean:
-        return f"first and second are equal in {monitor.name}"
-    gap = f"first and second differ by {number(abs(first.mean - second.mean))} in {monitor.name}"
-    few = [name for name, row in (("the first", first), ("the second", second)) if len(row.values) < 2]
-    if few:
-        who = "both have" if len(few) == 2 else f"{few[0]} has"
-        return (
-            f"{gap}; whether that is more than the noise of the seeds cannot be told, {who} one seed only: "
-            "run each setting with several, seed=1,2,3"
-        )
-    test = welch(first.values, second.values)
-    if test is None:
-        return f"{gap}; in neither of them did the seed change anything, so there is no noise to test against"
-    assert second.p_holm is not None
-    described = _described(test, first, second)
-    if test.p >= LEVEL:
-        return f"{gap}, which is within the noise of the seeds ({described}): more seeds may tell them apart"
-    if second.p_holm >= LEVEL:
-        return (
-            f"{gap} ({described}), but the first was picked as the best of {len(ranked)}: with Holm's "
-            f"correction p = {_p(second.p_holm)}, which may be noise: more seeds may tell"
-        )
-    return f"{gap}, more than the noise of the seeds ({described})"
-
-
-def _described(test: Test, first: Row, second: Row) -> str:
-    return (
-        f"Welch's t-test: p = {_p(test.p)}, t = {abs(test.statistic):.2f}, df = {test.freedom:.1f}, "
-        f"n = {len(first.values)} and {len(second.values)}"
-    )
-
-
-def _p(value: float) -> str:
-    return f"{value:.2g}" if value >= 1e-4 else f"{value:.0e}"
-
-
-def _many(ranked: Sequence[Row]) -> str:
-    said = f"{len(ranked)} settings were compared, and the best of many is also the luckiest: expect a "
-    said += "little less of it with new seeds"
-    tested = [row for row in ranked if row.p_holm is not None]
-    if tested:
-        alike = sum(row.p_holm >= LEVEL for row in tested if row.p_holm is not None)
-        said += f"; {alike} of {len(tested)} others cannot be told from it (Welch, Holm's correction, 5 %)"
-    return said

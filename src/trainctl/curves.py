@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainctl.gathering import Entry, parse_lines
+from trainctl.gathering import Entry
+from trainctl.metrics_file import parse_lines
 
 Points = list[tuple[int, float]]
 _WINDOWS = 50
