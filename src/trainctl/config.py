@@ -199,6 +199,15 @@ def check(values: Mapping[str, Any]) -> Config:
     )
 
 
+def check_settings(model: type[M], prefix: str, values: Mapping[str, Any]) -> M:
+    """``values`` as the settings that ``model`` describes. Raises ConfigError with every problem."""
+    problems: list[Problem] = []
+    checked = _validate(model, prefix, values, problems)
+    if checked is None:
+        raise ConfigError(problems)
+    return checked
+
+
 def check_component(registry: Registry, node: Any, problems: list[Problem]) -> Component | None:
     """Check one component's node (``name`` and arguments) against its signature; None when it is wrong."""
     group = registry.group

@@ -7,7 +7,7 @@ import logging
 import platform
 import shlex
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from trainctl.build import Built
     from trainctl.changes import Change
     from trainctl.checkpoint import Content
+    from trainctl.hooks._base import Hook
     from trainctl.hooks.guard import Keep
     from trainctl.loop import Run
     from trainctl.pictures import Confusion
@@ -97,6 +98,7 @@ class Request:
         command: the command line as typed.
         resumed: where an interrupted run goes on; None for a new one.
         latest: point ``outputs/latest`` at it.
+        hooks: makes hooks that watch the run beside its own.
     """
 
     config: Config
@@ -106,6 +108,7 @@ class Request:
     command: str
     resumed: Resumed | None = None
     latest: bool = True
+    hooks: Callable[[Built], Sequence[Hook]] = lambda built: ()
 
 
 def train(request: Request, display: Display | None = None) -> dict[str, Any]:
@@ -193,11 +196,11 @@ def _train(request: Request, record: rundir.RunRecord, display: Display) -> None
     )
     epochs = -(-run.total_steps // len(run.train))
     console = Console(display, epochs, config.display.every)
-    _habits.attach(run, config, directory, display, record)
     tracking = _tracking.make_tracking(trackers, request, record, display)
     confusion = _tracking.make_confusion(config, built)
     watching = [tracking] if trackers else []
-    run.hooks = [*run.hooks, metrics_log, checkpointer, console, *watching, signals]
+    run.hooks = [*run.hooks, *request.hooks(built), metrics_log, checkpointer, console, *watching, signals]
+    _habits.attach(run, config, directory, display, record)
     notices = [*request.notices, *built.notices, *([not_latest] if not_latest else [])]
     if resumed is not None:
         notices += resumed.apply(built)

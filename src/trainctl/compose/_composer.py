@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from hydra._internal.hydra import Hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.core.utils import run_job
 from hydra.errors import HydraException
@@ -31,7 +33,7 @@ from trainctl.compose._safety import refuse_unsafe
 from trainctl.compose._settle import settle
 from trainctl.compose._sources import TrainctlSearchPath, register_search_path
 from trainctl.config import Config, check
-from trainctl.errors import ConfigError, Problem
+from trainctl.errors import ConfigError, Problem, nearest
 from trainctl.locations import conf_directory, user_conf
 from trainctl.registry import COMPONENTS, TRACKERS
 
@@ -128,7 +130,19 @@ class Composer:
 
     def jobs(self, words: Sequence[str]) -> list[list[str]]:
         """The words of each job of a sweep, in order. Raises ConfigError for what cannot be parsed."""
-        overrides = []
+        overrides = self.parse(words)
+        try:
+            batches = BasicSweeper.split_arguments(overrides, max_batch_size=None)
+        except HydraException as error:
+            raise ConfigError(
+                first_line(error),
+                "every combination of lists is run: lr=1e-2,1e-3; intervals go with hydra/sweeper=optuna",
+            ) from error
+        return [list(job) for batch in batches for job in batch]
+
+    def parse(self, words: Sequence[str]) -> list[Override]:
+        """The words in Hydra's grammar. Raises ConfigError for each that is not."""
+        overrides: list[Override] = []
         problems = []
         for word in words:
             try:
@@ -137,11 +151,7 @@ class Composer:
                 problems.append(explain(word, error))
         if problems:
             raise ConfigError(problems)
-        try:
-            batches = BasicSweeper.split_arguments(overrides, max_batch_size=None)
-        except HydraException as error:
-            raise ConfigError(first_line(error), "Hydra's basic sweeper takes lists: lr=1e-2,1e-3") from error
-        return [list(job) for batch in batches for job in batch]
+        return overrides
 
     def run(self, composed: Composed, directory: Path, work: Callable[[], T]) -> T:
         """Do ``work`` as Hydra's job, so that callbacks and job settings hold; returns what it returns."""
@@ -181,6 +191,46 @@ class Composer:
     def launcher(self, words: Sequence[str]) -> str:
         """The option of ``hydra/launcher`` that the config asks for."""
         return str(self._load(list(words), RunMode.MULTIRUN).hydra.runtime.choices["hydra/launcher"])
+
+    def sweeper(self, words: Sequence[str]) -> tuple[str, dict[str, Any]]:
+        """The option of ``hydra/sweeper`` and its settings.
+
+        Raises ConfigError for what is wrong in words that choose one; what else cannot be composed is
+        ``basic``, whose check of every job says all that is wrong.
+        """
+        try:
+            full = self._load(list(words), RunMode.MULTIRUN)
+        except _LOADING_ERRORS:
+            if any(word_rules.split(word)[1] == "hydra/sweeper" for word in words):
+                fixed = [each for each in self.parse(words) if not each.is_sweep_override()]
+                problems = self._unknown_to_sweeper(words)
+                problems = problems or self.settle([each.input_line or "" for each in fixed])[1]
+                if problems:
+                    raise ConfigError(problems) from None
+            return "basic", {}
+        refuse_unsafe(full)
+        settings = OmegaConf.to_container(full.hydra.sweeper, resolve=True)
+        assert isinstance(settings, dict)
+        option = str(full.hydra.runtime.choices["hydra/sweeper"])
+        return option, {str(key): value for key, value in settings.items()}
+
+    def _unknown_to_sweeper(self, words: Sequence[str]) -> list[Problem]:
+        """Keys of ``hydra.sweeper`` that the chosen one does not have."""
+        option = [word for word in words if word_rules.split(word)[1] == "hydra/sweeper"]
+        problems = []
+        with contextlib.suppress(*_LOADING_ERRORS):
+            known = [str(key) for key in self._load(option).hydra.sweeper if key != "_target_"]
+            for word in words:
+                group, _, key = word_rules.split(word)[1].rpartition(".")
+                if group == "hydra.sweeper" and key not in known:
+                    close = nearest(key, known)
+                    remedy = f"did you mean {group}.{close}? " if close else ""
+                    problems.append(
+                        Problem(
+                            f"{group}.{key}: there is no such key", f"{remedy}there are: {', '.join(known)}"
+                        )
+                    )
+        return problems
 
     def instantiate_launcher(
         self, words: Sequence[str], directory: Path, task: Callable[[DictConfig], Any]

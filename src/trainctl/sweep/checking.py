@@ -17,7 +17,7 @@ from trainctl.errors import ConfigError, Problem
 from trainctl.sweep.ledger import Job
 from trainctl.words import shown
 
-_NO_MATTER = ("display", "sweep", "checkpoint", "name", "tracker", "pictures", "profile")
+NO_MATTER = ("display", "sweep", "checkpoint", "name", "tracker", "pictures", "profile")
 """Top-level keys that have no part in a run's result."""
 
 
@@ -57,7 +57,7 @@ def check_all(composer: Composer, asked: Sequence[Sequence[str]]) -> Checked:
             continue
         ways.add(composed.config.sweep)
         if (key := job_key(composed)) in found:
-            said = label(_task_words(asked[number]), ())
+            said = label(task_words(asked[number]), ())
             notices.append(f"left out: {said} has the settings of job {found[key][0]}")
         else:
             found[key] = (number, composed)
@@ -73,17 +73,22 @@ def check_all(composer: Composer, asked: Sequence[Sequence[str]]) -> Checked:
     _check_names([composed.config.name for _, composed in found.values()])
     common = _common([composed.overrides for _, composed in found.values()])
     jobs = [
-        Job(
-            key=key,
-            number=number,
-            words=_task_words(composed.overrides),
-            label=label(_task_words(composed.overrides), common),
-            files=stored_files(composed),
-            notices=composed.notices,
-        )
+        make_job(composed, key, number, label(task_words(composed.overrides), common))
         for number, (key, (_, composed)) in enumerate(found.items())
     ]
     return Checked(jobs, [composed.config for _, composed in found.values()], notices)
+
+
+def make_job(composed: Composed, key: str, number: int, name: str) -> Job:
+    """The job of a composed config, as the ledger has it."""
+    return Job(
+        key=key,
+        number=number,
+        words=task_words(composed.overrides),
+        label=name,
+        files=stored_files(composed),
+        notices=composed.notices,
+    )
 
 
 def _check_names(names: Sequence[str | None]) -> None:
@@ -99,7 +104,7 @@ def _check_names(names: Sequence[str | None]) -> None:
 def job_key(composed: Composed) -> str:
     """Hash of everything that determines a job's result: settings, plugins and their content."""
     values: Any = OmegaConf.to_container(composed.tree, resolve=True)
-    kept = {key: value for key, value in values.items() if key not in _NO_MATTER}
+    kept = {key: value for key, value in values.items() if key not in NO_MATTER}
     kept["plugins"] = [
         {"name": entry["name"], "sha256": entry["sha256"]} for entry in plugins.load(composed.config.plugins)
     ]
@@ -115,6 +120,6 @@ def _common(jobs: Sequence[Sequence[str]]) -> tuple[str, ...]:
     return tuple(set.intersection(*map(set, jobs))) if len(jobs) > 1 else ()
 
 
-def _task_words(job: Sequence[str]) -> tuple[str, ...]:
+def task_words(job: Sequence[str]) -> tuple[str, ...]:
     """The words that Hydra hands to the task: all but its own."""
     return tuple(word for word in job if not word.lstrip("+~").startswith("hydra"))

@@ -24,13 +24,14 @@ from trainctl.errors import (
 )
 from trainctl.interrupts import Stopped
 from trainctl.sweep.ledger import Job, Ledger, Row, here
+from trainctl.sweep.pruning import pruning_hooks
 from trainctl.ui.display import Display, Progress, Silent, Source
 
 log = logging.getLogger("trainctl")
 _BEAT_EVERY = 0.5
 _WAIT_FOR_LOCK = 30.0
 # What a second try meets again, from the same checkpoint: those start anew.
-_CERTAIN_TO_FAIL_AGAIN = (2, 6)
+CERTAIN_TO_FAIL_AGAIN = (2, 6)
 
 
 def run_job(
@@ -96,7 +97,7 @@ def prepare(
     directory = ledger.directory_of(job)
     if (directory / "run.json").exists():
         _wait_for(directory)
-        if failed_with not in _CERTAIN_TO_FAIL_AGAIN:
+        if failed_with not in CERTAIN_TO_FAIL_AGAIN:
             try:
                 request = make_request(
                     directory, [], command=command, allow_change=False, trust_plugins=trust_plugins
@@ -104,13 +105,15 @@ def prepare(
             except (CheckpointError, ConfigError) as error:
                 log.info("job %d starts anew: %s", job.number, error)
             else:
-                return None if request is None else replace(request, latest=False)
+                hooks = pruning_hooks(ledger, job)
+                return None if request is None else replace(request, latest=False, hooks=hooks)
         set_aside(directory)
     elif directory.exists() and any(directory.iterdir()):
         set_aside(directory)
     config = parse_config(job.files["config.yaml"], f"job {job.number}", lambda named: None)
     rundir.claim(directory, named=True)
-    return Request(config, job.files, directory, job.notices, command, latest=False)
+    hooks = pruning_hooks(ledger, job)
+    return Request(config, job.files, directory, job.notices, command, latest=False, hooks=hooks)
 
 
 def _wait_for(directory: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,13 @@ from trainctl.startup import collector_paused
 from trainctl.sweep.checking import Checked, check_jobs
 from trainctl.sweep.job import locked_sweep, run_job
 from trainctl.sweep.ledger import Job, Ledger, is_sweep, next_number
-from trainctl.sweep.pool import Pool, describe, places, warm_up
+from trainctl.sweep.pool import Places, Pool, describe, places, warm_up
 from trainctl.ui.display import make_display, short_path
 from trainctl.ui.errors import show_error
 from trainctl.ui.jobs import show_answer
 from trainctl.ui.sweep import make_sweep_display
 
-_OWN = ("parallel", "fused")
+OWN = ("parallel", "fused")
 
 
 def sweep(composer: Composer, words: Sequence[str], command: str) -> int:
@@ -34,6 +34,13 @@ def sweep(composer: Composer, words: Sequence[str], command: str) -> int:
     Raises ConfigError with every problem of every job before anything is made, DirectoryTakenError for a
     directory with another sweep, InterruptedRunError or TerminatedRunError when told to stop.
     """
+    sweeper, settings = composer.sweeper(words)
+    if sweeper == "optuna":
+        from trainctl.sweep.search import search
+
+        return search(composer, words, settings, command)
+    if sweeper != "basic":
+        raise ConfigError(f"hydra/sweeper={sweeper}: not served", "there are: basic, optuna")
     with collector_paused():
         checked = check_jobs(composer, words)
         place = composer.sweep_directory(words)
@@ -67,6 +74,10 @@ def resume_sweep(directory: Path, *, command: str, trust_plugins: bool) -> int:
     UnsafeInputError for plugin files that have changed.
     """
     ledger = Ledger(directory)
+    if ledger.values.get("search"):
+        from trainctl.sweep.search import resume_search
+
+        return resume_search(ledger, command=command, trust_plugins=trust_plugins)
     jobs = ledger.jobs()
     if not jobs:
         raise ConfigError(
@@ -120,6 +131,7 @@ class Sweep:
         jobs: those that this command asks for.
         configs: the settings of each.
         launcher: the option of ``hydra/launcher``.
+        unasked: jobs that are still to come.
     """
 
     ledger: Ledger
@@ -128,6 +140,9 @@ class Sweep:
     command: str
     launcher: str
     trust_plugins: bool = False
+    noun = "sweep"
+    unasked: int = field(default=0, init=False)
+    _where: Places | None = field(default=None, init=False)
 
     def run(self, composer: Composer | None, words: Sequence[str]) -> int:
         """Launch what is not done and show the answer; returns the exit code."""
@@ -136,13 +151,12 @@ class Sweep:
             rows = [self.ledger.row(job) for job in self.jobs]
             states = [row.state for row in rows]
             left = [job for job, state in zip(self.jobs, states, strict=True) if state != "done"]
-            print(f"sweep {short_path(directory)}: {len(self.jobs)} jobs{_begun(states)}", flush=True)
+            print(f"{self.noun} {short_path(directory)}: {self.asked()}{_begun(states)}", flush=True)
             rundir.point_latest(directory)
             self.ledger.update(status="running", ended=None)
             stopped: TrainctlError | None = None
             try:
-                if left:
-                    self._launch(left, composer, words)
+                self.work(left, composer, words)
             except Stopped as reason:
                 stopped = reason.error
             except KeyboardInterrupt:
@@ -153,20 +167,37 @@ class Sweep:
                 stopped = error
             after = [self.ledger.row(job) for job in self.jobs]
             failed = sum(row.state == "failed" for row in after)
-            unfinished = sum(row.state != "done" for row in after)
+            unfinished = sum(row.state != "done" for row in after) + self.unasked
             status = "done" if not unfinished else "failed" if failed == unfinished else "interrupted"
             self.ledger.update(status=status, ended=rundir.now())
         rundir.point_latest(directory)
         show_answer(directory)
-        print(f"sweep: {short_path(directory)}")
-        if unfinished:
+        self.close()
+        print(f"{self.noun}: {short_path(directory)}")
+        if self.to_carry_on(unfinished):
             print(f"carry on with: trainctl resume {short_path(directory)}")
         if stopped is not None:
             raise stopped
         return 1 if unfinished else 0
 
-    def _launch(self, left: Sequence[Job], composer: Composer | None, words: Sequence[str]) -> None:
-        if self.launcher in _OWN or composer is None:
+    def asked(self) -> str:
+        """What was asked for, in words."""
+        return f"{len(self.jobs)} jobs"
+
+    def work(self, left: Sequence[Job], composer: Composer | None, words: Sequence[str]) -> None:
+        """Run the jobs that are left."""
+        if left:
+            self.launch(left, composer, words)
+
+    def to_carry_on(self, unfinished: int) -> int:
+        """How many jobs it is worth resuming for."""
+        return unfinished
+
+    def close(self) -> None:
+        """What is said after the ranked table."""
+
+    def launch(self, left: Sequence[Job], composer: Composer | None, words: Sequence[str]) -> None:
+        if self.launcher in OWN or composer is None:
             self._own(left, fused=self.launcher == "fused")
         else:
             with terminable():
@@ -184,7 +215,9 @@ class Sweep:
             orders = _split(orders, where.count)
         display = make_sweep_display(config.display.mode, left, self.ledger.row)
         try:
-            display.notice(describe(where))
+            if where != self._where:  # the next ones of a search have those of the ones before
+                display.notice(describe(where))
+                self._where = where
             for reason, numbers in alone.items():
                 display.notice(f"one by one: jobs {', '.join(map(str, numbers))}: {reason}")
             pool = Pool(

@@ -176,5 +176,5 @@ def _outcome(row: Row) -> str:
     if row.state in ("failed", "interrupted"):
         return f" ({row.reason})" if row.reason else ""
     if row.state == "done" and row.seconds is not None:
-        return f" ({duration(row.seconds)})"
+        return f" ({duration(row.seconds)}{f', {row.reason}' if row.reason else ''})"
     return ""
