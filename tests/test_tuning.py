@@ -171,7 +171,6 @@ def test_json_is_all_there_is_on_standard_output(trainctl, tmp_path: Path) -> No
 
 
 def test_a_picture(trainctl, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     outcome = trainctl("tune", "lr", "threads=1", "--plot", "lr.png")
     assert outcome.code == 0, outcome.err
     assert outcome.out.splitlines()[-1] == "plot: lr.png"
@@ -198,8 +197,6 @@ def test_a_picture(trainctl, tmp_path: Path) -> None:
     ],
 )
 def test_what_goes_wrong_is_said(trainctl, words: tuple[str, ...], code: int, expected: str) -> None:
-    if "--plot" in words:
-        pytest.importorskip("matplotlib")
     outcome = trainctl("tune", *words)
     assert outcome.code == code
     assert expected in outcome.err

@@ -227,7 +227,7 @@ def _apply(tree: DictConfig, override: Override, word: str, problems: list[Probl
         OmegaConf.update(tree, f"{key}.name", override.value())
     elif key == TRACKERS.group and isinstance(options := override.value(), list):
         _choose_trackers(tree, options, word, problems)
-    elif key == "experiment":
+    elif key in ("experiment", "debug"):
         problems.append(Problem(f"{word}: a recipe is another run", "give the single values to change"))
     elif key in tree and isinstance(tree[key], DictConfig) and option.is_file():
         OmegaConf.update(tree, key, OmegaConf.load(option), merge=False)

@@ -38,8 +38,8 @@ class Profile:
 
     Attributes:
         steps: that were taken apart into ``parts`` by the clock, without torch's profiler.
-        parts: microseconds a step: making the batch, forward with the loss, backward with zero_grad, the
-            optimizer with clipping, and whatever watches the run.
+        parts: microseconds a step: making the batch, forward with the loss, backward with zero_grad and
+            clipping, the optimizer, and whatever watches the run.
         traced: steps under torch's profiler, which slows them down.
         operators: of those, the slowest first; on the device where there is one, else on the CPU.
         device: ``cpu`` or ``cuda``, whose time it is.
