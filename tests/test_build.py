@@ -376,3 +376,18 @@ def test_every_optimizer_trains_with_every_scheduler(name: str, scheduler: str) 
     before = parameters(built)
     fit(built.run)
     assert not any(map(torch.equal, before, parameters(built)))
+
+
+def test_a_limit_takes_samples_from_all_of_each_split(trainctl) -> None:
+    common = {"val": 0.25, "split_seed": 0}
+    whole = build_data(Component("dataset", "digits", {}, common))
+    data = build_data(Component("dataset", "digits", {}, {**common, "limit": 40}))
+    for few, all_of in ((data.train, whole.train), (data.val, whole.val), (data.test, whole.test)):
+        assert len(few) == 40
+        places = [number * len(all_of) // 40 for number in range(40)]
+        assert torch.equal(few.inputs, all_of.inputs[places])
+        assert torch.equal(few.targets, all_of.targets[places])
+    assert len(build_data(Component("dataset", "thermometer", {}, {**common, "val": 0, "limit": 40})).train) == 11
+    outcome = trainctl("dataset.limit=0")
+    assert outcome.code == 2
+    assert "dataset.limit=0: must be" in outcome.err

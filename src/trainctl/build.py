@@ -17,7 +17,7 @@ from trainctl import overfitting, parameters, plugins, preparing, runtime
 from trainctl.augment import make_augment
 from trainctl.compatibility import check_batch_of_one, check_fit
 from trainctl.config import Component, Config
-from trainctl.data import Data, check_targets, hold_out
+from trainctl.data import Data, check_targets, hold_out, limited
 from trainctl.errors import DISK_ERRORS, ConfigError, TrainctlError
 from trainctl.evaluation import choose_metrics, choose_monitor
 from trainctl.hooks._base import Hook
@@ -316,6 +316,7 @@ def build_data(dataset: Component, like: Mapping[str, Any] | None = None) -> Dat
     check_targets(data)
     if data.val is None:
         data = hold_out(data, dataset.common["val"], dataset.common["split_seed"])
+    data = limited(data, dataset.common.get("limit"))
     return data if data.fit is None else replace(data, transform=data.fit(data.train))
 
 

@@ -139,6 +139,24 @@ def hold_out(data: Data, val: float | int, split_seed: int) -> Data:
     return replace(data, train=data.train.select(kept), val=data.train.select(held))
 
 
+def limited(data: Data, limit: int | None) -> Data:
+    """At most ``limit`` samples of each split, evenly spread over it; all of them for None.
+
+    Spread, because data that is sorted by class has one class in its first samples.
+    """
+    if limit is None:
+        return data
+
+    def part(split: AnySplit | None) -> AnySplit | None:
+        if split is None or len(split) <= limit:
+            return split
+        return split.select(torch.arange(limit) * len(split) // limit)
+
+    train = part(data.train)
+    assert train is not None
+    return replace(data, train=train, val=part(data.val), test=part(data.test))
+
+
 def check_targets(data: Data) -> None:
     """Raise ConfigError where the targets do not fit the task or the number of classes."""
     if data.task not in ("classification", "regression"):

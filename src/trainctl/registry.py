@@ -202,6 +202,7 @@ DATASETS = Registry(
     supplied=("like",),
     common=_common(
         Parameter("augment", list[str | dict[str, Any]], ()),
+        Parameter("limit", Count | None, None),
         Parameter("val", Fraction | NonNegativeInt, 0.1),
         Parameter("split_seed", Seed, 0),
     ),

@@ -72,3 +72,30 @@ def test_one_class_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"dataset\.outputs=1"):
         synthetic(outputs=1)
     assert synthetic("regression", outputs=1).train.targets.shape == (2000, 1)
+
+
+@pytest.mark.parametrize(
+    ("targets", "found"),
+    [("binary", {0.0, 1.0}), ("sign", {-1.0, 1.0}), ("labels", {-1.0, 0.0, 1.0, 2.0})],
+)
+def test_targets_of_the_losses_that_take_only_some_values(targets: Any, found: set[float]) -> None:
+    data, plain = (
+        synthetic("regression", samples=50, outputs=3, targets=kind) for kind in (targets, "values")
+    )
+    made, above = data.train.targets, plain.train.targets > 0
+    assert set(made.unique().tolist()) == found
+    if targets == "labels":
+        assert made.dtype == torch.int64
+        for row, wanted in zip(made.tolist(), above.tolist(), strict=True):
+            assert [each for each in row if each >= 0] == [i for i, value in enumerate(wanted) if value]
+            assert sorted(row, key=lambda each: each < 0) == row  # the padding comes last
+    else:
+        assert torch.equal(made == 1, above)
+
+
+def test_shares_sum_to_one_and_classes_take_no_other_targets() -> None:
+    shares = synthetic("regression", outputs=3, targets="shares").train.targets
+    assert torch.allclose(shares.sum(1), torch.ones(2000))
+    assert float(shares.min()) > 0
+    with pytest.raises(ConfigError, match="class numbers"):
+        synthetic(targets="binary")
