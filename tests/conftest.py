@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ import torch
 from trainctl import plugins, registry
 from trainctl.cli import main
 
+# A picture takes a third of a second, matplotlib a whole one, in every run; their own tests turn them on.
+os.environ["TRAINCTL_PICTURES"] = "0"
 _SHARED_MNIST = Path(__file__).parents[2] / "shared" / "data" / "MNIST" / "raw"
 
 
@@ -21,8 +24,6 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     """Each test works in an empty folder, with a cache of its own and none of the caller's settings."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / ".cache"))
-    # A picture takes a third of a second, and matplotlib a whole one; their own tests turn them on.
-    monkeypatch.setenv("TRAINCTL_PICTURES", "0")
     for name in ("TRAINCTL_DEBUG", "NO_COLOR", "HYDRA_FULL_ERROR", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     threads = torch.get_num_threads()

@@ -129,6 +129,7 @@ BAD_SETTINGS: list[tuple[str, Any, str, str]] = [
     ("init_from", 5, "5", "text or null"),
     ("plugins", "a.py", "a.py", "a list in which each item is text"),
     ("plugins", [1], "[1]", "a list in which each item is text"),
+    ("pictures", "no", "no", "true or false"),
     ("train.epochs", 0, "0", f"{COUNT} or null"),
     ("train.epochs", 1.5, "1.5", f"{COUNT} or null"),
     ("train.epochs", 2.0, "2.0", f"{COUNT} or null"),

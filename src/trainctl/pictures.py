@@ -173,7 +173,7 @@ def draw_curves(curves: Curves, title: str) -> Figure | None:
         rate.set_ylim(0, 1.15 * max(rates))
     rate.ticklabel_format(axis="y", style="sci", scilimits=(-4, 4))
     rate.set_xlabel("step")
-    loss.set_title(title, loc="left", fontsize=10)
+    loss.set_title(title if len(title) <= 56 else f"{title[:55]}…", loc="left", fontsize=10)
     figure.align_ylabels(axes)
     return figure
 
@@ -195,7 +195,9 @@ def _draw_loss(axis: Axes, curves: Curves) -> None:
         room = 0.15 * (max(drawn) - min(drawn))
         low, high = axis.get_ylim()
         axis.set_ylim(max(low, min(drawn) - 2 * room), min(high, max(drawn) + 4 * room))
-    axis.legend(fontsize=8, frameon=False, loc="upper right")
+    # Above the panel, where no curve is.
+    place: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1, 1), "borderaxespad": 0.2}
+    axis.legend(fontsize=8, frameon=False, ncols=3, **place)
 
 
 def _points(axis: Axes, curves: Curves, name: str, colour: str, label: str | None = None) -> None:

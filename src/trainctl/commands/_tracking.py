@@ -36,10 +36,9 @@ def make_tracking(
     settings = {key: value for key, value in settings.items() if key.partition(".")[0] != "tracker"}
     name = request.config.name or "/".join(directory.parts[-2:])
     tracking = Tracking(trackers, directory / "metrics.jsonl", name, settings, display.notice)
+    record.values.pop("trackers", None)
     if trackers:
-        record.values["trackers"] = tracking.states
-    else:
-        record.values.pop("trackers", None)
+        record.update(trackers=tracking.states)
     return tracking
 
 
@@ -73,6 +72,23 @@ def finish(
     Called when ``run.json`` says that the run is done: nothing of this can change that.
     """
     from trainctl import checkpoint, pictures
+
+    draw_pictures(config, built, directory, best_step, confusion, display)
+    weights = directory / "checkpoints" / checkpoint.folder_name(best_step) / checkpoint.MODEL
+    names = ("config.yaml", pictures.CURVES, pictures.CONFUSION)
+    tracking.close("done", [weights, *(directory / name for name in names)])
+
+
+def draw_pictures(
+    config: Config,
+    built: Built,
+    directory: Path,
+    best_step: int,
+    confusion: Confusion | None,
+    display: Display,
+) -> None:
+    """Draw the pictures of a run that is done, where they are wanted; says what could not be drawn."""
+    from trainctl import pictures
     from trainctl.evaluation import class_names
 
     if pictures.wanted(config.pictures):
@@ -82,9 +98,6 @@ def finish(
         for text in pictures.draw(directory, title, confusion, class_names(built.data), what):
             log.warning(text)
             display.notice(text)
-    weights = directory / "checkpoints" / checkpoint.folder_name(best_step) / checkpoint.MODEL
-    names = ("config.yaml", pictures.CURVES, pictures.CONFUSION)
-    tracking.close("done", [weights, *(directory / name for name in names)])
 
 
 @contextlib.contextmanager

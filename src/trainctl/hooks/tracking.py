@@ -29,6 +29,7 @@ _SECONDS = 1.0
 # How long a tracker may need after the last step; a run that was told to stop has no time.
 _PATIENCE = {"done": 60.0, "failed": 10.0}
 _HURRY = 5.0
+_SHORT = 2.0
 
 
 def build_trackers(chosen: Mapping[str, Component]) -> dict[str, Watched]:
@@ -68,6 +69,7 @@ class Watched:
         self.failure: str | None = None
         self._tracker = tracker
         self._calls: queue.SimpleQueue[tuple[int, str, tuple[Any, ...]] | None] = queue.SimpleQueue()
+        self._over = threading.Event()
         # A daemon: what hangs in it must not keep the program alive.
         self._thread = threading.Thread(target=self._work, name=f"tracker {label}", daemon=True)
 
@@ -81,14 +83,14 @@ class Watched:
         """Have ``method`` called; ``step`` is for the report when it fails."""
         self._calls.put((step, method, arguments))
 
-    def finish(self, step: int, deadline: float) -> None:
-        """Wait until everything is told, or until ``deadline``. Nothing may be called after this."""
+    def stop(self) -> None:
+        """Let it end when everything is told. Nothing may be called after this."""
         self._calls.put(None)
-        if self._thread.ident is None:
-            return
-        self._thread.join(max(0.0, deadline - time.monotonic()))
-        if self._thread.is_alive() and self.failure is None:
-            self.failure = f"failed at step {step}: not finished in time, given up"
+
+    def finished(self, deadline: float) -> bool:
+        """Whether everything is told; waits for it until ``deadline``."""
+        # Not the thread's join: interrupted by Ctrl-C, Python 3.11 takes the thread for ended.
+        return self._over.wait(max(0.0, deadline - time.monotonic()))
 
     def _work(self) -> None:
         for step, method, arguments in iter(self._calls.get, None):
@@ -103,6 +105,7 @@ class Watched:
             except BaseException as error:  # whatever it is, it is the tracker's
                 self.failure = f"failed at step {step}: {_reason(error)}"
                 log.warning("tracker %s failed", self.label, exc_info=error)
+        self._over.set()
 
     def chosen(self, rows: Sequence[Row]) -> list[Row]:
         """The rows that it wants: training steps by ``every``, everything else."""
@@ -124,7 +127,7 @@ class Tracking(Hook):
         notice: shows a line.
 
     Attributes:
-        states: how each tracker fares, by label, for ``run.json``: ``running``, ``done``, or what went wrong.
+        states: how each tracker fares, by label, for ``run.json``: ``running``, ``ok``, or what went wrong.
     """
 
     def __init__(
@@ -214,15 +217,27 @@ class Tracking(Hook):
                 if path.is_file():
                     tracker.call(self._step, "artifact", path)
             tracker.call(self._step, "end", status)
-        deadline = time.monotonic() + _PATIENCE.get(status, _HURRY)
+            tracker.stop()
         try:
-            for tracker in self.trackers.values():
-                tracker.finish(self._step, deadline)
+            self._wait(_PATIENCE.get(status, _HURRY))
         finally:
             self._look()
             for label, state in self.states.items():
                 if state == "running":
-                    self.states[label] = status
+                    self.states[label] = "ok"
+
+    def _wait(self, seconds: float) -> None:
+        started = time.monotonic()
+        slow = [name for name, each in self.trackers.items() if not each.finished(started + _SHORT)]
+        if slow:
+            self.notice(f"waiting for tracker {', '.join(slow)}, at most {seconds:.0f} s; Ctrl-C gives it up")
+        try:
+            for name in slow:
+                self.trackers[name].finished(started + seconds)
+        finally:
+            for tracker in self.trackers.values():
+                if tracker.failure is None and not tracker.finished(0):
+                    tracker.failure = f"failed at step {self._step}: not finished in time, given up"
 
     def _look(self) -> None:
         for label, tracker in self.trackers.items():
@@ -259,4 +274,4 @@ def _status(error: BaseException) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".partition("\n")[0][:300]
+    return f"{type(error).__name__}: {error}".partition("\n")[0][:160]

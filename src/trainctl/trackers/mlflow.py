@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import logging
 import os
@@ -67,9 +69,11 @@ class MLflow:
         # Where the database is does not depend on the folder that a run is resumed from.
         if self.uri.startswith("sqlite:") and "database" in before and not Path(self._database).is_file():
             self.uri = f"sqlite:///{before['database']}"
-        self._client = self._connect(self.uri)
+        with self._alone():
+            self._client = self._connect(self.uri)
+            experiment = self._experiment_id()
         known = self._known_run(before.get("run_id"))
-        self.run_id = known or self._client.create_run(self._experiment_id(), run_name=name).info.run_id
+        self.run_id = known or self._client.create_run(experiment, run_name=name).info.run_id
         if known is None:
             database = {"database": self._database} if self.uri.startswith("sqlite:") else {}
             files.replace(note, json.dumps({"run_id": self.run_id, **database}).encode())
@@ -91,6 +95,18 @@ class MLflow:
 
     def end(self, status: str) -> None:
         self._client.set_terminated(self.run_id, _STATUS[status])
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Inside, no other run makes tables in the same database, which MLflow itself does not look for."""
+        if not self.uri.startswith("sqlite:"):
+            yield
+            return
+        database = Path(self._database)
+        database.parent.mkdir(parents=True, exist_ok=True)
+        with database.with_name(f".{database.name}.lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
     @property
     def _database(self) -> str:
