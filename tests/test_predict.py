@@ -1,4 +1,4 @@
-"""Predicting: files in, predictions out, as in training; what cannot be read is named, nothing else is lost."""
+"""Predicting: files in, predictions out, as in training; what cannot be read is named."""
 
 from __future__ import annotations
 
@@ -183,21 +183,17 @@ def test_a_column_that_is_missing_is_named_with_the_nearest(trainctl, folder: Pa
 
 
 def test_memory_does_not_grow_with_the_table(trainctl, folder: Path) -> None:
-    """Ten times the rows, and about the same memory."""
+    """Eight times the rows, and about the same memory."""
     peaks = []
-    for count in (4_000, 40_000):
-        line = "1.25,49.5,red\n"
-        Path("large.csv").write_text("width,height,colour\n" + line * count)
+    for count in (100, 1_000, 8_000):  # the first imports what is needed
+        Path("large.csv").write_text("width,height,colour\n" + "1.25,49.5,red\n" * count)
         tracemalloc.start()
-        predicted(trainctl, "table", "large.csv", "--batch-size=500", output=f"{count}.csv")[-1]
-        # Reading the result back is the test's own; only what came before it counts.
-        tracemalloc.reset_peak()
-        outcome = trainctl("predict", "table", "--input=large.csv", "--output=out.csv", "--batch-size=500")
+        outcome = trainctl("predict", "table", "--input=large.csv", "--output=out.csv", "--batch-size=250")
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
         assert f"{count:,} rows" in outcome.out
         assert len(Path("out.csv").read_text().splitlines()) == count + 1
-    assert peaks[1] < 1.5 * peaks[0]
+    assert peaks[2] < 1.5 * peaks[1]
 
 
 # ------------------------------------------------------------------ images and arrays

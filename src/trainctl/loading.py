@@ -141,6 +141,11 @@ def load_run(
     except (RuntimeError, KeyError) as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(f"{chosen} does not fit model={config.model.name}: {reason}") from error
+    # Only now, when the model that was built says that there can be so many.
+    if known["task"] == "regression":
+        known["classes"] = ()
+    elif len(set(known["classes"])) != known["output_size"]:
+        known["classes"] = tuple(str(number) for number in range(known["output_size"]))
     model = model.to(device)
     model.eval()
     return Trained(
@@ -247,14 +252,11 @@ def _described(chosen: Path, content: Content) -> dict[str, Any]:
         _require(isinstance(reading, dict), "reading")
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{chosen} says nothing usable of its data: {error}") from error
-    classes = () if data["task"] == "regression" else tuple(names)
-    if data["task"] == "classification" and len(set(names)) != size:
-        classes = tuple(str(number) for number in range(size))
     return {
         "task": data["task"],
         "input_shape": tuple(shape),
         "output_size": size,
-        "classes": classes,
+        "classes": tuple(names),
         "class_counts": None if counts is None else torch.tensor(counts),
         "raw": raw,
         "reading": reading,

@@ -102,13 +102,15 @@ class Table:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
+            if kind is not None:
+                with contextlib.suppress(OSError):
+                    self.stream.close()
+                return
             with self._on_the_disk():
-                if kind is None:
+                with self.stream:
                     self.stream.flush()
                     os.fsync(self.stream.fileno())
-                self.stream.close()
-                if kind is None:
-                    files.rename(self.temporary, self.path)
+                files.rename(self.temporary, self.path)
         finally:
             with contextlib.suppress(OSError):
                 self.temporary.unlink(missing_ok=True)
