@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from trainctl.interrupts import Stopped, terminable
 from trainctl.startup import collector_paused
 from trainctl.sweep.checking import Checked, check_jobs
 from trainctl.sweep.job import locked_sweep, run_job
-from trainctl.sweep.ledger import Job, Ledger, is_sweep, next_number
+from trainctl.sweep.ledger import Job, Ledger, Row, is_sweep, next_number
 from trainctl.sweep.pool import Places, Pool, describe, places, warm_up
 from trainctl.ui.display import make_display, short_path
 from trainctl.ui.errors import show_error
@@ -34,6 +34,7 @@ def sweep(composer: Composer, words: Sequence[str], command: str) -> int:
     Raises ConfigError with every problem of every job before anything is made, DirectoryTakenError for a
     directory with another sweep, InterruptedRunError or TerminatedRunError when told to stop.
     """
+    words = _without_pictures(words)
     sweeper, settings = composer.sweeper(words)
     if sweeper == "optuna":
         from trainctl.sweep.search import search
@@ -65,6 +66,12 @@ def sweep(composer: Composer, words: Sequence[str], command: str) -> int:
     for notice in checked.notices:
         print(notice)
     return current.run(composer, words)
+
+
+def _without_pictures(words: Sequence[str]) -> list[str]:
+    """Two pictures a job take longer than a small job: in a sweep they are drawn where they are asked for."""
+    asked = any(word.lstrip("+~").partition("=")[0] == "pictures" for word in words)
+    return list(words) if asked else [*words, "pictures=false"]
 
 
 def resume_sweep(directory: Path, *, command: str, trust_plugins: bool) -> int:
@@ -149,9 +156,8 @@ class Sweep:
         directory = self.ledger.directory
         with locked_sweep(directory):
             rows = [self.ledger.row(job) for job in self.jobs]
-            states = [row.state for row in rows]
-            left = [job for job, state in zip(self.jobs, states, strict=True) if state != "done"]
-            print(f"{self.noun} {short_path(directory)}: {self.asked()}{_begun(states)}", flush=True)
+            left = [job for job, row in zip(self.jobs, rows, strict=True) if row.state != "done"]
+            print(f"{self.noun} {short_path(directory)}: {self.asked()}{self.begun(rows)}", flush=True)
             rundir.point_latest(directory)
             self.ledger.update(status="running", ended=None)
             stopped: TrainctlError | None = None
@@ -163,6 +169,7 @@ class Sweep:
                 stopped = InterruptedRunError("interrupted")
             except TrainctlError as error:
                 if error.status not in ("interrupted", "terminated"):
+                    self.ledger.update(status="failed", ended=rundir.now())
                     raise
                 stopped = error
             after = [self.ledger.row(job) for job in self.jobs]
@@ -183,6 +190,16 @@ class Sweep:
     def asked(self) -> str:
         """What was asked for, in words."""
         return f"{len(self.jobs)} jobs"
+
+    def begun(self, rows: Sequence[Row]) -> str:
+        """What an earlier command has left, in words."""
+        states = [row.state for row in rows]
+        counts = {
+            "done already": states.count("done"),
+            "to carry on": states.count("interrupted"),
+            "to try again": states.count("failed"),
+        }
+        return counted(counts)
 
     def work(self, left: Sequence[Job], composer: Composer | None, words: Sequence[str]) -> None:
         """Run the jobs that are left."""
@@ -294,11 +311,7 @@ def _split(orders: list[list[int]], workers: int) -> list[list[int]]:
     return [piece for piece in cut if piece] + [order for order in orders if len(order) == 1]
 
 
-def _begun(states: Sequence[str]) -> str:
-    counts = [
-        (states.count("done"), "done already"),
-        (states.count("interrupted"), "to carry on"),
-        (states.count("failed"), "to try again"),
-    ]
-    said = [f"{count} {what}" for count, what in counts if count]
+def counted(counts: Mapping[str, int]) -> str:
+    """Those that are there, in brackets."""
+    said = [f"{count} {what}" for what, count in counts.items() if count]
     return f" ({', '.join(said)})" if said else ""

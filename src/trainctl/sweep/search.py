@@ -30,9 +30,10 @@ from trainctl.sweep.job import CERTAIN_TO_FAIL_AGAIN
 from trainctl.sweep.ledger import Job, Ledger, Row, is_sweep, next_number
 from trainctl.sweep.pool import cores, places
 from trainctl.sweep.pruning import PRUNED, course_of
-from trainctl.sweep.run import OWN, Sweep
+from trainctl.sweep.run import OWN, Sweep, counted
 from trainctl.sweep.space import Interval, Space, parse_space
 from trainctl.ui.display import number as shown_number
+from trainctl.ui.display import short_path
 
 if TYPE_CHECKING:
     from trainctl.sweep.study import Study
@@ -231,6 +232,17 @@ class Search(Sweep):
     def asked(self) -> str:
         return f"{self.settings.trials} trials"
 
+    def begun(self, rows: Sequence[Row]) -> str:
+        diverged = sum(map(_has_diverged, rows))
+        states = [row.state for row in rows]
+        counts = {
+            "done already": states.count("done"),
+            "diverged": diverged,
+            "to carry on": states.count("interrupted"),
+            "to try again": states.count("failed") - diverged,
+        }
+        return counted(counts)
+
     def to_carry_on(self, unfinished: int) -> int:
         return self.unasked + self._untold
 
@@ -354,7 +366,7 @@ class Search(Sweep):
         if value is None:
             study.note(trial.number, reason=f"{name} was never computed")
             study.tell(trial.number, None)
-            self._refuse(study, f"{name} was never computed: hold validation data out, dataset.val=0.1")
+            self._refuse(study, f"{name} was never computed (dataset.val=0?)")
             return
         pruned = (row.reason or "").startswith(PRUNED)
         study.note(trial.number, **{name: value})
@@ -365,7 +377,10 @@ class Search(Sweep):
         """Raise ConfigError where none has succeeded and one after another fails for the same reason."""
         self._refused.append(reason)
         if self._refused.count(reason) >= _GIVE_UP_AFTER and not study.succeeded():
-            raise ConfigError(f"{_GIVE_UP_AFTER} jobs of the search, and none is of use: {reason}")
+            raise ConfigError(
+                f"{_GIVE_UP_AFTER} jobs of the search, and none is of use: {reason}",
+                f"put that right, then go on: trainctl resume {short_path(self.ledger.directory)}",
+            )
 
     def _failures(self) -> int:
         return sum(self.ledger.row(job).state == "failed" for job in self.jobs)

@@ -54,9 +54,9 @@ class Study:
         self._distributions = {key: _distribution(domain) for key, domain in space.domains.items()}
         self._journal = _Journal(directory / FILE)
         try:
-            self._study = optuna.create_study(
-                storage=JournalStorage(self._journal), study_name=_NAME, load_if_exists=True
-            )
+            storage = JournalStorage(self._journal)
+            begin = optuna.load_study if storage.get_all_studies() else optuna.create_study
+            self._study = begin(storage=storage, study_name=_NAME)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ConfigError(f"{directory / FILE} is damaged: {error}", "start another search") from error
 
