@@ -20,7 +20,7 @@ train: $(STAMP) ## set everything up and train the default config
 	$(BIN)/trainctl $(ARGS)
 
 test: $(STAMP) ## the tests, in a few minutes
-	$(BIN)/python -m pytest -n auto --dist worksteal -m 'not slow and not gpu' $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal -m 'not slow and not gpu and not cluster' $(ARGS)
 
 test-all: $(STAMP) ## the tests, the slow ones and those for a GPU included
 	$(BIN)/python -m pytest $(ARGS)
