@@ -57,7 +57,7 @@ def check_all(composer: Composer, asked: Sequence[Sequence[str]]) -> Checked:
             continue
         ways.add(composed.config.sweep)
         if (key := job_key(composed)) in found:
-            said = label(task_words(asked[number]), ())
+            said = label(task_words(asked[number]), ("pictures=false",))
             notices.append(f"left out: {said} has the settings of job {found[key][0]}")
         else:
             found[key] = (number, composed)
