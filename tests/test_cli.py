@@ -36,7 +36,7 @@ BAD = [
     (["experiment=mnist_mpl"], 2, ["did you mean experiment=mnist_mlp?"]),
     (["model.input_shape=[3]"], 2, ["model.input_shape=[3]: trainctl sets this itself"]),
     (["device=tpu"], 2, ["device=tpu: must be auto, cpu, cuda, cuda:N or mps"]),
-    (["trian"], 2, ["trian: there is no such command", "help, ls"]),
+    (["trian"], 2, ["trian: there is no such command", "help, init, ls"]),
     (["sl"], 2, ["did you mean trainctl ls?"]),
     (["ls", "modle"], 2, ["did you mean model?"]),
     (["ls", "-m"], 2, ["sweeps go with training only"]),

@@ -108,6 +108,7 @@ def test_every_guard_that_ships_is_right(path: Any) -> None:
 
 COUNT = "a whole number of at least 1"
 SEED = "a whole number of at least 0 and below 2**63"
+COMPILE = "true or false or one of default, reduce-overhead, max-autotune"
 THREADS = f"auto or {COUNT} and of at most 1024"
 METRICS_TEXT = "auto, or a list such as [accuracy, {top_k_accuracy: {k: 3}}]"
 BAD_SETTINGS: list[tuple[str, Any, str, str]] = [
@@ -125,6 +126,10 @@ BAD_SETTINGS: list[tuple[str, Any, str, str]] = [
     ("threads", True, "true", THREADS),
     ("deterministic", 1, "1", "true or false"),
     ("deterministic", "yes", "yes", "true or false"),
+    ("compile", 1, "1", COMPILE),
+    ("compile", "fast", "fast", COMPILE),
+    ("compile", None, "null", COMPILE),
+    ("profile", "yes", "yes", "true or false"),
     ("name", 5, "5", "text or null"),
     ("init_from", 5, "5", "text or null"),
     ("plugins", "a.py", "a.py", "a list in which each item is text"),
@@ -147,6 +152,9 @@ BAD_SETTINGS: list[tuple[str, Any, str, str]] = [
     ("train.clip_norm", -1.0, "-1.0", "a number greater than 0 or null"),
     ("train.clip_norm", math.inf, "inf", "a number greater than 0 or null"),
     ("train.clip_norm", True, "true", "a number greater than 0 or null"),
+    ("train.ema", 0, "0", "a number greater than 0 and below 1 or null"),
+    ("train.ema", 1.0, "1.0", "a number greater than 0 and below 1 or null"),
+    ("train.overfit_batches", 0, "0", f"{COUNT} or null"),
     ("train.metrics", "f1", "f1", "auto, or a list such as [accuracy, {top_k_accuracy: {k: 3}}]"),
     ("train.monitor", "train/loss", "train/loss", "auto, or val/METRIC"),
     ("train.monitor", "val/", "val/", "auto, or val/METRIC"),
