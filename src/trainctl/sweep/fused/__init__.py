@@ -1,0 +1,34 @@
+"""Jobs that differ only in numbers, trained as one stacked model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from trainctl.startup import importing
+from trainctl.sweep.fused._plan import plan
+from trainctl.ui.display import Display, Silent
+
+if TYPE_CHECKING:
+    from trainctl.commands.train import Request
+
+__all__ = ["plan", "train_group"]
+
+
+def train_group(
+    requests: Sequence[Request], progress: Callable[[int], Display] = lambda number: Silent()
+) -> list[dict[str, Any] | BaseException]:
+    """Train a group that :func:`plan` has put together, each job into its own run directory.
+
+    Returns for each job what stands in its ``run.json``, or the error that ended it; an error of one leaves
+    the others alone. Told to stop, all are saved, and each has an error that says so. What turns out not to
+    stack is trained one by one, and each run is told why.
+
+    Args:
+        requests: one a job, whose directories are taken.
+        progress: the display of a job, by its number in ``requests``.
+    """
+    with importing():
+        from trainctl.sweep.fused._group import train
+
+    return train(requests, progress)

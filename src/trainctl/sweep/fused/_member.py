@@ -1,0 +1,337 @@
+"""One model of a stack, as the run that it is."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from trainctl import checkpoint, files, rundir, snapshot
+from trainctl.build import Built, build
+from trainctl.checkpoint import Content
+from trainctl.commands._report import closing, header
+from trainctl.commands.train import (
+    Request,
+    capsule_keeper,
+    environment_of,
+    logged_to,
+    open_log,
+    record_failure,
+    storage_errors,
+    test_record,
+)
+from trainctl.data import Data
+from trainctl.errors import NotFiniteError, Problem, TrainctlError
+from trainctl.hooks import checkpointer, console
+from trainctl.hooks.guard import Guard
+from trainctl.hooks.metrics_log import MetricsLog
+from trainctl.loop import Run
+from trainctl.ui.display import Display, short_path
+
+log = logging.getLogger("trainctl")
+_SECONDS = 1.0
+
+
+class Checkpointer(checkpointer.Checkpointer):
+    """Saves a model of a stack.
+
+    A checkpoint that the next one would have deleted is not written when the next one comes within a second:
+    many models with short epochs would spend their time on them. One that is among the best is kept in memory
+    until then, and written before the newest.
+    """
+
+    writer: Executor | None = None
+    """Writes the checkpoints; None has training wait for it."""
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self._may_wait = self.keep_last == 1 and self.every_steps is None
+        self._held: dict[int, Content] = {}
+
+    def save(self, run: Run, *, now: bool = False) -> Path:
+        """Save, unless the next checkpoint may take this one's place; ``now`` says that there is none."""
+        step = run.state.step
+        path = self.folder / checkpoint.folder_name(step)
+        if self.saved_step == step:
+            return path
+        kept = self._kept(run)
+        self._held = {each: content for each, content in self._held.items() if each in kept}
+        due = now or not self._may_wait or time.monotonic() - self._saved_at >= _SECONDS
+        if not due and step not in kept:
+            return path
+        if step not in self._held:
+            content = self.take(run)
+            checkpoint.check_finite(content.model, step)
+            self._held[step] = content
+        if due:
+            self.wait()
+            self.saved_step, self._saved_at = step, time.monotonic()
+            held, self._held = [self._held[each] for each in sorted(self._held)], {}
+            if self.writer is None:
+                self._write_all(held, kept)
+            else:
+                self._writing = self.writer.submit(self._write_all, held, kept)
+        return path
+
+    def _write_all(self, contents: Sequence[Content], kept: set[int]) -> Path:
+        for content in contents:
+            # None is deleted before the newest is there.
+            path = self._write(content, kept | {each.step for each in contents})
+        checkpoint.prune(self.folder, kept, self.keep_last)
+        return path
+
+    def end(self, run: Run) -> None:
+        self.save(run, now=True)
+        self.wait()
+
+
+class Console(console.Console):
+    """Feeds a display with the losses of a model of a stack, which come many at a time."""
+
+    def feed(self, run: Run, steps: Sequence[tuple[int, int, float, float]]) -> None:
+        """Steps as ``MetricsLog.write_steps`` takes them; the run is where the last of them left it."""
+        self._known.extend(loss for _, _, loss, _ in steps)
+        every = self._every
+        shown = [each for each in steps if every is not None and each[0] % every == 0]
+        for step, epoch, loss, lr in shown:
+            length = len(run.train)
+            now = replace(self.progress(), step=step, epoch=epoch, loss=loss, lr=lr)
+            self.display.step(replace(now, epoch_step=(step - 1) % length + 1))
+
+    def start(self, run: Run) -> None:
+        self._known: deque[float] = deque()
+        super().start(run)
+
+    def _read_losses(self) -> None:
+        if losses := [self._known.popleft() for _ in range(len(self._known))]:
+            self._enter(losses)
+
+
+class Member:
+    """A job of a group, from its request to what its ``run.json`` says at the end.
+
+    Attributes:
+        number: of the request.
+        result: the run's record once it is done, or the error that ended it.
+        built: the run, whose model and optimizer are views into the stack while it trains.
+    """
+
+    built: Built
+    metrics_log: MetricsLog
+    checkpointer: Checkpointer
+    console: Console
+
+    def __init__(self, number: int, request: Request, display: Display) -> None:
+        self.number, self.request, self.display = number, request, display
+        self.result: dict[str, Any] | BaseException | None = None
+        self._open = contextlib.ExitStack()
+        self._record: rundir.RunRecord | None = None
+        self._before: dict[str, Any] | None = None
+        self._handler: logging.Handler | None = None
+        self._orders: dict[int, str] = {}
+        self._said: list[str] = []
+
+    @property
+    def run(self) -> Run:
+        return self.built.run
+
+    @property
+    def record(self) -> rundir.RunRecord:
+        assert self._record is not None
+        return self._record
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """What is logged inside goes to this run's ``train.log``, what the disk refuses is its error."""
+        handler = self._handler or logging.NullHandler()
+        log.addHandler(handler)
+        try:
+            with storage_errors(self.request.directory):
+                yield
+        finally:
+            log.removeHandler(handler)
+
+    def open(self, git: Mapping[str, Any] | None) -> None:
+        """Take the run directory and say in ``run.json`` that the run has begun."""
+        request = self.request
+        self._open.enter_context(rundir.lock(request.directory))
+        self._handler = open_log(request.directory)
+        self._open.callback(_close_log, self._handler)
+        if request.resumed is None:
+            self._record = rundir.RunRecord(
+                request.directory, command=request.command, name=request.config.name, git=git
+            )
+        else:
+            self._before = rundir.read_record(request.directory)
+            values = request.resumed.recorded(request.command)
+            self._record = rundir.RunRecord.again(request.directory, **values, name=request.config.name)
+
+    def build(self, data: Data, threads: int, stored: list[dict[str, str]], writer: Executor) -> None:
+        """Build the run as it is built on its own, and bring it to where it was."""
+        request, directory = self.request, self.request.directory
+        self.built = build(replace(request.config, threads=threads), data)
+        self._stored = stored
+        built, saving = self.built, request.config.checkpoint
+        self.metrics_log = MetricsLog(directory / "metrics.jsonl")
+        self.checkpointer = Checkpointer(
+            directory / "checkpoints",
+            self.take,
+            every_steps=saving.every_steps,
+            every_epochs=saving.every_epochs,
+            every_minutes=saving.every_minutes,
+            keep_last=saving.keep_last,
+            keep_best=saving.keep_best,
+            monitor=built.monitor,
+            lower_is_better=built.lower_is_better,
+            overlap=False,
+            sync=self.metrics_log.sync,
+        )
+        self.checkpointer.writer = writer if saving.overlap else None
+        epochs = -(-self.run.total_steps // len(self.run.train))
+        self.console = Console(self.display, epochs, request.config.display.every)
+        self.run.hooks = [*self.run.hooks, self.metrics_log, self.checkpointer, self.console]
+        for hook in self.run.hooks:
+            if isinstance(hook, Guard):
+                hook.keep = capsule_keeper(request, self.take, stored)
+        if request.resumed is not None:
+            self._said = request.resumed.apply(built)
+            self.checkpointer.saved_step = self.run.state.step
+        # Nothing draws from them while the stack trains: they are what they were after the initialisation.
+        self.states = snapshot.random_states(built.device)
+        self.described = built.described
+
+    def begin(self, models: int, threads: tuple[int, str], notices: Sequence[str]) -> None:
+        """Store the config, and say what is about to be done."""
+        request, built = self.request, self.built
+        self.built = built = replace(built, threads=threads[0], threads_note=threads[1])
+        self.record.update(
+            environment=environment_of(built, self._stored),
+            parameters=built.parameters,
+            monitor={"name": built.monitor, "lower_is_better": built.lower_is_better},
+            engine="fused",
+            fused={"models": models},
+        )
+        not_latest = rundir.point_latest(request.directory) if request.latest else None
+        for name, content in request.files.items():
+            files.replace(request.directory / name, content.encode())
+        self.record.begun = True
+        self.display.header(*header(request, built))
+        said = [*request.notices, *built.notices, *([not_latest] if not_latest else []), *self._said]
+        for notice in [*said, *notices]:
+            self.display.notice(notice)
+            log.info(notice)
+        for hook in (self.metrics_log, self.checkpointer, self.console):
+            hook.start(self.run)
+
+    def take(self, run: Run) -> Content:
+        """Copy the run, which must be up to date with the stack."""
+        self.sync()
+        epoch = run.state.epoch
+        if epoch not in self._orders:
+            self._orders = {epoch: self.built.order_digest(epoch)}
+        described = {"data": self.described, "order": self._orders[epoch]}
+        return snapshot.take(run, described, self.built.device, self.states)
+
+    sync: Callable[[], None] = staticmethod(lambda: None)
+    """Brings what the stack keeps once for several models to this one's optimizer and scheduler."""
+
+    def stepped(self, steps: Sequence[tuple[int, int, float, float]]) -> None:
+        """Write and show steps that were taken."""
+        self.metrics_log.write_steps(steps)
+        self.console.feed(self.run, steps)
+
+    def not_finite(self, loss: Tensor) -> NotFiniteError:
+        """The error of the next step, whose ``loss`` is not finite; the step is kept to be run again."""
+        self.sync()
+        (guard,) = (hook for hook in self.run.hooks if isinstance(hook, Guard))
+        device = self.built.device.type
+        return guard.refusal(self.run, loss, self.states["torch" if device == "cpu" else device])
+
+    def stop(self, error: TrainctlError) -> None:
+        """Save, and end as told to."""
+        path = self.checkpointer.save(self.run, now=True)
+        self.checkpointer.wait()
+        self.fail(type(error)((*error.problems, Problem(f"saved in {short_path(path)}"))))
+
+    def done(self, test: Mapping[str, float]) -> None:
+        """Write down how it ended."""
+        state = self.run.state
+        if test:
+            self.metrics_log.write({**state.where, **test})
+            self.metrics_log.sync()
+        self._end()
+        self.record.update(
+            status="done",
+            exit_code=0,
+            reason=state.stop,
+            ended=rundir.now(),
+            test=test_record(state, test),
+        )
+        if state.stop:
+            self.display.notice(f"stopped early: {state.stop}")
+        self.result = self.record.values
+
+    @property
+    def best_step(self) -> int:
+        """The step whose checkpoint was tested."""
+        state = self.run.state
+        return int(state.best["step"]) if state.best else state.step
+
+    def show_end(self) -> None:
+        """Show and log how the run ended, and give its directory back."""
+        with self.at_work():
+            closing(self.display, self.record, self.request.directory, self.best_step)
+        self.close()
+
+    def fail(self, error: BaseException) -> None:
+        """Write down what ended it."""
+        self.result = error
+        # A disk that takes no more must not hide what came before.
+        with contextlib.suppress(OSError, TrainctlError), self.at_work():
+            self.display.close()
+            if self._before is not None and not self.record.begun:
+                # Nothing has happened to the run: what stood there still holds.
+                self.record.values = self._before
+                self.record.write()
+            elif self._record is not None:
+                with contextlib.suppress(OSError, TrainctlError):
+                    self._end()
+                record_failure(self._record, error)
+        self.close()
+
+    def _end(self) -> None:
+        """Write what is left of the losses."""
+        if not hasattr(self, "metrics_log"):
+            return
+        try:
+            self.checkpointer.wait()
+        finally:
+            self.metrics_log.close()
+            state = self.run.state
+            self.record.values.update(last=state.last or state.where, best=state.best)
+
+    def close(self) -> None:
+        """Give the run directory back."""
+        self._open.close()
+        self._handler = None
+
+
+@contextmanager
+def logging_on() -> Iterator[None]:
+    """Inside, members at work are logged."""
+    with logged_to(logging.NullHandler()):
+        yield
+
+
+def _close_log(handler: logging.Handler) -> None:
+    with contextlib.suppress(OSError):
+        handler.close()

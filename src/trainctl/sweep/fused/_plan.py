@@ -1,0 +1,122 @@
+"""Which jobs can train as one stacked model. No torch: it is asked before anything is built."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from typing import Any
+
+from trainctl.config import Component, Config, show
+from trainctl.registry import COMPONENTS
+
+_OPTIMIZERS = ("sgd", "sgd_momentum", "adam", "adamw")
+_LOADERS = ("auto", "resident")
+# What each model of a stack can have for itself.
+_OWN_ARGUMENTS = ("lr", "weight_decay", "momentum")
+_OWN = ("seed", "name", "init_from")
+# What does not touch the training.
+_OUTSIDE = ("display", "sweep")
+_RANDOM_LAYERS = ("Dropout", "FeatureAlphaDropout", "AlphaDropout", "RReLU")
+_STATEFUL_LAYERS = ("BatchNorm", "SyncBatchNorm")
+
+
+def plan(configs: Sequence[Config]) -> tuple[list[list[int]], dict[int, str]]:
+    """The groups that can train as one model each, and why each of the other jobs trains alone.
+
+    Both name jobs by their number in ``configs``. What only the built model shows is found by
+    :func:`trainctl.sweep.fused.train_group`.
+    """
+    alone: dict[int, str] = {}
+    groups: dict[str, list[int]] = {}
+    for number, config in enumerate(configs):
+        reason = next(_reasons(config), None)
+        if reason is None:
+            groups.setdefault(_shape(config), []).append(number)
+        else:
+            alone[number] = reason
+    for members in groups.values():
+        if len(members) == 1:
+            alone[members[0]] = "no other job differs from it in seed, lr, weight decay and momentum only"
+    return [members for members in groups.values() if len(members) > 1], alone
+
+
+def _shape(config: Config) -> str:
+    """What the jobs of a group have in common."""
+    parts = []
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if field.name in (*_OWN, *_OUTSIDE):
+            continue
+        if isinstance(value, Component):
+            arguments = _arguments(value)
+            if field.name == "optim":
+                arguments = {key: item for key, item in arguments.items() if key not in _OWN_ARGUMENTS}
+            value = (value.name, sorted(arguments.items()), sorted(value.common.items()))
+        parts.append(f"{field.name}={value!r}")
+    return "\n".join(parts)
+
+
+def _reasons(config: Config) -> Iterator[str]:
+    """Why a job trains alone."""
+    train, guard = config.train, config.guard
+    if config.loop.name != "optimizer":
+        yield f"loop={config.loop.name} has steps of its own"
+    if config.optim.name not in _OPTIMIZERS:
+        yield f"optim={config.optim.name} has no stacked form"
+    if config.scheduler.name == "reduce_on_plateau":
+        yield "scheduler=reduce_on_plateau waits for each model's own evaluations"
+    if config.loader.name not in _LOADERS:
+        yield f"loader={config.loader.name} makes batches for one model"
+    if config.device == "mps":
+        yield "device=mps has no stacked form"
+    for key, plain in (("accumulate", 1), ("precision", "fp32"), ("clip_norm", None)):
+        if getattr(train, key) != plain:
+            yield f"train.{key}={show(getattr(train, key))} has no stacked form"
+    for key in ("ema", "overfit_batches"):
+        if getattr(train, key) is not None:
+            yield f"train.{key} has no stacked form"
+    if guard.gradients or guard.skip:
+        yield (
+            "the gradients are looked at model by model" if guard.gradients else "guard.skip leaves out steps"
+        )
+    for key in ("compile", "profile"):
+        if getattr(config, key):
+            yield f"{key}={show(getattr(config, key))} is for one model"
+    if tracker := _trackers(config):
+        yield f"tracker={tracker} follows one run"
+    if augment := config.dataset.common.get("augment"):
+        yield f"dataset.augment={show(augment)} draws for each seed"
+    yield from _of_model(config.model)
+
+
+def _of_model(model: Component) -> Iterator[str]:
+    arguments = _arguments(model)
+    if model.name.startswith("scratch_"):
+        yield f"model={model.name} is no module of torch"
+    if model.name == "torchvision":
+        yield "model=torchvision has batch normalization or dropout"
+    if arguments.get("dropout"):
+        yield f"model.dropout={show(arguments['dropout'])} draws random numbers"
+    if arguments.get("normalization") == "batch":
+        yield "model.normalization=batch keeps running statistics"
+    for layer in arguments.get("layers") or ():
+        name = layer if isinstance(layer, str) else next(iter(layer), "") if isinstance(layer, dict) else ""
+        if str(name).startswith(_RANDOM_LAYERS):
+            yield f"its layer {name} draws random numbers"
+        if str(name).startswith(_STATEFUL_LAYERS):
+            yield f"its layer {name} keeps running statistics"
+
+
+def _arguments(component: Component) -> dict[str, Any]:
+    """A component's arguments with those that its signature gives it."""
+    parameters = COMPONENTS[component.group].signature(component.name).parameters
+    defaults = {
+        parameter.name: parameter.default
+        for parameter in parameters
+        if not parameter.required and parameter.name not in component.common
+    }
+    return {**defaults, **component.arguments}
+
+
+def _trackers(config: Config) -> str:
+    return ",".join(sorted(tracker.name for tracker in config.trackers.values()))
