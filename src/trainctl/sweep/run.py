@@ -227,7 +227,7 @@ class Sweep:
         alone: dict[str, list[int]] = {}
         if fused:
             orders, alone = self._groups(left)
-        where = places(config.sweep.jobs, len(orders), config.device, config.threads)
+        where = places(config.sweep.jobs, len(left), config.device, config.threads)
         if fused:
             orders = _split(orders, where.count)
         display = make_sweep_display(config.display.mode, left, self.ledger.row)
