@@ -110,6 +110,7 @@ COURSES = [
     (("optim=sgd_momentum", "scheduler=cosine", "scheduler.warmup=2", "train.clip_norm=1.0"), SOME),
     (("scheduler=reduce_on_plateau", "scheduler.patience=0", "lr=0.3", "optim=sgd"), SOME),
     (("dataset.augment=[RandomHorizontalFlip,{RandomCrop:{size:8,padding:1}}]",), SOME),
+    (("optim=muon",), SOME[:1]),
 ]
 
 

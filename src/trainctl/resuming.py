@@ -91,10 +91,9 @@ def _check_state(content: Content) -> None:
 
 def content_groups(content: Content) -> list[dict[str, Any]]:
     """The optimizer's parameter groups in a checkpoint."""
-    groups: list[dict[str, Any]] = snapshot.unpack(content.state["optimizer"], content.training)[
-        "param_groups"
-    ]
-    return groups
+    state = snapshot.unpack(content.state["optimizer"], content.training)
+    # One that is made of several, as muon is, has theirs.
+    return [group for part in state.get("parts", [state]) for group in part["param_groups"]]
 
 
 def _set(groups: list[dict[str, Any]], fresh: list[dict[str, Any]], argument: str) -> None:
