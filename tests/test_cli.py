@@ -39,7 +39,7 @@ BAD = [
     (["trian"], 2, ["trian: there is no such command", "help, init, ls"]),
     (["sl"], 2, ["did you mean trainctl ls?"]),
     (["ls", "modle"], 2, ["did you mean model?"]),
-    (["ls", "-m"], 2, ["sweeps go with training only"]),
+    (["ls", "-m"], 2, ["sweeps go with training and plan only"]),
     (["--multrun"], 2, ["did you mean --multirun?"]),
     (["-m", "lr=1e-3,abc"], 2, ["optim.lr=abc: must be a number", "1 of 2 jobs"]),
     (["++model._target_=os.system"], 3, ["model._target_=os.system: refused"]),
