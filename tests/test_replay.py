@@ -625,7 +625,7 @@ def test_a_run_without_a_capsule_says_so(trainctl: Program, tmp_path: Path) -> N
         (("run", "--device"), "--device: needs a value"),
         (("run", "--device="), "--device: needs a value"),
         (("run", "--device=abacus"), "--device abacus: no such device"),
-        (("run", "-m"), "sweeps go with training only"),
+        (("run", "-m"), "sweeps go with training and plan only"),
     ],
 )
 def test_words_that_are_wrong_are_usage_errors(

@@ -517,7 +517,7 @@ class TestTheVerb:
         [
             (["model=mpl"], 2, "did you mean model=mlp?"),
             (["lr=1,2"], 2, "several values"),
-            (["-m", "lr=1"], 2, "sweeps go with training only"),
+            (["-m", "lr=1"], 2, "sweeps go with training and plan only"),
             (["--htm", "x"], 2, "did you mean --html?"),
             (["--html"], 2, "--html: needs a value"),
             (["--html", "."], 2, "--html .: is a folder"),
