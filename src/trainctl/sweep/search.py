@@ -423,7 +423,8 @@ class Search(Sweep):
             options = self.ledger.values["search"]
             given = [] if options["config_dir"] is None else ["--config-dir", options["config_dir"]]
             given += [] if options["config_name"] == "config" else ["--config-name", options["config_name"]]
-            command = shlex.join(["trainctl", *given, *map(word_rules.shown, job.words)])
+            words = [word for word in job.words if word != "pictures=false"]  # of a sweep only
+            command = shlex.join(["trainctl", *given, *map(word_rules.shown, words)])
             print(f"best: job {job.number}, {name} {shown_number(value)}; again with:\n  {command}")
 
 

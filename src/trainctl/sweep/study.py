@@ -171,7 +171,7 @@ def is_hopeless(
     hopeless = False
     for epoch, value in own.items():
         trials[number].report(value, epoch)
-        hopeless = trials[number].should_prune()
+        hopeless = bool(trials[number].should_prune())
     return hopeless
 
 
