@@ -1,0 +1,151 @@
+"""Try the whole life of every config in a few steps: smoke [KEY=VALUE …] [--jobs N] [--junit FILE]."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trainctl.errors import ConfigError, nearest, storage_error
+from trainctl.interrupts import terminable
+from trainctl.startup import collector_paused
+from trainctl.words import friendly, is_component_argument, split
+
+if TYPE_CHECKING:
+    from trainctl.smoke.cases import Case
+
+_VALUED = ("--jobs", "--junit", "--config-dir")
+_OPTIONS = (*_VALUED, "--list")
+_EXAMPLES = {"--jobs": "auto", "--junit": "smoke.xml", "--config-dir": "DIR"}
+_MOST = 1024
+
+
+@dataclass
+class _Words:
+    values: dict[str, str] = field(default_factory=dict)
+    overrides: list[str] = field(default_factory=list)
+    listed: bool = False
+
+
+def run(words: list[str]) -> int:
+    """Compose, build, train, save, kill, resume, compare, evaluate, predict with and export every option.
+
+    KEY=VALUE words that choose (``model=mlp,lenet``, ``experiment=a``) select what is tried; the others hold
+    for every config. Returns 1 where one failed. Runs go to a temporary folder; nothing is downloaded.
+    Raises ConfigError for words that select nothing.
+    """
+    typed = _parse(words)
+    jobs = _jobs(typed.values.get("--jobs", "auto"))
+    junit = _junit(typed.values.get("--junit"))
+    config_dir = typed.values.get("--config-dir")
+    with collector_paused():
+        from trainctl.smoke.entry import warm_up
+
+        if not typed.listed:
+            warm_up()  # it imports while this process composes
+        from trainctl.compose import Composer
+        from trainctl.smoke.cases import find_cases
+
+        # The plugins that are named are imported by this: what they register is to be tried.
+        known = Composer(config_dir).compose(_base(typed.overrides))
+        groups = [str(group) for group in known.full.hydra.runtime.choices]
+        asked = find_cases(typed.overrides, groups, config_dir)
+    if typed.listed:
+        for case in asked.cases:
+            print(case.label)
+        return 0
+    with terminable(), tempfile.TemporaryDirectory(prefix="trainctl-smoke-") as folder:
+        return _smoke(asked.cases, asked.settings, config_dir, Path(folder), jobs, junit)
+
+
+def _smoke(
+    cases: Sequence[Case],
+    settings: Sequence[str],
+    config_dir: str | None,
+    folder: Path,
+    jobs: int,
+    junit: Path | None,
+) -> int:
+    from trainctl.smoke import junit as junit_file
+    from trainctl.smoke.pool import Pool
+    from trainctl.ui.smoke import Lines
+
+    started = time.perf_counter()
+    lines = Lines([case.label for case in cases])
+    jobs = max(1, min(jobs, len(cases)))
+    lines.begin(jobs)
+    pool = Pool(cases, settings, config_dir, folder, jobs, lines.show)
+    try:
+        pool.run()
+    finally:
+        done = [report for report in pool.reports if report.complete]
+        took = time.perf_counter() - started
+        if junit is not None:
+            try:
+                junit_file.write(junit, done, took)
+            except OSError as error:
+                raise storage_error(error, f"writing {junit}") from error
+    lines.end(pool.reports, took)
+    return 1 if any(report.failed is not None for report in pool.reports) else 0
+
+
+def _parse(words: Sequence[str]) -> _Words:
+    typed, left = _Words(), list(words)
+    while left:
+        word = left.pop(0)
+        name, equals, value = word.partition("=")
+        if name in _VALUED:
+            value = value if equals else left.pop(0) if left else ""
+            if not value:
+                raise ConfigError(f"{name}: needs a value", f"{name} {_EXAMPLES[name]}")
+            typed.values[name] = value
+        elif word == "--list":
+            typed.listed = True
+        elif word.startswith("-"):
+            close = nearest(name, _OPTIONS)
+            hint = f"did you mean {close}? " if close else ""
+            raise ConfigError(f"{word}: smoke has no such option", f"{hint}there are: {', '.join(_OPTIONS)}")
+        elif not equals:
+            raise ConfigError(
+                f"{word}: smoke takes KEY=VALUE words",
+                "model=mlp,lenet tries these two; without words all is tried",
+            )
+        else:
+            typed.overrides.append(word)
+    return typed
+
+
+def _base(overrides: Sequence[str]) -> list[str]:
+    """The words that hold whatever is chosen: they are checked before anything is tried."""
+    kept = []
+    for word in overrides:
+        key = split(word)[1]
+        if ("." in key and not is_component_argument(key)) or key in ("plugins", "seed", "device", "threads"):
+            kept.append(friendly(word))
+    return kept
+
+
+def _jobs(text: str) -> int:
+    """How many at a time; auto is one a core."""
+    if text == "auto":
+        from trainctl.sweep.pool import cores
+
+        return cores()
+    if not text.isdecimal() or not 1 <= int(text) <= _MOST:
+        raise ConfigError(f"--jobs {text}: must be auto, or a whole number from 1", "--jobs 2")
+    return int(text)
+
+
+def _junit(text: str | None) -> Path | None:
+    """The file to write. Raises ConfigError where it could not be: before the work, not after it."""
+    if text is None:
+        return None
+    path = Path(text).expanduser().absolute()
+    if path.is_dir():
+        raise ConfigError(f"--junit {text}: is a folder", f"name a file in it: --junit {path / 'smoke.xml'}")
+    if not path.parent.is_dir():
+        raise ConfigError(f"--junit {text}: there is no folder {path.parent}", "make it first")
+    return path

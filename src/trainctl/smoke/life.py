@@ -1,0 +1,373 @@
+"""The life of one config: composed, built, trained, saved, killed, resumed, compared, used."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trainctl import checkpoint, exporting, plugins, rundir, scoring, snapshot, verifying
+from trainctl.build import Built, build, build_data
+from trainctl.checkpoint import Content
+from trainctl.commands.resume import make_request
+from trainctl.commands.train import Request, train
+from trainctl.compose import Composed, Composer, stored_files
+from trainctl.config import Config
+from trainctl.data import Data
+from trainctl.errors import ConfigError, MissingDataError, NotLearnedError, TrainctlError
+from trainctl.hooks._base import Hook
+from trainctl.loading import Trained, load_run
+from trainctl.loop import Run
+from trainctl.registry import COMPONENTS, TRACKERS
+from trainctl.smoke.cases import Case
+from trainctl.smoke.made_up import images, stand_in
+from trainctl.smoke.partners import partners
+from trainctl.smoke.predicting import check_predictions
+from trainctl.smoke.report import ONCE, Result
+from trainctl.ui.display import Silent
+from trainctl.words import friendly, is_component_argument, shown, split
+
+STEPS = 2
+_BATCH, _LIMIT = 8, 32
+SETTINGS = (
+    "train.epochs=null",
+    f"train.max_steps={STEPS}",
+    f"train.batch_size={_BATCH}",
+    f"++dataset.limit={_LIMIT}",
+    "device=cpu",
+    "threads=1",
+    "compile=false",
+    "profile=false",
+    "pictures=false",
+    "checkpoint.every_steps=1",
+    "checkpoint.every_epochs=null",
+    "checkpoint.every_minutes=null",
+    "checkpoint.keep_last=2",
+    "checkpoint.overlap=false",
+)
+"""What holds for every config, unless somebody types something else."""
+_COMMAND = "trainctl smoke"
+
+
+class _SkippedError(Exception):
+    """A phase that this config does not have, by its own declaration."""
+
+
+class _FailedError(Exception):
+    """A phase that went wrong, in words."""
+
+
+class _Keep(Hook):
+    """Copies the run after its last step, as the checkpoint of that step holds it."""
+
+    def __init__(self, built: Built) -> None:
+        self.built = built
+
+    def step(self, run: Run, loss: Tensor) -> None:
+        if run.state.step == STEPS:
+            order = self.built.order_digest(run.state.epoch)
+            without = replace(run, hooks=[hook for hook in run.hooks if hook is not self])
+            self.content = snapshot.take(without, {"order": order}, self.built.device)
+
+
+@dataclass
+class Telling:
+    """Whom a life tells how it goes: each result, and what people must be told."""
+
+    result: Callable[[Result], None]
+    note: Callable[[str], None]
+
+
+@dataclass
+class Life:
+    """One case from its words to its exported model.
+
+    Args:
+        settings: words that hold for every case.
+        folder: where everything of this case goes; it is the life's own.
+        kill: trains what is stored in a directory, is killed there, and returns the process's exit code.
+    """
+
+    composer: Composer
+    case: Case
+    settings: tuple[str, ...]
+    folder: Path
+    kill: Callable[[Path, dict[str, str], str], int]
+    telling: Telling
+    over: str | None = None
+    composed: Composed = field(init=False)
+    built: Built = field(init=False)
+    trained: Trained = field(init=False)
+    content: Content = field(init=False)
+    words: tuple[str, ...] = ()
+    used: Path = field(init=False)
+
+    def lead(self) -> dict[str, str]:
+        """Go through all phases but those of ``ONCE``; returns for each of these what decides it, by phase.
+
+        Empty where something failed: all phases have a result then.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.used = self.folder / "uninterrupted"
+        for name, phase in (
+            ("compose", self._compose),
+            ("build", self._build),
+            ("train", self._train),
+            ("save", self._save),
+            ("kill", self._kill),
+            ("resume", self._resume),
+            ("compare", self._compare),
+            ("evaluate", self._evaluate),
+            ("predict", self._predict),
+            ("export safetensors", lambda: self._export("safetensors")),
+        ):
+            self._do(name, phase)
+        if self.over is not None:
+            for name in ONCE:
+                self._do(name, lambda: None)
+            return {}
+        return self._once()
+
+    def export(self, used: Path, phases: Sequence[str]) -> None:
+        """The phases of ``ONCE`` that are left, of the run in ``used``."""
+        self.trained = load_run(used, device=torch.device("cpu"))
+        for name in phases:
+            self._do(name, lambda name=name: self._export(ONCE[name]))  # type: ignore[misc]
+
+    def _do(self, name: str, phase: Callable[[], None]) -> None:
+        started = time.perf_counter()
+        status, reason = "passed", ""
+        if self.over is not None:
+            status, reason = "skipped", self.over
+        else:
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    phase()
+            except _SkippedError as skipped:
+                status, reason = "skipped", str(skipped)
+                if name == "build":
+                    self.over = reason  # there is nothing to go on with
+            except (_FailedError, TrainctlError) as error:
+                status, reason = "failed", str(error)
+            except Exception as error:
+                where = plugins.blamed(error)
+                said = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+                status, reason = "failed", f"{where}: {said}" if where else said
+        if status == "failed":
+            self.over = f"after failed {name}"
+        self.telling.result(Result(name, status, time.perf_counter() - started, reason))
+
+    # ------------------------------------------------------------------ compose, build
+
+    def _compose(self) -> None:
+        self.composed = self._composed(next(self._partners()))
+
+    def _composed(self, words: Sequence[str]) -> Composed:
+        chosen = [*self.case.words, *words]
+        # A list of trackers of somebody's own would write to a server of theirs.
+        off = [] if self.case.group == TRACKERS.group else [f"{TRACKERS.group}=none"]
+        fixed = [word for word in self.settings if not is_component_argument(split(word)[1])]
+        composed = self.composer.compose([*map(friendly, chosen), *off, *SETTINGS, *fixed])
+        more = [word for word in self.settings if word not in fixed and _takes(composed.config, word)]
+        if (accumulate := composed.config.train.accumulate) * _BATCH > _LIMIT:
+            more.insert(0, f"++dataset.limit={accumulate * _BATCH}")
+        if more:
+            composed = self.composer.compose([*map(friendly, chosen), *off, *SETTINGS, *fixed, *more])
+        self.words = tuple(words)
+        return composed
+
+    def _partners(self) -> Iterator[tuple[str, ...]]:
+        _, key, value = split(self.case.words[0])
+        name = value.strip("[]") if key == "train.metrics" else value
+        for words in partners(self.case, name):
+            if any("{images}" in word for word in words):
+                root = images(self.folder, {}, {})
+                yield tuple(word.replace("{images}", str(root)) for word in words)
+            else:
+                yield words
+
+    def _build(self) -> None:
+        """Build with the partners of the first choice, or with the first others that fit."""
+        first: ConfigError | None = None
+        for number, words in enumerate(self._partners()):
+            try:
+                composed = self.composed if number == 0 else self._composed(words)
+                self.composed, data, note = self._with_data(composed, words)
+                self.built = build(self.composed.config, data)
+            except ConfigError as error:
+                if any("pip install" in problem.remedy for problem in error.problems):
+                    raise _SkippedError(str(error)) from error
+                first = first or error
+                continue
+            if note:
+                self.telling.note(note)
+            if self.words:
+                self.telling.note(f"with {' '.join(map(shown, map(_short, self.words)))}")
+            return
+        assert first is not None
+        raise first
+
+    def _with_data(self, composed: Composed, words: Sequence[str]) -> tuple[Composed, Data, str]:
+        """The config and its data; where that is not there, with made-up data of the same shape."""
+        dataset = composed.config.dataset
+        try:
+            return composed, build_data(dataset), ""
+        except MissingDataError as missing:
+            replacing, note = stand_in(dataset, missing, self.folder)
+            try:
+                replaced = self._composed((*words, *replacing))
+                data = build_data(replaced.config.dataset)
+            finally:
+                self.words = tuple(words)
+            return replaced, data, note
+
+    # ------------------------------------------------------------------ train, save
+
+    def _train(self) -> None:
+        """Train in memory; what it comes to is compared with what is saved later."""
+        with contextlib.closing(self.built) as built:
+            keep = _Keep(built)
+            built.run.hooks.append(keep)
+            built.fit(built.run)
+            if built.run.state.step != STEPS:
+                raise _FailedError(f"{built.run.state.step} steps taken, not {STEPS}: {built.run.state.stop}")
+            self.content = keep.content
+
+    def _save(self) -> None:
+        """The same as a run of its own, whose checkpoints are read back."""
+        record = self._run(self.used)
+        failed = [state for state in (record.get("trackers") or {}).values() if "failed" in state]
+        if failed:
+            raise _FailedError(f"tracker {failed[0]}")
+        saved = checkpoint.read(self._checkpoint(self.used, STEPS))
+        checkpoint.read(self._checkpoint(self.used, 1))
+        if (found := verifying.compare(saved, self.content)) is not None:
+            raise _FailedError(f"what was saved is not what the same two steps gave before: {_listed(found)}")
+
+    def _run(self, directory: Path) -> dict[str, Any]:
+        rundir.claim(directory, named=True)
+        stored = stored_files(self.composed)
+        request = Request(self.composed.config, stored, directory, (), _COMMAND, latest=False)
+        return _finished(request)
+
+    def _checkpoint(self, directory: Path, step: int) -> Path:
+        return directory / "checkpoints" / checkpoint.folder_name(step)
+
+    # ------------------------------------------------------------------ kill, resume, compare
+
+    def _kill(self) -> None:
+        self._refuse_unresumable()
+        code = self.kill(self.folder / "killed", stored_files(self.composed), _COMMAND)
+        if code != -9:
+            reason = rundir.read_record(self.folder / "killed").get("reason")
+            raise _FailedError(f"it ended with exit code {code} before it could be killed: {reason}")
+        if not self._checkpoint(self.folder / "killed", 1).is_dir():
+            raise _FailedError("it was killed after its first step, whose checkpoint is not there")
+
+    def _refuse_unresumable(self) -> None:
+        if not self.built.resumes:
+            raise _SkippedError(f"loop={self.composed.config.loop.name} does not resume")
+
+    def _resume(self) -> None:
+        self._refuse_unresumable()
+        directory = self.folder / "killed"
+        request = make_request(directory, [], command=_COMMAND, allow_change=False, trust_plugins=False)
+        if request is None:
+            raise _FailedError("the killed run says that it is finished")
+        if request.resumed is None or request.resumed.content.step != 1:
+            raise _FailedError("it does not go on from the checkpoint of its first step")
+        _finished(replace(request, latest=False))
+
+    def _compare(self) -> None:
+        """Every loss and all of the last checkpoint: to the last bit those of the uninterrupted run."""
+        self._refuse_unresumable()
+        runs = [self.used, self.folder / "killed"]
+        one, other = (verifying.read_metrics(run / "metrics.jsonl") for run in runs)
+        for step in range(1, STEPS + 1):
+            losses = [each.steps.get(step, {}).get("train/loss") for each in (one, other)]
+            _same(f"loss of step {step}", *losses)
+        whole, resumed = (checkpoint.read(self._checkpoint(run, STEPS)) for run in runs)
+        if (found := verifying.compare(whole, resumed)) is not None:
+            raise _FailedError(f"resumed, it is not the uninterrupted run: {_listed(found)}")
+        before, after = (each.evaluations.get(STEPS, {}) for each in (one, other))
+        for name in {**before, **after}:
+            if name != "samples_per_second":
+                _same(name, before.get(name), after.get(name))
+        self.used = runs[1]
+
+    # ------------------------------------------------------------------ evaluate, predict, export
+
+    def _evaluate(self) -> None:
+        """From the directory alone; the values are those that the run has recorded."""
+        self.trained = load_run(self.used, device=torch.device("cpu"))
+        score = scoring.score(self.trained, None)
+        for name, recorded in (score.recorded or {}).items():
+            if name in score.values and score.values[name] != recorded and recorded == recorded:
+                raise _FailedError(f"{name}: {score.values[name]}, the run has recorded {recorded}")
+
+    def _predict(self) -> None:
+        found = check_predictions(self.trained, self.folder)
+        if found is not None:
+            raise _FailedError(found)
+
+    def _export(self, kind: str) -> None:
+        model, name = self.trained.model, self.trained.config.model.name
+        if kind != "safetensors" and not isinstance(model, nn.Module):
+            raise _SkippedError(f"model={name} is plain Python, not a torch.nn.Module")
+        if kind != "safetensors" and not getattr(model, "exports", True):
+            raise _SkippedError(f"model={name} says that it is not exported")
+        try:
+            exporting.require(kind)
+        except ConfigError as error:
+            raise _SkippedError(str(error)) from error
+        exporting.export(self.trained, kind, self.folder / f"model{exporting.FORMATS[kind]}")
+
+    def _once(self) -> dict[str, str]:
+        """What decides how the exports of ``ONCE`` go: the model and what stands before it."""
+        model, transform = self.trained.config.model, self.trained.content.state["data"].get("transform")
+        raw = self.trained.raw_sample()
+        before = [None if transform is None else transform["kind"], raw["dtype"], len(raw["shape"])]
+        return {
+            "export torch": repr((model.name, sorted(model.arguments.items(), key=repr), before)),
+            "export onnx": model.name,
+        }
+
+
+def _takes(config: Config, word: str) -> bool:
+    """Whether the component that ``config`` has chosen takes the argument that ``word`` sets."""
+    group, _, rest = split(word)[1].partition(".")
+    if group not in COMPONENTS:
+        return True
+    name = getattr(config, group).name
+    return rest.partition(".")[0] in COMPONENTS[group].signature(name).names
+
+
+def _finished(request: Request) -> dict[str, Any]:
+    """Train to the end. Two steps do not learn a batch by heart: that check is left out."""
+    try:
+        return train(request, Silent())
+    except NotLearnedError:
+        return rundir.read_record(request.directory)
+
+
+def _same(what: str, uninterrupted: object, resumed: object) -> None:
+    if json.dumps(uninterrupted) != json.dumps(resumed):
+        raise _FailedError(f"{what}: {uninterrupted} uninterrupted, {resumed} resumed")
+
+
+def _listed(found: tuple[str, str]) -> str:
+    return ": ".join(part for part in found if part)
+
+
+def _short(word: str) -> str:
+    """A word for people: a folder of made-up data is called by its name."""
+    return word if "/" not in word else f"{word.partition('=')[0]}={Path(word.strip(chr(39))).name}"

@@ -1,0 +1,81 @@
+"""With what a component is tried: the smallest partners that fit its task.
+
+What components declare decides (the ``target`` of a loss, the ``task`` of a metric). Of the others one says
+nothing, so they are tried with a few kinds of partners until one builds: a component of somebody's own needs
+no entry here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from trainctl.errors import ConfigError
+from trainctl.registry import COMPONENTS, LOSSES, METRICS
+from trainctl.smoke.cases import Case
+
+_VALUES = ("dataset=synthetic", "++dataset.task=regression", "++dataset.outputs=3")
+_REGRESSION = (*_VALUES, "loss=mse")
+_IMAGES = ("dataset=synthetic", "++dataset.shape=[3,32,32]")
+_HANDWRITING = ("dataset=synthetic", "++dataset.shape=[1,28,28]")
+_PLAIN = ("optim=sgd", "model=linear")
+_ITEMS = ("dataset=image_folder", "dataset.path='{images}'", "dataset.size=[8,8]", "dataset.cache=false")
+_TRIED = (
+    (),
+    _REGRESSION,
+    _HANDWRITING,
+    _IMAGES,
+    ("optim=sgd",),
+    (*_PLAIN, *_REGRESSION),
+    _ITEMS,
+)
+_TARGETS = {
+    "class": (),
+    "value": _VALUES,
+    "binary": (*_VALUES, "++dataset.targets=binary"),
+    "sign": (*_VALUES, "++dataset.targets=sign"),
+    "labels": (*_VALUES, "++dataset.targets=labels"),
+}
+_SHARES = (*_VALUES, "++dataset.targets=shares")
+_ENDINGS = {"bce": "Sigmoid", "nll": "{LogSoftmax:1}", "kl_div": "{LogSoftmax:1}"}
+"""The last layer for losses that want probabilities or their logarithms: only their docstrings say so."""
+
+
+def partners(case: Case, name: str) -> Iterator[tuple[str, ...]]:
+    """Words for the other groups, the likeliest first; ``name`` is that of the component.
+
+    ``{images}`` in a word stands for a folder of pictures.
+    """
+    if case.group not in (*COMPONENTS, METRICS.group):
+        yield ()
+        return
+    tried = [*_declared(case, name), *_TRIED]
+    if case.group == "model":
+        # Its weights are enough to be written and read several times; Adam's moments are tried elsewhere.
+        tried = [("optim=sgd", *words) for words in tried if "optim=sgd" not in words]
+    yield from dict.fromkeys(_without(words, case.group) for words in tried)
+
+
+def _declared(case: Case, name: str) -> list[tuple[str, ...]]:
+    if case.group == METRICS.group:
+        return [_REGRESSION] if getattr(METRICS.load(name), "task", "") == "regression" else []
+    if case.group != LOSSES.group:
+        return []
+    try:
+        kind = getattr(LOSSES.load(name), "target", None)
+    except ConfigError:
+        return []
+    words = _SHARES if name == "kl_div" else _TARGETS.get(str(kind))
+    if words is None:
+        return []
+    outputs = 3 if words else 10
+
+    def ending(last: str) -> tuple[str, ...]:
+        return ("model=sequential", f"++model.layers=[Flatten,{{Linear:{outputs}}},{last}]", *words)
+
+    # One of somebody's own that takes probabilities refuses everything else.
+    return [ending(_ENDINGS[name]) if name in _ENDINGS else words, ending("Sigmoid")]
+
+
+def _without(words: Sequence[str], group: str) -> tuple[str, ...]:
+    """The words without those for the group that is tried itself."""
+    return tuple(word for word in words if not word.lstrip("+").startswith((f"{group}=", f"{group}.")))

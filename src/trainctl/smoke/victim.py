@@ -1,0 +1,37 @@
+"""A run that is killed in the middle, in a process of its own: SIGKILL, as a machine that goes down."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+
+from trainctl import rundir
+from trainctl.commands.train import Request, train
+from trainctl.compose import parse_config
+from trainctl.startup import importing
+from trainctl.ui.display import Progress, Silent
+
+with importing():
+    from trainctl import build, snapshot
+    from trainctl.hooks import checkpointer, console, metrics_log, signals
+
+# Imported here for the processes that are forked: a run needs them all.
+_WARM = (build, checkpointer, console, metrics_log, signals, snapshot)
+
+
+class _Kill(Silent):
+    """A display that kills its process after the first step, whose checkpoint has just been written."""
+
+    every: int | None = 1
+
+    def step(self, progress: Progress) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die(directory: Path, stored: Mapping[str, str], command: str) -> None:
+    """Begin the run that ``stored`` describes, in ``directory``, and be killed in it."""
+    config = parse_config(stored["config.yaml"], "the config", lambda named: None)
+    rundir.claim(directory, named=True)
+    train(Request(config, stored, directory, (), command, latest=False), _Kill())

@@ -1,0 +1,81 @@
+"""What a person sees of a smoke run: a line a config, as it ends."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import IO, TextIO, cast
+
+from rich.console import Console
+from rich.text import Text
+
+from trainctl.smoke.report import PHASES, Report
+from trainctl.ui.display import Unbreakable, duration
+
+_STYLES = {"ok": "green", "FAILED": "bold red", "skipped": "yellow"}
+
+
+class Lines:
+    """One line a config, then a summary."""
+
+    def __init__(self, labels: Sequence[str], stream: TextIO | None = None) -> None:
+        stream = stream or sys.stdout
+        self._console = Console(
+            file=cast(IO[str], Unbreakable(stream)), highlight=False, markup=False, soft_wrap=True
+        )
+        self._width = max(map(len, labels), default=0)
+        self._total = len(labels)
+
+    def begin(self, jobs: int) -> None:
+        """Say what is coming."""
+        self._print(Text(f"{_count(self._total, 'config')}, {jobs} at a time: {', '.join(PHASES)}"))
+
+    def show(self, report: Report) -> None:
+        """A config is done: its phase that failed and why, what was skipped and why, how it was tried."""
+        outcome = status(report)
+        line = Text(f"{outcome:<8}", style=_STYLES[outcome])
+        line.append(f"{report.label:<{self._width}}  {duration(report.seconds):>6}", style="default")
+        said = []
+        if report.failed is not None:
+            said.append(f"{report.failed.phase}: {' '.join(report.failed.reason.split())}")
+        said += [
+            f"skipped {', '.join(phases)}: {' '.join(reason.split())}"
+            for reason, phases in report.skipped().items()
+        ]
+        said += report.notes
+        line.append(f"  {'; '.join(said)}" if said else "", style="default" if report.failed else "dim")
+        self._print(line)
+
+    def end(self, reports: Sequence[Report], seconds: float) -> None:
+        """The summary, with what failed once more."""
+        outcomes = [status(report) for report in reports]
+        failed = [report for report in reports if report.failed is not None]
+        counts = [f"{outcomes.count('ok')} passed", f"{len(failed)} failed"]
+        if "skipped" in outcomes:
+            counts.append(f"{outcomes.count('skipped')} skipped")
+        phases = [result for report in reports for result in report.results]
+        skipped = sum(each.status == "skipped" for each in phases)
+        style = "bold red" if failed else "green"
+        summary = Text(f"{_count(len(reports), 'config')}: {', '.join(counts)}", style=style)
+        summary.append(
+            f"; {len(phases)} phases, {skipped} of them skipped; {duration(seconds)}", style="default"
+        )
+        self._print(summary)
+        for report in failed:
+            assert report.failed is not None
+            self._print(Text(f"failed: {report.label}, {report.failed.phase}"))
+
+    def _print(self, text: Text) -> None:
+        self._console.print(text)
+
+
+def status(report: Report) -> str:
+    """``ok``, ``FAILED``, or ``skipped`` where not even building was possible."""
+    if report.failed is not None:
+        return "FAILED"
+    built = any(each.phase == "build" and each.status == "passed" for each in report.results)
+    return "ok" if built else "skipped"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
