@@ -407,7 +407,11 @@ def test_a_signal_during_start_up_is_not_lost(
     process = start("threads=1", "epochs=100000", "hydra.run.dir=run", "display.mode=none", cwd=tmp_path)
     time.sleep(delay)
     process.send_signal(number)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=60)
+    if process.returncode == -number:
+        # A machine so busy that Python itself had not started yet.
+        assert not (tmp_path / "run").exists()
+        return
     assert process.returncode == code, err
     assert "Traceback" not in err
     if (tmp_path / "run" / "run.json").exists():

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 from trainctl import __version__
 from trainctl.errors import ConfigError, InterruptedRunError, TrainctlError, nearest, storage_error
-from trainctl.interrupts import Stopped, terminable
+from trainctl.interrupts import Stopped, held_back, terminable
 from trainctl.startup import collector_paused
 from trainctl.ui.errors import show_error
 
@@ -44,7 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal without × or · must not end a run
     try:
-        return _dispatch(words)
+        with terminable():
+            return _dispatch(words)
     except TrainctlError as error:
         return _report(error)
     except Stopped as stopped:
@@ -243,12 +244,16 @@ def _train(options: Any, words: list[str]) -> int:
     with collector_paused():
         composed = composer.compose(overrides)
     named = any(word.lstrip("+").startswith("hydra.run.dir=") for word in overrides)
-    directory = rundir.claim(Path(run_directory(composed)), named=named)
-    request = Request(composed.config, stored_files(composed), directory, composed.notices, command)
-    with terminable():
-        try:
-            values = composer.run(composed, directory, lambda: train(request))
-        except (Stopped, KeyboardInterrupt) as error:
+    where, files = Path(run_directory(composed)), stored_files(composed)
+    directory: Path | None = None
+    try:
+        # A directory that is taken has a record, which must not say "running" for ever.
+        with held_back():
+            directory = rundir.claim(where, named=named)
+        request = Request(composed.config, files, directory, composed.notices, command)
+        values = composer.run(composed, directory, lambda: train(request))
+    except (Stopped, KeyboardInterrupt) as error:
+        if directory is not None:
             record_stop(directory, error)
-            raise
+        raise
     return int(values["exit_code"])

@@ -41,7 +41,7 @@ def terminable() -> Iterator[None]:
         return
 
     def receive(number: int, frame: FrameType | None) -> None:
-        raise Stopped(TerminatedRunError("terminated before the first step"))
+        raise Stopped(TerminatedRunError("terminated"))
 
     with handled(TERMINATING, receive):
         yield
