@@ -124,10 +124,10 @@ def verify(directory: Path, steps: int, *, trust_plugins: bool) -> int:
         if isinstance(part, verifying.Stretch):
             result = verifying.take_again(part, record, recorded)
             checked.append(result)
-            print(_result(result), flush=True)
+            print(_result(result, _same(record)), flush=True)
         else:
             print(_line(part), flush=True)
-    return _close(checked, max(recorded.last, kept[-1].step), bool(other))
+    return _close(checked, max(recorded.last, kept[-1].step), bool(other), _same(record))
 
 
 def _refuse_running(directory: Path) -> None:
@@ -182,12 +182,22 @@ def _changes(eras: Sequence[Era]) -> list[str]:
     ]
 
 
-def _result(checked: Checked) -> str:
+def _same(record: Mapping[str, Any]) -> tuple[str, str]:
+    """What a stretch without a difference is, and what that says of its numbers."""
+    from trainctl.verifying import tolerance_of
+
+    tolerance = tolerance_of(record)
+    if not tolerance:
+        return "identical", "to the last bit"
+    return "the same", f"to {tolerance:.0%} (engine {record['engine']}, taken again one by one)"
+
+
+def _result(checked: Checked, same: tuple[str, str]) -> str:
     stretch = checked.stretch
     what = _count(checked.steps, "step")
     if checked.evaluations:
         what += f", {_count(checked.evaluations, 'evaluation')}"
-    said = f"identical ({what})" if checked.difference is None else f"differs: {checked.difference}"
+    said = f"{same[0]} ({what})" if checked.difference is None else f"differs: {checked.difference}"
     return f"{_span(stretch)}: {said}"
 
 
@@ -203,7 +213,7 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-def _close(checked: Sequence[Checked], last: int, elsewhere: bool) -> int:
+def _close(checked: Sequence[Checked], last: int, elsewhere: bool, same: tuple[str, str]) -> int:
     """Print the closing sentence; returns the exit code."""
     differing = [each.difference for each in checked if each.difference is not None]
     if differing:
@@ -216,5 +226,5 @@ def _close(checked: Sequence[Checked], last: int, elsewhere: bool) -> int:
     again = set()
     for each in checked:
         again |= set(range(each.stretch.start, each.stretch.end))
-    print(f"identical: {len(again)} of {_count(last, 'step')} taken again, to the last bit")
+    print(f"{same[0]}: {len(again)} of {_count(last, 'step')} taken again, {same[1]}")
     return 0

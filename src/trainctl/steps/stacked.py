@@ -271,12 +271,15 @@ class StackedOptimizer:
             if self.kind == "SGD" and not any(_momentum(optimizer) for optimizer, _ in pairs):
                 continue
             empty = torch.zeros_like(pairs[0][1])
-            moments[key] = torch.stack([optimizer.state[own].get(key, empty) for optimizer, own in pairs])
+            moments[key] = torch.stack(
+                [optimizer.state.get(own, {}).get(key, empty) for optimizer, own in pairs]
+            )
         for row, (optimizer, own) in enumerate(pairs):
             state = {} if self.kind == "SGD" else {"step": self.step_count}
             if self.kind != "SGD" or _momentum(optimizer):
                 state |= {key: moment[row] for key, moment in moments.items()}
-            optimizer.state[own] = state
+            if state:
+                optimizer.state[own] = state
         return moments
 
     def _plan(self, stack: Stack, optimizers: Sequence[Any], own: Mapping[str, Tensor]) -> list[_Call]:

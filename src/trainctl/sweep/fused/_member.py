@@ -198,7 +198,9 @@ class Member:
         self.checkpointer.writer = writer if saving.overlap else None
         epochs = -(-self.run.total_steps // len(self.run.train))
         self.console = Console(self.display, epochs, request.config.display.every)
-        self.run.hooks = [*self.run.hooks, self.metrics_log, self.checkpointer, self.console]
+        beside = request.hooks(built)
+        self.run.hooks = [*self.run.hooks, *beside, self.metrics_log, self.checkpointer, self.console]
+        self._to_start = [*beside, self.metrics_log, self.checkpointer, self.console]
         for hook in self.run.hooks:
             if isinstance(hook, Guard):
                 hook.keep = capsule_keeper(request, self.take, stored)
@@ -229,7 +231,7 @@ class Member:
         for notice in [*said, *notices]:
             self.display.notice(notice)
             log.info(notice)
-        for hook in (self.metrics_log, self.checkpointer, self.console):
+        for hook in self._to_start:
             hook.start(self.run)
 
     def take(self, run: Run) -> Content:

@@ -1,0 +1,566 @@
+"""Jobs trained as one stacked model: each is what it would have been on its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from trainctl import checkpoint, load, rundir, snapshot
+from trainctl.commands.resume import make_request
+from trainctl.commands.train import Request, train
+from trainctl.compose import Composed, Composer, stored_files
+from trainctl.errors import InterruptedRunError, NotFiniteError, StorageError, TerminatedRunError
+from trainctl.sweep.fused import _probe, plan, train_group
+from trainctl.ui.display import Silent
+from trainctl.words import friendly
+
+COMMON = (
+    "threads=1",
+    "display.mode=none",
+    "pictures=false",
+    "train.epochs=3",
+    "checkpoint.overlap=false",
+)
+SEEDS = tuple(f"seed={seed}" for seed in (0, 1, 2, 0))
+RATES = (0.01, 0.002, 0.02, 0.005)
+# Losses of a step, relative to its size. Measured: below 1e-5 after 60 steps.
+TOLERANCE = 1e-4
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many files are written here, and no power fails."""
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
+
+
+@pytest.fixture(scope="module")
+def composer() -> Composer:
+    return Composer()
+
+
+def composed_of(composer: Composer, words: Sequence[str]) -> Composed:
+    """What the command line makes of COMMON and ``words``; a small model where they name none."""
+    small = () if any(word.startswith("model") for word in words) else ("model.hidden=[16,12]",)
+    return composer.compose([friendly(word) for word in (*COMMON, *small, *words)])
+
+
+Ask = Callable[..., list[Request]]
+
+
+@pytest.fixture
+def ask(composer: Composer, tmp_path: Path) -> Ask:
+    """Requests for jobs, each given by what it has beside COMMON, in directories below ``under``."""
+
+    def make(jobs: Sequence[Sequence[str]], under: str) -> list[Request]:
+        requests = []
+        for number, words in enumerate(jobs):
+            composed = composed_of(composer, words)
+            directory = rundir.claim(tmp_path / under / str(number), named=True)
+            files = stored_files(composed)
+            requests.append(
+                Request(composed.config, files, directory, composed.notices, "trainctl -m", latest=False)
+            )
+        return requests
+
+    return make
+
+
+def jobs_of(*words: str) -> list[tuple[str, ...]]:
+    return [(*words, seed, f"optim.lr={lr}") for seed, lr in zip(SEEDS, RATES, strict=True)]
+
+
+def lines(directory: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+
+
+def steps(directory: Path) -> dict[int, dict[str, Any]]:
+    return {line["step"]: line for line in lines(directory) if "train/loss" in line}
+
+
+def furthest(one: Path, other: Path) -> float:
+    """The largest difference of two runs' losses, relative to their size; infinite where steps differ."""
+    first, second = steps(one), steps(other)
+    if list(first) != list(second) or not first:
+        return float("inf")
+    return max(abs(first[n]["train/loss"] - second[n]["train/loss"]) / second[n]["train/loss"] for n in first)
+
+
+def content(directory: Path, which: str = "last") -> checkpoint.Content:
+    return checkpoint.read(checkpoint.best_of(directory, rundir.read_record(directory), which))
+
+
+def assert_same(one: Path, other: Path) -> None:
+    """Everything that two runs recorded is the same, numbers to the tolerance."""
+    assert furthest(one, other) < TOLERANCE
+    assert [line["lr"] for line in steps(one).values()] == [line["lr"] for line in steps(other).values()]
+    for first, second in zip(lines(one), lines(other), strict=True):
+        assert list(first) == list(second)
+        for key in first.keys() - {"samples_per_second"}:
+            # One sample of 225 may fall on the other side.
+            assert first[key] == pytest.approx(second[key], rel=2e-3, abs=5e-3), key
+    first, second = content(one), content(other)
+    assert first.state["order"] == second.state["order"]
+    for key in ("step", "epoch", "position", "evaluated", "lr", "skipped", "stop"):
+        assert first.state[key] == second.state[key], key
+    assert_equal(unpacked(first, "random"), unpacked(second, "random"))
+    assert_equal(unpacked(first, "optimizer"), unpacked(second, "optimizer"), close=True)
+    assert_equal(unpacked(first, "scheduler"), unpacked(second, "scheduler"), close=True)
+    assert_equal(dict(first.model), dict(second.model), close=True)
+    assert {*first.state["hooks"], "Signals"} == {*second.state["hooks"], "Signals"}
+
+
+def unpacked(content: checkpoint.Content, key: str) -> Any:
+    return snapshot.unpack(content.state[key], content.training)
+
+
+def assert_equal(one: Any, other: Any, *, close: bool = False) -> None:
+    if isinstance(one, torch.Tensor):
+        assert (one.dtype, one.shape) == (other.dtype, other.shape)
+        if close:
+            assert (one - other).norm() <= 1e-2 * other.norm() + 1e-9
+        else:
+            assert torch.equal(one, other)
+    elif isinstance(one, Mapping):
+        assert sorted(one) == sorted(other)
+        for key in one:
+            assert_equal(one[key], other[key], close=close)
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other)
+        for first, second in zip(one, other, strict=True):
+            assert_equal(first, second, close=close)
+    elif isinstance(one, float) and close:
+        assert one == pytest.approx(other, rel=1e-6)
+    else:
+        assert one == other
+
+
+# ------------------------------------------------------------------ the same as one by one
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("optim=sgd",),
+        ("optim=sgd_momentum", "scheduler=step", "scheduler.epochs=1"),
+        ("optim=sgd_momentum", "optim.nesterov=true", "optim.weight_decay=0.001", "scheduler=one_cycle"),
+        ("optim=adam", "scheduler=cosine", "scheduler.warmup=10"),
+        ("optim=adamw", "optim.no_decay=[biases]", "loss.class_weights=balanced"),
+    ],
+    ids=" ".join,
+)
+def test_each_is_what_it_is_on_its_own(ask: Ask, tmp_path: Path, words: tuple[str, ...]) -> None:
+    jobs = jobs_of(*words)
+    decay = [f"optim.weight_decay={value}" for value in (0.0, 0.01, 0.1, 0.01)]
+    if not any("weight_decay" in word for word in words):
+        jobs = [(*job, each) for job, each in zip(jobs, decay, strict=True)]
+    together = ask(jobs, "fused")
+    assert plan([request.config for request in together]) == ([[0, 1, 2, 3]], {})
+    results = train_group(together)
+    assert [result["status"] for result in results if isinstance(result, dict)] == ["done"] * 4
+    for request, single in zip(together, ask(jobs, "single"), strict=True):
+        values = train(single)
+        assert_same(request.directory, single.directory)
+        record = rundir.read_record(request.directory)
+        assert record["engine"] == "fused"
+        assert record["fused"] == {"models": 4}
+        assert record.keys() - {"fused"} == values.keys()
+        assert sorted(path.name for path in request.directory.iterdir()) == sorted(
+            path.name for path in single.directory.iterdir()
+        )
+
+
+@pytest.fixture
+def four(ask: Ask) -> list[Request]:
+    """Four runs of SGD with momentum that were trained as one."""
+    requests = ask(jobs_of("optim=sgd_momentum"), "fused")
+    assert all(isinstance(result, dict) for result in train_group(requests))
+    return requests
+
+
+def test_the_comparison_would_show_a_wrong_rate_and_a_swapped_model(ask: Ask, four: list[Request]) -> None:
+    jobs = jobs_of("optim=sgd_momentum")
+    (other,) = ask([(*jobs[0][:-1], f"optim.lr={RATES[0] * 1.01}")], "other")
+    train(other)
+    assert furthest(other.directory, four[0].directory) > 10 * TOLERANCE
+    directories = [request.directory for request in four]
+    assert min(furthest(directories[0], each) for each in directories[1:]) > 10 * TOLERANCE
+
+
+def test_momentum_may_differ_and_be_none(ask: Ask) -> None:
+    jobs = [
+        ("optim=sgd_momentum", f"optim.momentum={value}", seed)
+        for value, seed in zip((0.9, 0.0, 0.5, 0.0), SEEDS, strict=True)
+    ]
+    together = ask(jobs, "fused")
+    train_group(together)
+    for request, single in zip(together, ask(jobs, "single"), strict=True):
+        train(single)
+        assert_same(request.directory, single.directory)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        # Convolutions and a normalization: no chain of linear layers.
+        ("model=cnn", "model.normalization=group", "model.widths=[4,6]", "dataset.shape=[2,12,12]"),
+        ("model=lenet", "dataset.shape=[1,14,14]"),
+        ("dataset.task=regression", "dataset.outputs=3", "loss=mse", "model.normalization=layer"),
+        ("model=linear", "dataset.task=regression", "dataset.outputs=1", "loss=huber", "dataset.val=0"),
+    ],
+    ids=" ".join,
+)
+def test_other_models_and_losses(ask: Ask, words: tuple[str, ...]) -> None:
+    sizes = ("dataset=synthetic", "dataset.samples=300", "dataset.test_samples=70", "train.epochs=2")
+    jobs = [(*sizes, *words, f"seed={seed}", f"optim.lr={lr}") for seed, lr in ((1, 0.01), (2, 0.003))]
+    together = ask(jobs, "fused")
+    train_group(together)
+    for request, single in zip(together, ask(jobs, "single"), strict=True):
+        train(single)
+        assert rundir.read_record(request.directory)["engine"] == "fused"
+        assert_same(request.directory, single.directory)
+
+
+@pytest.mark.slow
+def test_each_is_what_it_is_on_its_own_on_mnist(ask: Ask, mnist_root: Path) -> None:
+    words = (f"dataset.root={mnist_root}", "dataset=mnist", "model.hidden=[128,64]", "train.max_steps=300")
+    jobs = [(*words, f"seed={seed}", f"optim.lr={lr}") for seed, lr in ((0, 1e-3), (1, 1e-3), (1, 3e-3))]
+    together = ask(jobs, "fused")
+    train_group(together)
+    for request, single in zip(together, ask(jobs, "single"), strict=True):
+        train(single)
+        assert furthest(request.directory, single.directory) < 2e-2
+        ours, theirs = (rundir.read_record(each.directory)["test"] for each in (request, single))
+        assert ours["test/accuracy"] == pytest.approx(theirs["test/accuracy"], abs=2e-3)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_each_is_what_it_is_on_its_own(ask: Ask) -> None:
+    jobs = jobs_of("device=cuda", "optim=adam", "scheduler=cosine")
+    together = ask(jobs, "fused")
+    train_group(together)
+    for request, single in zip(together, ask(jobs, "single"), strict=True):
+        train(single)
+        assert furthest(request.directory, single.directory) < 1e-2
+
+
+# ------------------------------------------------------------------ what goes wrong
+
+
+@pytest.mark.parametrize("scheduler", ["none", "cosine"])
+def test_a_loss_that_is_not_finite_ends_its_own_run_only(ask: Ask, trainctl, scheduler: str) -> None:
+    jobs = jobs_of("optim=sgd", "train.epochs=4", f"scheduler={scheduler}")
+    jobs[1] = (*jobs[1][:-1], "optim.lr=1e8")
+    jobs[3] = (*jobs[3][:-1], "optim.lr=1e9")
+    together, singles = ask(jobs, "fused"), ask(jobs, "single")
+    results = train_group(together)
+    for number in (0, 2):
+        train(singles[number])
+        assert_same(together[number].directory, singles[number].directory)
+    for number in (1, 3):
+        error = results[number]
+        assert isinstance(error, NotFiniteError)
+        with pytest.raises(NotFiniteError) as alone:
+            train(singles[number])
+        assert str(error) == str(alone.value)
+        record = rundir.read_record(together[number].directory)
+        assert (record["status"], record["exit_code"], record["reason"]) == ("failed", 6, str(error))
+        assert "trainctl replay" in error.problems[0].remedy
+        # The steps before the bad one are there, and no other.
+        assert list(steps(together[number].directory)) == list(steps(singles[number].directory))
+        (capsule,) = (together[number].directory / "capsules").iterdir()
+        assert capsule.name == next((singles[number].directory / "capsules").iterdir()).name
+        assert trainctl("replay", str(capsule)).code == 0
+
+
+def test_without_a_guard_a_model_that_is_not_finite_is_never_saved(ask: Ask) -> None:
+    jobs = [("optim=sgd", "guard=none", "optim.lr=1e20"), ("optim=sgd", "guard=none", "optim.lr=0.1")]
+    together = ask(jobs, "fused")
+    results = train_group(together)
+    assert isinstance(results[0], NotFiniteError)
+    assert not list((together[0].directory / "checkpoints").glob("step-*"))
+    assert steps(together[0].directory)[20]["train/loss"] == "nan"
+    assert isinstance(results[1], dict)
+
+
+def test_a_disk_that_fails_one_run_leaves_the_others(ask: Ask) -> None:
+    together = ask(jobs_of("optim=sgd"), "fused")
+    (together[2].directory / "checkpoints").write_text("in the way")
+    results = train_group(together)
+    assert isinstance(results[2], StorageError)
+    assert json.loads((together[2].directory / "run.json").read_text())["exit_code"] == 5
+    assert [isinstance(result, dict) for result in results] == [True, True, False, True]
+
+
+class _Stopping(Silent):
+    """Sends this process a signal at the end of an epoch."""
+
+    def __init__(self, number: int, at: int) -> None:
+        self.number, self.at, self.epochs = number, at, 0
+
+    def epoch(self, *arguments: Any, **settings: Any) -> None:
+        self.epochs += 1
+        if self.epochs == self.at:
+            os.kill(os.getpid(), self.number)
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "status"),
+    [
+        (signal.SIGTERM, TerminatedRunError, "terminated"),
+        (signal.SIGINT, InterruptedRunError, "interrupted"),
+    ],
+)
+def test_told_to_stop_all_are_saved_and_go_on(
+    ask: Ask, trainctl, number: int, kind: type[Exception], status: str
+) -> None:
+    jobs = jobs_of("optim=adam", "scheduler=cosine")
+    together, singles = ask(jobs, "fused"), ask(jobs, "single")
+    stopping = _Stopping(number, at=1)
+    results = train_group(together, lambda index: stopping if index == 2 else Silent())
+    for request, result in zip(together, results, strict=True):
+        assert isinstance(result, kind)
+        assert "saved in" in result.problems[-1].message
+        record = rundir.read_record(request.directory)
+        assert (record["status"], record["last"]["step"]) == (status, 20)
+        assert content(request.directory).step == 20
+    for single in singles:
+        train(single)
+
+    # One on its own, by the standard engine …
+    outcome = trainctl("resume", str(together[0].directory))
+    assert outcome.code == 0, outcome.err
+    assert_same(together[0].directory, singles[0].directory)
+    # … and the others as a group again.
+    again = [
+        make_request(request.directory, [], command="resume", allow_change=False, trust_plugins=False)
+        for request in together[1:]
+    ]
+    assert all(request is not None for request in again)
+    results = train_group([request for request in again if request is not None])
+    for request, single, result in zip(together[1:], singles[1:], results, strict=True):
+        assert isinstance(result, dict), result
+        assert result["fused"] == {"models": 3}
+        assert_same(request.directory, single.directory)
+
+
+def test_a_signal_in_the_middle_of_an_epoch_loses_nothing(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    from trainctl.sweep.fused import _group
+
+    taken, plain = [], _group.stacked_step
+
+    def counted(*arguments: Any) -> Any:
+        taken.append(1)
+        if len(taken) == 27:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return plain(*arguments)
+
+    monkeypatch.setattr(_group, "stacked_step", counted)
+    together = ask(jobs_of("optim=sgd_momentum"), "fused")
+    assert all(isinstance(result, TerminatedRunError) for result in train_group(together))
+    for request in together:
+        assert list(steps(request.directory)) == list(range(1, 28))
+        assert content(request.directory).state["position"] == 7 * 64
+
+
+# ------------------------------------------------------------------ its own end
+
+
+def test_one_may_stop_early(ask: Ask) -> None:
+    jobs = [
+        ("optim=sgd", "train.patience=2", "train.epochs=8", f"optim.lr={lr}", f"seed={seed}")
+        for lr, seed in ((1e-9, 0), (0.1, 1), (0.2, 2))
+    ]
+    together = ask(jobs, "fused")
+    results = train_group(together)
+    assert isinstance(results[0], dict)
+    assert "no better val/accuracy" in results[0]["reason"]
+    for request, single in zip(together, ask(jobs, "single"), strict=True):
+        train(single)
+        assert_same(request.directory, single.directory)
+        ours, theirs = rundir.read_record(request.directory), rundir.read_record(single.directory)
+        assert (ours["reason"], ours["test"]["step"]) == (theirs["reason"], theirs["test"]["step"])
+
+
+def test_only_what_stays_is_written(four: list[Request]) -> None:
+    for request in four:
+        record = rundir.read_record(request.directory)
+        kept = {path.name for path in (request.directory / "checkpoints").iterdir()}
+        assert kept == {checkpoint.folder_name(record[which]["step"]) for which in ("best", "last")}
+        for name in kept:
+            checkpoint.verify(request.directory / "checkpoints" / name)
+
+
+def test_all_that_is_asked_for_is_written(ask: Ask) -> None:
+    words = ("checkpoint.every_steps=7", "checkpoint.keep_last=99", "optim=sgd")
+    together = ask(jobs_of(*words), "fused")
+    train_group(together)
+    for request, single in zip(together, ask(jobs_of(*words), "single"), strict=True):
+        train(single)
+        ours, theirs = (
+            {path.name for path in (each.directory / "checkpoints").iterdir()} for each in (request, single)
+        )
+        assert ours == theirs
+        assert len(ours) == 11
+
+
+def test_every_verb_takes_the_run(four: list[Request], trainctl) -> None:
+    directory = four[1].directory
+    record = rundir.read_record(directory)
+    model = load(directory)
+    assert not model.training
+    assert sum(parameter.numel() for parameter in model.parameters()) == record["parameters"]
+    outcome = trainctl("eval", str(directory))
+    assert outcome.code == 0, outcome.err
+    assert f"test/accuracy {record['test']['test/accuracy']}" in outcome.out
+    outcome = trainctl("resume", str(directory), "train.epochs=5")
+    assert outcome.code == 0, outcome.err
+    assert list(steps(directory)) == list(range(1, 101))
+    outcome = trainctl("verify", str(four[2].directory))
+    assert outcome.code == 0, outcome.out
+    assert "the same: 60 of 60 steps taken again, to 2% (engine fused" in outcome.out
+
+
+def test_verify_shows_what_is_not_the_same(four: list[Request], trainctl) -> None:
+    path = four[0].directory / "metrics.jsonl"
+    text = path.read_text().splitlines()
+    other = (four[1].directory / "metrics.jsonl").read_text().splitlines()
+    text[5] = other[5]
+    path.write_text("\n".join(text) + "\n")
+    outcome = trainctl("verify", str(four[0].directory))
+    assert outcome.code == 1
+    assert "step 6" in outcome.out
+
+
+# ------------------------------------------------------------------ who trains together
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("loop=parameters", "optim=sgd"), "loop=parameters"),
+        (("optim=rmsprop",), "optim=rmsprop"),
+        (("scheduler=reduce_on_plateau",), "reduce_on_plateau"),
+        (("loader=workers",), "loader=workers"),
+        (("train.accumulate=2",), "train.accumulate=2"),
+        (("train.precision=bf16",), "train.precision=bf16"),
+        (("train.clip_norm=1.0",), "train.clip_norm=1.0"),
+        (("guard=full",), "gradients"),
+        (("guard.skip=1",), "guard.skip"),
+        (("model.dropout=0.1",), "model.dropout=0.1"),
+        (("model.normalization=batch",), "running statistics"),
+        (("dataset.augment=[RandomHorizontalFlip]",), "dataset.augment"),
+        (("tracker=csv",), "tracker=csv"),
+        (("train.ema=0.9",), "train.ema"),
+        (("profile=true",), "profile"),
+    ],
+)
+def test_what_does_not_stack_trains_alone(composer: Composer, words: tuple[str, ...], reason: str) -> None:
+    configs = [composed_of(composer, (*words, f"seed={seed}")).config for seed in range(2)]
+    groups, alone = plan(configs)
+    assert groups == []
+    assert list(alone) == [0, 1]
+    assert reason in alone[0]
+
+
+def test_groups_have_all_but_numbers_in_common(composer: Composer) -> None:
+    words = [
+        ("optim.lr=0.1",),
+        ("optim.lr=0.2", "seed=7", "name=one"),
+        ("optim=adamw",),
+        ("train.batch_size=32",),
+        ("optim.weight_decay=0.1",),
+        ("optim=adamw", "optim.weight_decay=0.3"),
+        ("train.batch_size=32", "display.every=1"),
+        ("optim.betas=[0.8,0.9]",),
+    ]
+    groups, alone = plan([composed_of(composer, each).config for each in words])
+    assert groups == [[0, 1, 4], [2, 5], [3, 6]]
+    assert list(alone) == [7]
+    assert "no other job" in alone[7]
+
+
+PLUGIN = """
+import torch
+from torch import nn
+from torch.nn import functional
+from trainctl.registry import MODELS
+
+@MODELS.register("odd")
+class Odd(nn.Module):
+    def __init__(self, input_shape: tuple[int, ...], output_size: int, kind: str = "plain"):
+        super().__init__()
+        self.kind = kind
+        self.linear = nn.Linear(64, output_size)
+        self.norm = nn.BatchNorm1d(64) if kind == "norm" else nn.Identity()
+
+    def forward(self, inputs):
+        inputs = self.norm(inputs.flatten(1))
+        if self.kind == "random":
+            inputs = functional.dropout(inputs, 0.1, self.training)
+        if self.kind == "branch" and inputs.sum() > 0:
+            return 2 * self.linear(inputs)
+        return self.linear(inputs)
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("plain", None),
+        ("norm", "keeps running statistics"),
+        ("random", "draws random numbers"),
+        ("branch", "does not stack"),
+    ],
+)
+def test_a_model_of_ones_own_is_tried_first(ask: Ask, tmp_path: Path, kind: str, reason: str | None) -> None:
+    (tmp_path / "odd.py").write_text(PLUGIN)
+    words = (
+        "plugins=[./odd.py]",
+        "~model.hidden",
+        "model.name=odd",
+        f"model.kind={kind}",
+        "train.epochs=1",
+    )
+    together = ask([(*words, f"seed={seed}") for seed in range(2)], "fused")
+    for request, result in zip(together, train_group(together), strict=True):
+        assert isinstance(result, dict), result
+        assert result["engine"] == ("fused" if reason is None else "standard")
+        log = (request.directory / "train.log").read_text()
+        assert (reason or "one of 2 models that train as one") in log
+
+
+def test_what_does_not_fit_into_memory_trains_in_turns(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Room for three: weights, gradients, moments and what goes back, what backward keeps, and the batches.
+    state = 7 * 4 * (64 * 16 + 16 + 16 * 12 + 12 + 12 * 10 + 10)
+    monkeypatch.setattr(_probe, "free_memory", lambda device: 2 * 3 * (state + 130_000))
+    together = ask([(f"seed={seed}", "train.epochs=1") for seed in range(5)], "fused")
+    results = train_group(together)
+    models = [result["fused"]["models"] for result in results if isinstance(result, dict)]
+    assert models == [3, 3, 3, 2, 2]
+    assert (
+        "5 models 3 train at a time: there is memory for 3"
+        in (together[4].directory / "train.log").read_text()
+    )
+
+
+def test_every_one_says_itself_what_is_wrong_with_the_config(ask: Ask) -> None:
+    together = ask([("train.batch_size=9999", f"seed={seed}") for seed in range(2)], "fused")
+    results = train_group(together)
+    assert [getattr(result, "exit_code", None) for result in results] == [2, 2]
+    assert all(rundir.read_record(request.directory)["status"] == "failed" for request in together)
+
+
+def test_as_a_sweep_from_the_command_line(trainctl, tmp_path: Path) -> None:
+    words = ("-m", *COMMON[:3], "model.hidden=[16,12]", "epochs=1", "hydra/launcher=fused", "sweep.jobs=1")
+    outcome = trainctl(*words, "seed=0,1", "model.dropout=0,0.2", "hydra.sweep.dir=sweep")
+    assert outcome.code == 0, outcome.out + outcome.err
+    engines = [rundir.read_record(tmp_path / "sweep" / str(number))["engine"] for number in range(4)]
+    assert sorted(engines) == ["fused", "fused", "standard", "standard"]
+    assert "model.dropout=0.2 draws random numbers" in outcome.out
