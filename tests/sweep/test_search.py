@@ -136,6 +136,12 @@ def test_an_interval_without_a_search_names_the_sweeper(trainctl) -> None:
     assert "hydra/sweeper=optuna" in outcome.err
 
 
+def test_a_search_cannot_be_planned(trainctl) -> None:
+    outcome = trainctl("plan", *SEARCH, LR)
+    assert outcome.code == 2
+    assert "is not known before it runs" in outcome.err
+
+
 def test_without_optuna_the_extra_is_named(trainctl, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trainctl.sweep.search.find_spec", lambda name: None)
     outcome = trainctl(*SEARCH, LR)

@@ -30,6 +30,11 @@ def run(words: list[str]) -> int:
 
         composer = Composer()
         overrides = [friendly(word, sweep=True) for word in plain]
+        if composer.sweeper(overrides)[0] != "basic":
+            raise ConfigError(
+                "plan: which jobs a search has is not known before it runs",
+                "plan some of its settings, as lists: trainctl plan -m lr=1e-4,1e-1",
+            )
         checked = check_jobs(composer, overrides)
         where = Path(composer.sweep_directory(overrides)).expanduser().absolute()
     plan = make_plan(checked)
