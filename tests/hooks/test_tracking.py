@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,12 +28,13 @@ class Listener:
         self.fault, self.error = fault, error or RuntimeError("no room\nand more")
         self.rows: list[tuple[int, dict[str, float]]] = []
         self.calls: list[Any] = []
+        self.released = threading.Event()
 
     def _maybe(self, method: str) -> None:
         if self.fault == method:
             raise self.error
         if self.fault == f"slow {method}":
-            time.sleep(0.7)
+            assert self.released.wait(30)
 
     def start(self, directory: Path, name: str, config: Mapping[str, Any]) -> None:
         self.calls.append((directory, name, dict(config)))
@@ -131,24 +133,27 @@ def test_a_failure_is_named_while_the_run_goes_on(monkeypatch: pytest.MonkeyPatc
 
 
 def test_one_that_is_slow_holds_no_step_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking, "_SHORT", 0.1)
+    monkeypatch.setattr(tracking, "_SHORT", 0.05)
     slow, quick = Listener("slow metrics"), Listener()
     run, hook, said = tracked({"slow": slow, "quick": quick})
-    started = time.monotonic()
     fit(run)
-    assert time.monotonic() - started < 0.6
+    assert (run.state.step, slow.rows) == (16, [])
+    threading.Timer(0.3, slow.released.set).start()
     hook.close("done")
     assert hook.states == {"slow": "ok", "quick": "ok"}
     assert said == ["waiting for tracker slow, at most 60 s; Ctrl-C gives it up"]
     assert slow.rows == quick.rows
+    assert len(slow.rows) == 19
 
 
 def test_one_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracking, "_SHORT", 0.05)
     monkeypatch.setattr(tracking, "_PATIENCE", {"done": 0.1})
-    run, hook, said = tracked({"hung": Listener("slow end")})
+    listener = Listener("slow end")
+    run, hook, said = tracked({"hung": listener})
     fit(run)
     hook.close("done")
+    listener.released.set()
     assert hook.states == {"hung": "failed at step 16: not finished in time, given up"}
     assert said[-1].startswith("tracker hung failed at step 16")
 
