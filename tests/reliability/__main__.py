@@ -7,6 +7,8 @@ import sys
 
 # Before torch is imported: a pool of threads does not survive a fork.
 os.environ["OMP_NUM_THREADS"] = "1"
+# Drawn when all is written: the same pictures some ten thousand times.
+os.environ["TRAINCTL_PICTURES"] = "0"
 
 
 def main() -> int:
