@@ -30,6 +30,7 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     yield
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(False)
+    torch.set_float32_matmul_precision("highest")
     # trainctl's own components are imported once and stay; a test's plugins go.
     plugins._loaded.clear()
     for each in [*registry.COMPONENTS.values(), registry.METRICS, registry.TRACKERS]:

@@ -148,6 +148,8 @@ BAD_SETTINGS: list[tuple[str, Any, str, str]] = [
     ("train.metrics", "accuracy", "accuracy", METRICS_TEXT),
     ("train.metrics", [3], "[3]", METRICS_TEXT),
     ("train.precision", "fp16", "fp16", "one of fp32, bf16"),
+    ("train.matmul", "tf32", "tf32", "one of highest, high, medium"),
+    ("train.capture", "graph", "graph", "true or false or auto"),
     ("train.clip_norm", 0, "0", "a number greater than 0 or null"),
     ("train.clip_norm", -1.0, "-1.0", "a number greater than 0 or null"),
     ("train.clip_norm", math.inf, "inf", "a number greater than 0 or null"),

@@ -109,6 +109,7 @@ def build(config: Config, data: Data | None = None) -> Built:
         config = overfitting.simplified(config)
     device = runtime.choose_device(config.device)
     runtime.set_deterministic(config.deterministic)
+    runtime.set_matmul_precision(config.train.matmul)
     data = build_data(config.dataset) if data is None else data
     data.transform.to(device)  # the statistics it was fitted with, if it has any
     metrics = choose_metrics(config.metrics, data)
@@ -199,6 +200,13 @@ def build(config: Config, data: Data | None = None) -> Built:
 
         compiling.refuse(config, model)
         compiled = [compiling.Compiled(model, "default" if mode is True else mode, batch_size)]
+    captured: list[Hook] = []
+    if config.train.capture is True or (config.train.capture == "auto" and device.type == "cuda"):
+        from trainctl import capturing
+
+        capturing.refuse(config, device, optimizer)
+        reason = capturing.obstacle(config, device, optimizer)
+        captured = [capturing.Capture(config.train.capture, reason, window, device)]
     averaging = []
     if config.train.ema is not None:
         run.averaged = copy.deepcopy(model)
@@ -206,6 +214,7 @@ def build(config: Config, data: Data | None = None) -> Built:
     guard = config.guard
     run.hooks = [
         *compiled,
+        *captured,  # before the guard, which watches whatever step it finds
         *(
             [Guard(loss=guard.loss, gradients=guard.gradients, skip=guard.skip)]
             if guard.loss or guard.gradients

@@ -52,6 +52,8 @@ class Compiled(Hook):
         backend: of torch.compile.
     """
 
+    about = "compile"
+
     def __init__(
         self, model: nn.Module, mode: str, batch_size: int, backend: str | Callable[..., Any] = "inductor"
     ) -> None:

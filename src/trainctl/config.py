@@ -39,6 +39,8 @@ class Train(_Settings):
     batch_size: Count
     accumulate: Count
     precision: Literal["fp32", "bf16"]
+    matmul: Literal["highest", "high", "medium"]
+    capture: bool | Literal["auto"]
     clip_norm: Positive | None
     ema: Fraction | None
     overfit_batches: Count | None

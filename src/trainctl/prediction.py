@@ -36,6 +36,7 @@ class Predictor:
 
     def __init__(self, trained: Trained, transform: nn.Module, precision: str | None = None) -> None:
         runtime.set_deterministic(trained.config.deterministic)
+        runtime.set_matmul_precision(trained.config.train.matmul)
         self.model, self.transform, self.device = trained.model, transform, trained.device
         self.precision = runtime.precision_context(
             precision or trained.config.train.precision, trained.device

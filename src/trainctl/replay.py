@@ -89,6 +89,7 @@ def replay(capsule: Capsule, config: Config, device: torch.device) -> Replay:
     built.
     """
     runtime.set_deterministic(config.deterministic)
+    runtime.set_matmul_precision(config.train.matmul)
     if device.type == "cpu":
         torch.set_num_threads(min(max(1, capsule.threads), _MOST_THREADS))
     model = build_model(config.model, capsule.input_shape, capsule.output_size).to(device)

@@ -90,6 +90,15 @@ def precision_context(precision: str, device: torch.device) -> AbstractContextMa
     return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
+def set_matmul_precision(precision: str) -> None:
+    """How float32 matrices are multiplied: ``highest`` in float32, ``high`` in TF32, ``medium`` in bfloat16,
+    where the hardware has them. See torch.set_float32_matmul_precision.
+
+    It holds for the whole process, so every run and every use of one sets it.
+    """
+    torch.set_float32_matmul_precision(precision)
+
+
 @contextmanager
 def random_state_kept(device: torch.device) -> Iterator[None]:
     """Put torch's random state back afterwards, so that a trial leaves no trace in the run."""

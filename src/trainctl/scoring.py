@@ -127,6 +127,7 @@ def score(trained: Trained, split: str | None, dataset: Component | None = None)
     """
     config = trained.config
     runtime.set_deterministic(config.deterministic)
+    runtime.set_matmul_precision(config.train.matmul)
     own, dataset = dataset is None, dataset or config.dataset
     data = build_data(_whole(dataset) if split == "all" else dataset, trained.reading)
     # With all of it in one split there is no training split to compare.

@@ -1,8 +1,9 @@
-"""What ``compile``, ``profile`` and ``train.overfit_batches`` add to a run, before and after it."""
+"""What compiling, capturing, profiling and overfitting on purpose add to a run, before and after it."""
 
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,23 +19,21 @@ log = logging.getLogger("trainctl")
 
 
 def attach(run: Run, config: Config, directory: Path, display: Display, record: rundir.RunRecord) -> None:
-    """Hang the profiler on the run, and let the compiler say on the screen and in the record what it does."""
+    """Hang the profiler on the run, and let what is found out at its start, such as whether the model can be
+    compiled, be said on the screen and in the record."""
     if config.profile:
         from trainctl.hooks.profile import Profiler
 
         run.hooks.append(Profiler(directory / "profile"))
-    if config.compile is False:
-        return
-    from trainctl.compiling import Compiled
 
-    def tell(text: str, how: str) -> None:
+    def tell(about: str, text: str, how: str) -> None:
         display.notice(text)
         log.info(text)
-        record.update(environment={**record.values["environment"], "compile": how})
+        record.update(environment={**record.values["environment"], about: how})
 
     for hook in run.hooks:
-        if isinstance(hook, Compiled):
-            hook.tell = tell
+        if (about := getattr(hook, "about", None)) is not None and hasattr(hook, "tell"):
+            hook.tell = partial(tell, about)
 
 
 def release(run: Run, config: Config) -> None:

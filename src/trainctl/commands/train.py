@@ -298,6 +298,7 @@ def environment_of(built: Built, stored: list[dict[str, str]]) -> dict[str, Any]
         "torch": torch.__version__,
         "device": device_name(built.device),
         "threads": built.threads,
+        "matmul": torch.get_float32_matmul_precision(),
         "plugins": stored,
     }
 

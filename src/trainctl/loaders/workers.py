@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +64,7 @@ class WorkersLoader:
             pin=device.type == "cuda",
         )
         self._targets = split.targets.to(device)
+        self._stream: Any = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
     def __len__(self) -> int:
         """Batches an epoch; the last one may be smaller."""
@@ -88,10 +89,21 @@ class WorkersLoader:
         for raw in self.feed.batches(order, epoch):
             index = on_device[start : start + len(raw)]
             start += len(raw)
-            inputs = raw.to(self.device, non_blocking=True)
+            inputs = self._copied(raw)
             if self.augment is not None:
                 inputs = self.augment(inputs, index, epoch)
             yield self.transform(inputs), self._targets.index_select(0, index)
+
+    def _copied(self, raw: Tensor) -> Tensor:
+        """The batch on the device. On a GPU it is copied while the step before is still being computed."""
+        if self._stream is None:
+            return raw.to(self.device)
+        with torch.cuda.stream(self._stream):
+            inputs = raw.to(self.device, non_blocking=True)
+        computing = torch.cuda.current_stream(self.device)
+        computing.wait_stream(self._stream)
+        inputs.record_stream(computing)  # its memory is free when the step has read it, not before
+        return inputs
 
     def close(self) -> None:
         """End the worker processes."""
