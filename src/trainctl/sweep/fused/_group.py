@@ -199,7 +199,9 @@ class Group:
         for member in self.members:
             with self._surviving(member):
                 member.open(git)
-                member.build(self.data, threads, stored, writer)
+                # One model at a time is too little work for more threads.
+                member.build(self.data, 1, stored, writer)
+        torch.set_num_threads(threads)
         # Those of equal settings side by side: they share a call of the optimizer's kernel.
         self.members = sorted(
             (member for member in self.members if member.result is None),
