@@ -87,6 +87,7 @@ class Composer:
         GlobalHydra.instance().clear()
         self.hydra = Hydra.create_main_hydra2(task_name="trainctl", config_search_path=search_path)
         self.loader = self.hydra.config_loader
+        self._loaded: dict[tuple[str, ...], DictConfig] = {}
 
     # ---------------------------------------------------------------- composing
 
@@ -123,7 +124,7 @@ class Composer:
         refuse_unsafe(full)
         problems += _unchosen_trackers(full, usable)
         try:
-            notices = settle(full, usable, self._load, self._load_option)
+            notices = settle(full, usable, self._load_once, self._load_option)
         except _LOADING_ERRORS as error:
             raise ConfigError([*problems, explain("", error)]) from error
         return full, problems, notices
@@ -277,6 +278,13 @@ class Composer:
                     continue
             return word
         return None
+
+    def _load_once(self, words: list[str]) -> DictConfig:
+        """The same, to be read only: what is composed of the same words is not composed again."""
+        key = tuple(words)
+        if key not in self._loaded:
+            self._loaded[key] = self._load(words)
+        return self._loaded[key]
 
     def _load_option(self, group: str, option: str) -> DictConfig | None:
         """What an option's own file says, without the files that come after it."""
