@@ -28,8 +28,8 @@ test-all: $(STAMP) ## the tests, the slow ones and those for a GPU included
 test-reliability: $(STAMP) ## kill runs at every file operation, fill the disk, flip every byte, in minutes
 	$(BIN)/python -m tests.reliability $(ARGS)
 
-smoke: $(STAMP) ## train every experiment for two steps; absent data is replaced by made-up data
-	$(BIN)/python -m tests.smoke $(ARGS)
+smoke: $(STAMP) ## train, save, kill, resume, use and export every config; absent data is made up
+	$(BIN)/trainctl smoke $(ARGS)
 
 check: $(STAMP) ## format, lint and types
 	$(BIN)/ruff format --check .

@@ -387,7 +387,8 @@ def test_a_limit_takes_samples_from_all_of_each_split(trainctl) -> None:
         places = [number * len(all_of) // 40 for number in range(40)]
         assert torch.equal(few.inputs, all_of.inputs[places])
         assert torch.equal(few.targets, all_of.targets[places])
-    assert len(build_data(Component("dataset", "thermometer", {}, {**common, "val": 0, "limit": 40})).train) == 11
+    readings = build_data(Component("dataset", "thermometer", {}, {**common, "val": 0, "limit": 40}))
+    assert len(readings.train) == 11
     outcome = trainctl("dataset.limit=0")
     assert outcome.code == 2
     assert "dataset.limit=0: must be" in outcome.err

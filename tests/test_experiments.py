@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.smoke import smoke
 from trainctl.compose import Composer
 from trainctl.registry import COMPONENTS, METRICS
 
@@ -22,9 +21,11 @@ def test_its_header_says_command_result_and_time(name: str) -> None:
     assert any(line.startswith("# time:    ") and any(map(str.isdigit, line)) for line in header.splitlines())
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
-def test_it_trains_two_steps_without_its_data(name: str, tmp_path: Path) -> None:
-    assert smoke(name, tmp_path)
+@pytest.mark.slow
+def test_each_leads_its_whole_life_without_its_data(trainctl) -> None:
+    outcome = trainctl("smoke", f"experiment={','.join(EXPERIMENTS)}")
+    assert outcome.code == 0, outcome.out
+    assert f"{len(EXPERIMENTS)} configs: " in outcome.out
 
 
 @pytest.mark.parametrize(

@@ -102,6 +102,10 @@ class Registry:
         """All names that can be chosen, sorted; imports nothing."""
         return sorted({*self._own_names(), *self._entries, *self._family.members})
 
+    def foreign(self) -> list[str]:
+        """The names that plugins have registered, sorted."""
+        return sorted(set(self._entries) - set(self._own_names()) - set(self._family.members))
+
     def load(self, name: str) -> Callable[..., Any]:
         """The class or function registered as ``name``; imports its file.
 

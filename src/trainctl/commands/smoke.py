@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from trainctl.smoke.cases import Case
 
 _VALUED = ("--jobs", "--junit", "--config-dir")
-_OPTIONS = (*_VALUED, "--list")
+_FLAGS = ("--own", "--list")
+_OPTIONS = (*_VALUED, *_FLAGS)
 _EXAMPLES = {"--jobs": "auto", "--junit": "smoke.xml", "--config-dir": "DIR"}
 _MOST = 1024
 
@@ -27,24 +28,26 @@ _MOST = 1024
 class _Words:
     values: dict[str, str] = field(default_factory=dict)
     overrides: list[str] = field(default_factory=list)
-    listed: bool = False
+    flags: set[str] = field(default_factory=set)
 
 
 def run(words: list[str]) -> int:
     """Compose, build, train, save, kill, resume, compare, evaluate, predict with and export every option.
 
     KEY=VALUE words that choose (``model=mlp,lenet``, ``experiment=a``) select what is tried; the others hold
-    for every config. Returns 1 where one failed. Runs go to a temporary folder; nothing is downloaded.
-    Raises ConfigError for words that select nothing.
+    for every config. ``--own`` leaves out what comes with trainctl, ``--list`` only names what would be
+    tried. Returns 1 where one failed. Runs go to a temporary folder; nothing is downloaded. Raises
+    ConfigError for words that select nothing.
     """
     typed = _parse(words)
+    listed = "--list" in typed.flags
     jobs = _jobs(typed.values.get("--jobs", "auto"))
     junit = _junit(typed.values.get("--junit"))
     config_dir = typed.values.get("--config-dir")
     with collector_paused():
         from trainctl.smoke.entry import warm_up
 
-        if not typed.listed:
+        if not listed:
             warm_up()  # it imports while this process composes
         from trainctl.compose import Composer
         from trainctl.smoke.cases import find_cases
@@ -52,8 +55,8 @@ def run(words: list[str]) -> int:
         # The plugins that are named are imported by this: what they register is to be tried.
         known = Composer(config_dir).compose(_base(typed.overrides))
         groups = [str(group) for group in known.full.hydra.runtime.choices]
-        asked = find_cases(typed.overrides, groups, config_dir)
-    if typed.listed:
+        asked = find_cases(typed.overrides, groups, config_dir, own="--own" in typed.flags)
+    if listed:
         for case in asked.cases:
             print(case.label)
         return 0
@@ -102,8 +105,8 @@ def _parse(words: Sequence[str]) -> _Words:
             if not value:
                 raise ConfigError(f"{name}: needs a value", f"{name} {_EXAMPLES[name]}")
             typed.values[name] = value
-        elif word == "--list":
-            typed.listed = True
+        elif word in _FLAGS:
+            typed.flags.add(word)
         elif word.startswith("-"):
             close = nearest(name, _OPTIONS)
             hint = f"did you mean {close}? " if close else ""
@@ -120,12 +123,15 @@ def _parse(words: Sequence[str]) -> _Words:
 
 def _base(overrides: Sequence[str]) -> list[str]:
     """The words that hold whatever is chosen: they are checked before anything is tried."""
-    kept = []
-    for word in overrides:
-        key = split(word)[1]
-        if ("." in key and not is_component_argument(key)) or key in ("plugins", "seed", "device", "threads"):
-            kept.append(friendly(word))
-    return kept
+    from trainctl.commands.ls import find_members
+
+    groups = find_members()
+    keys = {word: split(word)[1] for word in overrides}
+    return [
+        friendly(word)
+        for word, key in keys.items()
+        if key not in groups and not is_component_argument(key) and not key.startswith("hydra.")
+    ]
 
 
 def _jobs(text: str) -> int:

@@ -12,6 +12,7 @@ import yaml
 from trainctl import words as word_rules
 from trainctl.commands.ls import find_options
 from trainctl.errors import ConfigError, Problem, nearest
+from trainctl.locations import conf_directory
 from trainctl.registry import COMPONENTS, METRICS, MODELS, Registry
 
 _EARLY = (MODELS.group, "experiment")
@@ -35,16 +36,21 @@ class Asked:
     settings: tuple[str, ...]
 
 
-def find_cases(typed: Sequence[str], known: Sequence[str], config_dir: str | None = None) -> Asked:
+def find_cases(
+    typed: Sequence[str], known: Sequence[str], config_dir: str | None = None, *, own: bool = False
+) -> Asked:
     """The cases that ``typed`` words select, or all; the other words are settings for every case.
+
+    With ``own`` all is what does not come with trainctl.
 
     ``known`` are the groups that the base config has a place for. Components that only a plugin knows are
     cases, too: their plugin has been imported. Raises ConfigError for an option that is not there, with the
     nearest, and for a component's argument that no component takes.
     """
     options = _options(config_dir)
-    groups = {group: _cases(group, paths, known) for group, paths in options.items()}
-    groups[METRICS.group] = [_metric(name) for name in METRICS.names()]
+    chosen = _own(options) if own else options
+    groups = {group: _cases(group, paths, known) for group, paths in chosen.items()}
+    groups[METRICS.group] = [_metric(name) for name in (METRICS.foreign() if own else METRICS.names())]
     for registry in COMPONENTS.values():
         groups.setdefault(registry.group, []).extend(
             _by_name(registry.group, name) for name in _without_option(registry, options)
@@ -54,7 +60,10 @@ def find_cases(typed: Sequence[str], known: Sequence[str], config_dir: str | Non
     problems: list[Problem] = []
     for word in typed:
         sign, key, value = word_rules.split(word)
-        if not sign and (key in groups or key.removesuffix(".name") in COMPONENTS):
+        if sign == "~":
+            problems.append(Problem(f"{word}: smoke takes nothing out of a config", "it takes KEY=VALUE"))
+            continue
+        if key in groups or (key.endswith(".name") and key.removesuffix(".name") in COMPONENTS):
             selected += _select(key, value, groups, problems)
             continue
         if not _taken(key):
@@ -64,6 +73,11 @@ def find_cases(typed: Sequence[str], known: Sequence[str], config_dir: str | Non
         raise ConfigError(problems)
     order = dict.fromkeys([*_EARLY, *COMPONENTS, *groups])
     everything = [case for group in order for case in groups.get(group, ())]
+    if not everything:
+        raise ConfigError(
+            "--own: there is nothing that does not come with trainctl",
+            "options of one's own are in ./conf or --config-dir, components in plugins=",
+        )
     return Asked(list(dict.fromkeys(selected)) or everything, tuple(settings))
 
 
@@ -73,6 +87,15 @@ def _options(config_dir: str | None) -> dict[str, dict[str, Path]]:
         if path.parent.name != "hydra":
             found.setdefault(path.parent.name, {}).setdefault(path.stem, path)
     return found
+
+
+def _own(options: Mapping[str, Mapping[str, Path]]) -> dict[str, dict[str, Path]]:
+    """The options whose files are not trainctl's."""
+    shipped = conf_directory()
+    return {
+        group: {name: path for name, path in paths.items() if not path.is_relative_to(shipped)}
+        for group, paths in options.items()
+    }
 
 
 def _cases(group: str, paths: Mapping[str, Path], known: Sequence[str]) -> list[Case]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +23,7 @@ from trainctl.commands.train import Request, train
 from trainctl.compose import Composed, Composer, stored_files
 from trainctl.config import Config
 from trainctl.data import Data
-from trainctl.errors import ConfigError, MissingDataError, NotLearnedError, TrainctlError
+from trainctl.errors import CheckpointError, ConfigError, MissingDataError, NotLearnedError, TrainctlError
 from trainctl.hooks._base import Hook
 from trainctl.loading import Trained, load_run
 from trainctl.loop import Run
@@ -68,6 +69,8 @@ class _FailedError(Exception):
 class _Keep(Hook):
     """Copies the run after its last step, as the checkpoint of that step holds it."""
 
+    content: Content | None = None
+
     def __init__(self, built: Built) -> None:
         self.built = built
 
@@ -75,7 +78,8 @@ class _Keep(Hook):
         if run.state.step == STEPS:
             order = self.built.order_digest(run.state.epoch)
             without = replace(run, hooks=[hook for hook in run.hooks if hook is not self])
-            self.content = snapshot.take(without, {"order": order}, self.built.device)
+            with contextlib.suppress(CheckpointError):  # it is the saving that says so
+                self.content = snapshot.take(without, {"order": order}, self.built.device)
 
 
 @dataclass
@@ -106,7 +110,7 @@ class Life:
     composed: Composed = field(init=False)
     built: Built = field(init=False)
     trained: Trained = field(init=False)
-    content: Content = field(init=False)
+    content: Content | None = field(init=False)
     words: tuple[str, ...] = ()
     used: Path = field(init=False)
 
@@ -180,6 +184,12 @@ class Life:
         more = [word for word in self.settings if word not in fixed and _takes(composed.config, word)]
         if (accumulate := composed.config.train.accumulate) * _BATCH > _LIMIT:
             more.insert(0, f"++dataset.limit={accumulate * _BATCH}")
+        for part in (composed.config.dataset, composed.config.model):
+            if part.arguments.get("download"):
+                more.append(f"++{part.group}.download=false")
+                if part.arguments.get("weights"):
+                    more.append(f"++{part.group}.weights=null")
+                    self.telling.note("without the trained weights, which would be downloaded")
         if more:
             composed = self.composer.compose([*map(friendly, chosen), *off, *SETTINGS, *fixed, *more])
         self.words = tuple(words)
@@ -198,6 +208,7 @@ class Life:
     def _build(self) -> None:
         """Build with the partners of the first choice, or with the first others that fit."""
         first: ConfigError | None = None
+        number = 0
         for number, words in enumerate(self._partners()):
             try:
                 composed = self.composed if number == 0 else self._composed(words)
@@ -214,6 +225,8 @@ class Life:
                 self.telling.note(f"with {' '.join(map(shown, map(_short, self.words)))}")
             return
         assert first is not None
+        if number:
+            raise _FailedError(f"{first}; nor does it fit {number} other kinds of data and partners")
         raise first
 
     def _with_data(self, composed: Composed, words: Sequence[str]) -> tuple[Composed, Data, str]:
@@ -250,6 +263,7 @@ class Life:
             raise _FailedError(f"tracker {failed[0]}")
         saved = checkpoint.read(self._checkpoint(self.used, STEPS))
         checkpoint.read(self._checkpoint(self.used, 1))
+        assert self.content is not None
         if (found := verifying.compare(saved, self.content)) is not None:
             raise _FailedError(f"what was saved is not what the same two steps gave before: {_listed(found)}")
 
@@ -267,9 +281,11 @@ class Life:
     def _kill(self) -> None:
         self._refuse_unresumable()
         code = self.kill(self.folder / "killed", stored_files(self.composed), _COMMAND)
-        if code != -9:
-            reason = rundir.read_record(self.folder / "killed").get("reason")
-            raise _FailedError(f"it ended with exit code {code} before it could be killed: {reason}")
+        if code != -signal.SIGKILL:
+            reason = "it did not begin"
+            with contextlib.suppress(ConfigError):
+                reason = rundir.read_record(self.folder / "killed").get("reason") or "it went to its end"
+            raise _FailedError(f"its process ended with exit code {code} before it could be killed: {reason}")
         if not self._checkpoint(self.folder / "killed", 1).is_dir():
             raise _FailedError("it was killed after its first step, whose checkpoint is not there")
 

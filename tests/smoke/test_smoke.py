@@ -1,0 +1,290 @@
+"""What is tried, with which partners and data, and how it is told."""
+
+from __future__ import annotations
+
+import io
+import shlex
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+import xmlschema
+import yaml
+
+from tests.program import start
+from trainctl.build import build_data
+from trainctl.config import Component
+from trainctl.errors import ConfigError, MissingDataError
+from trainctl.registry import COMPONENTS, LOSSES, METRICS
+from trainctl.smoke import junit
+from trainctl.smoke.cases import Case, find_cases
+from trainctl.smoke.entry import warm_up
+from trainctl.smoke.made_up import stand_in
+from trainctl.smoke.partners import partners
+from trainctl.smoke.pool import Pool
+from trainctl.smoke.report import PHASES, Report, Result
+from trainctl.ui.smoke import Lines
+
+HERE = Path(__file__).parent
+
+
+# ------------------------------------------------------------------ what is tried
+
+
+def test_every_option_of_every_group_is_a_case(trainctl) -> None:
+    listed = trainctl("smoke", "--list").out.splitlines()
+    assert len(listed) == len(set(listed)) > 100
+    for registry in (*COMPONENTS.values(), METRICS):
+        for name in registry.names():
+            assert f"{registry.group}={name}" in listed
+    assert {"experiment=mnist_mlp", "tracker=csv", "debug=overfit", "guard=full", "train=default"} <= {
+        *listed
+    }
+    assert listed[0].startswith("model=")  # what takes longest begins first
+
+
+def test_own_options_and_those_of_config_dir_are_found(trainctl, tmp_path: Path) -> None:
+    for folder in ("conf/model", "conf/experiment", "more/optim", "conf/hydra"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "conf/model/wide.yaml").write_text("name: mlp\nhidden: [512]\n")
+    (tmp_path / "conf/experiment/mine.yaml").write_text("# @package _global_\nseed: 1\n")
+    (tmp_path / "conf/hydra/strange.yaml").write_text("a: 1\n")
+    (tmp_path / "more/optim/slow.yaml").write_text("name: sgd\nlr: 1e-5\n")
+    listed = trainctl("smoke", "--list", "--config-dir", "more").out.splitlines()
+    assert {"model=wide", "experiment=mine", "optim=slow"} <= {*listed}
+    assert not any("strange" in each for each in listed)
+
+
+def test_components_of_a_plugin_are_found_without_an_option_file(trainctl, tmp_path: Path) -> None:
+    shutil.copy(HERE / "faults.py", tmp_path)
+    listed = trainctl("smoke", "--list", "plugins=./faults.py").out.splitlines()
+    assert {"model.name=fine", "optim.name=forgetful", "loader.name=repeating"} <= {*listed}
+    chosen = trainctl("smoke", "--list", "plugins=./faults.py", "model.name=fine", "optim=sgd,adam")
+    assert chosen.out.splitlines() == ["model.name=fine", "optim=sgd", "optim=adam"]
+
+
+def test_what_comes_with_trainctl_can_be_left_out(trainctl, tmp_path: Path) -> None:
+    outcome = trainctl("smoke", "--own", "--list")
+    assert outcome.code == 2
+    assert "nothing that does not come with trainctl" in outcome.err
+    (tmp_path / "conf/optim").mkdir(parents=True)
+    (tmp_path / "conf/optim/slow.yaml").write_text("name: sgd\nlr: 1e-5\n")
+    shutil.copy(HERE / "faults.py", tmp_path)
+    listed = trainctl("smoke", "--own", "--list", "plugins=./faults.py").out.splitlines()
+    assert {"optim=slow", "model.name=fine"} < {*listed}
+    assert not {"optim=sgd", "model=mlp", "metric=accuracy"} & {*listed}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("model=mlpp",), "did you mean model=mlp?"),
+        (("optim=sgd,adm",), "optim=adm: there is no such option"),
+        (("model.name=nothing",), "model.name=nothing: there is no such option"),
+        (("experiment=",), "there are: digits_cosine"),
+        (("trian.epochs=3",), "did you mean train.epochs?"),
+        (("dataset.rot=x",), "dataset.rot=x: nothing takes such an argument"),
+        (("~model=mlp",), "smoke takes nothing out of a config"),
+        (("mlp",), "mlp: smoke takes KEY=VALUE words"),
+        (("--jobs", "0"), "--jobs 0: must be auto"),
+        (("--jobs",), "--jobs: needs a value"),
+        (("--juint=a.xml",), "did you mean --junit?"),
+        (("--junit", "absent/a.xml"), "there is no folder"),
+        (("--junit=.",), "is a folder"),
+        (("--config-dir", "absent"), "there is no such folder"),
+        (("plugins=./absent.py",), "absent.py does not exist"),
+    ],
+)
+def test_wrong_words_are_refused_before_anything_is_tried(
+    trainctl, words: tuple[str, ...], said: str
+) -> None:
+    outcome = trainctl("smoke", *words)
+    assert outcome.code == 2
+    assert said in outcome.err
+    assert outcome.out == ""
+
+
+def test_settings_hold_for_every_case_and_choices_select() -> None:
+    asked = find_cases(["model=mlp,lenet", "lr=0.5", "+optim=sgd", "seed=3"], ["model", "optim"])
+    assert [case.label for case in asked.cases] == ["model=mlp", "model=lenet", "optim=sgd"]
+    assert asked.settings == ("++optim.lr=0.5", "seed=3")
+    # A group that the base config has no place for is added, not replaced.
+    (case,) = find_cases(["guard=full"], ["model"]).cases
+    assert case.words == ("+guard=full",)
+
+
+# ------------------------------------------------------------------ with what
+
+
+def first(group: str, name: str) -> tuple[str, ...]:
+    return next(partners(Case(group, f"{group}={name}", (f"{group}={name}",)), name))
+
+
+def test_what_a_component_declares_decides_its_partners() -> None:
+    for name in LOSSES.names():
+        kind = getattr(LOSSES.load(name), "target", None)
+        words = first("loss", name)
+        assert ("++dataset.task=regression" in words) == (kind != "class"), name
+        if kind in ("binary", "sign", "labels"):
+            assert f"++dataset.targets={kind}" in words
+    assert "loss=mse" in first("metric", "r2")
+    assert first("metric", "accuracy") == first("optim", "adam") == first("experiment", "mnist_mlp") == ()
+
+
+def test_no_partner_replaces_what_is_tried() -> None:
+    for group in COMPONENTS:
+        for words in partners(Case(group, group, (f"{group}=x",)), "x"):
+            assert not [word for word in words if word.lstrip("+").partition("=")[0].split(".")[0] == group]
+
+
+@pytest.mark.parametrize("name", ["csv", "parquet", "npz", "image_folder"])
+@pytest.mark.parametrize("task", ["classification", "regression"])
+def test_absent_files_are_made_up_in_the_form_that_their_dataset_reads(
+    tmp_path: Path, name: str, task: str
+) -> None:
+    if name == "parquet":
+        pytest.importorskip("pyarrow")
+    if (name, task) == ("image_folder", "regression"):
+        return
+    arguments = {"path": "absent"}
+    if name in ("csv", "parquet"):
+        arguments |= {"target": "price", "drop": ["number"], "task": task}
+    elif name == "npz":
+        arguments |= {"inputs": "volumes", "targets": "labels", "task": task}
+    common = {"val": 0.1, "split_seed": 0}
+    dataset = Component("dataset", name, arguments, common)
+    with pytest.raises(MissingDataError) as caught:
+        build_data(dataset)
+    words, note = stand_in(dataset, caught.value, tmp_path)
+    assert note == "made-up data in place of absent"
+    path = words[0].partition("=")[2].strip("'")
+    data = build_data(Component("dataset", name, {**arguments, "path": path}, common))
+    assert data.task == task
+    assert len(data.train) > 32
+
+
+def test_absent_pictures_of_a_known_shape_are_synthetic() -> None:
+    dataset = Component("dataset", "mnist", {"root": "absent"}, {"val": 5000, "split_seed": 0})
+    with pytest.raises(MissingDataError) as caught:
+        build_data(dataset)
+    words, note = stand_in(dataset, caught.value, Path())
+    assert note == "synthetic data in place of mnist"
+    assert words[0] == "dataset=synthetic"
+    assert "++dataset.shape=[1, 28, 28]" in words
+    assert words[-1] == "++dataset.val=0.25"
+
+
+# ------------------------------------------------------------------ the real thing
+
+
+@pytest.mark.slow
+def test_each_kind_of_partner_once(trainctl) -> None:
+    """A loss of other targets, a loop that does not resume, samples made one by one, absent data."""
+    chosen = (
+        "loss=bce,multi_label_margin",
+        "loop=derivatives",
+        "loader=workers",
+        "dataset=mnist",
+        "metric=r2",
+    )
+    outcome = trainctl("smoke", *chosen, "debug=overfit", "--jobs=2", "dataset.root=absent")
+    assert outcome.code == 0, outcome.out + outcome.err
+    lines = outcome.out.splitlines()
+    said = {each.split()[1]: each for each in lines if each.startswith("ok ")}
+    assert len(said) == 7
+    assert "skipped kill, resume, compare: loop=derivatives does not resume" in said["loop=derivatives"]
+    assert "with dataset=image_folder" in said["loader=workers"]
+    assert "synthetic data in place of mnist" in said["dataset=mnist"]
+    assert "dataset.targets=labels" in said["loss=multi_label_margin"]
+    assert lines[-1].startswith("7 configs: 7 passed, 0 failed; 84 phases, ")
+
+
+@pytest.mark.slow
+def test_what_hangs_is_ended(tmp_path: Path) -> None:
+    warm_up()
+    shutil.copy(HERE / "faults.py", tmp_path)
+    cases = [Case("model", "model.name=hanging", ("model.name=hanging",))]
+    reports: list[Report] = []
+    pool = Pool(cases, ("plugins=[./faults.py]",), None, tmp_path / "runs", 1, reports.append, too_long=20.0)
+    pool.run()
+    (report,) = reports
+    assert (report.failed.phase, report.failed.reason) == ("train", "nothing for 20 s: it hangs")
+    assert not (tmp_path / "runs" / "0").exists()
+
+
+def test_interrupted_it_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "tmp").mkdir()
+    process = start("smoke", "optim=adam", "--junit=a.xml", cwd=tmp_path, TMPDIR=str(tmp_path / "tmp"))
+    until = time.monotonic() + 60
+    while not list(tmp_path.glob("tmp/trainctl-smoke-*/0")) and time.monotonic() < until:
+        time.sleep(0.05)
+    process.terminate()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert len(err.splitlines()) <= 2
+    assert not list(tmp_path.glob("tmp/trainctl*"))
+
+
+def test_the_workflow_for_github_runs(trainctl, tmp_path: Path) -> None:
+    workflow = yaml.safe_load((HERE.parents[1] / "docs" / "github-workflow.yml").read_text())
+    steps = workflow["jobs"]["smoke"]["steps"]
+    commands = [step["run"] for step in steps if step.get("run", "").startswith("trainctl")]
+    assert commands == ["trainctl smoke --own --junit smoke.xml"]
+    assert [step["with"]["path"] for step in steps if "upload-artifact" in step.get("uses", "")] == [
+        "smoke.xml"
+    ]
+    (tmp_path / "conf" / "experiment").mkdir(parents=True)
+    recipe = "# @package _global_\ndefaults:\n  - override /model: linear\nepochs: 3\n"
+    (tmp_path / "conf" / "experiment" / "mine.yaml").write_text(recipe)
+    outcome = trainctl(*shlex.split(commands[0])[1:])
+    assert outcome.code == 1  # epochs is no key of a file
+    assert "FAILED  experiment=mine" in outcome.out
+    assert 'classname="experiment=mine" name="compose"' in (tmp_path / "smoke.xml").read_text()
+
+
+# ------------------------------------------------------------------ how it is told
+
+
+def reports() -> list[Report]:
+    good = Report("model=a", [Result(phase, "passed", 0.1) for phase in PHASES], ["with optim=sgd"])
+    bad = Report("model=bad \x00<&>", [Result("compose", "passed", 0.1)])
+    bad.fail("two\nlines \x1b[31m & <angles>")
+    absent = Report("loop=far", [Result("compose", "passed"), Result("build", "skipped", reason="no far")])
+    absent.results += [Result(phase, "skipped", reason="no far") for phase in PHASES[2:]]
+    return [good, bad, absent]
+
+
+def test_one_line_a_config() -> None:
+    stream = io.StringIO()
+    lines = Lines([each.label for each in reports()], stream)
+    for report in reports():
+        lines.show(report)
+    lines.end(reports(), 3.0)
+    text = stream.getvalue().splitlines()
+    assert text[0].split() == ["ok", "model=a", "1.2", "s", "with", "optim=sgd"]
+    assert text[1].startswith("FAILED  model=bad")
+    assert "build: two lines" in text[1]
+    assert "after failed" not in text[1]
+    assert text[2].startswith("skipped loop=far")
+    assert text[2].count("no far") == 1
+    assert text[3] == "3 configs: 1 passed, 1 failed, 1 skipped; 36 phases, 21 of them skipped; 3.0 s"
+    assert text[4].startswith("failed: model=bad")
+    assert len(text) == 5
+
+
+def test_any_text_makes_a_valid_junit_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.xml"
+    junit.write(path, reports(), 1234.5678)
+    schema = xmlschema.XMLSchema(HERE / "junit-10.xsd")
+    schema.validate(path)
+    assert "two\n" in path.read_text()
+    broken = path.read_text().replace('classname="model=a" name="compose"', 'classname="model=a"')
+    assert not schema.is_valid(broken)
+
+
+def test_a_junit_file_that_cannot_be_written_is_an_error_of_the_disk(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No such file"):
+        junit.write(tmp_path / "absent" / "a.xml", reports(), 1.0)
+    with pytest.raises(ConfigError, match="no such option"):
+        find_cases(["model=absent"], ["model"])
