@@ -150,7 +150,7 @@ def lead(case: Case, folder: Path, phases: tuple[str, ...] = ()) -> dict[str, Re
     """The life of a case, killed in a process of its own; then the phases that are done once a model."""
 
     def kill(directory: Path, stored: dict[str, str], command: str) -> int:
-        process = begin_victim(directory, stored, command)
+        process = begin_victim(folder, directory, stored, command)
         process.join()
         return int(process.exitcode or 0)
 

@@ -179,7 +179,7 @@ def test_absent_pictures_of_a_known_shape_are_synthetic() -> None:
 
 
 @pytest.mark.slow
-def test_each_kind_of_partner_once(trainctl) -> None:
+def test_each_kind_of_partner_once(trainctl, tmp_path: Path) -> None:
     """A loss of other targets, a loop that does not resume, samples made one by one, absent data."""
     chosen = (
         "loss=bce,multi_label_margin",
@@ -190,6 +190,7 @@ def test_each_kind_of_partner_once(trainctl) -> None:
     )
     outcome = trainctl("smoke", *chosen, "debug=overfit", "--jobs=2", "dataset.root=absent")
     assert outcome.code == 0, outcome.out + outcome.err
+    assert [path.name for path in tmp_path.iterdir()] in ([], [".cache"])
     lines = outcome.out.splitlines()
     said = {each.split()[1]: each for each in lines if each.startswith("ok ")}
     assert len(said) == 7
@@ -198,6 +199,17 @@ def test_each_kind_of_partner_once(trainctl) -> None:
     assert "synthetic data in place of mnist" in said["dataset=mnist"]
     assert "dataset.targets=labels" in said["loss=multi_label_margin"]
     assert lines[-1].startswith("7 configs: 7 passed, 0 failed; 84 phases, ")
+
+
+@pytest.mark.slow
+def test_trackers_write_into_the_temporary_folder(trainctl, tmp_path: Path) -> None:
+    for name in ("tensorboard", "mlflow"):
+        pytest.importorskip(name)
+    (tmp_path / "outputs").mkdir()
+    outcome = trainctl("smoke", "tracker=csv,tensorboard,mlflow")
+    assert outcome.code == 0, outcome.out
+    assert {path.name for path in tmp_path.iterdir()} <= {"outputs", ".cache"}
+    assert not list((tmp_path / "outputs").iterdir())
 
 
 @pytest.mark.slow

@@ -25,20 +25,22 @@ def warm_up() -> None:
         os.environ.pop("PYTHONWARNINGS") if before is None else os.environ.update(PYTHONWARNINGS=before)
 
 
-def begin_worker(*arguments: Any) -> BaseProcess:
-    """Start a worker: see :func:`trainctl.smoke.worker.work`."""
-    return _begin(_work, *arguments)
+def begin_worker(folder: Path, *arguments: Any) -> BaseProcess:
+    """Start a worker: see :func:`trainctl.smoke.worker.work`. Everything goes into ``folder``."""
+    return _begin(folder, _work, folder, *arguments)
 
 
-def begin_victim(directory: Path, stored: Mapping[str, str], command: str) -> BaseProcess:
+def begin_victim(folder: Path, directory: Path, stored: Mapping[str, str], command: str) -> BaseProcess:
     """Start a run that is killed: see :func:`trainctl.smoke.victim.die`."""
-    return _begin(_die, directory, dict(stored), command)
+    return _begin(folder, _die, directory, dict(stored), command)
 
 
-def _begin(target: Any, *arguments: Any) -> BaseProcess:
+def _begin(folder: Path, target: Any, *arguments: Any) -> BaseProcess:
     # The process that they are forked from has the folder and the environment of its own start.
+    # A tracker without an address of its own writes to where the environment says.
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
     process = multiprocessing.get_context("forkserver").Process(
-        target=target, args=(str(Path.cwd()), dict(os.environ), *arguments)
+        target=target, args=(str(Path.cwd()), environment, *arguments)
     )
     process.start()
     return process

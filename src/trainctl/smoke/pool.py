@@ -58,7 +58,7 @@ class Pool:
         too_long: float = TOO_LONG,
     ) -> None:
         self._cases, self._jobs, self._done, self._folder = cases, jobs, done, folder
-        self._arguments = (str(folder), tuple(settings), config_dir)
+        self._arguments = (tuple(settings), config_dir)
         self._too_long = too_long
         self.reports = [Report(case.label) for case in cases]
         self._lives = list(range(len(cases)))[::-1]
@@ -90,7 +90,7 @@ class Pool:
             return
         if worker is None:
             here, there = multiprocessing.get_context("forkserver").Pipe()
-            process = begin_worker(there, *self._arguments)
+            process = begin_worker(self._folder, there, *self._arguments)
             there.close()
             worker = self._workers[number] = _Worker(here, process)
         worker.order, worker.heard = order, time.monotonic()
@@ -121,7 +121,7 @@ class Pool:
         worker.heard = time.monotonic()
         number = worker.order.number
         if kind == "kill":
-            worker.victim = begin_victim(*said)
+            worker.victim = begin_victim(self._folder, *said)
         elif kind == "result":
             self.reports[number].enter(said)
         elif kind == "note":

@@ -6,7 +6,6 @@ torch may hang), and so is each process that is killed: the worker asks for it.
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
@@ -26,13 +25,11 @@ with importing():
 _WARM = (victim,)
 
 
-def work(pipe: Connection, folder: str, settings: Sequence[str], config_dir: str | None) -> None:
+def work(folder: Path, pipe: Connection, settings: Sequence[str], config_dir: str | None) -> None:
     """Take orders from ``pipe`` until it says None; results, notes and wishes go back through it."""
     for number in (signal.SIGINT, *TERMINATING):
         signal.signal(number, signal.SIG_IGN)  # the smoke run itself ends its workers
     torch.set_num_threads(1)
-    # Without an address of its own, a tracker writes to where the environment says.
-    os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow-{os.getpid()}.db"
     composer = Composer(config_dir)
 
     def kill(directory: Path, stored: dict[str, str], command: str) -> int:
@@ -44,7 +41,7 @@ def work(pipe: Connection, folder: str, settings: Sequence[str], config_dir: str
     )
     try:
         while (order := pipe.recv()) is not None:
-            place = Path(folder) / str(order.number)
+            place = folder / str(order.number)
             life = Life(composer, order.case, tuple(settings), place, kill, telling)
             if order.used is None:
                 once = life.lead()
