@@ -20,29 +20,38 @@ Packed = Any
 ``{"items": [[key, value], …]}``, because JSON has neither tuples nor keys that are numbers."""
 
 
-def take(
-    run: Run, described: Mapping[str, Any], device: torch.device, states: Mapping[str, Any] | None = None
-) -> Content:
+def take(run: Run, described: Mapping[str, Any], device: torch.device) -> Content:
     """Copy everything that decides how ``run`` goes on: training may continue while it is written.
 
-    ``described`` goes into the state as it is, ``states`` in place of the random states of now. Hooks
-    that have something pending bring it to its file.
+    ``described`` goes into the state as it is. Hooks that have something pending bring it to its file.
     """
+    return assemble(gather(run), described, random_states(device))
+
+
+def gather(run: Run) -> dict[str, Any]:
+    """What :func:`assemble` makes a checkpoint of; the tensors are the run's own, not copies."""
+    return {
+        "state": run.state.values(),
+        "optimizer": run.optimizer.state_dict(),
+        "scheduler": None if run.scheduler is None else run.scheduler.state_dict(),
+        "hooks": {type(hook).__name__: hook.state_dict() for hook in run.hooks},
+        "model": run.result.state_dict(),
+    }
+
+
+def assemble(gathered: Mapping[str, Any], described: Mapping[str, Any], states: Mapping[str, Any]) -> Content:
+    """The content of a checkpoint, copied from what was gathered, with the random states ``states``."""
     tensors: dict[str, Tensor] = {}
     state = {
-        **run.state.values(),
-        "optimizer": pack(run.optimizer.state_dict(), tensors, "optimizer"),
-        "scheduler": pack(
-            None if run.scheduler is None else run.scheduler.state_dict(), tensors, "scheduler"
-        ),
-        "hooks": {
-            type(hook).__name__: pack(hook.state_dict(), tensors, f"hooks.{type(hook).__name__}")
-            for hook in run.hooks
-        },
-        "random": pack(random_states(device) if states is None else states, tensors, "random"),
+        **gathered["state"],
+        "optimizer": pack(gathered["optimizer"], tensors, "optimizer"),
+        "scheduler": pack(gathered["scheduler"], tensors, "scheduler"),
+        "hooks": {name: pack(kept, tensors, f"hooks.{name}") for name, kept in gathered["hooks"].items()},
+        "random": pack(states, tensors, "random"),
         **described,
     }
-    return Content(weights(run.result), tensors, state)
+    model = {name: _copied(tensor) for name, tensor in gathered["model"].items()}
+    return Content(model, tensors, state)
 
 
 def weights(model: Model) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 
@@ -55,9 +55,10 @@ class State:
 
     def values(self) -> dict[str, Any]:
         """All of it as plain values."""
-        return asdict(self)
+        kept = vars(self).items()
+        return {name: dict(value) if isinstance(value, dict) else value for name, value in kept}
 
     def take(self, values: dict[str, Any]) -> None:
         """Become what ``values`` says. Raises KeyError for one that is missing."""
-        for name in asdict(self):
+        for name in vars(self):
             setattr(self, name, values[name])

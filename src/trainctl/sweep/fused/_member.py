@@ -38,13 +38,13 @@ from trainctl.loop import Run
 from trainctl.ui.display import Display, short_path
 
 log = logging.getLogger("trainctl")
-_SECONDS = 1.0
+_SECONDS = 2.0
 
 
 class Checkpointer(checkpointer.Checkpointer):
     """Saves a model of a stack.
 
-    A checkpoint that the next one would have deleted is not written when the next one comes within a second:
+    A checkpoint that the next one would have deleted is not written when the next comes within two seconds:
     many models with short epochs would spend their time on them. One that is among the best is kept in memory
     until then, and written before the newest.
     """
@@ -52,10 +52,13 @@ class Checkpointer(checkpointer.Checkpointer):
     writer: Executor | None = None
     """Writes the checkpoints; None has training wait for it."""
 
-    def __init__(self, *arguments: Any, **settings: Any) -> None:
+    def __init__(
+        self, *arguments: Any, hold: Callable[[Run], Callable[[], Content]], **settings: Any
+    ) -> None:
         super().__init__(*arguments, **settings)
+        self.hold = hold
         self._may_wait = self.keep_last == 1 and self.every_steps is None
-        self._held: dict[int, Content] = {}
+        self._held: dict[int, Callable[[], Content]] = {}
 
     def save(self, run: Run, *, now: bool = False) -> Path:
         """Save, unless the next checkpoint may take this one's place; ``now`` says that there is none."""
@@ -69,13 +72,13 @@ class Checkpointer(checkpointer.Checkpointer):
         if not due and step not in kept:
             return path
         if step not in self._held:
-            content = self.take(run)
-            checkpoint.check_finite(content.model, step)
-            self._held[step] = content
+            self._held[step] = self.hold(run)
         if due:
             self.wait()
-            self.saved_step, self._saved_at = step, time.monotonic()
-            held, self._held = [self._held[each] for each in sorted(self._held)], {}
+            held = [self._held[each]() for each in sorted(self._held)]
+            for content in held:
+                checkpoint.check_finite(content.model, content.step)
+            self.saved_step, self._saved_at, self._held = step, time.monotonic(), {}
             if self.writer is None:
                 self._write_all(held, kept)
             else:
@@ -137,7 +140,6 @@ class Member:
         self._record: rundir.RunRecord | None = None
         self._before: dict[str, Any] | None = None
         self._handler: logging.Handler | None = None
-        self._orders: dict[int, str] = {}
         self._said: list[str] = []
 
     @property
@@ -194,6 +196,7 @@ class Member:
             lower_is_better=built.lower_is_better,
             overlap=False,
             sync=self.metrics_log.sync,
+            hold=self.hold,
         )
         self.checkpointer.writer = writer if saving.overlap else None
         epochs = -(-self.run.total_steps // len(self.run.train))
@@ -235,13 +238,19 @@ class Member:
             hook.start(self.run)
 
     def take(self, run: Run) -> Content:
-        """Copy the run, which must be up to date with the stack."""
+        """Copy the run."""
+        return self.hold(run)()
+
+    def hold(self, run: Run) -> Callable[[], Content]:
+        """Copy what the next step changes; what is returned makes a checkpoint of it, which takes longer."""
         self.sync()
-        epoch = run.state.epoch
-        if epoch not in self._orders:
-            self._orders = {epoch: self.built.order_digest(epoch)}
-        described = {"data": self.described, "order": self._orders[epoch]}
-        return snapshot.take(run, described, self.built.device, self.states)
+        gathered = _cloned(snapshot.gather(run))
+
+        def content() -> Content:
+            order = self.built.order_digest(gathered["state"]["epoch"])
+            return snapshot.assemble(gathered, {"data": self.described, "order": order}, self.states)
+
+        return content
 
     sync: Callable[[], None] = staticmethod(lambda: None)
     """Brings what the stack keeps once for several models to this one's optimizer and scheduler."""
@@ -332,6 +341,15 @@ def logging_on() -> Iterator[None]:
     """Inside, members at work are logged."""
     with logged_to(logging.NullHandler()):
         yield
+
+
+def _cloned(value: Any) -> Any:
+    """``value`` with copies of its tensors, lists and dictionaries."""
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, dict):
+        return {key: _cloned(item) for key, item in value.items()}
+    return [_cloned(item) for item in value] if isinstance(value, list) else value
 
 
 def _close_log(handler: logging.Handler) -> None:
