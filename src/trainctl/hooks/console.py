@@ -8,16 +8,17 @@ import time
 from collections import deque
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from trainctl.hooks._base import Hook
+from trainctl.hooks._losses import fetched, kept
 from trainctl.loop import Run
 from trainctl.ui.display import Display, Progress, visible
 
 log = logging.getLogger("trainctl")
 _SMOOTHING = 0.98
 _HISTORY = 24
+_MOST = 1024
 
 
 class Console(Hook):
@@ -34,7 +35,7 @@ class Console(Hook):
         self._asked = every or 0
         self._every = display.every
         # The display's thread takes losses out while the loop puts them in; a deque needs no lock for that.
-        self._pending: deque[Tensor] = deque()
+        self._pending: deque[Tensor | float] = deque()
         self._reading = threading.Lock()
         self._loss = self._smoothed = float("nan")
         self._sum, self._count = 0.0, 0
@@ -47,7 +48,10 @@ class Console(Hook):
         self.display.live(self)
 
     def step(self, run: Run, loss: Tensor) -> None:
-        self._pending.append(loss)
+        self._pending.append(kept(loss))
+        if len(self._pending) == _MOST:  # where nothing is drawn, an epoch's would pile up on the device
+            with self._reading:
+                self._read_losses()
         every = self._every
         if every is not None and run.state.step % every == 0:
             self.display.step(self.progress())
@@ -98,7 +102,7 @@ class Console(Hook):
     def _read_losses(self) -> None:
         losses = [self._pending.popleft() for _ in range(len(self._pending))]
         if losses:
-            self._enter(torch.stack(losses).tolist())
+            self._enter(fetched(losses))
 
     def _enter(self, losses: list[float]) -> None:
         """Let the next drawing know of these losses."""

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from trainctl.files import Log
 from trainctl.hooks._base import Hook
+from trainctl.hooks._losses import fetched, kept
 from trainctl.loop import Run
 
 _BUFFER = 256
@@ -29,7 +29,7 @@ class MetricsLog(Hook):
     def __init__(self, path: Path) -> None:
         self.path = path
         self._steps: list[tuple[int, int, float]] = []
-        self._losses: list[Tensor] = []
+        self._losses: list[Tensor | float] = []
         self._flushed = time.monotonic()
         self._size: int | None = None
         self._log: Log | None = None
@@ -58,7 +58,7 @@ class MetricsLog(Hook):
     def step(self, run: Run, loss: Tensor) -> None:
         state = run.state
         self._steps.append((state.step, state.epoch + 1, state.lr))
-        self._losses.append(loss)
+        self._losses.append(kept(loss))
         if len(self._losses) >= _BUFFER or time.monotonic() - self._flushed > _SECONDS:
             self.flush()
 
@@ -72,7 +72,7 @@ class MetricsLog(Hook):
     def flush(self) -> None:
         """Write the steps that are still in memory."""
         if self._losses:
-            losses = torch.stack(self._losses).tolist()
+            losses = fetched(self._losses)
             steps = zip(self._steps, losses, strict=True)
             lines = [(step, epoch, loss, lr) for (step, epoch, lr), loss in steps]
             self._steps.clear()

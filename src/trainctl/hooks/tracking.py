@@ -12,12 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from trainctl.config import Component
 from trainctl.errors import ConfigError, TrainctlError
 from trainctl.hooks._base import Hook
+from trainctl.hooks._losses import fetched, kept
 from trainctl.interrupts import Stopped
 from trainctl.loop import Run
 from trainctl.registry import TRACKERS
@@ -143,7 +143,7 @@ class Tracking(Hook):
         self.states = dict.fromkeys(trackers, "running")
         self._every = [tracker.every for tracker in trackers.values()]
         self._steps: list[tuple[int, float]] = []
-        self._losses: list[Tensor] = []
+        self._losses: list[Tensor | float] = []
         self._flushed = time.monotonic()
         self._step = 0
         self._open = False
@@ -160,7 +160,7 @@ class Tracking(Hook):
         self._step = step = run.state.step
         if any(step % every == 0 for every in self._every):
             self._steps.append((step, run.state.lr))
-            self._losses.append(loss)
+            self._losses.append(kept(loss))
         if len(self._losses) >= _BUFFER or time.monotonic() - self._flushed > _SECONDS:
             self.flush()
 
@@ -178,7 +178,7 @@ class Tracking(Hook):
     def flush(self) -> None:
         """Tell the steps that are still in memory, and say which trackers have failed."""
         if self._losses:
-            losses = torch.stack(self._losses).tolist()
+            losses = fetched(self._losses)
             rows: list[Row] = [
                 (step, {"train/loss": loss, "lr": lr})
                 for (step, lr), loss in zip(self._steps, losses, strict=True)

@@ -39,6 +39,7 @@ from typing import Any, Literal
 import numpy
 import torch
 from torch import Tensor
+from torch.multiprocessing.reductions import shared_cache
 from torch.utils.data import DataLoader, Dataset, default_collate
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
@@ -114,6 +115,7 @@ class Feed:
                 raise RuntimeError("another iteration of this loader has begun")
             with self._explaining():
                 batch = next(fetched)
+            _forget_read()
             yield self._checked(batch)
 
     def all(self) -> Tensor:
@@ -228,6 +230,16 @@ class Feed:
 
 def _nothing() -> None:
     return None
+
+
+def _forget_read() -> None:
+    """Have torch forget the batches of workers that are no longer used.
+
+    It keeps something small of each until there are 128, and small things between large ones keep the C
+    library from using the memory of those again: it would grow by a batch a step until then.
+    """
+    with shared_cache.lock:
+        shared_cache.free_dead_references()  # type: ignore[no-untyped-call]
 
 
 def _count(samples: int, batch_size: int) -> int:
