@@ -169,6 +169,8 @@ BAD_SETTINGS: list[tuple[str, Any, str, str]] = [
     ("checkpoint.keep_best", 0, "0", COUNT),
     ("checkpoint.overlap", "no", "no", "true or false"),
     ("guard.gradients", 1, "1", "true or false"),
+    ("sweep.jobs", 0, "0", "auto or a whole number of at least 1 and of at most 1024"),
+    ("sweep.fail_fast", "no", "no", "true or false"),
     ("guard.skip", -1, "-1", "a whole number of at least 0"),
     ("checkpoint.keep_last", 0, "0", COUNT),
     ("guard.loss", "no", "no", "true or false"),

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +46,17 @@ def composer() -> Composer:
     return Composer()
 
 
+_COMPOSED: dict[tuple[str, ...], Composed] = {}
+
+
 def composed_of(composer: Composer, words: Sequence[str]) -> Composed:
     """What the command line makes of COMMON and ``words``; a small model where they name none."""
     small = () if any(word.startswith("model") for word in words) else ("model.hidden=[16,12]",)
-    return composer.compose([friendly(word) for word in (*COMMON, *small, *words)])
+    asked = tuple(friendly(word) for word in (*COMMON, *small, *words))
+    # Composing takes longer than training them, and most are trained twice.
+    if asked not in _COMPOSED:
+        _COMPOSED[asked] = composer.compose(asked)
+    return _COMPOSED[asked]
 
 
 Ask = Callable[..., list[Request]]
@@ -253,7 +261,7 @@ def test_on_a_gpu_each_is_what_it_is_on_its_own(ask: Ask) -> None:
 # ------------------------------------------------------------------ what goes wrong
 
 
-@pytest.mark.parametrize("scheduler", ["none", "cosine"])
+@pytest.mark.parametrize("scheduler", [pytest.param("none", marks=pytest.mark.slow), "cosine"])
 def test_a_loss_that_is_not_finite_ends_its_own_run_only(ask: Ask, trainctl, scheduler: str) -> None:
     jobs = jobs_of("optim=sgd", "train.epochs=4", f"scheduler={scheduler}")
     jobs[1] = (*jobs[1][:-1], "optim.lr=1e8")
@@ -314,7 +322,7 @@ class _Stopping(Silent):
     ("number", "kind", "status"),
     [
         (signal.SIGTERM, TerminatedRunError, "terminated"),
-        (signal.SIGINT, InterruptedRunError, "interrupted"),
+        pytest.param(signal.SIGINT, InterruptedRunError, "interrupted", marks=pytest.mark.slow),
     ],
 )
 def test_told_to_stop_all_are_saved_and_go_on(
@@ -462,8 +470,8 @@ def test_verify_shows_what_is_not_the_same(four: list[Request], trainctl) -> Non
     ],
 )
 def test_what_does_not_stack_trains_alone(composer: Composer, words: tuple[str, ...], reason: str) -> None:
-    configs = [composed_of(composer, (*words, f"seed={seed}")).config for seed in range(2)]
-    groups, alone = plan(configs)
+    config = composed_of(composer, words).config
+    groups, alone = plan([config, replace(config, seed=1)])
     assert groups == []
     assert list(alone) == [0, 1]
     assert reason in alone[0]
@@ -534,6 +542,14 @@ def test_a_model_of_ones_own_is_tried_first(ask: Ask, tmp_path: Path, kind: str,
         assert result["engine"] == ("fused" if reason is None else "standard")
         log = (request.directory / "train.log").read_text()
         assert (reason or "one of 2 models that train as one") in log
+
+
+def test_what_torch_would_compute_one_by_one_is_trained_one_by_one(ask: Ask) -> None:
+    together = ask([("loss=multi_margin", f"seed={seed}", "train.epochs=1") for seed in range(2)], "fused")
+    for request, result in zip(together, train_group(together), strict=True):
+        assert isinstance(result, dict), result
+        assert result["engine"] == "standard"
+        assert "torch has no stacked form" in (request.directory / "train.log").read_text()
 
 
 def test_what_does_not_fit_into_memory_trains_in_turns(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,8 +50,8 @@ class Overfit(Hook):
         if not self.learned:
             raise NotLearnedError(
                 f"{self._what} not learned in {run.state.step} steps: {self._losses}",
-                "try another learning rate (trainctl tune lr) or more train.max_steps; else look at the targets,"
-                " at a loss that cannot be zero, and at a model too small for the batch",
+                "try another learning rate (trainctl tune lr) or more train.max_steps; else look at the"
+                " targets, at a loss that cannot be zero, and at a model too small for the batch",
             )
 
     def state_dict(self) -> dict[str, Any]:
