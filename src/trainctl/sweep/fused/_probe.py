@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -57,11 +58,15 @@ def probe(config: Config) -> Probe:
     assert train is not None
     data = replace(built.data, train=train, val=val, test=test)
     try:
-        reason, size = _try(built)
+        with warnings.catch_warnings():
+            # torch falls back to one model at a time, with a warning: slower than without a stack.
+            warnings.filterwarnings("error", message=".*batching rule")
+            reason, size = _try(built)
     except TrainctlError:
         raise
     except Exception as error:
-        reason, size = f"its model does not stack: {_first_line(error)}", 1
+        missing = "torch has no stacked form of a part of it" if isinstance(error, UserWarning) else None
+        reason, size = f"its model does not stack: {missing or _first_line(error)}", 1
     if reason is None and not _is_by_sample(data):
         reason = "its inputs depend on the rest of their batch"
     if reason is not None:
