@@ -11,7 +11,6 @@ from tests.ui.test_display import Terminal
 from tests.ui.test_plain import Broken
 from trainctl.errors import ConfigError, InterruptedRunError, Problem, TerminatedRunError
 from trainctl.ui.errors import show_error
-from trainctl.ui.jobs import job_table
 from trainctl.ui.listing import Listing
 
 
@@ -114,29 +113,3 @@ def test_another_option_is_its_file() -> None:
     stream = io.StringIO()
     Listing(stream).text("guard=none", "# No check\nloss: false")
     assert stream.getvalue() == "guard=none\n  # No check\n  loss: false\n"
-
-
-def test_the_table_of_jobs_has_a_line_a_job() -> None:
-    stream = io.StringIO()
-    done = {"status": "done", "best": {"step": 5, "epoch": 1, "val/loss": 0.25}, "last": {"val/loss": 0.5}}
-    only_last = {"status": "done", "best": None, "last": {"step": 5, "val/loss": 0.5}}
-    failed = {"status": "failed", "reason": "the loss is nan", "best": {"val/loss": 9.0}}
-    job_table([("lr=0.1", done, "x/0"), ("lr=1e9", failed, "x/1"), ("", only_last, "x/2")], stream)
-    blank, *lines = stream.getvalue().splitlines()
-    assert blank == ""
-    cells = [[cell for cell in (part.strip() for part in line.split("  ")) if cell] for line in lines]
-    assert cells == [
-        ["job", "status", "best", "where"],
-        ["lr=0.1", "done", "val/loss 0.2500", "x/0"],
-        ["lr=1e9", "failed", "the loss is nan", "x/1"],
-        ["done", "val/loss 0.5000", "x/2"],
-    ]
-    assert (
-        len({line.index(word) for line, word in zip(lines, ["where", "x/0", "x/1", "x/2"], strict=True)}) == 1
-    )
-
-
-def test_a_table_of_no_jobs_is_its_heading() -> None:
-    stream = io.StringIO()
-    job_table([], stream)
-    assert stream.getvalue().split() == ["job", "status", "best", "where"]

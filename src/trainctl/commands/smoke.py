@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,8 +62,22 @@ def run(words: list[str]) -> int:
         for case in asked.cases:
             print(case.label)
         return 0
-    with terminable(), tempfile.TemporaryDirectory(prefix="trainctl-smoke-") as folder:
-        return _smoke(asked.cases, asked.settings, config_dir, Path(folder), jobs, junit)
+    with terminable(), _temporary_folder() as folder:
+        return _smoke(asked.cases, asked.settings, config_dir, folder, jobs, junit)
+
+
+@contextlib.contextmanager
+def _temporary_folder() -> Iterator[Path]:
+    """A folder that is gone afterwards, also where a process killed just now still writes into it."""
+    folder = Path(tempfile.mkdtemp(prefix="trainctl-smoke-"))
+    try:
+        yield folder
+    finally:
+        for _ in range(50):
+            shutil.rmtree(folder, ignore_errors=True)
+            if not folder.exists():
+                break
+            time.sleep(0.1)
 
 
 def _smoke(
