@@ -36,8 +36,13 @@ check: $(STAMP) ## format, lint and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: $(STAMP) ## time from Enter to the first step, against a bare script
-	$(BIN)/python benchmarks/startup.py $(ARGS)
+bench: $(STAMP) ## start, checkpoints and guards; with MNIST=DIR (of its .gz files) every way side by side, too
+	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/checkpoints.py
+	$(BIN)/python benchmarks/guards.py
+	$(if $(MNIST),$(BIN)/python -m pip install --quiet -c constraints.txt '.[bench]')
+	$(if $(MNIST),$(BIN)/python benchmarks/speed.py --mnist $(MNIST) $(ARGS))
+	$(if $(MNIST),$(BIN)/python benchmarks/sweep.py --mnist $(abspath $(MNIST)/../..))
 
 picture: $(STAMP) ## draw the terminal picture of the README
 	$(BIN)/python docs/picture.py
