@@ -36,9 +36,9 @@ options
   --version, --help, --hydra-help
 
 exit codes
-  0 done · 1 failed jobs, failed smoke, a difference, or an internal error · 2 usage, config or shapes · 3 unsafe input
-  4 no usable checkpoint · 5 disk or I/O · 6 not finite · 7 run directory taken · 8 data worker failed
-  130 interrupted · 143 terminated.  TRAINCTL_DEBUG=1 shows the traceback of an error.
+  0 done · 1 failed jobs, failed smoke, a difference, or an internal error · 2 usage, config or shapes
+  3 unsafe input · 4 no usable checkpoint · 5 disk or I/O · 6 not finite · 7 run directory taken
+  8 data worker failed · 130 interrupted · 143 terminated.  TRAINCTL_DEBUG=1 shows the traceback of an error.
 """
 
 
