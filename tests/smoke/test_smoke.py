@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import shlex
 import shutil
+import tempfile
 import time
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 import xmlschema
 import yaml
 
-from tests.program import start
+from tests.program import run, start
 from trainctl.build import build_data
 from trainctl.config import Component
 from trainctl.errors import ConfigError, MissingDataError
@@ -226,16 +227,25 @@ def test_what_hangs_is_ended(tmp_path: Path) -> None:
 
 
 def test_interrupted_it_leaves_nothing(tmp_path: Path) -> None:
-    (tmp_path / "tmp").mkdir()
-    process = start("smoke", "optim=adam", "--junit=a.xml", cwd=tmp_path, TMPDIR=str(tmp_path / "tmp"))
-    until = time.monotonic() + 60
-    while not list(tmp_path.glob("tmp/trainctl-smoke-*/0")) and time.monotonic() < until:
-        time.sleep(0.05)
-    process.terminate()
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 143
-    assert len(err.splitlines()) <= 2
-    assert not list(tmp_path.glob("tmp/trainctl*"))
+    # The name of a socket in it may have 108 characters: pytest's own folder is too deep.
+    with tempfile.TemporaryDirectory() as folder:
+        process = start("smoke", "optim=adam", "--junit=a.xml", cwd=tmp_path, TMPDIR=folder)
+        until = time.monotonic() + 60
+        while not list(Path(folder).glob("trainctl-smoke-*/0")) and time.monotonic() < until:
+            time.sleep(0.05)
+        process.terminate()
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 143, err
+        assert len(err.splitlines()) <= 2
+        assert not list(Path(folder).glob("trainctl*"))
+
+
+def test_a_temporary_folder_that_is_too_deep_for_a_socket_is_named(tmp_path: Path) -> None:
+    deep = tmp_path / ("x" * 100)
+    deep.mkdir()
+    done = run("smoke", "optim=adam", cwd=tmp_path, TMPDIR=str(deep))
+    assert done.returncode == 5
+    assert "TMPDIR" in done.stderr
 
 
 def test_the_workflow_for_github_runs(trainctl, tmp_path: Path) -> None:

@@ -213,6 +213,7 @@ def test_momentum_may_differ_and_be_none(ask: Ask) -> None:
         assert_same(request.directory, single.directory)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [

@@ -239,6 +239,7 @@ def test_a_worker_that_is_killed_is_a_failed_job(tmp_path: Path) -> None:
     process.communicate(timeout=60)
 
 
+@pytest.mark.slow
 def test_two_processes_do_not_run_one_sweep(trainctl, tmp_path: Path) -> None:
     process = begin("seed=1,2", "epochs=100000", cwd=tmp_path)
     outcome = trainctl("resume", "sweep")

@@ -267,6 +267,7 @@ def test_hyperband_stops_the_worst_and_lets_the_best_go_on() -> None:
     assert not any(is_hopeless("hyperband", 27, others, number, {1: 0.1}) for number in range(30, 36))
 
 
+@pytest.mark.slow
 def test_a_hopeless_job_is_stopped_and_everything_says_so(trainctl, tmp_path: Path) -> None:
     words = ("lr=8e-3,9e-3,1e-2,1.1e-2,1.2e-2,1e-7", "epochs=3", *FAST[1:])
     settings = ("hydra.sweeper.sampler=grid", "hydra.sweeper.pruner=median", "hydra.sweeper.batch=5")

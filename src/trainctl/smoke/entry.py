@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import sys
 from collections.abc import Mapping
-from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,14 @@ from typing import Any
 
 def warm_up() -> None:
     """Start the process that the others are forked from; it imports torch while this one goes on."""
-    multiprocessing.get_context("forkserver").set_forkserver_preload(["trainctl.smoke.worker"])
+    from trainctl.sweep.pool import warm_up as start_server
+
     before = os.environ.get("PYTHONWARNINGS")
     # What removes the semaphores of killed processes starts with it, and would say so on the screen.
     quiet = "ignore:resource_tracker:UserWarning"
     os.environ["PYTHONWARNINGS"] = f"{before},{quiet}" if before else quiet
     try:
-        forkserver.ensure_running()
+        start_server("trainctl.smoke.worker")
     finally:
         os.environ.pop("PYTHONWARNINGS") if before is None else os.environ.update(PYTHONWARNINGS=before)
 

@@ -6,6 +6,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from trainctl import rundir
-from trainctl.errors import InterruptedRunError, TerminatedRunError
+from trainctl.errors import InterruptedRunError, StorageError, TerminatedRunError
 from trainctl.interrupts import TERMINATING, handled
 from trainctl.sweep.ledger import Job, Ledger, Row, here
 from trainctl.sweep.worker_entry import count_gpus, start
@@ -30,11 +31,21 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def warm_up() -> None:
-    """Start the process that workers are forked from; it imports torch while this one goes on."""
+def warm_up(preload: str = "trainctl.sweep.worker") -> None:
+    """Start the process that workers are forked from; it imports ``preload`` while this one goes on.
+
+    Raises StorageError where the temporary folder does not serve.
+    """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["trainctl.sweep.worker"])
-    forkserver.ensure_running()
+    context.set_forkserver_preload([preload])
+    try:
+        forkserver.ensure_running()
+    except OSError as error:
+        # A socket is made there, whose path may have 108 characters.
+        raise StorageError(
+            f"starting worker processes failed in {tempfile.gettempdir()}: {error}",
+            "set TMPDIR to a folder with a short path",
+        ) from error
 
 
 @dataclass(frozen=True)
