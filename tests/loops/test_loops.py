@@ -87,6 +87,7 @@ class TestSameLosses:
         assert losses(loop) == losses("optimizer")
 
 
+@pytest.mark.slow
 def test_the_thermometer_line_converges_to_least_squares(trainctl) -> None:
     from trainctl.datasets.thermometer import _CELSIUS, _UNKNOWN
 

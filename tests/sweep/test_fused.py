@@ -201,6 +201,7 @@ def test_the_comparison_would_show_a_wrong_rate_and_a_swapped_model(ask: Ask, fo
     assert min(furthest(directories[0], each) for each in directories[1:]) > 10 * TOLERANCE
 
 
+@pytest.mark.slow
 def test_momentum_may_differ_and_be_none(ask: Ask) -> None:
     jobs = [
         ("optim=sgd_momentum", f"optim.momentum={value}", seed)

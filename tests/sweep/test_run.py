@@ -323,6 +323,7 @@ def test_a_killed_sweep_goes_on(tmp_path: Path) -> None:
     assert weights(tmp_path / "sweep/1") == weights(tmp_path / "alone")
 
 
+@pytest.mark.slow
 def test_from_the_installed_program(tmp_path: Path) -> None:
     done = run("-m", "optim=sgd,adam", *FAST, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -288,6 +288,7 @@ def test_a_hopeless_job_is_stopped_and_everything_says_so(trainctl, tmp_path: Pa
 # ------------------------------------------------------------------- from end to end
 
 
+@pytest.mark.slow
 def test_each_trial_is_a_job_and_is_told_what_the_job_reached(trainctl, tmp_path: Path) -> None:
     words = (*SEARCH, LR, "batch_size=int(interval(32,64))", "optim=sgd,adam", *FAST)
     outcome = trainctl(*words, "hydra.sweeper.trials=3", "hydra.sweeper.batch=2")
@@ -408,6 +409,7 @@ def kill_and_carry_on(trainctl, tmp_path: Path, moments: list[float], trials: in
         assert steps == list(range(1, max(steps) + 1))
 
 
+@pytest.mark.slow
 def test_a_search_that_is_killed_goes_on_with_the_trials_left(trainctl, tmp_path: Path) -> None:
     kill_and_carry_on(trainctl, tmp_path, [0.0], trials=3)
 

@@ -36,6 +36,7 @@ def points(directory: Path) -> Points:
     }
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_as_the_same_run_wherever_it_is_resumed(trainctl, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("TRAINCTL_PICTURES", "1")
