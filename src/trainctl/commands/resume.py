@@ -10,7 +10,6 @@ from trainctl import plugins, rundir
 from trainctl.changes import require_allowed
 from trainctl.commands.train import Request, Resumed, command_line, train
 from trainctl.errors import ConfigError
-from trainctl.interrupts import terminable
 from trainctl.startup import collector_paused, importing
 from trainctl.sweep.ledger import is_sweep
 from trainctl.ui.display import short_path
@@ -39,14 +38,13 @@ def run(words: list[str]) -> int:
             command=command_line(["resume", *words]),
             trust_plugins="--trust-plugins" in options,
         )
-    with terminable():
-        return resume(
-            directory,
-            plain[1:],
-            command=command_line(["resume", *words]),
-            allow_change="--allow-change" in options,
-            trust_plugins="--trust-plugins" in options,
-        )
+    return resume(
+        directory,
+        plain[1:],
+        command=command_line(["resume", *words]),
+        allow_change="--allow-change" in options,
+        trust_plugins="--trust-plugins" in options,
+    )
 
 
 def resume(

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainctl.errors import ConfigError, nearest, storage_error
-from trainctl.interrupts import terminable
 from trainctl.startup import collector_paused
 from trainctl.words import friendly, is_component_argument, split
 
@@ -62,7 +61,7 @@ def run(words: list[str]) -> int:
         for case in asked.cases:
             print(case.label)
         return 0
-    with terminable(), _temporary_folder() as folder:
+    with _temporary_folder() as folder:
         return _smoke(asked.cases, asked.settings, config_dir, folder, jobs, junit)
 
 

@@ -16,7 +16,7 @@ from trainctl.config import Component, Config
 from trainctl.errors import TrainctlError
 from trainctl.sweep.checking import Checked
 from trainctl.sweep.ledger import Job
-from trainctl.sweep.pool import Places, places, warm_up
+from trainctl.sweep.pool import Places, how_it_ended, places, warm_up
 from trainctl.sweep.worker_entry import start_measuring
 
 METRICS_LINE = 90
@@ -189,9 +189,7 @@ def _measure(config: str, where: Places) -> Measured:
         return Measured(**receiving.recv())
     except EOFError:
         process.join()
-        code = process.exitcode or 0
-        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        return Measured(error=f"its process {how}{' (out of memory?)' if code == -9 else ''}", exit_code=1)
+        return Measured(error=f"its process {how_it_ended(process)}", exit_code=1)
     finally:
         receiving.close()
         process.join()

@@ -104,11 +104,18 @@ def _gpus() -> list[str]:
     return names[:count]
 
 
+def how_it_ended(process: BaseProcess) -> str:
+    """How a process that ended without a word did so."""
+    code = process.exitcode or 0
+    if code >= 0:
+        return f"ended with exit code {code}"
+    return f"was killed by signal {-code}{' (out of memory?)' if code == -signal.SIGKILL else ''}"
+
+
 class _Worker:
     def __init__(self, number: int, pipe: Any, process: BaseProcess) -> None:
         self.number, self.pipe, self.process = number, pipe, process
         self.order: list[int] | None = None
-        self.asked_to_end = False
 
 
 class Pool:
@@ -133,7 +140,6 @@ class Pool:
         self._ledger, self._where, self._command = ledger, where, command
         self._changed, self._fail_fast, self._trust = changed, fail_fast, trust_plugins
         self._workers: list[_Worker] = []
-        self._numbers = 0
         self._signal: int | None = None
         self._told_at: float | None = None
 
@@ -226,15 +232,13 @@ class Pool:
     def _died(self, worker: _Worker, jobs: dict[int, Job]) -> None:
         """A worker that ended without a word: its job failed, and the next one gets another worker."""
         worker.process.join()
-        code = worker.process.exitcode or 0
-        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        why = " (out of memory?)" if code == -signal.SIGKILL else ""
+        how = how_it_ended(worker.process)
         for number in worker.order or ():
             row = self._ledger.stored(jobs[number])
             if row.state == "running" or row.state == "waiting":
                 state = "interrupted" if self._signal is not None else "failed"
                 values = {**vars(row), "state": state, "exit_code": 1, "ended": rundir.now()}
-                self._ledger.write(jobs[number], here(Row(**values), reason=f"its process {how}{why}"))
+                self._ledger.write(jobs[number], here(Row(**values), reason=f"its process {how}"))
         self._workers.remove(worker)
         worker.pipe.close()
         if self._fail_fast and worker.order and self._signal is None:

@@ -14,7 +14,7 @@ from trainctl import plugins, rundir
 from trainctl.compose import Composer, parse_config
 from trainctl.config import Config
 from trainctl.errors import ConfigError, DirectoryTakenError, InterruptedRunError, TrainctlError
-from trainctl.interrupts import Stopped, terminable
+from trainctl.interrupts import Stopped
 from trainctl.startup import collector_paused
 from trainctl.sweep.checking import Checked, check_jobs
 from trainctl.sweep.job import locked_sweep, run_job
@@ -217,8 +217,7 @@ class Sweep:
         if self.launcher in OWN or composer is None:
             self._own(left, fused=self.launcher == "fused")
         else:
-            with terminable():
-                self._through_hydra(left, composer, words)
+            self._through_hydra(left, composer, words)
 
     def _own(self, left: Sequence[Job], *, fused: bool) -> None:
         warm_up()
