@@ -6,7 +6,6 @@ from pathlib import Path
 
 from trainctl.commands._words import CHECKPOINT, parse
 from trainctl.errors import ConfigError
-from trainctl.interrupts import terminable
 from trainctl.startup import importing
 from trainctl.ui.display import short_path
 
@@ -45,8 +44,7 @@ def run(words: list[str]) -> int:
     if trained.config.train.precision != "fp32":
         print(f"trained in {trained.config.train.precision}: what is exported computes in float32")
     path = output or Path(f"{trained.record.get('name') or trained.directory.name}{_FORMATS[kind]}")
-    with terminable():
-        written = exporting.export(trained, kind, path.absolute())
+    written = exporting.export(trained, kind, path.absolute())
     print(f"takes {written.inputs}, gives {written.outputs}")
     print(f"read back by {written.read_by}: largest difference {written.difference:.1e} on {written.samples}")
     print(f"{short_path(written.path)}, {written.size:,} bytes")

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from trainctl.commands._words import CHECKPOINT, parse
 from trainctl.errors import CheckpointError, ConfigError
-from trainctl.interrupts import terminable
 from trainctl.startup import importing
 from trainctl.ui.display import duration, short_path
 
@@ -47,8 +46,7 @@ def run(words: list[str]) -> int:
     print(f"{short_path(trained.directory)}, {trained.checkpoint.name}")
     for notice in trained.notices:
         print(notice)
-    with terminable():
-        _predict(trained, source, output, int(size or trained.config.train.batch_size))
+    _predict(trained, source, output, int(size or trained.config.train.batch_size))
     return 0
 
 

@@ -180,18 +180,11 @@ def _train(request: Request, record: rundir.RunRecord, display: Display) -> None
 
     signals = Signals()
     metrics_log = MetricsLog(directory / "metrics.jsonl")
-    saving = config.checkpoint
     checkpointer = Checkpointer(
         directory / "checkpoints",
         take,
-        every_steps=saving.every_steps,
-        every_epochs=saving.every_epochs,
-        every_minutes=saving.every_minutes,
-        keep_last=saving.keep_last,
-        keep_best=saving.keep_best,
-        monitor=built.monitor,
-        lower_is_better=built.lower_is_better,
-        overlap=saving.overlap,
+        **checkpointing(config, built),
+        overlap=config.checkpoint.overlap,
         sync=metrics_log.sync,
     )
     epochs = -(-run.total_steps // len(run.train))
@@ -263,6 +256,15 @@ def _train(request: Request, record: rundir.RunRecord, display: Display) -> None
     if came:
         raise came[0]
     _habits.judge(run, config)
+
+
+def checkpointing(config: Config, built: Built) -> dict[str, Any]:
+    """When to save and what to keep, as the config asks for it: arguments of a Checkpointer."""
+    return {
+        **config.checkpoint.model_dump(exclude={"overlap"}),
+        "monitor": built.monitor,
+        "lower_is_better": built.lower_is_better,
+    }
 
 
 def capsule_keeper(request: Request, take: Callable[[Run], Content], stored: list[dict[str, str]]) -> Keep:

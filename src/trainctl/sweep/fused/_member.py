@@ -22,6 +22,7 @@ from trainctl.commands._report import closing, header
 from trainctl.commands.train import (
     Request,
     capsule_keeper,
+    checkpointing,
     environment_of,
     logged_to,
     open_log,
@@ -187,13 +188,7 @@ class Member:
         self.checkpointer = Checkpointer(
             directory / "checkpoints",
             self.take,
-            every_steps=saving.every_steps,
-            every_epochs=saving.every_epochs,
-            every_minutes=saving.every_minutes,
-            keep_last=saving.keep_last,
-            keep_best=saving.keep_best,
-            monitor=built.monitor,
-            lower_is_better=built.lower_is_better,
+            **checkpointing(request.config, built),
             overlap=False,
             sync=self.metrics_log.sync,
             hold=self.hold,
