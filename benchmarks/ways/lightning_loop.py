@@ -3,13 +3,22 @@
 import sys
 import warnings
 
-items = "--items" in sys.argv and not sys.argv.remove("--items")
+one_by_one = "--items" in sys.argv and not sys.argv.remove("--items")
 warnings.filterwarnings("ignore")
 
 import lightning  # noqa: E402
 import torch  # noqa: E402
 from torch.utils.data import DataLoader, TensorDataset  # noqa: E402
-from work import Clock, arguments, arrays, criterion, network, normalized  # noqa: E402
+from work import (  # noqa: E402
+    Clock,
+    arguments,
+    arrays,
+    criterion,
+    items,
+    loader_options,
+    network,
+    normalized,
+)
 
 given = arguments()
 clock = Clock(given.steps)
@@ -35,12 +44,8 @@ class Timing(lightning.Callback):
         clock.step()
 
 
-if items:
-    import torchvision
-    from torchvision import transforms
-
-    transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))])
-    dataset = torchvision.datasets.MNIST(str(given.data.parents[1]), train=True, transform=transform)
+if one_by_one:
+    dataset = items(given.work, given.data)
 else:
     images, labels = arrays(given.work, given.data)
     dataset = TensorDataset(normalized(given.work, images), torch.from_numpy(labels))
@@ -53,5 +58,5 @@ trainer = lightning.Trainer(
     enable_checkpointing=False,
     enable_model_summary=False,
 )
-trainer.fit(Module(), DataLoader(dataset, batch_size=64, shuffle=True))
+trainer.fit(Module(), DataLoader(dataset, **loader_options(given.work)))
 clock.end(lightning=lightning.__version__)

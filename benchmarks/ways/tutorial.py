@@ -1,15 +1,12 @@
-"""The tutorials' loop on MNIST: torchvision's dataset, a transform a sample, DataLoader, Adam."""
+"""The tutorials' loop: torchvision's dataset, a transform a sample, DataLoader, Adam."""
 
 import torch
 import torchvision
 from torch.utils.data import DataLoader
-from torchvision import transforms
-from work import Clock, arguments, criterion, network
+from work import Clock, arguments, criterion, items, loader_options, network
 
 given = arguments()
-transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))])
-dataset = torchvision.datasets.MNIST(str(given.data.parents[1]), train=True, transform=transform)
-loader = DataLoader(dataset, batch_size=64, shuffle=True)
+loader = DataLoader(items(given.work, given.data), **loader_options(given.work))
 torch.manual_seed(0)
 model, loss_of = network(given.work), criterion(given.work)
 optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)

@@ -11,10 +11,12 @@ import json
 import resource
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.utils.data import Dataset
 
 WARM_UP = 50
 
@@ -44,6 +46,23 @@ def _idx(path: Path, header: int) -> np.ndarray:
             .copy()
             .reshape(-1, *([784] if header == 16 else []))
         )
+
+
+def items(work: str, data: Path) -> Dataset:
+    """Samples that are made one by one, as torchvision's datasets make them."""
+    from torchvision import datasets, transforms
+
+    if work == "images":
+        steps = [transforms.Resize(64), transforms.CenterCrop(64), transforms.ToTensor()]
+        return datasets.ImageFolder(str(data / "images"), transforms.Compose(steps))
+    steps = [transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))]
+    return datasets.MNIST(str(data.parents[1]), train=True, transform=transforms.Compose(steps))
+
+
+def loader_options(work: str) -> dict[str, Any]:
+    """What one gives a DataLoader: workers where samples are decoded."""
+    options: dict[str, Any] = {"batch_size": 64, "shuffle": True}
+    return {**options, "num_workers": 2, "persistent_workers": True} if work == "images" else options
 
 
 def normalized(work: str, inputs: np.ndarray) -> torch.Tensor:
@@ -76,6 +95,8 @@ def network(work: str) -> nn.Module:
         )
     if work == "table_mlp":
         return nn.Sequential(nn.Linear(20, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 1))
+    if work == "images":
+        return nn.Sequential(nn.Flatten(), nn.Linear(3 * 64 * 64, 2))
     return nn.Linear(1, 1)
 
 

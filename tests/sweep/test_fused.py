@@ -469,6 +469,7 @@ def test_verify_shows_what_is_not_the_same(four: list[Request], trainctl) -> Non
         (("tracker=csv",), "tracker=csv"),
         (("train.ema=0.9",), "train.ema"),
         (("profile=true",), "profile"),
+        (("train.capture=true",), "train.capture=true"),
     ],
 )
 def test_what_does_not_stack_trains_alone(composer: Composer, words: tuple[str, ...], reason: str) -> None:

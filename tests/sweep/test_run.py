@@ -239,6 +239,17 @@ def test_a_worker_that_is_killed_is_a_failed_job(tmp_path: Path) -> None:
     process.communicate(timeout=60)
 
 
+def test_a_worker_that_is_killed_ends_a_sweep_that_fails_fast(tmp_path: Path) -> None:
+    words = ("seed=1,2", "epochs=100000,1", "sweep.jobs=1", "sweep.fail_fast=true")
+    process = begin(*words, cwd=tmp_path)
+    pid = Ledger(tmp_path / "sweep").rows()[0].row.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert states(tmp_path / "sweep") == ["failed", "waiting", "waiting", "waiting"]
+
+
 @pytest.mark.slow
 def test_two_processes_do_not_run_one_sweep(trainctl, tmp_path: Path) -> None:
     process = begin("seed=1,2", "epochs=100000", cwd=tmp_path)

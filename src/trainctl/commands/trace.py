@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trainctl.commands._built import built_from
 from trainctl.errors import ConfigError, NotFiniteError, StorageError, nearest
-from trainctl.startup import collector_paused, importing
 
 if TYPE_CHECKING:
     from trainctl.trace import Trace
@@ -37,19 +35,9 @@ def run(words: Sequence[str]) -> int:
     asked = _parse(words)
     if asked.html is not None:
         _check_place(asked.html)
-    with collector_paused():
-        from trainctl.compose import Composer
-        from trainctl.words import friendly
-
-        composer = Composer(asked.config_dir, asked.config_name)
-        composed = composer.compose([friendly(word) for word in asked.overrides])
-    config = composed.config
-    with importing():
-        from trainctl.build import build
+    with built_from(asked.overrides, asked.config_dir, asked.config_name) as (config, built):
         from trainctl.trace import trace
-    with contextlib.closing(build(config)) as built:
-        for notice in (*composed.notices, *built.notices):
-            print(notice, file=sys.stderr)
+
         result = trace(built, config)
 
     from trainctl.ui.trace import show

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import json
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trainctl.commands._built import built_from
 from trainctl.errors import ConfigError, StorageError, nearest
-from trainctl.startup import collector_paused, importing
 
 if TYPE_CHECKING:
     from trainctl.tuning import RangeTest
@@ -48,19 +46,9 @@ def run(words: Sequence[str]) -> int:
     asked = _parse(words)
     if asked.plot is not None:
         _check_place(asked.plot)
-    with collector_paused():
-        from trainctl.compose import Composer
-        from trainctl.words import friendly
-
-        composer = Composer(asked.config_dir, asked.config_name)
-        composed = composer.compose([friendly(word) for word in asked.overrides])
-    config = composed.config
-    with importing():
-        from trainctl.build import build
+    with built_from(asked.overrides, asked.config_dir, asked.config_name) as (config, built):
         from trainctl.tuning import range_test
-    with contextlib.closing(build(config)) as built:
-        for notice in (*composed.notices, *built.notices):
-            print(notice, file=sys.stderr)
+
         result = range_test(built, asked.start, asked.end, asked.steps)
 
     title = f"{config.model.name} on {built.data.name}, {config.loss.name}, {config.optim.name}"

@@ -15,6 +15,7 @@ from typing import Any
 from trainctl.smoke.cases import Case
 from trainctl.smoke.entry import begin_victim, begin_worker
 from trainctl.smoke.report import Order, Report, Result
+from trainctl.sweep.pool import how_it_ended
 
 TOO_LONG = 300.0
 """Seconds without a word after which a phase counts as hung."""
@@ -153,8 +154,7 @@ class Pool:
     def _died(self, number: int, worker: _Worker, reason: str | None = None) -> None:
         """A worker that ended without a word: the phase that it was in failed; another takes its place."""
         worker.process.join()
-        code = worker.process.exitcode or 0
-        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        how = how_it_ended(worker.process)
         del self._workers[number]
         self._end(worker)
         worker.pipe.close()

@@ -142,6 +142,11 @@ class Pool:
         self._workers: list[_Worker] = []
         self._signal: int | None = None
         self._told_at: float | None = None
+        self._failed = False
+
+    @property
+    def _stopping(self) -> bool:
+        return self._signal is not None or (self._fail_fast and self._failed)
 
     def run(self, orders: Iterable[Sequence[int]], jobs: Sequence[Job]) -> None:
         """Do every order, a list of job numbers that train together.
@@ -152,14 +157,15 @@ class Pool:
         waiting.reverse()
         by_number = {job.number: job for job in jobs}
         self._signal = self._told_at = None
+        self._failed = False
         with handled((signal.SIGINT, *TERMINATING), self._receive):
             try:
                 while waiting or any(worker.order for worker in self._workers):
-                    if self._signal is not None:
+                    if self._stopping:
                         waiting.clear()
                         self._tell_to_stop()
                     self._assign(waiting)
-                    self._look(by_number, waiting)
+                    self._look(by_number)
                     self._changed()
             finally:
                 self.close(at_once=self._signal is not None)
@@ -208,26 +214,22 @@ class Pool:
         self._workers.append(worker)
         return worker
 
-    def _look(self, jobs: dict[int, Job], waiting: list[list[int]]) -> None:
+    def _look(self, jobs: dict[int, Job]) -> None:
         ends = [end for worker in self._workers for end in (worker.pipe, worker.process.sentinel)]
         ready = connection.wait(ends, timeout=_LOOK_EVERY)
         for worker in list(self._workers):
+            done = worker.order or []
             if worker.pipe in ready:
                 try:
                     worker.pipe.recv()
                 except (EOFError, OSError):
                     self._died(worker, jobs)
-                else:
-                    done, worker.order = worker.order, None
-                    self._after(done or [], jobs, waiting)
+                worker.order = None
             elif worker.process.sentinel in ready:
                 self._died(worker, jobs)
-                self._after([], jobs, waiting)
-
-    def _after(self, done: Sequence[int], jobs: dict[int, Job], waiting: list[list[int]]) -> None:
-        if self._fail_fast and any(self._ledger.stored(jobs[each]).state == "failed" for each in done):
-            waiting.clear()
-            self._tell_to_stop()
+            else:
+                continue
+            self._failed |= any(self._ledger.stored(jobs[each]).state == "failed" for each in done)
 
     def _died(self, worker: _Worker, jobs: dict[int, Job]) -> None:
         """A worker that ended without a word: its job failed, and the next one gets another worker."""
@@ -241,8 +243,6 @@ class Pool:
                 self._ledger.write(jobs[number], here(Row(**values), reason=f"its process {how}"))
         self._workers.remove(worker)
         worker.pipe.close()
-        if self._fail_fast and worker.order and self._signal is None:
-            self._tell_to_stop()
 
     def _tell_to_stop(self) -> None:
         """Have the running jobs save and stop; those that do not are killed after a while."""

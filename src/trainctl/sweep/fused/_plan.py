@@ -75,6 +75,8 @@ def _reasons(config: Config) -> Iterator[str]:
     for key in ("ema", "overfit_batches"):
         if getattr(train, key) is not None:
             yield f"train.{key} has no stacked form"
+    if train.capture is True:
+        yield "train.capture=true records the step of one model"
     if guard.gradients or guard.skip:
         yield (
             "the gradients are looked at model by model" if guard.gradients else "guard.skip leaves out steps"
