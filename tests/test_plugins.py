@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import os
+import shutil
 import sys
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import trainctl as package
 from tests.program import run
+from trainctl import plugins
+from trainctl.cli import main
 from trainctl.errors import UnsafeInputError
+from trainctl.registry import MODELS
 
 MODEL = textwrap.dedent(
     """
@@ -150,8 +157,6 @@ def test_a_run_loads_with_its_plugin_from_another_folder(
 
 
 def test_a_plugin_that_has_changed_is_not_imported_unless_trusted(trainctl, my_model: Path) -> None:
-    from trainctl import plugins
-
     assert trainctl("plugins=[./my_model.py]", "model.name=my_net", "hydra.run.dir=run", *FAST).code == 0
     plugins._loaded.clear()
     my_model.write_text(MODEL + "\nopen('executed', 'w').close()\n")
@@ -161,6 +166,180 @@ def test_a_plugin_that_has_changed_is_not_imported_unless_trusted(trainctl, my_m
     assert package.load("run", trust_plugins=True) is not None
     assert Path("executed").exists()
 
+
+# ------------------------------------------------------------------ modules of stored runs
+
+PACKAGE = "my_package_of_runs"
+LOUD = "from pathlib import Path\nPath(__file__).with_name('executed').touch()\n"
+
+
+def write_package(folder: Path, start: str = "", *, init: bool = True) -> Path:
+    """A package with the model in its module ``models``; ``start`` is what its files begin with."""
+    package_folder = folder / PACKAGE
+    package_folder.mkdir(parents=True)
+    if init:
+        (package_folder / "__init__.py").write_text(start)
+    (package_folder / "models.py").write_text(start + MODEL)
+    return package_folder
+
+
+def forget() -> None:
+    """Be a process that has imported none of it."""
+    plugins._loaded.clear()
+    MODELS._entries.pop("my_net", None)
+    for name in [name for name in sys.modules if name.partition(".")[0] == PACKAGE]:
+        del sys.modules[name]
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["a package", "a folder without __init__"])
+def project(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a package, and a run that was trained in it."""
+    folder = tmp_path_factory.mktemp("project")
+    write_package(folder, init=request.param)
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        words = (f"plugins=[{PACKAGE}.models]", "model.name=my_net", "display.mode=none")
+        assert main([*words, "hydra.run.dir=run", *FAST]) == 0
+    finally:
+        os.chdir(before)
+        forget()
+    return folder
+
+
+@pytest.fixture
+def elsewhere(
+    project: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Path]:
+    """The current folder, another than the project's."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    monkeypatch.chdir(folder)
+    forget()
+    yield folder
+    forget()
+
+
+def use(trainctl, run: Path) -> None:
+    """Use a run by the program and in Python, each as a process of its own would."""
+    outcome = trainctl("eval", str(run))
+    assert outcome.code == 0, outcome.err
+    forget()
+    assert type(package.load(run)).__module__ == f"{PACKAGE}.models"
+    assert sys.modules[f"{PACKAGE}.models"].__file__ == str(run.parent / PACKAGE / "models.py")
+
+
+def test_a_run_with_a_module_is_used_from_another_folder(trainctl, project: Path, elsewhere: Path) -> None:
+    path = list(sys.path)
+    use(trainctl, project / "run")
+    assert sys.path == path
+
+
+def test_a_run_with_a_module_is_resumed_from_another_folder(trainctl, project: Path, elsewhere: Path) -> None:
+    run = shutil.copytree(project / "run", elsewhere / "run")
+    outcome = trainctl("resume", str(run), "train.max_steps=4")
+    assert outcome.code == 0, outcome.err
+    (entry,) = json.loads((run / "run.json").read_text())["environment"]["plugins"]
+    assert entry["path"] == str(project / PACKAGE / "models.py")
+
+
+@pytest.mark.parametrize("first", [False, True], ids=["", "first on the path"])
+def test_a_module_of_the_same_name_in_the_current_folder_is_not_executed(
+    trainctl, project: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch, first: bool
+) -> None:
+    other = write_package(elsewhere, LOUD)
+    if first:
+        monkeypatch.syspath_prepend(elsewhere)
+    use(trainctl, project / "run")
+    assert not (other / "executed").exists()
+
+
+def test_a_module_that_is_another_file_here_is_refused_before_it_is_executed(
+    trainctl, project: Path, elsewhere: Path
+) -> None:
+    """A config that says the module's name alone, as that of an installed package does."""
+    run = shutil.copytree(project / "run", elsewhere / "run")
+    for name in ("run.json", "config.yaml"):
+        text = (run / name).read_text()
+        assert f"{project}/{PACKAGE}.models" in text
+        (run / name).write_text(text.replace(f"{project}/{PACKAGE}.models", f"{PACKAGE}.models"))
+    other = write_package(elsewhere, LOUD)
+    outcome = trainctl("eval", "run")
+    assert outcome.code == 3
+    assert f"plugins: {PACKAGE}.models is not the file that this run was made with" in outcome.err
+    with pytest.raises(UnsafeInputError, match="is not the file"):
+        package.load("run")
+    assert not (other / "executed").exists()
+    shutil.rmtree(other)
+    assert trainctl("eval", "run").code == 3
+    os.chdir(project)
+    use_here = trainctl("eval", str(run))
+    assert use_here.code == 0, use_here.err
+
+
+def test_what_has_come_before_the_recorded_file_is_refused_before_it_is_executed(
+    trainctl, project: Path, elsewhere: Path
+) -> None:
+    """A package comes before a module of the same name."""
+    folder = project / PACKAGE / "models"
+    folder.mkdir()
+    try:
+        (folder / "__init__.py").write_text(LOUD + MODEL)
+        assert trainctl("eval", str(project / "run")).code == 3
+        assert not (folder / "executed").exists()
+    finally:
+        shutil.rmtree(folder)
+
+
+def test_a_module_that_has_changed_is_imported_from_its_folder_where_it_is_trusted(
+    trainctl, project: Path, elsewhere: Path
+) -> None:
+    file = project / PACKAGE / "models.py"
+    file.write_text(MODEL + "\n# changed\n")
+    try:
+        outcome = trainctl("eval", str(project / "run"))
+        assert outcome.code == 3
+        assert "--trust-plugins" in outcome.err
+        outcome = trainctl("eval", str(project / "run"), "--trust-plugins")
+        assert outcome.code == 0, outcome.err
+    finally:
+        file.write_text(MODEL)
+
+
+def test_a_module_of_the_same_name_that_was_imported_is_in_the_way(
+    project: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = write_package(elsewhere)
+    monkeypatch.syspath_prepend(elsewhere)
+    importlib.import_module(f"{PACKAGE}.models")
+    MODELS._entries.pop("my_net")
+    with pytest.raises(UnsafeInputError, match="cannot be imported beside") as caught:
+        package.load(project / "run")
+    assert str(other) in str(caught.value)
+    assert "my_net" not in MODELS._entries
+
+
+def test_a_module_of_a_folder_that_is_named(trainctl, project: Path, elsewhere: Path) -> None:
+    outcome = trainctl(f"plugins=[{project}/{PACKAGE}.models]", "model.name=my_net", *FAST)
+    assert outcome.code == 0, outcome.err
+    outcome = trainctl(f"plugins=[./{PACKAGE}.models]")
+    assert outcome.code == 2
+    assert f"there is no module {PACKAGE}.models in {elsewhere}" in outcome.err
+
+
+def test_an_installed_module_keeps_its_name(
+    project: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = elsewhere / "site-packages"
+    write_package(site)
+    monkeypatch.syspath_prepend(site)
+    assert plugins.absolute(f"{PACKAGE}.models") == f"{PACKAGE}.models"
+    (entry,) = plugins.load([f"{PACKAGE}.models"])
+    assert (entry["name"], entry["path"]) == (f"{PACKAGE}.models", str(site / PACKAGE / "models.py"))
+    plugins.refuse_changed([f"{PACKAGE}.models"], [entry])
+    assert plugins.absolute("no_such_package.models") == "no_such_package.models"
+
+
+# ------------------------------------------------------------------ faults
 
 HEAD = """
 import torch

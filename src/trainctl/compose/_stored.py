@@ -256,7 +256,7 @@ def _resolved(tree: DictConfig) -> dict[str, Any]:
 
 
 def _make_absolute(tree: DictConfig, named: Sequence[str]) -> None:
-    """Write the paths, and the ``named`` plugins that are files, in a form that every folder understands."""
+    """Write the paths, and the ``named`` plugins, in a form that every folder understands."""
     written = OmegaConf.to_container(tree, resolve=False)
     for key in word_rules.PATH_KEYS:
         value = _at(written, key)
@@ -265,7 +265,7 @@ def _make_absolute(tree: DictConfig, named: Sequence[str]) -> None:
         # init_from may be a run's name, or last, instead of a directory.
         if key != "init_from" or _is_folder(value):
             OmegaConf.update(tree, key, _absolute(value))
-    OmegaConf.update(tree, "plugins", [_absolute(name) if name.endswith(".py") else name for name in named])
+    OmegaConf.update(tree, "plugins", [plugins.absolute(name) for name in named])
 
 
 def _is_folder(value: str) -> bool:
