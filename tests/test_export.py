@@ -15,8 +15,9 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from tests.test_eval import PLUGIN, QUICK, TABLE, write_table
+from tests.test_predict import train_on_tokens
 from tests.test_resume import everything
-from trainctl import exporting, load
+from trainctl import exporting, load, plugins
 from trainctl.cli import main
 from trainctl.datasets._table_transform import TableTransform
 from trainctl.datasets.digits import digits
@@ -127,6 +128,32 @@ def test_the_data_need_not_be_there(trainctl, folder: Path, trained: Path) -> No
     outcome = trainctl("export", "table", "--format", "torch")
     assert outcome.code == 0, outcome.err
     assert "on 64 made-up samples (dataset=csv: /nowhere/table.csv not found" in outcome.out
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "torch", "onnx"])
+def test_a_model_of_token_numbers(trainctl, tmp_path: Path, kind: str) -> None:
+    ids = train_on_tokens(trainctl, tmp_path)
+    path = f"run{SUFFIX[kind]}"
+    for on_what in ("on 60 samples of tokens", "on 64 made-up samples (dataset=tokens cannot be built"):
+        outcome = trainctl("export", "run", "--format", kind)
+        assert outcome.code == 0, outcome.err
+        assert on_what in outcome.out
+        if kind != "safetensors":
+            torch.testing.assert_close(consumed(path, ids), reference("run", ids), rtol=0, atol=1e-5)
+        (tmp_path / "ids.npy").unlink(missing_ok=True)
+
+
+def test_a_model_that_takes_nothing_that_is_made_up(trainctl, tmp_path: Path) -> None:
+    train_on_tokens(trainctl, tmp_path)
+    (tmp_path / "ids.npy").unlink()
+    code = (tmp_path / "own.py").read_text()
+    (tmp_path / "own.py").write_text(code.replace("self.table(inputs)", "self.table(inputs + 39)"))
+    plugins._loaded.clear()
+    outcome = trainctl("export", "run", "--format", "torch", "--trust-plugins")
+    assert outcome.code == 2, outcome.err
+    assert "model=embedding does not take 64 made-up samples (dataset=tokens cannot be built" in outcome.err
+    assert "put the data of training where the run had it" in outcome.err
+    assert not (tmp_path / "run.pt2").exists()
 
 
 def test_what_was_trained_in_bf16_computes_in_float32(trainctl, folder: Path) -> None:

@@ -21,6 +21,7 @@ from tests.test_resume import everything
 from trainctl import load
 from trainctl.cli import main
 from trainctl.datasets.digits import digits
+from trainctl.inputs._numbers import fit
 from trainctl.loading import load_run
 from trainctl.prediction import Predictor
 
@@ -297,6 +298,115 @@ def test_a_damaged_array_is_named(trainctl, folder: Path) -> None:
     assert outcome.code == 2
     assert "x is damaged: Bad CRC-32" in outcome.err
     assert not Path("out.csv").exists()
+
+
+# ------------------------------------------------------------------ whole numbers
+
+TOKENS = """
+import numpy
+import torch
+from torch import nn
+from trainctl.data import Data, Split
+from trainctl.registry import DATASETS, MODELS
+
+
+@DATASETS.register("tokens")
+def tokens(path: str = "ids.npy", type: str = "int64") -> Data:
+    ids = torch.from_numpy(numpy.load(path)).to(getattr(torch, type))
+    split = Split(ids, (ids[:, 0] > 20).long())
+    return Data("tokens", "classification", split, split, tuple(ids.shape[1:]), 2, nn.Identity())
+
+
+@MODELS.register("embedding")
+class Embedding(nn.Module):
+    def __init__(self, input_shape, output_size):
+        super().__init__()
+        self.table = nn.Embedding(40, 8)
+        self.layer = nn.Linear(8 * input_shape[0], output_size)
+
+    def forward(self, inputs):
+        return self.layer(self.table(inputs).flatten(1))
+"""
+
+
+def train_on_tokens(trainctl, folder: Path) -> torch.Tensor:
+    """Train on rows of token numbers; returns some of them."""
+    ids = torch.randint(0, 40, (60, 16), generator=torch.Generator().manual_seed(0))
+    numpy.save(folder / "ids.npy", ids.numpy())
+    (folder / "own.py").write_text(TOKENS)
+    words = ("plugins=[./own.py]", "dataset.name=tokens", "model.name=embedding", "epochs=1", "batch_size=20")
+    outcome = trainctl(*words, *QUICK, f"dataset.path={folder}/ids.npy", "hydra.run.dir=run")
+    assert outcome.code == 0, outcome.err
+    return ids[:9]
+
+
+def test_token_numbers_are_predicted_as_what_they_are(trainctl, tmp_path: Path) -> None:
+    ids = train_on_tokens(trainctl, tmp_path)
+    with torch.no_grad():
+        expected = load("run")(ids).softmax(1).tolist()
+    for kind in ("int64", "int16", "uint8", "float64", ">i4"):
+        numpy.savez("new.npz", x=ids.numpy().astype(kind))
+        close(probabilities(predicted(trainctl, "run", "new.npz", "--batch-size=4")), expected)
+    numpy.savetxt("new.csv", ids.numpy(), fmt="%d", delimiter=",")
+    close(probabilities(predicted(trainctl, "run", "new.csv", "--batch-size=4")), expected)
+
+
+def test_what_is_no_token_number_is_named(trainctl, tmp_path: Path) -> None:
+    ids = train_on_tokens(trainctl, tmp_path)
+    with torch.no_grad():
+        expected = load("run")(ids).softmax(1).tolist()
+    cells = ids.double().numpy()
+    cells[1, 2], cells[3, 0], cells[4, 15] = 1.5, numpy.nan, 1e19
+    numpy.savez("new.npz", x=cells)
+    found = predicted(trainctl, "run", "new.npz")
+    assert {int(row["row"]): row["error"] for row in found if row["error"]} == {
+        2: "x[1, 2]: 1.5 is no whole number, and the run was trained on int64",
+        4: "x[3, 0]: nan does not fit into int64, which the run was trained on",
+        5: "x[4, 15]: 1e+19 does not fit into int64, which the run was trained on",
+    }
+    close(probabilities(found[5:]), expected[5:])
+    texts = [[str(number) for number in row] for row in ids.tolist()]
+    texts[1][2], texts[3][0], texts[4][15], texts[5][1] = "1.5", "", "1e19", "9007199254740993"
+    Path("new.csv").write_text("".join(",".join(row) + "\n" for row in texts))
+    found = predicted(trainctl, "run", "new.csv")
+    assert {int(row["row"]): row["error"] for row in found if row["error"]} == {
+        2: "line 2, column 3: '1.5' is no whole number, and the run was trained on int64",
+        4: "line 4, column 1: the cell is missing, which no row of training was",
+        5: "line 5, column 16: '1e19' does not fit into int64, which the run was trained on",
+        6: "line 6, column 2: '9007199254740993' is too large to be read exactly: give an .npz file",
+    }
+    close(probabilities(found[6:]), expected[6:])
+    texts[0][0] = "40"
+    Path("new.csv").write_text(",".join(texts[0]) + "\n")
+    outcome = trainctl("predict", "run", "--input=new.csv", "--output=none.csv")
+    assert outcome.code == 2
+    assert "does not take samples of shape (16,) int64 (rows 1 to 1): index out of range" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("wanted", "good", "bad"),
+    [
+        ("bool", [0.0, 1.0], [2.0, -1.0, 0.5]),
+        ("uint8", [0, 255], [256, -1, numpy.inf]),
+        ("int8", numpy.array([-128, 127]), numpy.array([128, -129, 1 << 40])),
+        ("int64", numpy.array([1 << 63], numpy.uint64) - 1, numpy.array([1 << 63], numpy.uint64)),
+        ("int64", [-(2.0**63)], [2.0**63, -(2.0**63) * 1.1, numpy.nan]),
+        ("uint64", numpy.array([2.0**63]), numpy.array([2.0**64, -1.0])),
+        ("int32", numpy.array([True, False]), numpy.array([1e10])),
+        ("float16", [65504.0, 0.1], [1e5, numpy.nan]),
+        ("bfloat16", [1e38, 0.1], [1e39, numpy.inf]),
+        ("float32", [1e38], [1e39, -numpy.inf]),
+        ("float64", [1e300, 0.1], [numpy.inf]),
+    ],
+)
+def test_what_a_type_holds(wanted: str, good: Any, bad: Any) -> None:
+    found, strange = fit(numpy.asarray(good), wanted, may_lack=False)
+    assert found.dtype == getattr(torch, wanted)
+    assert not strange.any()
+    expected = torch.from_numpy(numpy.asarray(good)).to(found.dtype)
+    assert torch.equal(found, expected)
+    _, strange = fit(numpy.asarray(bad), wanted, may_lack=False)
+    assert strange.all()
 
 
 # ------------------------------------------------------------------ values, scratch models, words

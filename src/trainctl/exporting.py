@@ -82,9 +82,7 @@ def export(trained: Trained, kind: str, path: Path) -> Exported:
     transform = trained.transform()
     raw = trained.raw_sample()
     samples, of_what = _samples(trained, raw)
-    # What is exported computes in the type of its weights, whatever the run was trained in.
-    predictor = Predictor(trained, transform, "fp32")
-    expected = torch.cat([predictor(part) for part in (samples[:1], samples[1:])])
+    expected = _expected(trained, transform, samples, of_what)
     about = _about(trained, raw)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     write, check, reader = {
@@ -134,6 +132,20 @@ def export(trained: Trained, kind: str, path: Path) -> Exported:
     )
 
 
+def _expected(trained: Trained, transform: nn.Module, samples: Tensor, of_what: str) -> Tensor:
+    """The run's own predictions of ``samples``."""
+    # What is exported computes in the type of its weights, whatever the run was trained in.
+    predictor = Predictor(trained, transform, "fp32")
+    try:
+        return torch.cat([predictor(part) for part in (samples[:1], samples[1:])])
+    except (RuntimeError, ValueError, IndexError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(
+            f"model={trained.config.model.name} does not take {of_what}: {reason}",
+            "what is exported is checked on samples: put the data of training where the run had it",
+        ) from error
+
+
 def _difference(expected: Tensor, found: Tensor) -> float:
     """The largest difference; of what is larger than 1, relative to it."""
     if expected.shape != found.shape:
@@ -157,13 +169,16 @@ def _samples(trained: Trained, raw: Mapping[str, Any]) -> tuple[Tensor, str]:
         reason = "the data has changed"
     except TrainctlError as error:
         reason = str(error)
+    return _made_up((64, *raw["shape"]), getattr(torch, raw["dtype"])), f"64 made-up samples ({reason})"
+
+
+def _made_up(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     generator = torch.Generator().manual_seed(0)
-    shape = (64, *raw["shape"])
-    if raw["dtype"] == "uint8":
-        made = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
-    else:
-        made = torch.randn(shape, generator=generator).to(getattr(torch, raw["dtype"]))
-    return made, f"64 made-up samples ({reason})"
+    if dtype.is_floating_point or dtype.is_complex:
+        return torch.randn(shape, generator=generator).to(dtype)
+    # Bytes are pixels. Other whole numbers may be numbers of something, of which there are two at least.
+    most = 256 if dtype == torch.uint8 else 2
+    return torch.randint(0, most, shape, generator=generator).to(dtype)
 
 
 def _about(trained: Trained, raw: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from trainctl import files, runtime
 from trainctl.errors import ConfigError, StorageError
 from trainctl.inputs import Batch, Source
 from trainctl.loading import Trained
+from trainctl.preparing import shown
 
 SUFFIXES = (".csv", ".jsonl")
 _SHOWN_ERRORS = 5
@@ -201,7 +202,7 @@ def predict(
     outcome = Outcome()
     with table:
         for batch in source.batches(batch_size):
-            table.add(batch, _predicted(predictor, batch), outcome)
+            table.add(batch, _predicted(predictor, batch, source.name_of), outcome)
             watch(outcome)
         if outcome.bad == outcome.samples:
             why = f": {outcome.errors[0]}" if outcome.errors else ""
@@ -211,14 +212,16 @@ def predict(
     return outcome
 
 
-def _predicted(predictor: Predictor, batch: Batch) -> Tensor:
+def _predicted(predictor: Predictor, batch: Batch, name_of: str) -> Tensor:
     if not len(batch.inputs):
         return torch.empty(0, 1)
     try:
         return predictor(batch.inputs)
     except (RuntimeError, ValueError, IndexError) as error:
         reason = str(error).partition("\n")[0]
+        described = {"shape": batch.inputs.shape[1:], "dtype": str(batch.inputs.dtype).removeprefix("torch.")}
         raise ConfigError(
-            f"the model does not take samples of shape {tuple(batch.inputs.shape[1:])}: {reason}",
+            f"the model does not take samples of shape {shown(described)} ({name_of}s {batch.names[0]} to"
+            f" {batch.names[-1]}): {reason}",
             "give samples as in training; or a smaller --batch-size where memory is short",
         ) from error

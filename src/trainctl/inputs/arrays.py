@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.lib import format as npy
 
 from trainctl.datasets._arrays import Array
 from trainctl.errors import ConfigError, nearest
 from trainctl.inputs import Batch
+from trainctl.inputs._numbers import fit, require_readable, why_unfit
 from trainctl.preparing import shown
 
 _NAMES = ("x", "X", "inputs", "images", "data", "x_test", "X_test", "test_images")
@@ -106,6 +106,7 @@ class ArrayFile:
                 "save it as an array of numbers: array.astype(float)",
             )
         wanted = self.raw["dtype"]
+        require_readable(wanted, f"--input {self.path}")
         fits = self.dtype == np.uint8 if wanted == "uint8" else self.dtype.kind in "biuf"
         if not fits:
             raise ConfigError(
@@ -143,21 +144,17 @@ class ArrayFile:
             rows = np.moveaxis(rows, 3, 1)
         elif self.axes == "grey":
             rows = rows[:, None]
-        dtype = np.uint8 if self.raw["dtype"] == "uint8" else np.float32
-        with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite, and is named
-            rows = np.array(rows, dtype=dtype, order="C")
-        bad = np.zeros(rows.shape, dtype=bool)
-        if rows.dtype.kind == "f":
-            bad = np.isinf(rows) if self.may_lack else ~np.isfinite(rows)
+        wanted = self.raw["dtype"]
+        inputs, bad = fit(rows, wanted, may_lack=self.may_lack)
         errors = {}
         for place in np.flatnonzero(bad.reshape(len(rows), -1).any(1)).tolist():
             index = (start + place, *np.argwhere(bad[place])[0].tolist())
             value = rows[place][tuple(index[1:])]
-            errors[place] = f"{self.array}[{', '.join(map(str, index))}]: {value} is not finite in float32"
+            errors[place] = f"{self.array}[{', '.join(map(str, index))}]: {value} {why_unfit(value, wanted)}"
         self.done = start + len(rows)
         good = [place for place in range(len(rows)) if place not in errors]
         names = tuple(range(start + 1, start + len(rows) + 1))
-        return Batch(names, torch.from_numpy(rows if not errors else rows[good]), errors)
+        return Batch(names, inputs if not errors else inputs[good], errors)
 
     def remarks(self) -> list[str]:
         return []

@@ -15,7 +15,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from trainctl.datasets._table import column_like, encode, number_categories
 from trainctl.datasets._table_columns import MISSING, Column, as_kind
@@ -24,6 +26,7 @@ from trainctl.datasets._table_text import MARKS, choose_delimiter, decode
 from trainctl.datasets.csv import has_header, unique_names
 from trainctl.errors import ConfigError, StorageError, nearest
 from trainctl.inputs import Batch
+from trainctl.inputs._numbers import EXACT, fit, require_readable, why_unfit
 
 _GZIP = b"\x1f\x8b"
 _SAMPLE = 1 << 18
@@ -50,7 +53,10 @@ class TableFile:
         if reading.get("kind") == "table":
             self.reading = reading
         else:
+            require_readable(raw["dtype"], f"--input {path}")
             self.reading = _plain_reading(raw["shape"][0])
+        # What was a table is prepared by its categories; other rows of numbers keep their type.
+        self.wanted = None if self.reading is reading else str(raw["dtype"])
         self.columns = [column_like(each) for each in self.reading["columns"]]
         self.codes = [number_categories(each["categories"]) for each in self.reading["columns"]]
         self.skip_lines = int(dataset.get("skip_lines", 0))
@@ -232,10 +238,30 @@ class TableFile:
             if column.kind == "text":
                 strange = [text for text in column.texts or () if text is not None and text not in codes]
                 self.unknown[column.place] += len(strange)
-        inputs = encode(columns, self.codes)
+        if self.wanted is None:
+            inputs = encode(columns, self.codes)
+        else:
+            inputs = self._numbers(columns, self.wanted, chunk, errors)
         good = [row for row in range(len(chunk)) if row not in errors]
         names = tuple(range(before + 1, before + len(chunk) + 1))
         return Batch(names, inputs[torch.tensor(good, dtype=torch.int64)], errors)
+
+    def _numbers(
+        self, columns: Sequence[Column], wanted: str, chunk: Sequence[_Row], errors: dict[int, str]
+    ) -> Tensor:
+        """The cells in the type that the run was trained on, (N, columns); adds to ``errors``."""
+        values = torch.stack([column.values for column in columns], dim=1).numpy()
+        # Cells that are missing, or no numbers, are among the errors already.
+        inputs, strange = fit(values, wanted, may_lack=True)
+        inexact = ~strange & (abs(values) >= EXACT) & (not inputs.is_floating_point())
+        for row, place in np.argwhere(strange | inexact).tolist():
+            column = columns[place]
+            why = why_unfit(values[row, place], wanted)
+            if inexact[row, place]:
+                why = "is too large to be read exactly: give an .npz file"
+            text = (column.texts or ())[row]
+            errors.setdefault(row, f"line {chunk[row][0]}, {column.place}: {text!r} {why}")
+        return inputs
 
     def _column(self, like: Column, cells: Sequence[str], place: int) -> Column:
         texts = [None if cell.lower() in MISSING else cell for cell in cells]
