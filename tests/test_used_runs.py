@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pickle
 import shutil
@@ -12,12 +13,14 @@ from typing import Any
 import numpy
 import pytest
 
+from tests.conftest import Outcome
 from tests.test_eval import QUICK
 from tests.test_resume import everything
 from tests.test_verify import plant
-from trainctl import rundir
+from trainctl import load, rundir
 from trainctl.cli import main
 from trainctl.datasets.digits import digits
+from trainctl.errors import TrainctlError
 
 VERBS = {
     "eval": (),
@@ -93,7 +96,28 @@ def before_its_first_step(run: Path) -> None:
 
 def no_checkpoint(run: Path) -> None:
     shutil.rmtree(run / "checkpoints")
-    change_record(run, status="failed", best=None)
+    change_record(run, status="failed", reason="loss nan", best=None)
+
+
+def before_its_first_checkpoint(run: Path) -> None:
+    shutil.rmtree(run / "checkpoints")
+    going_on(run)
+
+
+def going_on(run: Path) -> None:
+    change_record(run, status="running", best=None)
+
+
+def failed(run: Path) -> None:
+    change_record(run, status="failed", reason="loss nan", exit_code=6)
+
+
+def a_sweep(run: Path) -> None:
+    """With one run, of a job that its ledger has not heard of."""
+    run.rename(run.parent / "job")
+    run.mkdir()
+    (run.parent / "job").rename(run / "0")
+    (run / "sweep.json").write_text(json.dumps({"version": 1, "status": "running", "command": "trainctl -m"}))
 
 
 def best_damaged(run: Path) -> None:
@@ -103,7 +127,7 @@ def best_damaged(run: Path) -> None:
 def all_damaged(run: Path) -> None:
     for step in range(1, 5):
         damage(run, step)
-    change_record(run, best=None)
+    going_on(run)
 
 
 def best_is_gone(run: Path) -> None:
@@ -143,8 +167,8 @@ def described(**values: Any) -> Callable[[Path], None]:
         (record_damaged, 2, "run.json is not valid"),
         (config_damaged, 2, "config.yaml is not valid"),
         (config_calls, 3, "_target_"),
-        (before_its_first_step, 4, "it was stopped before the first one was saved"),
-        (no_checkpoint, 4, "has no checkpoint"),
+        (before_its_first_step, 4, "has no checkpoint: the run was stopped before the first one was saved"),
+        (no_checkpoint, 4, "has no checkpoint: the run failed before the first one was saved (loss nan)"),
         (best_damaged, 4, "model.safetensors is damaged"),
         (all_damaged, 4, "has no usable checkpoint"),
         (best_is_gone, 4, "no usable checkpoint"),
@@ -169,6 +193,109 @@ def test_a_run_that_cannot_be_used(
     assert message in outcome.err
     assert len(outcome.err.splitlines()) <= 2
     assert everything(tmp_path) == before
+
+
+@pytest.mark.parametrize("spoil", [before_its_first_step, before_its_first_checkpoint])
+def test_a_run_that_has_just_begun_has_no_checkpoint_yet(
+    use, run: Path, tmp_path: Path, spoil: Callable[[Path], None]
+) -> None:
+    spoil(run)
+    with rundir.lock(run):
+        before = everything(tmp_path)
+        outcome = use("run")
+        assert everything(tmp_path) == before
+    assert outcome.code == 4
+    assert "run has no checkpoint yet: the run is still being trained" in outcome.err
+    assert "wait until the first one is saved" in outcome.err
+
+
+NO_RUN = (2, "there is no run here")
+NONE = (4, "has no checkpoint")
+TAKEN = (7, "another process is training in it")
+UNUSABLE = (4, "has no usable checkpoint")
+SWEEP = (2, "this is a sweep")
+NO_CAPSULE = (4, "has no capsule")
+AGAIN = (0, "identical: 4 of 4 steps")
+UNRANKED = (0, "nothing to rank")
+RANKED = (0, "1 setting, best first")
+FREE = contextlib.nullcontext
+OTHER_VERBS = ("load", "resume", "verify", "compare", "replay")
+# The state, whether a process trains in it, and what each of the other verbs answers: exit code, words.
+ANSWERS: tuple[tuple[Any, ...], ...] = (
+    (missing, FREE, *[(2, "run: no such directory")] * 5),
+    (empty, FREE, NO_RUN, NO_RUN, NO_RUN, NO_RUN, None),
+    (foreign, FREE, NO_RUN, NO_RUN, NO_RUN, NO_RUN, (3, "is a pickle")),
+    (before_its_first_step, FREE, NONE, NONE, NONE, UNRANKED, NO_CAPSULE),
+    (before_its_first_step, rundir.lock, (4, "no checkpoint yet"), TAKEN, TAKEN, UNRANKED, NO_CAPSULE),
+    (before_its_first_checkpoint, FREE, NONE, NONE, NONE, UNRANKED, NO_CAPSULE),
+    (before_its_first_checkpoint, rundir.lock, (4, "no checkpoint yet"), TAKEN, TAKEN, UNRANKED, NO_CAPSULE),
+    (going_on, FREE, (0, "MLP"), (0, ""), AGAIN, UNRANKED, NO_CAPSULE),
+    (going_on, rundir.lock, (0, "MLP"), TAKEN, TAKEN, (0, "epoch 1/20, step 4"), NO_CAPSULE),
+    (failed, FREE, (0, "MLP"), (0, ""), AGAIN, (0, "loss nan"), NO_CAPSULE),
+    (no_checkpoint, FREE, (4, "the run failed before"), NONE, NONE, (0, "loss nan"), NO_CAPSULE),
+    (
+        record_damaged,
+        FREE,
+        *[(code, "run.json is not valid") for code in (2, 4, 2, 2)],
+        NO_CAPSULE,
+    ),
+    (
+        config_damaged,
+        FREE,
+        *[(code, "config.yaml is not valid") for code in (2, 4, 2, 2)],
+        NO_CAPSULE,
+    ),
+    (
+        best_damaged,
+        FREE,
+        (4, "model.safetensors is damaged"),
+        (0, "this run is finished"),
+        (0, "damaged, not used: "),
+        RANKED,
+        NO_CAPSULE,
+    ),
+    (all_damaged, FREE, UNUSABLE, UNUSABLE, UNUSABLE, UNRANKED, NO_CAPSULE),
+    (a_sweep, FREE, SWEEP, (2, "the sweep was stopped before"), SWEEP, RANKED, None),
+)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "holding", "verb", "answer"),
+    [
+        pytest.param(
+            spoil, holding, verb, answer, id=f"{spoil.__name__}{'' if holding is FREE else ' locked'}-{verb}"
+        )
+        for spoil, holding, *answers in ANSWERS
+        for verb, answer in zip(OTHER_VERBS, answers, strict=True)
+        if answer is not None
+    ],
+)
+def test_what_every_other_verb_answers(
+    trainctl,
+    run: Path,
+    spoil: Callable[[Path], None],
+    holding: Callable[[Path], Any],
+    verb: str,
+    answer: tuple[int, str],
+) -> None:
+    spoil(run)
+    with holding(run):
+        outcome = loaded("run") if verb == "load" else trainctl(verb, "run")
+    code, message = answer
+    assert outcome.code == code, outcome.err
+    assert message in (outcome.err if code else outcome.out)
+    assert len(outcome.err.splitlines()) <= 2
+    if verb == "resume" and code == 0:
+        assert json.loads((run / "run.json").read_text())["status"] == "done"
+
+
+def loaded(run: str) -> Outcome:
+    """:func:`trainctl.load`, told as a command is."""
+    try:
+        return Outcome(0, type(load(run)).__name__, "")
+    except TrainctlError as error:
+        (problem,) = error.problems
+        return Outcome(error.exit_code, "", f"{problem.message}\n{problem.remedy}")
 
 
 @pytest.mark.parametrize(

@@ -289,7 +289,9 @@ def newest_valid(folder: Path) -> tuple[Path, Content, list[tuple[Path, str]]]:
         raise CheckpointError(
             f"{folder} has no usable checkpoint: {listed}", "nothing was deleted or changed"
         )
-    raise CheckpointError(f"{folder} has no checkpoint", "the run was stopped before the first one was saved")
+    raise CheckpointError(
+        f"{folder} has no checkpoint", "wait for the first one where the run is still being trained"
+    )
 
 
 def best_of(directory: Path, record: Mapping[str, Any], which: str = "best") -> Path:
@@ -303,7 +305,7 @@ def best_of(directory: Path, record: Mapping[str, Any], which: str = "best") -> 
     found = list_checkpoints(folder)
     if not found:
         raise CheckpointError(
-            f"{directory} has no checkpoint", "it was stopped before the first one was saved"
+            f"{directory} has no checkpoint", "wait for the first one where the run is still being trained"
         )
     return found[-1]
 

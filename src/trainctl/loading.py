@@ -20,6 +20,7 @@ from trainctl.errors import CheckpointError, ConfigError
 from trainctl.protocol import Model
 
 _TASKS = ("classification", "regression")
+_DTYPES = {str(each).removeprefix("torch.") for each in vars(torch).values() if isinstance(each, torch.dtype)}
 
 
 @dataclass(frozen=True)
@@ -119,10 +120,7 @@ def load_run(
     directory = rundir.find(run)
     record = rundir.read_record(directory)
     if not (directory / "config.yaml").is_file():
-        raise CheckpointError(
-            f"{directory} has no checkpoint: it was stopped before the first one was saved",
-            "train it again; trainctl resume needs a checkpoint, too",
-        )
+        raise _no_checkpoint(directory, record)
     stored = (record.get("environment") or {}).get("plugins") or []
 
     def trusted(named: list[str]) -> None:
@@ -171,6 +169,8 @@ def _choose(directory: Path, record: Mapping[str, Any], which: str) -> tuple[Pat
     used, and both are named.
     """
     folder, best = directory / "checkpoints", record.get("best")
+    if not best and not any(folder.glob("step-*")):
+        raise _no_checkpoint(directory, record)
     if which == "best" and best:
         chosen = folder / checkpoint.folder_name(best["step"])
         try:
@@ -195,6 +195,20 @@ def _choose(directory: Path, record: Mapping[str, Any], which: str) -> tuple[Pat
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{chosen} does not say which step was the best") from error
     return chosen, content, notices
+
+
+def _no_checkpoint(directory: Path, record: Mapping[str, Any]) -> CheckpointError:
+    if rundir.is_training(directory):
+        return CheckpointError(
+            f"{directory} has no checkpoint yet: the run is still being trained",
+            "wait until the first one is saved",
+        )
+    how = "failed" if record.get("status") == "failed" else "was stopped"
+    reason = f" ({record['reason']})" if how == "failed" and record.get("reason") else ""
+    return CheckpointError(
+        f"{directory} has no checkpoint: the run {how} before the first one was saved{reason}",
+        "train it again; trainctl resume needs a checkpoint, too",
+    )
 
 
 def _state_of(directory: Path, record: Mapping[str, Any], content: Content) -> list[str]:
@@ -248,7 +262,7 @@ def _described(chosen: Path, content: Content) -> dict[str, Any]:
         _require(type(size) is int and size > 0, "output_size")
         _require(isinstance(names, list) and all(isinstance(name, str) for name in names), "classes")
         _require(counts is None or (_counts(counts, 0) and len(counts) == size), "class_counts")
-        _require(raw is None or (_counts(raw["shape"]) and isinstance(raw["dtype"], str)), "raw")
+        _require(raw is None or (_counts(raw["shape"]) and raw["dtype"] in _DTYPES), "raw")
         _require(isinstance(reading, dict), "reading")
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{chosen} says nothing usable of its data: {error}") from error
