@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,13 +56,25 @@ def find_options() -> dict[str, dict[str, Path]]:
     """The options of every group with their files; a user's ``./conf`` comes before trainctl's own."""
     found: dict[str, dict[str, Path]] = {}
     for folder in (conf_directory(), user_conf()):
-        if folder is None:
-            continue
-        for path in sorted(folder.glob("*/*.yaml")):
-            if path.parent.name != "hydra":
-                found.setdefault(path.parent.name, {})[path.stem] = path
+        for group, name, path in options_in(folder) if folder is not None else ():
+            found.setdefault(group, {})[name] = path
     order = [*COMPONENTS, *sorted(set(found) - set(COMPONENTS))]
     return {group: dict(sorted(found[group].items())) for group in order if group in found}
+
+
+def options_in(folder: Path) -> Iterator[tuple[str, str, Path]]:
+    """Group, name and file of every option below ``folder``, Hydra's own left out.
+
+    ``experiment/vision/a.yaml`` is the option ``vision/a`` of ``experiment``; hidden folders hold copies that
+    editors keep.
+    """
+    for place in sorted(folder.iterdir()):
+        if place.name == "hydra" or not place.is_dir():
+            continue
+        for path in sorted(place.rglob("*.yaml")):
+            parts = path.relative_to(place).with_suffix("").parts
+            if not any(part.startswith(".") for part in (place.name, *parts)):
+                yield place.name, "/".join(parts), path
 
 
 def _summary(group: str, name: str, path: Path | None) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from trainctl import words as word_rules
-from trainctl.commands.ls import find_options
+from trainctl.commands.ls import find_options, options_in
 from trainctl.errors import ConfigError, Problem, nearest
 from trainctl.locations import conf_directory
 from trainctl.registry import COMPONENTS, METRICS, MODELS, Registry
@@ -83,9 +83,8 @@ def find_cases(
 
 def _options(config_dir: str | None) -> dict[str, dict[str, Path]]:
     found = find_options()
-    for path in sorted(Path(config_dir).glob("*/*.yaml")) if config_dir is not None else ():
-        if path.parent.name != "hydra":
-            found.setdefault(path.parent.name, {}).setdefault(path.stem, path)
+    for group, name, path in options_in(Path(config_dir)) if config_dir is not None else ():
+        found.setdefault(group, {}).setdefault(name, path)
     return found
 
 
