@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import trainctl as package
+from tests.program import run
 from tests.test_resume import everything, record
 from trainctl.commands.init import starter_files
 
@@ -58,9 +59,24 @@ def test_what_its_readme_says_works(trainctl, tmp_path: Path) -> None:
     for command in commands:
         words = shlex.split(command)[1:]
         quick = QUICK if words[0].startswith("experiment") and "debug" not in command else ()
-        if "-m" not in words:
+        if "-m" not in words and words[0] != "smoke":
             outcome = trainctl(*words, *quick)
             assert outcome.code == 0, (command, outcome.err)
+
+
+@pytest.mark.slow
+def test_a_new_project_passes_the_smoke_run_of_its_readme(trainctl, tmp_path: Path) -> None:
+    assert trainctl("init").code == 0
+    readme = (tmp_path / "README.md").read_text()
+    command = "trainctl smoke --own --junit smoke.xml"
+    assert f"\n{command}  " in readme
+    assert "docs/github-workflow.yml" in readme
+    done = run(*shlex.split(command)[1:], cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 configs: 2 passed, 0 failed" in done.stdout
+    tried = {line.split()[1] for line in done.stdout.splitlines() if line.startswith("ok ")}
+    assert tried == {"model=my_net", "experiment=first"}
+    assert (tmp_path / "smoke.xml").is_file()
 
 
 def test_the_files_it_names_are_the_files_it_makes(trainctl, tmp_path: Path) -> None:
