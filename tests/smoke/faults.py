@@ -170,6 +170,16 @@ class Centred(Small):
         return super().forward(inputs - inputs.mean(0))
 
 
+@MODELS.register("killed_by_export")
+class KilledByExport(Small):
+    """Takes its process with it where it is exported as a program."""
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        if torch.compiler.is_exporting():
+            os.abort()
+        return super().forward(inputs)
+
+
 @MODELS.register("branching")
 class Branching(Small):
     """Looks at its numbers: torch.export cannot follow."""

@@ -14,14 +14,12 @@ import xmlschema
 import yaml
 
 from tests.program import run, start
-from trainctl.build import build_data
-from trainctl.config import Component
-from trainctl.errors import ConfigError, MissingDataError
+from trainctl.compose import Composer
+from trainctl.errors import ConfigError
 from trainctl.registry import COMPONENTS, LOSSES, METRICS
 from trainctl.smoke import junit
 from trainctl.smoke.cases import Case, find_cases
 from trainctl.smoke.entry import warm_up
-from trainctl.smoke.made_up import stand_in
 from trainctl.smoke.partners import partners
 from trainctl.smoke.pool import Pool
 from trainctl.smoke.report import PHASES, Report, Result
@@ -55,6 +53,27 @@ def test_own_options_and_those_of_config_dir_are_found(trainctl, tmp_path: Path)
     listed = trainctl("smoke", "--list", "--config-dir", "more").out.splitlines()
     assert {"model=wide", "experiment=mine", "optim=slow"} <= {*listed}
     assert not any("strange" in each for each in listed)
+
+
+def test_options_in_sub_folders_are_found(trainctl, tmp_path: Path) -> None:
+    recipe = "# @package _global_\nseed: 1\n"
+    for name, text in {
+        "conf/experiment/vision/a.yaml": recipe,
+        "conf/experiment/vision/deep/b.yaml": recipe,
+        "conf/experiment/.ipynb_checkpoints/a-checkpoint.yaml": recipe,
+        "conf/hydra/launcher/strange.yaml": "a: 1\n",
+        "more/model/wide/c.yaml": "# @package model\nname: mlp\nhidden: [8]\n",
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    listed = trainctl("smoke", "--own", "--list", "--config-dir", "more").out.splitlines()
+    assert listed == ["model=wide/c", "experiment=vision/a", "experiment=vision/deep/b"]
+    chosen = trainctl("smoke", "--list", "experiment=vision/a")
+    assert chosen.out.splitlines() == ["experiment=vision/a"]
+    # They compose as they are listed.
+    composer = Composer("more")
+    for word in listed:
+        assert composer.compose([word]).config.model.name == "mlp"
 
 
 def test_components_of_a_plugin_are_found_without_an_option_file(trainctl, tmp_path: Path) -> None:
@@ -95,6 +114,15 @@ def test_what_comes_with_trainctl_can_be_left_out(trainctl, tmp_path: Path) -> N
         (("--junit=.",), "is a folder"),
         (("--config-dir", "absent"), "there is no such folder"),
         (("plugins=./absent.py",), "absent.py does not exist"),
+        (("epochs=3",), "epochs=3: smoke trains every config for 2 steps"),
+        (("++train.epochs=3",), "smoke trains every config for 2 steps"),
+        (("train.max_steps=1", "model=mlp"), "train.max_steps=1: smoke trains every config for 2 steps"),
+        (("checkpoint.every_steps=2",), "smoke saves after every step"),
+        (("checkpoint.keep_best=0",), "smoke saves after every step"),
+        (("device=cuda",), "smoke trains on the CPU"),
+        (("compile=true",), "compile=true: smoke compares values to the last bit"),
+        (("dataset.limit=7",), "dataset.limit=7: fewer than the 8 samples of a batch"),
+        (("dataset.limit=12", "batch_size=16"), "dataset.limit=12: fewer than the 16 samples of a batch"),
     ],
 )
 def test_wrong_words_are_refused_before_anything_is_tried(
@@ -103,7 +131,13 @@ def test_wrong_words_are_refused_before_anything_is_tried(
     outcome = trainctl("smoke", *words)
     assert outcome.code == 2
     assert said in outcome.err
+    assert len(outcome.err.splitlines()) <= 2
     assert outcome.out == ""
+
+
+def test_what_is_set_as_smoke_sets_it_may_be_typed(trainctl) -> None:
+    words = ("device=cpu", "train.max_steps=2", "dataset.limit=8", "batch_size=4", "threads=2", "seed=1")
+    assert trainctl("smoke", "--list", "model=mlp", *words).out.splitlines() == ["model=mlp"]
 
 
 def test_settings_hold_for_every_case_and_choices_select() -> None:
@@ -139,43 +173,6 @@ def test_no_partner_replaces_what_is_tried() -> None:
             assert not [word for word in words if word.lstrip("+").partition("=")[0].split(".")[0] == group]
 
 
-@pytest.mark.parametrize("name", ["csv", "parquet", "npz", "image_folder"])
-@pytest.mark.parametrize("task", ["classification", "regression"])
-def test_absent_files_are_made_up_in_the_form_that_their_dataset_reads(
-    tmp_path: Path, name: str, task: str
-) -> None:
-    if name == "parquet":
-        pytest.importorskip("pyarrow")
-    if (name, task) == ("image_folder", "regression"):
-        return
-    arguments = {"path": "absent"}
-    if name in ("csv", "parquet"):
-        arguments |= {"target": "price", "drop": ["number"], "task": task}
-    elif name == "npz":
-        arguments |= {"inputs": "volumes", "targets": "labels", "task": task}
-    common = {"val": 0.1, "split_seed": 0}
-    dataset = Component("dataset", name, arguments, common)
-    with pytest.raises(MissingDataError) as caught:
-        build_data(dataset)
-    words, note = stand_in(dataset, caught.value, tmp_path)
-    assert note == "made-up data in place of absent"
-    path = words[0].partition("=")[2].strip("'")
-    data = build_data(Component("dataset", name, {**arguments, "path": path}, common))
-    assert data.task == task
-    assert len(data.train) > 32
-
-
-def test_absent_pictures_of_a_known_shape_are_synthetic() -> None:
-    dataset = Component("dataset", "mnist", {"root": "absent"}, {"val": 5000, "split_seed": 0})
-    with pytest.raises(MissingDataError) as caught:
-        build_data(dataset)
-    words, note = stand_in(dataset, caught.value, Path())
-    assert note == "synthetic data in place of mnist"
-    assert words[0] == "dataset=synthetic"
-    assert "++dataset.shape=[1, 28, 28]" in words
-    assert words[-1] == "++dataset.val=0.25"
-
-
 # ------------------------------------------------------------------ the real thing
 
 
@@ -207,9 +204,12 @@ def test_trackers_write_into_the_temporary_folder(trainctl, tmp_path: Path) -> N
     for name in ("tensorboard", "mlflow"):
         pytest.importorskip(name)
     (tmp_path / "outputs").mkdir()
+    (tmp_path / "conf").mkdir()
+    server = f"sqlite:///{tmp_path}/server.db"
+    (tmp_path / "conf" / "local.yaml").write_text(f"tracker:\n  mlflow:\n    uri: {server}\n")
     outcome = trainctl("smoke", "tracker=csv,tensorboard,mlflow")
     assert outcome.code == 0, outcome.out
-    assert {path.name for path in tmp_path.iterdir()} <= {"outputs", ".cache"}
+    assert {path.name for path in tmp_path.iterdir()} <= {"outputs", "conf", ".cache"}
     assert not list((tmp_path / "outputs").iterdir())
 
 

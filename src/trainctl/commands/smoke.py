@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainctl.errors import ConfigError, nearest, storage_error
+from trainctl.smoke.settings import refuse
 from trainctl.startup import collector_paused
 from trainctl.words import friendly, is_component_argument, split
 
@@ -38,9 +39,10 @@ def run(words: list[str]) -> int:
     KEY=VALUE words that choose (``model=mlp,lenet``, ``experiment=a``) select what is tried; the others hold
     for every config. ``--own`` leaves out what comes with trainctl, ``--list`` only names what would be
     tried. Returns 1 where one failed. Runs go to a temporary folder; nothing is downloaded. Raises
-    ConfigError for words that select nothing.
+    ConfigError for words that select nothing, and for those that smoke's own checks rest on.
     """
     typed = _parse(words)
+    refuse(typed.overrides)
     listed = "--list" in typed.flags
     jobs = _jobs(typed.values.get("--jobs", "auto"))
     junit = _junit(typed.values.get("--junit"))

@@ -21,40 +21,21 @@ from trainctl.checkpoint import Content
 from trainctl.commands.resume import make_request
 from trainctl.commands.train import Request, train
 from trainctl.compose import Composed, Composer, stored_files
-from trainctl.config import Config
-from trainctl.data import Data
+from trainctl.config import Component, Config
 from trainctl.errors import CheckpointError, ConfigError, MissingDataError, NotLearnedError, TrainctlError
 from trainctl.hooks._base import Hook
 from trainctl.loading import Trained, load_run
 from trainctl.loop import Run
 from trainctl.registry import COMPONENTS, TRACKERS
 from trainctl.smoke.cases import Case
-from trainctl.smoke.made_up import images, stand_in
-from trainctl.smoke.partners import partners
+from trainctl.smoke.made_up import Form, images, stand_ins
+from trainctl.smoke.partners import partners, target_kind
 from trainctl.smoke.predicting import check_predictions
-from trainctl.smoke.report import ONCE, Result
+from trainctl.smoke.report import AFTER_FAILED, ONCE, Result
+from trainctl.smoke.settings import LIMIT, SETTINGS, STEPS
 from trainctl.ui.display import Silent
 from trainctl.words import friendly, is_component_argument, shown, split
 
-STEPS = 2
-_BATCH, _LIMIT = 8, 32
-SETTINGS = (
-    "train.epochs=null",
-    f"train.max_steps={STEPS}",
-    f"train.batch_size={_BATCH}",
-    f"++dataset.limit={_LIMIT}",
-    "device=cpu",
-    "threads=1",
-    "compile=false",
-    "profile=false",
-    "pictures=false",
-    "checkpoint.every_steps=1",
-    "checkpoint.every_epochs=null",
-    "checkpoint.every_minutes=null",
-    "checkpoint.keep_last=2",
-    "checkpoint.overlap=false",
-)
-"""What holds for every config, unless somebody types something else."""
 _COMMAND = "trainctl smoke"
 
 
@@ -64,6 +45,10 @@ class _SkippedError(Exception):
 
 class _FailedError(Exception):
     """A phase that went wrong, in words."""
+
+
+class _UnknownFormError(ConfigError):
+    """A config does not fit what was made up in the place of data of which nothing says what it is like."""
 
 
 class _Keep(Hook):
@@ -113,9 +98,10 @@ class Life:
     content: Content | None = field(init=False)
     words: tuple[str, ...] = ()
     used: Path = field(init=False)
+    notes: set[str] = field(default_factory=set)
 
-    def lead(self) -> dict[str, str]:
-        """Go through all phases but those of ``ONCE``; returns for each of these what decides it, by phase.
+    def lead(self) -> str:
+        """Go through all phases but those of ``ONCE``; returns what decides how these go.
 
         Empty where something failed: all phases have a result then.
         """
@@ -137,11 +123,11 @@ class Life:
         if self.over is not None:
             for name in ONCE:
                 self._do(name, lambda: None)
-            return {}
-        return self._once()
+            return ""
+        return self._kind()
 
-    def export(self, used: Path, phases: Sequence[str]) -> None:
-        """The phases of ``ONCE`` that are left, of the run in ``used``."""
+    def export(self, used: Path, phases: Sequence[str] = tuple(ONCE)) -> None:
+        """The phases of ``ONCE``, of the run in ``used``."""
         self.trained = load_run(used, device=torch.device("cpu"))
         for name in phases:
             self._do(name, lambda name=name: self._export(ONCE[name]))  # type: ignore[misc]
@@ -167,29 +153,44 @@ class Life:
                 said = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
                 status, reason = "failed", f"{where}: {said}" if where else said
         if status == "failed":
-            self.over = f"after failed {name}"
+            self.over = f"{AFTER_FAILED}{name}"
         self.telling.result(Result(name, status, time.perf_counter() - started, reason))
+
+    def _note(self, note: str) -> None:
+        """Tell people something, once."""
+        if note not in self.notes:
+            self.notes.add(note)
+            self.telling.note(note)
 
     # ------------------------------------------------------------------ compose, build
 
     def _compose(self) -> None:
         self.composed = self._composed(next(self._partners()))
 
-    def _composed(self, words: Sequence[str]) -> Composed:
-        chosen = [*self.case.words, *words]
+    def _composed(self, words: Sequence[str], replacing: Sequence[str] = ()) -> Composed:
+        """The config of the case with ``words``; ``replacing`` wins over all that is typed."""
+        chosen = [*self.case.words, *words, *replacing]
         # A list of trackers of somebody's own would write to a server of theirs.
         off = [] if self.case.group == TRACKERS.group else [f"{TRACKERS.group}=none"]
         fixed = [word for word in self.settings if not is_component_argument(split(word)[1])]
         composed = self.composer.compose([*map(friendly, chosen), *off, *SETTINGS, *fixed])
         more = [word for word in self.settings if word not in fixed and _takes(composed.config, word)]
-        if (accumulate := composed.config.train.accumulate) * _BATCH > _LIMIT:
-            more.insert(0, f"++dataset.limit={accumulate * _BATCH}")
+        typed = {key: value for _, key, value in map(split, more)}
+        limit, window = typed.get("dataset.limit", str(LIMIT)), _window(composed.config)
+        if limit.isdecimal() and int(limit) < window:
+            more.append(f"++dataset.limit={window}")
+        for label, tracker in composed.config.trackers.items():
+            key = f"{TRACKERS.group}.{label}.uri"
+            if tracker.name == "mlflow" and key not in typed:
+                # A server of one's own, which a local.yaml may name, is not for runs of two steps.
+                more.append(f"++{key}='sqlite:///{self.folder}/mlflow.db'")
         for part in (composed.config.dataset, composed.config.model):
             if part.arguments.get("download"):
                 more.append(f"++{part.group}.download=false")
                 if part.arguments.get("weights"):
                     more.append(f"++{part.group}.weights=null")
-                    self.telling.note("without the trained weights, which would be downloaded")
+                    self._note("without the trained weights, which would be downloaded")
+        more += map(friendly, replacing)
         if more:
             composed = self.composer.compose([*map(friendly, chosen), *off, *SETTINGS, *fixed, *more])
         self.words = tuple(words)
@@ -200,7 +201,7 @@ class Life:
         name = value.strip("[]") if key == "train.metrics" else value
         for words in partners(self.case, name):
             if any("{images}" in word for word in words):
-                root = images(self.folder, {}, {})
+                root = images(self.folder, {}, Form())
                 yield tuple(word.replace("{images}", str(root)) for word in words)
             else:
                 yield words
@@ -212,36 +213,53 @@ class Life:
         for number, words in enumerate(self._partners()):
             try:
                 composed = self.composed if number == 0 else self._composed(words)
-                self.composed, data, note = self._with_data(composed, words)
-                self.built = build(self.composed.config, data)
+                note = self._build_with(composed, words)
             except ConfigError as error:
                 if any("pip install" in problem.remedy for problem in error.problems):
                     raise _SkippedError(str(error)) from error
                 first = first or error
                 continue
             if note:
-                self.telling.note(note)
+                self._note(note)
             if self.words:
-                self.telling.note(f"with {' '.join(map(shown, map(_short, self.words)))}")
+                self._note(f"with {' '.join(map(shown, map(_short, self.words)))}")
             return
         assert first is not None
+        if isinstance(first, _UnknownFormError):
+            raise _SkippedError(str(first)) from first
         if number:
             raise _FailedError(f"{first}; nor does it fit {number} other kinds of data and partners")
         raise first
 
-    def _with_data(self, composed: Composed, words: Sequence[str]) -> tuple[Composed, Data, str]:
-        """The config and its data; where that is not there, with made-up data of the same shape."""
-        dataset = composed.config.dataset
+    def _build_with(self, composed: Composed, words: Sequence[str]) -> str:
+        """Build, where the data is not there with made-up data; returns what is to be said of that.
+
+        Raises _UnknownFormError where none that was made up fits, and nothing says what the data is like.
+        """
+        self.composed = composed
         try:
-            return composed, build_data(dataset), ""
-        except MissingDataError as missing:
-            replacing, note = stand_in(dataset, missing, self.folder)
+            data = build_data(composed.config.dataset)
+        except MissingDataError as error:
+            missing = error
+        else:
+            self.built = build(composed.config, data)
+            return ""
+        first: ConfigError | None = None
+        kind, samples = target_kind(composed.config.loss.name), max(LIMIT, _window(composed.config))
+        for made in stand_ins(composed.config.dataset, missing, self.folder, kind, samples):
+            self.composed = self._composed(words, made.words)
+            data = build_data(self.composed.config.dataset)
             try:
-                replaced = self._composed((*words, *replacing))
-                data = build_data(replaced.config.dataset)
-            finally:
-                self.words = tuple(words)
-            return replaced, data, note
+                self.built = build(self.composed.config, data)
+            except ConfigError as error:
+                if not made.guessed or not _of_form(error):
+                    raise
+                first = first or error
+                continue
+            return made.note
+        raise _UnknownFormError(
+            f"{missing}, and nothing says what it is like: made up in several forms, it does not fit: {first}"
+        ) from first
 
     # ------------------------------------------------------------------ train, save
 
@@ -347,15 +365,19 @@ class Life:
             raise _SkippedError(str(error)) from error
         exporting.export(self.trained, kind, self.folder / f"model{exporting.FORMATS[kind]}")
 
-    def _once(self) -> dict[str, str]:
-        """What decides how the exports of ``ONCE`` go: the model and what stands before it."""
-        model, transform = self.trained.config.model, self.trained.content.state["data"].get("transform")
-        raw = self.trained.raw_sample()
-        before = [None if transform is None else transform["kind"], raw["dtype"], len(raw["shape"])]
-        return {
-            "export torch": repr((model.name, sorted(model.arguments.items(), key=repr), before)),
-            "export onnx": model.name,
-        }
+    def _kind(self) -> str:
+        """What decides how the exports of ``ONCE`` go: the model, what stands before it, what comes after."""
+        trained = self.trained
+        described = trained.content.state["data"].get("transform")
+        # A transform that trainctl does not know is made by its dataset: another setting, another transform.
+        transform = _settings(trained.config.dataset) if described is None else described["kind"]
+        raw = trained.raw_sample()
+        before = (transform, raw["dtype"], tuple(raw["shape"]), trained.input_shape)
+        return repr((_settings(trained.config.model), before, trained.task, trained.output_size))
+
+
+def _settings(component: Component) -> tuple[str, list[tuple[str, Any]]]:
+    return component.name, sorted(component.arguments.items())
 
 
 def _takes(config: Config, word: str) -> bool:
@@ -365,6 +387,17 @@ def _takes(config: Config, word: str) -> bool:
         return True
     name = getattr(config, group).name
     return rest.partition(".")[0] in COMPONENTS[group].signature(name).names
+
+
+def _window(config: Config) -> int:
+    """How many samples a step takes."""
+    return config.train.batch_size * config.train.accumulate
+
+
+def _of_form(error: ConfigError) -> bool:
+    """Whether it may be the shape of the data, or its number of classes, that does not fit."""
+    of_form = ("model=", "loss=", "loss.class_weights=", "train.metrics")
+    return all(problem.message.startswith(of_form) for problem in error.problems)
 
 
 def _finished(request: Request) -> dict[str, Any]:

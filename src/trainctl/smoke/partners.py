@@ -55,16 +55,21 @@ def partners(case: Case, name: str) -> Iterator[tuple[str, ...]]:
     yield from dict.fromkeys(_without(words, case.group) for words in tried)
 
 
+def target_kind(name: str) -> str | None:
+    """What the loss of this name compares the model's outputs with; None where it does not say so."""
+    try:
+        kind = getattr(LOSSES.load(name), "target", None)
+    except ConfigError:
+        return None
+    return kind if isinstance(kind, str) else None
+
+
 def _declared(case: Case, name: str) -> list[tuple[str, ...]]:
     if case.group == METRICS.group:
         return [_REGRESSION] if getattr(METRICS.load(name), "task", "") == "regression" else []
     if case.group != LOSSES.group:
         return []
-    try:
-        kind = getattr(LOSSES.load(name), "target", None)
-    except ConfigError:
-        return []
-    words = _SHARES if name == "kl_div" else _TARGETS.get(str(kind))
+    words = _SHARES if name == "kl_div" else _TARGETS.get(str(target_kind(name)))
     if words is None:
         return []
     outputs = 3 if words else 10

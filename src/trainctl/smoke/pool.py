@@ -7,6 +7,7 @@ import multiprocessing
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 from trainctl.smoke.cases import Case
 from trainctl.smoke.entry import begin_victim, begin_worker
-from trainctl.smoke.report import Order, Report, Result
+from trainctl.smoke.report import AFTER_FAILED, ONCE, Order, Report, Result
 from trainctl.sweep.pool import how_it_ended
 
 TOO_LONG = 300.0
@@ -40,8 +41,8 @@ class _Worker:
 class Pool:
     """Leads the life of every case in worker processes.
 
-    The phases that take seconds and depend on the model alone are done once a model, by the first worker: it
-    alone imports what they need.
+    The phases of ``ONCE`` are done by the first worker, which alone imports what they need, for the first
+    config of each kind. The others of its kind wait for what comes of it.
 
     Args:
         folder: where runs go; what is done with is removed.
@@ -63,8 +64,10 @@ class Pool:
         self._too_long = too_long
         self.reports = [Report(case.label) for case in cases]
         self._lives = list(range(len(cases)))[::-1]
-        self._exports: list[tuple[int, Path, tuple[str, ...]]] = []
-        self._exported: dict[tuple[str, str], str] = {}
+        self._exports: list[tuple[int, Path]] = []
+        # Who exports for each kind of config, and who waits for whom.
+        self._exporting: dict[str, int] = {}
+        self._waiting: list[tuple[int, int]] = []
         self._workers: dict[int, _Worker] = {}
 
     def run(self) -> None:
@@ -82,8 +85,8 @@ class Pool:
         if worker is not None and not worker.idle:
             return
         if number == 0 and self._exports:
-            life, used, phases = self._exports.pop(0)
-            order = Order(life, self._cases[life], used, phases)
+            life, used = self._exports.pop(0)
+            order = Order(life, self._cases[life], used)
         elif self._lives:
             life = self._lives.pop()
             order = Order(life, self._cases[life])
@@ -132,18 +135,26 @@ class Pool:
             if life.used is None and said.once:
                 self._plan_exports(number, said.once, said.used)
             self._finish(number)
+            self._tell_waiting()
 
-    def _plan_exports(self, number: int, once: dict[str, str], used: Path) -> None:
-        """Export where no config before had the same model; else say with which one it was."""
-        label, wanted = self.reports[number].label, []
-        for phase, key in once.items():
-            other = self._exported.setdefault((phase, key), label)
-            if other == label:
-                wanted.append(phase)
-            else:
-                self.reports[number].enter(Result(phase, "skipped", reason=f"exported with {other}"))
-        if wanted:
-            self._exports.append((number, used, tuple(wanted)))
+    def _plan_exports(self, number: int, once: str, used: Path) -> None:
+        """Export where no config before is of the same kind; else wait for what comes of that one's."""
+        if self._exporting.setdefault(once, number) == number:
+            self._exports.append((number, used))
+        else:
+            self._waiting.append((number, self._exporting[once]))
+
+    def _tell_waiting(self) -> None:
+        """Give those who wait the results of the config that exports for them, once it has all of them."""
+        waiting, self._waiting = self._waiting, []
+        for number, other in waiting:
+            if not self.reports[other].complete:
+                self._waiting.append((number, other))
+                continue
+            for result in self.reports[other].results:
+                if result.phase in ONCE:
+                    self.reports[number].enter(_shared(result, self.reports[other].label))
+            self._finish(number)
 
     def _finish(self, number: int) -> None:
         """Hand the report on where nothing of it is missing."""
@@ -162,6 +173,7 @@ class Pool:
             return
         self.reports[worker.order.number].fail(reason or f"its process {how}")
         self._finish(worker.order.number)
+        self._tell_waiting()
 
     def _end(self, worker: _Worker) -> None:
         for process in (worker.victim, worker.process):
@@ -178,3 +190,15 @@ class Pool:
             self._end(worker)
             worker.pipe.close()
         self._workers.clear()
+
+
+def _shared(result: Result, label: str) -> Result:
+    """A result of the config ``label`` for one of the same kind, which has not done that phase itself."""
+    if result.status == "passed":
+        return replace(result, status="skipped", seconds=0.0, reason=f"exported with {label}")
+    if result.status == "failed":
+        return replace(result, seconds=0.0, reason=f"failed with {label}: {result.reason}")
+    reason = result.reason
+    if not reason.startswith(AFTER_FAILED):
+        reason = f"not exported: {reason}"
+    return replace(result, seconds=0.0, reason=reason)

@@ -22,7 +22,9 @@ PHASES = (
     "export onnx",
 )
 ONCE = {"export torch": "torch", "export onnx": "onnx"}
-"""The phases that take seconds and depend on the model and its inputs alone, with their formats."""
+"""The phases that take seconds and are done for the first config of each kind, with their formats."""
+AFTER_FAILED = "after failed "
+"""How the reason begins why a phase was not even tried."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class Report:
         """The phases that were skipped, by reason; without those that a failed one left over."""
         found: dict[str, list[str]] = {}
         for each in self.results:
-            if each.status == "skipped" and not each.reason.startswith("after failed"):
+            if each.status == "skipped" and not each.reason.startswith(AFTER_FAILED):
                 found.setdefault(each.reason, []).append(each.phase)
         return found
 
@@ -87,24 +89,26 @@ class Report:
                 continue
             failed = self.failed
             status, why = (
-                ("failed", reason) if failed is None else ("skipped", f"after failed {failed.phase}")
+                ("failed", reason) if failed is None else ("skipped", f"{AFTER_FAILED}{failed.phase}")
             )
             self.enter(Result(phase, status, reason=why))
 
 
 @dataclass(frozen=True)
 class Order:
-    """What a worker is told to do: a whole life, or, where ``phases`` are named, these of its run."""
+    """What a worker is told to do: a whole life, or the phases of ``ONCE`` with the run ``used``."""
 
     number: int
     case: Case
     used: Path | None = None
-    phases: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Ended:
-    """A life is over. ``once`` is what decides its phases of ``ONCE``, ``used`` the run to do them with."""
+    """A life is over. ``once`` decides how its phases of ``ONCE`` go, ``used`` is the run to do them with.
 
-    once: dict[str, str]
+    ``once`` is empty where nothing is left to do.
+    """
+
+    once: str
     used: Path

@@ -47,7 +47,7 @@ def work(folder: Path, pipe: Connection, settings: Sequence[str], config_dir: st
                 once = life.lead()
                 pipe.send(("ended", Ended(once, life.used)))
             else:
-                life.export(order.used, order.phases)
-                pipe.send(("ended", Ended({}, order.used)))
+                life.export(order.used)
+                pipe.send(("ended", Ended("", order.used)))
     except (EOFError, OSError):
         return  # the smoke run has gone
