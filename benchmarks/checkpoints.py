@@ -16,42 +16,17 @@ import platform
 import statistics
 import tempfile
 import time
-from contextlib import nullcontext
 from pathlib import Path
 
 import torch
-from torch import nn
+from runs import make_run
 
 from trainctl import snapshot
 from trainctl.checkpoint import Content
-from trainctl.data import Split, Standardize
-from trainctl.hooks._base import Hook
 from trainctl.hooks.checkpointer import Checkpointer
-from trainctl.loaders.resident import ResidentLoader
 from trainctl.loop import Run, fit
 
-BATCH, SAMPLES = 64, 55_000
 CPU = torch.device("cpu")
-
-
-def make_run(hooks: list[Hook]) -> Run:
-    """A run like the others but for its hooks."""
-    torch.manual_seed(0)
-    data = Split(torch.randn(SAMPLES, 784), torch.randint(0, 10, (SAMPLES,)))
-    hidden = nn.Linear(784, 128), nn.ReLU(), nn.Dropout(0.1), nn.Linear(128, 64), nn.ReLU(), nn.Dropout(0.1)
-    model = nn.Sequential(*hidden, nn.Linear(64, 10))
-    return Run(
-        model=model,
-        criterion=nn.CrossEntropyLoss(),
-        optimizer=torch.optim.Adam(model.parameters(), lr=1e-3, fused=True),
-        scheduler=None,
-        train=ResidentLoader(data, Standardize(), BATCH, CPU, seed=0),
-        val=None,
-        metrics={},
-        precision=nullcontext(),
-        total_steps=0,
-        hooks=hooks,
-    )
 
 
 def take(run: Run) -> Content:
@@ -78,10 +53,10 @@ def main() -> None:
     print(f"{platform.machine()}, {os.cpu_count()} cores, cpu, one thread, {versions}")
     print(f"medians of {asked.rounds} rounds; lowest and highest ratio in parentheses")
     with tempfile.TemporaryDirectory(dir=asked.folder) as folder:
-        runs = {"none": make_run([])}
+        runs = {"none": make_run([], CPU)}
         for name, overlap in (("overlapping", True), ("waiting", False)):
             checkpoints = Path(folder, name)
-            runs[name] = make_run([Checkpointer(checkpoints, take, overlap=overlap)])
+            runs[name] = make_run([Checkpointer(checkpoints, take, overlap=overlap)], CPU)
         for run in runs.values():
             epoch(run)
         seconds: dict[str, list[float]] = {name: [] for name in runs}

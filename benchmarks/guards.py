@@ -18,39 +18,16 @@ from collections.abc import Callable
 from contextlib import nullcontext
 
 import torch
-from torch import nn
+from runs import make_run
 
-from trainctl.data import Split, Standardize
 from trainctl.hooks.guard import Guard
-from trainctl.loaders.resident import ResidentLoader
 from trainctl.loop import Run, fit
 
-BATCH, SAMPLES = 64, 6400
 GUARDS: dict[str, Callable[[], list[Guard]]] = {
     "none": list,
     "default": lambda: [Guard()],
     "full": lambda: [Guard(gradients=True)],
 }
-
-
-def make_run(guards: list[Guard], device: torch.device) -> Run:
-    """A run like the others but for its guards."""
-    torch.manual_seed(0)
-    data = Split(torch.randn(SAMPLES, 784), torch.randint(0, 10, (SAMPLES,)))
-    layers = nn.Linear(784, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 10)
-    model = nn.Sequential(*layers).to(device)
-    return Run(
-        model=model,
-        criterion=nn.CrossEntropyLoss(),
-        optimizer=torch.optim.Adam(model.parameters(), lr=1e-3, fused=True),
-        scheduler=None,
-        train=ResidentLoader(data, Standardize(), BATCH, device, seed=0),
-        val=None,
-        metrics={},
-        precision=nullcontext(),
-        total_steps=0,
-        hooks=[*guards],
-    )
 
 
 def timed(run: Run, steps: int, device: torch.device) -> float:
@@ -78,7 +55,7 @@ def main() -> None:
     print(f"{platform.machine()}, {os.cpu_count()} cores, {name}, {versions}")
     print(f"medians of {asked.rounds} rounds of {asked.steps} steps; lowest and highest ratio in parentheses")
 
-    runs = {guard: make_run(make(), device) for guard, make in GUARDS.items()}
+    runs = {guard: make_run(make(), device, samples=6400, dropout=0) for guard, make in GUARDS.items()}
     for run in runs.values():
         timed(run, asked.steps, device)
     seconds: dict[str, list[float]] = {guard: [] for guard in GUARDS}

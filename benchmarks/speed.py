@@ -42,11 +42,12 @@ WAYS = {
     "TensorDataset": ["tensor_dataset.py"],
     "Ignite": ["ignite_loop.py"],
     "Lightning": ["lightning_loop.py"],
+    "Lightning, bare": ["lightning_loop.py", "--bare"],
     "tutorial": ["tutorial.py"],
     "Lightning, items": ["lightning_loop.py", "--items"],
 }
 ITEMS = ("tutorial", "Lightning, items")
-SLOW = (*ITEMS, "Lightning", "Ignite")
+SLOW = (*ITEMS, "Lightning", "Lightning, bare", "Ignite")
 SOLE = {"line": ("tightest",), "images": ITEMS}
 WORDS = {
     "mnist_mlp": ["dataset=mnist", "model=mlp", "model.hidden=[128,64]", "model.dropout=0.1"],
@@ -107,14 +108,15 @@ def run_way(way: str, work: str, data: Path, threads: int | None, steps: int) ->
     script, *options = WAYS[way]
     command = [sys.executable, str(HERE / "ways" / script), *options, work]
     command += ["--steps", str(steps), "--data", str(data)]
-    with tempfile.TemporaryDirectory() as folder:
+    # A progress bar writes more than a pipe holds.
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as errors:
         started = time.perf_counter()
         with subprocess.Popen(
             command,
             cwd=folder,
             env=environment(threads),
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=errors,
             text=True,
         ) as process:
             assert process.stdout is not None
@@ -123,10 +125,12 @@ def run_way(way: str, work: str, data: Path, threads: int | None, steps: int) ->
                 if first is None and "step 1" in line:
                     first = time.perf_counter() - started
                 last = line if line.startswith("{") else last
-            error = process.stderr.read() if process.stderr else ""
-    if process.returncode or first is None:
-        raise RuntimeError(f"{way} on {work} ended with exit {process.returncode}: {error[-500:]}")
-    return {**json.loads(last), "first_step": first, "wall": time.perf_counter() - started}
+        wall = time.perf_counter() - started
+        errors.seek(0)
+        if process.returncode or first is None:
+            said = errors.read()[-500:]
+            raise RuntimeError(f"{way} on {work} ended with exit {process.returncode}: {said}")
+    return {**json.loads(last), "first_step": first, "wall": wall}
 
 
 def run_ours(work: str, data: Path, threads: int | None, *words: str) -> dict[str, Any]:

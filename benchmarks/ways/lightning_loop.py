@@ -1,8 +1,12 @@
-"""Lightning's Trainer on the TensorDataset, or with ``--items`` on torchvision's dataset, as in its pages."""
+"""Lightning's Trainer on the TensorDataset, or with ``--items`` on torchvision's dataset, as in its pages.
+
+With ``--bare`` its logger, its checkpoints and its progress bar are off.
+"""
 
 import sys
 import warnings
 
+bare = "--bare" in sys.argv and not sys.argv.remove("--bare")
 one_by_one = "--items" in sys.argv and not sys.argv.remove("--items")
 warnings.filterwarnings("ignore")
 
@@ -22,6 +26,7 @@ from work import (  # noqa: E402
 
 given = arguments()
 clock = Clock(given.steps)
+OFF = ("logger", "enable_checkpointing", "enable_model_summary", "enable_progress_bar")
 
 
 class Module(lightning.LightningModule):
@@ -54,9 +59,7 @@ trainer = lightning.Trainer(
     max_steps=given.steps,
     accelerator="cpu",
     callbacks=[Timing()],
-    logger=False,
-    enable_checkpointing=False,
-    enable_model_summary=False,
+    **(dict.fromkeys(OFF, False) if bare else {}),
 )
 trainer.fit(Module(), DataLoader(dataset, **loader_options(given.work)))
 clock.end(lightning=lightning.__version__)

@@ -121,6 +121,7 @@ class Clock:
 
     def end(self, **versions: str) -> None:
         seconds = time.perf_counter() - self.started
+        print()  # ends the line of a progress bar
         print(
             json.dumps(
                 {

@@ -12,8 +12,11 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from trainctl.optims._quick import PREPARE, quick_step, quick_zero_grad
+
 _METHODS = ("add_param_group", "zero_grad", "state_dict", "load_state_dict", "step")
 _FUSED = ("SGD", "Adam", "AdamW")
+_QUICK = {getattr(torch.optim, name): prepare for name, prepare in PREPARE.items()}
 _stock: ContextVar[bool] = ContextVar("stock", default=False)
 
 
@@ -32,7 +35,8 @@ def lean(optimizer: type[Optimizer]) -> type[Optimizer]:
 
     Those decorators import ``torch._dynamo`` (and sympy) on the first call: 2 to 7 seconds before the first
     step, for nothing when nothing is compiled. The step's arithmetic, hooks, schedulers and ``state_dict``
-    are untouched; the class keeps its name. A method without a decorator stays as it is.
+    are untouched; the class keeps its name. A method without a decorator stays as it is. Fused kernels are
+    called without the Python around them where nothing is lost by it.
     """
     if _stock.get():
         return optimizer
@@ -42,6 +46,10 @@ def lean(optimizer: type[Optimizer]) -> type[Optimizer]:
     }
     if "step" in originals:
         originals["step"] = torch.no_grad()(originals["step"])
+        if optimizer in _QUICK:
+            originals["step"] = quick_step(_QUICK[optimizer], originals["step"])
+    if optimizer.zero_grad is Optimizer.zero_grad and "zero_grad" in originals:
+        originals["zero_grad"] = quick_zero_grad(originals["zero_grad"])
     return type(optimizer.__name__, (optimizer,), {**originals, "__module__": optimizer.__module__})
 
 

@@ -1,0 +1,47 @@
+"""The run that the benchmarks of single parts have in common: the MNIST MLP on made-up data of its shape."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+
+import torch
+from torch import nn
+
+from trainctl.data import Split, Standardize
+from trainctl.hooks._base import Hook
+from trainctl.loaders.resident import ResidentLoader
+from trainctl.loop import Run
+from trainctl.optims._lean import make
+
+BATCH = 64
+
+
+def network(dropout: float) -> nn.Sequential:
+    """784-128-64-10."""
+    hidden = [nn.Linear(784, 128), nn.ReLU(), nn.Dropout(dropout)]
+    hidden += [nn.Linear(128, 64), nn.ReLU(), nn.Dropout(dropout)]
+    return nn.Sequential(
+        *(layer for layer in hidden if dropout or not isinstance(layer, nn.Dropout)), nn.Linear(64, 10)
+    )
+
+
+def make_run(
+    hooks: Sequence[Hook], device: torch.device, *, samples: int = 55_000, dropout: float = 0.1
+) -> Run:
+    """A run like the others but for its hooks: fused Adam, batch 64, no step yet to take."""
+    torch.manual_seed(0)
+    data = Split(torch.randn(samples, 784), torch.randint(0, 10, (samples,)))
+    model = network(dropout).to(device)
+    return Run(
+        model=model,
+        criterion=nn.CrossEntropyLoss(),
+        optimizer=make(torch.optim.Adam, model.parameters(), lr=1e-3),
+        scheduler=None,
+        train=ResidentLoader(data, Standardize(), BATCH, device, seed=0),
+        val=None,
+        metrics={},
+        precision=nullcontext(),
+        total_steps=0,
+        hooks=[*hooks],
+    )
