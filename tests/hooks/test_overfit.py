@@ -66,6 +66,14 @@ def test_every_batch_must_fall_to_a_hundredth(
         hook.judge(run)  # type: ignore[arg-type]
 
 
+def test_a_loss_below_zero_shows_nothing() -> None:
+    for losses in ([-0.5, -0.6], [2.0, 1.0, -1.0]):
+        hook, run = fed(losses)
+        assert run.state.stop is None
+        with pytest.raises(NotLearnedError, match="can be below 0"):
+            hook.judge(run)  # type: ignore[arg-type]
+
+
 def test_the_first_losses_survive_a_resume() -> None:
     hook, _ = fed([2.0, 1.0])
     again = Overfit(1)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from trainctl import rundir
 from trainctl.config import Config
+from trainctl.errors import NotLearnedError
 from trainctl.ui.display import Display, short_path
 
 if TYPE_CHECKING:
@@ -70,11 +71,15 @@ def _profiler(run: Run) -> Profiler:
     return found
 
 
-def judge(run: Run, config: Config) -> None:
-    """Raise NotLearnedError where the few batches of the run were not learned."""
+def judged(run: Run, config: Config) -> NotLearnedError | None:
+    """What is wrong where the few batches of the run were not learned."""
     if config.train.overfit_batches is None:
-        return
+        return None
     from trainctl.hooks.overfit import Overfit
 
     (hook,) = (hook for hook in run.hooks if isinstance(hook, Overfit))
-    hook.judge(run)
+    try:
+        hook.judge(run)
+    except NotLearnedError as error:
+        return error
+    return None

@@ -66,17 +66,18 @@ def finish(
     confusion: Confusion | None,
     tracking: Tracking,
     display: Display,
+    status: str,
 ) -> None:
-    """Draw the pictures, and give the trackers what is left to give.
+    """Draw the pictures, and give the trackers what is left to give, ``status`` with it.
 
-    Called when ``run.json`` says that the run is done: nothing of this can change that.
+    Called when ``run.json`` says how the run has ended: nothing of this can change that.
     """
     from trainctl import checkpoint, pictures
 
     draw_pictures(config, built, directory, best_step, confusion, display)
     weights = directory / "checkpoints" / checkpoint.folder_name(best_step) / checkpoint.MODEL
     names = ("config.yaml", pictures.CURVES, pictures.CONFUSION)
-    tracking.close("done", [weights, *(directory / name for name in names)])
+    tracking.close(status, [weights, *(directory / name for name in names)])
 
 
 def draw_pictures(

@@ -235,10 +235,11 @@ def _train(request: Request, record: rundir.RunRecord, display: Display) -> None
         _habits.release(run, config)
         record.values.update(last=run.state.last or run.state.where, best=run.state.best)
     best_step = run.state.best["step"] if run.state.best else run.state.step
+    unlearned = _habits.judged(run, config)
     record.update(
-        status="done",
-        exit_code=0,
-        reason=run.state.stop,
+        status="done" if unlearned is None else "failed",
+        exit_code=0 if unlearned is None else unlearned.exit_code,
+        reason=run.state.stop if unlearned is None else str(unlearned),
         ended=rundir.now(),
         test=test_record(run.state, test),
         **({"skipped": run.state.skipped} if run.state.skipped else {}),
@@ -248,14 +249,16 @@ def _train(request: Request, record: rundir.RunRecord, display: Display) -> None
     if run.state.stop:
         display.notice(f"stopped early: {run.state.stop}")
     with _tracking.interruptible(display) as came:
-        _tracking.finish(config, built, directory, best_step, confusion, tracking, display)
+        status = record.values["status"]
+        _tracking.finish(config, built, directory, best_step, confusion, tracking, display, status)
     if trackers:
         record.write()
     _habits.show_profile(run, config, display, record)
     closing(display, record, directory, best_step)
+    if unlearned is not None:
+        raise unlearned
     if came:
         raise came[0]
-    _habits.judge(run, config)
 
 
 def checkpointing(config: Config, built: Built) -> dict[str, Any]:

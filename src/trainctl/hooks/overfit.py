@@ -17,7 +17,8 @@ _NEAR_ZERO = 0.01
 class Overfit(Hook):
     """Stops the run when the loss of every batch is at most a hundredth of what it was at first.
 
-    Each loss is waited for: this is a check, and a short one.
+    Each loss is waited for: this is a check, and a short one. A loss that falls below 0 has no zero to reach,
+    and nothing is shown by it.
     """
 
     def __init__(self, batches: int) -> None:
@@ -35,7 +36,8 @@ class Overfit(Hook):
     @property
     def learned(self) -> bool:
         """Whether every batch is."""
-        return len(self.recent) == self.batches and max(self.recent) <= _NEAR_ZERO * _mean(self.first)
+        near = _NEAR_ZERO * _mean(self.first)
+        return len(self.recent) == self.batches and all(0 <= loss <= near for loss in self.recent)
 
     @property
     def _what(self) -> str:
@@ -46,7 +48,12 @@ class Overfit(Hook):
         return f"loss {_mean(self.first):.4g} → {_mean(self.recent):.4g}"
 
     def judge(self, run: Run) -> None:
-        """Raise NotLearnedError where the steps have not sufficed."""
+        """Raise NotLearnedError where the steps have not sufficed, or cannot show it."""
+        if any(loss < 0 for loss in (*self.first, *self.recent)):
+            raise NotLearnedError(
+                f"this loss can be below 0, so that zero says nothing: {self._losses}",
+                "overfit on a loss that is 0 at its best, such as loss=mse or loss=cross_entropy",
+            )
         if not self.learned:
             raise NotLearnedError(
                 f"{self._what} not learned in {run.state.step} steps: {self._losses}",
