@@ -10,8 +10,8 @@ from pathlib import Path
 PROGRAM = Path(sys.executable).with_name("trainctl")
 
 
-def start(*words: str, cwd: Path, **environment: str) -> subprocess.Popen[str]:
-    """Start the program in ``cwd``, output captured."""
+def start(*words: str, cwd: Path, own_group: bool = False, **environment: str) -> subprocess.Popen[str]:
+    """Start the program in ``cwd``, output captured; ``own_group`` gives it a process group."""
     return subprocess.Popen(
         [str(PROGRAM), *words],
         cwd=cwd,
@@ -19,6 +19,7 @@ def start(*words: str, cwd: Path, **environment: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=own_group,
     )
 
 

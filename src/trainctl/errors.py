@@ -104,6 +104,12 @@ class NoLearningRateError(TrainctlError):
     exit_code = 1
 
 
+class LauncherError(TrainctlError):
+    """A launcher of Hydra's gave up; what its jobs did stands in the ledger."""
+
+    exit_code = 1
+
+
 class InterruptedRunError(TrainctlError):
     """Ctrl-C: the run was saved and stopped."""
 

@@ -134,6 +134,8 @@ def _below(directory: Path) -> Iterator[Entry]:
         for entry in _jobs(directory):
             known.add(entry.directory.name)
             yield entry
+        # What an earlier try of a job has left is no run of its own.
+        known |= {name for name in inside if name.partition(".attempt-")[0] in known}
     for name in sorted(inside, key=_natural):
         if name not in known and not name.startswith(".") and inside[name].is_dir(follow_symlinks=False):
             yield from _below(directory / name)

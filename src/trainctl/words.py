@@ -49,12 +49,12 @@ def friendly(word: str, *, sweep: bool = False) -> str:
     sign, key, value = split(word)
     key = ALIASES.get(key, key)
     if key == "name" and value:
-        value = _quote(value)
+        value = quoted(value)
     if key == "plugins" and value and value[0] not in "[$'\"" and value != "null":
         value = f"[{value}]"
     if key in PATH_KEYS or (key in TEXT_KEYS and not _NUMBER_OR_LIST.match(value)):
         several = sweep and value[:1] not in ("'", '"')
-        value = ",".join(map(_quote, value.split(","))) if several else _quote(value)
+        value = ",".join(map(quoted, value.split(","))) if several else quoted(value)
     if sign != "~" and is_component_argument(key):
         sign = "++"
     return f"{sign}{key}={value}"
@@ -73,7 +73,8 @@ def shown(word: str) -> str:
     return f"{short.get(key, key)}={value}"
 
 
-def _quote(value: str) -> str:
+def quoted(value: str) -> str:
+    """A path or a text for Hydra's grammar, with ``~`` expanded."""
     if not value or value[0] in "'\"" or value == "null" or value.startswith("${"):
         return value
     if value.startswith("~"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.program import start
 from trainctl import checkpoint, load, rundir, snapshot
 from trainctl.commands.resume import make_request
 from trainctl.commands.train import Request, train
@@ -567,6 +569,15 @@ def test_what_does_not_fit_into_memory_trains_in_turns(ask: Ask, monkeypatch: py
     assert "5 models 3 train at a time: there is memory for" in said
 
 
+def test_processes_that_train_at_once_share_the_memory(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = 7 * 4 * (64 * 16 + 16 + 16 * 12 + 12 + 12 * 10 + 10)
+    monkeypatch.setattr(_probe, "free_memory", lambda device: 2 * 2 * 3 * (state + 130_000))
+    together = ask([(f"seed={seed}", "train.epochs=1") for seed in range(5)], "fused")
+    results = train_group(together, sharing=2)
+    models = [result["fused"]["models"] for result in results if isinstance(result, dict)]
+    assert models == [3, 3, 3, 2, 2]
+
+
 def test_every_one_says_itself_what_is_wrong_with_the_config(ask: Ask) -> None:
     together = ask([("train.batch_size=9999", f"seed={seed}") for seed in range(2)], "fused")
     results = train_group(together)
@@ -581,3 +592,20 @@ def test_as_a_sweep_from_the_command_line(trainctl, tmp_path: Path) -> None:
     engines = [rundir.read_record(tmp_path / "sweep" / str(number))["engine"] for number in range(4)]
     assert sorted(engines) == ["fused", "fused", "standard", "standard"]
     assert "model.dropout=0.2 draws random numbers" in outcome.out
+
+
+def test_a_fused_sweep_that_was_stopped_goes_on_fused(trainctl, tmp_path: Path) -> None:
+    words = ("seed=1,2,3", "epochs=400", "threads=1", "hydra/launcher=fused", "sweep.jobs=1")
+    process = start("-m", *words, "hydra.sweep.dir=sweep", cwd=tmp_path)
+    deadline = time.monotonic() + 60
+    while len(list(tmp_path.glob("sweep/*/checkpoints/step-*"))) < 3 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 143
+    outcome = trainctl("resume", "sweep")
+    assert outcome.code == 0, outcome.out + outcome.err
+    for number in range(3):
+        log = (tmp_path / "sweep" / str(number) / "train.log").read_text()
+        assert log.count("one of 3 models that train as one (fused)") == 2
+        assert list(steps(tmp_path / "sweep" / str(number))) == list(range(1, 8001))

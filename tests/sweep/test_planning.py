@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from trainctl.hooks.timing import Timing
 from trainctl.loop import fit
 from trainctl.sweep.checking import check_jobs
 from trainctl.sweep.planning import Plan, make_plan, shape_key
+from trainctl.sweep.pool import places
 
 
 def plan(*words: str) -> Plan:
@@ -35,8 +37,11 @@ def test_jobs_that_differ_in_numbers_only_are_one_shape() -> None:
         key("guard=full"),
         key("dataset.val=0.5"),
         key("++optim.amsgrad=true"),
+        # Whether milestones can be served depends on them.
+        key("scheduler=multi_step", "++scheduler.milestones=[10,15]"),
+        key("scheduler=multi_step", "++scheduler.milestones=[15,10]"),
     ]
-    assert len({same, *others}) == 8
+    assert len({same, *others}) == 10
 
 
 def test_each_shape_is_measured_once_and_added_up() -> None:
@@ -104,3 +109,27 @@ def test_steps_are_timed_after_the_first_ones(monkeypatch: pytest.MonkeyPatch) -
     timing = Timing(torch.device("cpu"))
     fit(make_run(total_steps=35, hooks=[Slow(), timing]))
     assert 0.001 < timing.step_seconds < 0.03
+
+
+def test_other_conf_folders_and_the_fused_launcher(trainctl, tmp_path: Path) -> None:
+    (tmp_path / "more" / "experiment").mkdir(parents=True)
+    text = "# @package _global_\nmodel:\n  hidden: [8]\n"
+    (tmp_path / "more" / "experiment" / "small.yaml").write_text(text)
+    words = ("-m", "experiment=small", "seed=1,2", "epochs=1", "threads=1", "hydra/launcher=fused")
+    outcome = trainctl("plan", "--config-dir", "more", *words)
+    assert outcome.code == 0, outcome.err
+    assert "hydra/launcher=fused: measured one by one" in outcome.out
+    for word in ("--config-dir", "--what"):
+        assert trainctl("plan", "-m", "seed=1,2", word).code == 2
+
+
+def test_the_most_demanding_job_says_how_many_run_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainctl.sweep.pool.cores", lambda: 8)
+    config = Composer().compose([]).config
+
+    def count(*settings: dict[str, object]) -> int:
+        return places([replace(config, **values) for values in settings], 100).count  # type: ignore[arg-type]
+
+    assert count({"device": "cpu", "threads": 1}) == 8
+    assert count({"device": "cpu", "threads": 1}, {"device": "cpu", "threads": 4}) == 2
+    assert count({"device": "cpu", "threads": 1}, {"device": "cuda:1"}) == 1

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from tests.program import PROGRAM, run, start
-from trainctl.sweep.ledger import Ledger
+from trainctl.sweep.ledger import Ledger, Row
+from trainctl.sweep.run import _split
 
 FAST = ("epochs=1", "threads=1", "display.mode=none")
 
@@ -84,6 +85,11 @@ def test_a_failed_job_is_a_row_and_is_tried_again(trainctl, tmp_path: Path) -> N
     assert [after[name] for name in "12"] == [before[name] for name in "12"]
     # What the earlier tries left is set aside, not deleted.
     assert sorted(path.name for path in tmp_path.glob("sweep/0*")) == ["0", "0.attempt-1", "0.attempt-2"]
+    # A job that was tried three times is one row.
+    assert trainctl("compare", "sweep", "--json=table.json").code == 0
+    table = json.loads((tmp_path / "table.json").read_text())
+    assert [len(group["rows"]) for group in table["groups"]] == [2]
+    assert [other["directory"] for other in table["others"]] == [str(tmp_path / "sweep" / "0")]
 
 
 def test_the_first_failure_can_end_it(trainctl, tmp_path: Path) -> None:
@@ -91,6 +97,59 @@ def test_the_first_failure_can_end_it(trainctl, tmp_path: Path) -> None:
     outcome = trainctl("-m", "lr=1e-3,1e30,1e-2,1e-1", *words, *FAST)
     assert outcome.code == 1
     assert states(tmp_path / "sweep") == ["done", "failed", "waiting", "waiting"]
+
+
+def test_the_first_failure_can_end_it_with_another_launcher(trainctl, tmp_path: Path) -> None:
+    words = ("optim=sgd", "hydra/launcher=basic", "sweep.fail_fast=true", "hydra.sweep.dir=sweep")
+    for _ in range(2):  # what failed before the command does not count
+        assert trainctl("-m", "lr=1e-3,1e30,1e-2", *words, *FAST).code == 1
+        assert states(tmp_path / "sweep") == ["done", "failed", "waiting"]
+
+
+def test_a_sweep_is_carried_on_by_its_launcher(trainctl, tmp_path: Path, monkeypatch) -> None:
+    words = ("optim=sgd", "hydra/launcher=basic", "hydra.sweep.dir=sweep")
+    assert trainctl("-m", "lr=1e-3,1e30", *words, *FAST).code == 1
+    outcome = trainctl("resume", "sweep")
+    assert outcome.code == 1
+    assert "job 2/2: lr=1e+30" in outcome.out
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    outcome = trainctl("resume", str(tmp_path / "sweep"))
+    assert outcome.code == 2
+    assert f"cd {tmp_path}" in outcome.err
+
+
+def test_what_another_machine_trains_is_left_to_it(trainctl, tmp_path: Path) -> None:
+    words = ("-m", "seed=1,2", "hydra.sweep.dir=sweep", *FAST)
+    assert trainctl(*words).code == 0
+    ledger = Ledger(tmp_path / "sweep")
+    job = ledger.jobs()[1]
+    row = Row(state="running", attempts=1, host="another", pid=1, beat=time.time())
+    ledger.write(job, row)
+    outcome = trainctl(*words)
+    assert outcome.code == 1
+    assert "(1 done already, 1 still running on other machines)" in outcome.out
+    assert ledger.stored(job) == row
+
+
+def test_init_from_last_is_the_run_before_the_sweep(trainctl, tmp_path: Path) -> None:
+    (tmp_path / "outputs").mkdir()
+    assert trainctl("name=first", *FAST).code == 0
+    first = (tmp_path / "outputs" / "latest").resolve()
+    for number, name in enumerate(("last", "first")):
+        outcome = trainctl("-m", "seed=1,2", f"init_from={name}", f"hydra.sweep.dir=sweep{number}", *FAST)
+        assert outcome.code == 0, outcome.out + outcome.err
+        # The sweep is the last one now; the first run has to be what it was.
+        assert (tmp_path / "outputs" / "latest").resolve() == tmp_path / f"sweep{number}"
+        assert f"init_from: {first}" in (tmp_path / f"sweep{number}" / "1" / "config.yaml").read_text()
+        (tmp_path / "outputs" / "latest").unlink()
+        (tmp_path / "outputs" / "latest").symlink_to(first)
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf" / "local.yaml").write_text("# @package _global_\ninit_from: last\n")
+    outcome = trainctl("-m", "seed=1,2", *FAST)
+    assert outcome.code == 2
+    assert "init_from=last: once a sweep has begun" in outcome.err
 
 
 def test_all_jobs_are_checked_before_the_first_starts(trainctl, tmp_path: Path) -> None:
@@ -209,16 +268,16 @@ def test_a_signal_ends_the_sweep_with_the_running_jobs_saved(
     assert "Traceback" not in err
     assert [values["exit_code"] for values in records(tmp_path / "sweep").values()] == [code, code]
     assert states(tmp_path / "sweep") == ["interrupted", "interrupted", "waiting"]
-    assert not _children_of_the_sweep(tmp_path)
+    assert not processes_in(tmp_path)
 
 
-def _children_of_the_sweep(folder: Path) -> list[str]:
-    """Processes whose current folder is the test's."""
+def processes_in(folder: Path) -> list[int]:
+    """Processes whose current folder this is, but for the test's own."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
             if (process / "cwd").readlink() == folder and process.name != str(os.getpid()):
-                found.append((process / "cmdline").read_text())
+                found.append(int(process.name))
         except OSError:
             continue
     return found
@@ -250,12 +309,64 @@ def test_a_worker_that_is_killed_ends_a_sweep_that_fails_fast(tmp_path: Path) ->
     assert states(tmp_path / "sweep") == ["failed", "waiting", "waiting", "waiting"]
 
 
+SLOW_MODEL = """
+import time
+from pathlib import Path
+from torch import nn
+from trainctl.registry import MODELS
+
+@MODELS.register("slow")
+def slow(input_shape: tuple[int, ...], output_size: int):
+    Path("building").touch()
+    time.sleep(100)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+"""
+
+
+def test_a_job_that_is_still_being_built_is_interrupted_too(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(SLOW_MODEL)
+    words = ("plugins=./slow.py", "model.name=slow", "~model.hidden", "seed=1,2", "sweep.jobs=1")
+    process = start("-m", *words, "threads=1", "hydra.sweep.dir=sweep", cwd=tmp_path)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "building").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 130, err
+    assert states(tmp_path / "sweep") == ["interrupted", "waiting"]
+    assert Ledger(tmp_path / "sweep").rows()[0].row.reason == "interrupted"
+
+
+def test_a_signal_to_the_whole_group_leaves_time_to_save(tmp_path: Path) -> None:
+    words = ("-m", "seed=1,2,3", "epochs=100000", "sweep.jobs=2", "threads=1", "hydra.sweep.dir=sweep")
+    process = start(*words, cwd=tmp_path, own_group=True)
+    deadline = time.monotonic() + 60
+    while len(list(tmp_path.glob("sweep/*/checkpoints/step-*"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGTERM)
+    # As all processes of a job are told to stop, those outside of the group, too.
+    for each in processes_in(tmp_path):
+        os.kill(each, signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 143, err
+    assert [values["exit_code"] for values in records(tmp_path / "sweep").values()] == [143, 143]
+    assert states(tmp_path / "sweep") == ["interrupted", "interrupted", "waiting"]
+    reasons = [entry.row.reason or "" for entry in Ledger(tmp_path / "sweep").rows()]
+    assert all("the run was saved" in reason for reason in reasons[:2]), reasons
+
+
 @pytest.mark.slow
 def test_two_processes_do_not_run_one_sweep(trainctl, tmp_path: Path) -> None:
     process = begin("seed=1,2", "epochs=100000", cwd=tmp_path)
-    outcome = trainctl("resume", "sweep")
-    assert outcome.code == 7
-    assert "another process is running this sweep" in outcome.err
+    jobs = (tmp_path / "sweep" / "jobs.jsonl").read_bytes()
+    for words in (
+        ("resume", "sweep"),
+        ("-m", "seed=1,2,3", "epochs=100000", "threads=1", "hydra.sweep.dir=sweep"),
+    ):
+        outcome = trainctl(*words)
+        assert outcome.code == 7
+        assert "another process is running this sweep" in outcome.err
+    assert (tmp_path / "sweep" / "jobs.jsonl").read_bytes() == jobs
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
 
@@ -340,3 +451,11 @@ def test_from_the_installed_program(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert len(list(tmp_path.glob("outputs/sweeps/*/*/*/run.json"))) == 2
     assert (tmp_path / "outputs/latest").resolve() == next(tmp_path.glob("outputs/sweeps/*/*"))
+
+
+def test_a_group_is_cut_for_the_workers_as_long_as_it_is_worth_it() -> None:
+    twelve, many = list(range(12)), list(range(32))
+    assert _split([twelve], 12) == [twelve]
+    assert _split([many], 2) == [many[::2], many[1::2]]
+    assert [len(piece) for piece in _split([many, [40]], 12)] == [8, 8, 8, 8, 1]
+    assert _split([[1], [2]], 4) == [[1], [2]]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +14,23 @@ from trainctl.errors import ConfigError
 from trainctl.startup import collector_paused
 from trainctl.words import friendly
 
+_FLAGS = ("-m", "--multirun", "--json")
+_VALUED = ("--config-dir", "--config-name")
+
 
 def run(words: list[str]) -> int:
     """Check every job, measure a few steps of each shape, print the cost. Returns 1 where jobs would fail.
 
     Raises ConfigError with the problems of every job that does not compose.
     """
-    as_json = "--json" in words
-    options = [word for word in words if word.startswith("-") and word not in ("-m", "--multirun", "--json")]
-    if options:
-        raise ConfigError(f"{options[0]}: plan has no such option", "there are: -m, --json")
-    plain = [word for word in words if word not in ("-m", "--multirun", "--json")]
+    plain, flags, given = _parse(words)
+    as_json = "--json" in flags
     with collector_paused():
         from trainctl.compose import Composer
         from trainctl.sweep.checking import check_jobs
         from trainctl.sweep.planning import make_plan
 
-        composer = Composer()
+        composer = Composer(given.get("--config-dir"), given.get("--config-name"))
         overrides = [friendly(word, sweep=True) for word in plain]
         if composer.sweeper(overrides)[0] != "basic":
             raise ConfigError(
@@ -36,6 +38,9 @@ def run(words: list[str]) -> int:
                 "plan some of its settings, as lists: trainctl plan -m lr=1e-4,1e-1",
             )
         checked = check_jobs(composer, overrides)
+        if composer.launcher(overrides) == "fused":
+            said = "hydra/launcher=fused: measured one by one; jobs that train as one model take less time"
+            checked = replace(checked, notices=[*checked.notices, said])
         where = Path(composer.sweep_directory(overrides)).expanduser().absolute()
     plan = make_plan(checked)
     free = {"memory": _available_memory(), "disk": _free_disk(where)}
@@ -46,6 +51,30 @@ def run(words: list[str]) -> int:
 
         show(plan, checked.jobs, checked.notices, free)
     return 1 if plan.failing else 0
+
+
+def _parse(words: Sequence[str]) -> tuple[list[str], set[str], dict[str, str]]:
+    """KEY=VALUE words, options, and options with a value. Raises ConfigError for another option."""
+    plain: list[str] = []
+    flags: set[str] = set()
+    given: dict[str, str] = {}
+    left = list(words)
+    while left:
+        word = left.pop(0)
+        name, equals, value = word.partition("=")
+        if not word.startswith("-"):
+            plain.append(word)
+        elif word in _FLAGS:
+            flags.add(word)
+        elif name in _VALUED:
+            given[name] = value if equals else left.pop(0) if left else ""
+            if not given[name]:
+                raise ConfigError(f"{name}: needs a value", f"trainctl plan {name} … -m KEY=V,V")
+        else:
+            raise ConfigError(
+                f"{word}: plan has no such option", "there are: -m, --json, --config-dir, --config-name"
+            )
+    return plain, flags, given
 
 
 def _plain(plan: Any) -> dict[str, Any]:

@@ -19,6 +19,10 @@ from trainctl.words import shown
 
 NO_MATTER = ("display", "sweep", "checkpoint", "name", "tracker", "pictures", "profile")
 """Top-level keys that have no part in a run's result."""
+_LAST = Problem(
+    "init_from=last: once a sweep has begun, the last run is one of its own",
+    "give the run's directory, or type init_from=last after the verb",
+)
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,9 @@ def check_all(composer: Composer, asked: Sequence[Sequence[str]]) -> Checked:
         if isinstance(composed, ConfigError):
             for problem in composed.problems:
                 problems[problem] = problems.get(problem, 0) + 1
+            continue
+        if composed.config.init_from == "last":
+            problems[_LAST] = problems.get(_LAST, 0) + 1
             continue
         ways.add(composed.config.sweep)
         if (key := job_key(composed)) in found:

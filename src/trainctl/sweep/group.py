@@ -4,59 +4,78 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trainctl import rundir
 from trainctl.errors import TrainctlError
 from trainctl.interrupts import Stopped
-from trainctl.sweep.job import Beating, outcome, prepare, run_job
+from trainctl.sweep.job import Beating, outcome, prepare
 from trainctl.sweep.ledger import Job, Ledger, Row, here
+
+if TYPE_CHECKING:
+    from trainctl.commands.train import Request
 
 _BEAT_EVERY = 2.0
 
 
-def run_group(ledger: Ledger, jobs: Sequence[Job], command: str, *, trust_plugins: bool = False) -> list[Row]:
-    """Train ``jobs`` as one stacked model; returns what became of each. Those that were begun before are
-    carried on one by one, from their checkpoints.
+def run_group(
+    ledger: Ledger, jobs: Sequence[Job], command: str, *, trust_plugins: bool = False, sharing: int = 1
+) -> list[Row]:
+    """Train ``jobs`` as one stacked model; returns what became of each.
+
+    Those that were begun before and stand at the same step go on together.
+
+    Args:
+        sharing: how many processes train on the same memory.
 
     Raises Stopped when it was told to stop; the rows say ``interrupted`` then.
     """
     from trainctl.sweep import fused
 
-    fresh = [job for job in jobs if not (ledger.directory_of(job) / "run.json").exists()]
-    others = [job for job in jobs if job not in fresh]
-    rows: dict[int, Row] = {}
+    started = time.monotonic()
+    beats: dict[int, Beating] = {}
+    requests: dict[int, Request] = {}
+    results: dict[int, dict[str, Any] | BaseException] = {}
+    # Of those that have no result of their own.
+    ended_all: BaseException = RuntimeError("its group ended without a word of it")
+    left = [job for job in jobs if ledger.row(job).state != "done"]
+    try:
+        for job in left:
+            before = ledger.row(job)
+            failed_with = before.exit_code if before.state == "failed" else None
+            row = Row(state="running", attempts=before.attempts + 1, started=rundir.now(), step=before.step)
+            ledger.write(job, here(row))
+            beats[job.number] = Beating(ledger, job, here(row), every=_BEAT_EVERY)
+            try:
+                request = prepare(ledger, job, command, failed_with=failed_with, trust_plugins=trust_plugins)
+            except Exception as error:
+                results[job.number] = error
+                continue
+            if request is None:
+                results[job.number] = rundir.read_record(ledger.directory_of(job))
+            else:
+                requests[job.number] = request
+        if requests:
+            numbers = list(requests)
+            found = fused.train_group(
+                list(requests.values()), lambda number: beats[numbers[number]], sharing=sharing
+            )
+            results.update(zip(numbers, found, strict=True))
+    except Stopped as error:
+        ended_all = error.error
+    except Exception as error:
+        ended_all = error
+
     stopped: TrainctlError | None = None
-    if fresh:
-        started = time.monotonic()
-        requests, beats = [], []
-        for job in fresh:
-            attempts = ledger.row(job).attempts + 1
-            row = here(Row(state="running", attempts=attempts, started=rundir.now()))
-            ledger.write(job, row)
-            beats.append(Beating(ledger, job, row, every=_BEAT_EVERY))
-            request = prepare(ledger, job, command, trust_plugins=trust_plugins)
-            assert request is not None
-            requests.append(request)
-        results: Sequence[dict[str, Any] | BaseException]
-        try:
-            results = fused.train_group(requests, lambda number: beats[number])
-        except Stopped as error:
-            results = [error.error] * len(fresh)
-        except TrainctlError as error:
-            results = [error] * len(fresh)
-        except Exception as error:
-            results = [error] * len(fresh)
-        for job, beat, result in zip(fresh, beats, results, strict=True):
-            beat.stop()
-            ended, told = outcome(result)
-            stopped = stopped or told
-            seconds = round(time.monotonic() - started, 3)
-            row = here(beat.row, **ended, ended=rundir.now(), seconds=seconds)
-            ledger.write(job, row)
-            rows[job.number] = row
+    for job in left:
+        if job.number not in beats:
+            continue
+        beat = beats[job.number]
+        beat.stop()
+        ended, told = outcome(results.get(job.number, ended_all))
+        stopped = stopped or told
+        seconds = round(time.monotonic() - started, 3)
+        ledger.write(job, here(beat.row, **ended, ended=rundir.now(), seconds=seconds))
     if stopped is not None:
         raise Stopped(stopped)
-    for job in others:
-        rows[job.number] = run_job(ledger, job, command, trust_plugins=trust_plugins)
-    return [rows[job.number] for job in jobs]
+    return [ledger.row(job) for job in jobs]

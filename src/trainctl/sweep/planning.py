@@ -93,7 +93,7 @@ class Plan:
 def make_plan(checked: Checked) -> Plan:
     """Measure each distinct shape among the jobs and add up. Trains nothing that stays."""
     configs, jobs = checked.configs, checked.jobs
-    where = places(configs[0].sweep.jobs, len(jobs), configs[0].device, configs[0].threads)
+    where = places(configs, len(jobs))
     groups: dict[str, list[int]] = {}
     for index, config in enumerate(configs):
         groups.setdefault(shape_key(config), []).append(index)
@@ -132,7 +132,8 @@ def shape_key(config: Config) -> str:
         part(config.loader, numbers=True),
         part(config.optim, numbers=False),
         part(config.loss, numbers=False),
-        [config.scheduler.name, config.loop.name, config.device, config.threads, config.deterministic],
+        part(config.scheduler, numbers=True),
+        [config.loop.name, config.device, config.threads, config.deterministic],
         train,
         config.guard.model_dump(),
     ]

@@ -13,13 +13,16 @@ from dataclasses import dataclass
 from multiprocessing import connection, forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trainctl import rundir
 from trainctl.errors import InterruptedRunError, StorageError, TerminatedRunError
 from trainctl.interrupts import TERMINATING, handled
 from trainctl.sweep.ledger import Job, Ledger, Row, here
 from trainctl.sweep.worker_entry import count_gpus, start
+
+if TYPE_CHECKING:
+    from trainctl.config import Config
 
 _LOOK_EVERY = 0.1
 _KILL_AFTER = 30.0
@@ -32,12 +35,12 @@ def cores() -> int:
 
 
 def warm_up(preload: str = "trainctl.sweep.worker") -> None:
-    """Start the process that workers are forked from; it imports ``preload`` while this one goes on.
+    """Start the process that workers are forked from, once; it imports ``preload`` while this one goes on.
 
     Raises StorageError where the temporary folder does not serve.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([preload])
+    context.set_forkserver_preload(["trainctl.sweep.server", preload])
     try:
         forkserver.ensure_running()
     except OSError as error:
@@ -66,21 +69,30 @@ class Places:
         """The GPU of a worker, or None."""
         return self.devices[worker % len(self.devices)] if self.devices else None
 
+    @property
+    def sharing(self) -> int:
+        """How many workers train on the same memory, a GPU's or the machine's."""
+        return -(-self.count // len(self.devices)) if self.devices else self.count
 
-def places(asked: int | str, jobs: int, device: str, threads: int | str) -> Places:
-    """How many workers: as ``asked`` (``sweep.jobs``), or one a GPU, or one for every ``threads`` cores."""
-    gpus: list[str] = []
-    if device in ("auto", "cuda"):
-        gpus = _gpus()
-    if asked == "auto":
-        if gpus:
-            count = len(gpus)
-        elif device == "mps" or device.startswith("cuda"):
-            count = 1
-        else:
-            count = max(1, cores() // (threads if isinstance(threads, int) else 1))
+
+def places(configs: Sequence[Config], jobs: int) -> Places:
+    """How many workers for ``jobs`` jobs with these settings.
+
+    As ``sweep.jobs`` says, or one a GPU, or one for every ``threads`` cores; where the settings differ in
+    that, as the most demanding needs it.
+    """
+    devices = {config.device for config in configs}
+    gpus = _gpus() if devices & {"auto", "cuda"} else []
+    asked = configs[0].sweep.jobs
+    if asked != "auto":
+        count = asked
+    elif gpus:
+        count = len(gpus)
+    elif any(device == "mps" or device.startswith("cuda") for device in devices):
+        count = 1
     else:
-        count = int(asked)
+        threads = [config.threads for config in configs if isinstance(config.threads, int)]
+        count = max(1, cores() // max(threads, default=1))
     count = max(1, min(count, jobs))
     return Places(count, max(1, cores() // count), tuple(gpus) if len(gpus) > 1 else ())
 
@@ -89,6 +101,7 @@ def _gpus() -> list[str]:
     """The GPUs that jobs may use, as CUDA_VISIBLE_DEVICES names them; asked in a process of its own."""
     if not Path("/dev/nvidiactl").exists() and not Path("/dev/dxg").exists():
         return []
+    warm_up()
     context = multiprocessing.get_context("forkserver")
     receiving, sending = context.Pipe(duplex=False)
     process = context.Process(target=count_gpus, args=(sending,))
@@ -204,6 +217,7 @@ class Pool:
                 self._where.device(number),
                 self._command,
                 self._trust,
+                self._where.sharing,
                 str(Path.cwd()),
                 dict(os.environ),
             ),
@@ -234,13 +248,14 @@ class Pool:
     def _died(self, worker: _Worker, jobs: dict[int, Job]) -> None:
         """A worker that ended without a word: its job failed, and the next one gets another worker."""
         worker.process.join()
-        how = how_it_ended(worker.process)
+        told = self._told_at is not None
+        how = "was stopped before it had saved" if told else f"its process {how_it_ended(worker.process)}"
         for number in worker.order or ():
             row = self._ledger.stored(jobs[number])
             if row.state == "running" or row.state == "waiting":
-                state = "interrupted" if self._signal is not None else "failed"
+                state = "interrupted" if told else "failed"
                 values = {**vars(row), "state": state, "exit_code": 1, "ended": rundir.now()}
-                self._ledger.write(jobs[number], here(Row(**values), reason=f"its process {how}"))
+                self._ledger.write(jobs[number], here(Row(**values), reason=how))
         self._workers.remove(worker)
         worker.pipe.close()
 
@@ -251,7 +266,8 @@ class Pool:
             number = signal.SIGINT if self._signal == signal.SIGINT else signal.SIGTERM
             for worker in self._workers:
                 if worker.order is not None and worker.process.pid is not None:
-                    os.kill(worker.process.pid, number)
+                    with contextlib.suppress(ProcessLookupError):  # it has died: seen below
+                        os.kill(worker.process.pid, number)
         elif time.monotonic() - self._told_at > _KILL_AFTER:
             for worker in self._workers:
                 if worker.order is not None:
@@ -277,6 +293,8 @@ class Pool:
 def describe(where: Places) -> str:
     """The places in words."""
     workers = f"{where.count} at a time" if where.count > 1 else "one at a time"
-    if where.devices:
+    if where.devices and where.count <= len(where.devices):
         return f"{workers}, a GPU each"
+    if where.devices:
+        return f"{workers} on {len(where.devices)} GPUs, up to {where.sharing} on each"
     return f"{workers}, {where.threads} thread{'s' if where.threads > 1 else ''} each at most"

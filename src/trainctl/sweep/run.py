@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import platform
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,7 +16,13 @@ from omegaconf import DictConfig
 from trainctl import plugins, rundir
 from trainctl.compose import Composer, parse_config
 from trainctl.config import Config
-from trainctl.errors import ConfigError, DirectoryTakenError, InterruptedRunError, TrainctlError
+from trainctl.errors import (
+    ConfigError,
+    DirectoryTakenError,
+    InterruptedRunError,
+    LauncherError,
+    TrainctlError,
+)
 from trainctl.interrupts import Stopped
 from trainctl.startup import collector_paused
 from trainctl.sweep.checking import Checked, check_jobs
@@ -24,8 +33,12 @@ from trainctl.ui.display import make_display, short_path
 from trainctl.ui.errors import show_error
 from trainctl.ui.jobs import show_answer
 from trainctl.ui.sweep import make_sweep_display
+from trainctl.words import quoted, split
 
+log = logging.getLogger("trainctl")
 OWN = ("parallel", "fused")
+_FEWEST = 8
+"""Models that a group is not cut below: the gain of a stack grows with its size."""
 
 
 def sweep(composer: Composer, words: Sequence[str], command: str) -> int:
@@ -34,7 +47,7 @@ def sweep(composer: Composer, words: Sequence[str], command: str) -> int:
     Raises ConfigError with every problem of every job before anything is made, DirectoryTakenError for a
     directory with another sweep, InterruptedRunError or TerminatedRunError when told to stop.
     """
-    words = _without_pictures(words)
+    words = _with_runs_found(_without_pictures(words))
     sweeper, settings = composer.sweeper(words)
     if sweeper == "optuna":
         from trainctl.sweep.search import search
@@ -48,24 +61,50 @@ def sweep(composer: Composer, words: Sequence[str], command: str) -> int:
     launcher = composer.launcher(words)
     named = any(word.lstrip("+").startswith("hydra.sweep.dir=") for word in words)
     directory = Path(place).expanduser().absolute()
-    if named and is_sweep(directory):
-        ledger = Ledger(directory)
-        jobs = _join(ledger, checked)
-    else:
+    again = named and is_sweep(directory)
+    if not again:
         directory = rundir.claim_sweep(directory, named=named)
-        ledger = Ledger.begin(
-            directory,
-            command=command,
-            words=list(words),
-            launcher=launcher,
-            plugins=plugins.load(checked.configs[0].plugins),
-        )
-        jobs = checked.jobs
-        ledger.add(jobs)
-    current = Sweep(ledger, jobs, checked.configs, command, launcher)
-    for notice in checked.notices:
-        print(notice)
-    return current.run(composer, words)
+    with locked_sweep(directory):
+        if again:
+            ledger = Ledger(directory)
+            jobs = _join(ledger, checked)
+        else:
+            ledger = Ledger.begin(
+                directory,
+                command=command,
+                words=list(words),
+                launcher=launcher,
+                plugins=plugins.load(checked.configs[0].plugins),
+                **where_from(composer),
+            )
+            jobs = checked.jobs
+            ledger.add(jobs)
+        current = Sweep(ledger, jobs, checked.configs, command, launcher)
+        for notice in checked.notices:
+            print(notice)
+        return current.run(composer, words)
+
+
+def where_from(composer: Composer) -> dict[str, Any]:
+    """What it takes to compose the same again."""
+    return {
+        "folder": str(Path.cwd()),
+        "config_dir": None if composer.config_dir is None else str(Path(composer.config_dir).absolute()),
+        "config_name": composer.config_name,
+    }
+
+
+def _with_runs_found(words: Sequence[str]) -> list[str]:
+    """``init_from=last`` with the directory that it means: as soon as the sweep begins, the newest is the
+    sweep itself, and a name may later be that of another run."""
+    found = []
+    for word in words:
+        _, key, value = split(word)
+        names = [part.strip("'\"") for part in value.split(",")]
+        if key == "init_from" and all(names) and not set(value) & set("$[](){}\\") and value != "null":
+            word = f"init_from={','.join(quoted(str(rundir.find(name))) for name in names)}"
+        found.append(word)
+    return found
 
 
 def _without_pictures(words: Sequence[str]) -> list[str]:
@@ -80,12 +119,17 @@ def resume_sweep(directory: Path, *, command: str, trust_plugins: bool) -> int:
     What is done stays, what was interrupted goes on from its checkpoint, what failed is tried again. Raises
     UnsafeInputError for plugin files that have changed.
     """
-    ledger = Ledger(directory)
-    if ledger.values.get("search"):
-        from trainctl.sweep.search import resume_search
+    with locked_sweep(directory):
+        ledger = Ledger(directory)
+        if ledger.values.get("search"):
+            from trainctl.sweep.search import resume_search
 
-        return resume_search(ledger, command=command, trust_plugins=trust_plugins)
-    jobs = ledger.jobs()
+            return resume_search(ledger, command=command, trust_plugins=trust_plugins)
+        return _resume(ledger, command, trust_plugins)
+
+
+def _resume(ledger: Ledger, command: str, trust_plugins: bool) -> int:
+    directory, jobs = ledger.directory, ledger.jobs()
     if not jobs:
         raise ConfigError(
             f"{directory}: the sweep was stopped before its jobs were written down",
@@ -101,6 +145,7 @@ def resume_sweep(directory: Path, *, command: str, trust_plugins: bool) -> int:
         left = [job for job in jobs if rows[job.number].state != "done"]
         # One tells how to run them all; a fused sweep must know of each what it has in common with others.
         launcher = str(ledger.values.get("launcher") or "parallel")
+        composer = None if launcher in OWN else _composer_of(ledger)
         asked = left if launcher == "fused" else left[:1] or jobs[:1]
         configs = {
             job.number: parse_config(job.files["config.yaml"], f"job {job.number}", trusted) for job in asked
@@ -111,7 +156,19 @@ def resume_sweep(directory: Path, *, command: str, trust_plugins: bool) -> int:
         return 0
     known = [configs.get(job.number) or next(iter(configs.values())) for job in jobs]
     current = Sweep(ledger, jobs, known, command, launcher, trust_plugins=trust_plugins)
-    return current.run(None, [])
+    return current.run(composer, ledger.values["words"])
+
+
+def _composer_of(ledger: Ledger) -> Composer:
+    """What composed the sweep. Raises ConfigError where its launcher could be another one by now."""
+    folder = ledger.values.get("folder")
+    if folder != str(Path.cwd()):
+        launcher = ledger.values["launcher"]
+        raise ConfigError(
+            f"{ledger.directory}: hydra/launcher={launcher} is set up by the conf of {folder}",
+            f"resume it there: cd {shlex.quote(str(folder))}",
+        )
+    return Composer(ledger.values["config_dir"], ledger.values["config_name"])
 
 
 def _join(ledger: Ledger, checked: Checked) -> list[Job]:
@@ -152,31 +209,34 @@ class Sweep:
     _where: Places | None = field(default=None, init=False)
 
     def run(self, composer: Composer | None, words: Sequence[str]) -> int:
-        """Launch what is not done and show the answer; returns the exit code."""
+        """Launch what is not done and show the answer; returns the exit code. The sweep is locked by then."""
         directory = self.ledger.directory
-        with locked_sweep(directory):
-            rows = [self.ledger.row(job) for job in self.jobs]
-            left = [job for job, row in zip(self.jobs, rows, strict=True) if row.state != "done"]
-            print(f"{self.noun} {short_path(directory)}: {self.asked()}{self.begun(rows)}", flush=True)
-            rundir.point_latest(directory)
-            self.ledger.update(status="running", ended=None)
-            stopped: TrainctlError | None = None
-            try:
-                self.work(left, composer, words)
-            except Stopped as reason:
-                stopped = reason.error
-            except KeyboardInterrupt:
-                stopped = InterruptedRunError("interrupted")
-            except TrainctlError as error:
-                if error.status not in ("interrupted", "terminated"):
-                    self.ledger.update(status="failed", ended=rundir.now())
-                    raise
-                stopped = error
-            after = [self.ledger.row(job) for job in self.jobs]
-            failed = sum(row.state == "failed" for row in after)
-            unfinished = sum(row.state != "done" for row in after) + self.unasked
-            status = "done" if not unfinished else "failed" if failed == unfinished else "interrupted"
-            self.ledger.update(status=status, ended=rundir.now())
+        rows = [self.ledger.row(job) for job in self.jobs]
+        left = [
+            job
+            for job, row in zip(self.jobs, rows, strict=True)
+            if row.state != "done" and not _runs_elsewhere(row)
+        ]
+        print(f"{self.noun} {short_path(directory)}: {self.asked()}{self.begun(rows)}", flush=True)
+        rundir.point_latest(directory)
+        self.ledger.update(status="running", ended=None)
+        stopped: TrainctlError | None = None
+        try:
+            self.work(left, composer, words)
+        except Stopped as reason:
+            stopped = reason.error
+        except KeyboardInterrupt:
+            stopped = InterruptedRunError("interrupted")
+        except TrainctlError as error:
+            if error.status not in ("interrupted", "terminated") and not isinstance(error, LauncherError):
+                self.ledger.update(status="failed", ended=rundir.now())
+                raise
+            stopped = error
+        after = [self.ledger.row(job) for job in self.jobs]
+        failed = sum(row.state == "failed" for row in after)
+        unfinished = sum(row.state != "done" for row in after) + self.unasked
+        status = "done" if not unfinished else "failed" if failed == unfinished else "interrupted"
+        self.ledger.update(status=status, ended=rundir.now())
         rundir.point_latest(directory)
         show_answer(directory)
         self.close()
@@ -198,6 +258,7 @@ class Sweep:
             "done already": states.count("done"),
             "to carry on": states.count("interrupted"),
             "to try again": states.count("failed"),
+            "still running on other machines": sum(map(_runs_elsewhere, rows)),
         }
         return counted(counts)
 
@@ -226,9 +287,11 @@ class Sweep:
         alone: dict[str, list[int]] = {}
         if fused:
             orders, alone = self._groups(left)
-        where = places(config.sweep.jobs, len(left), config.device, config.threads)
+        configs = [self._config(job) for job in left]
+        where = places(configs, len(left))
         if fused:
             orders = _split(orders, where.count)
+            where = places(configs, len(orders))
         display = make_sweep_display(config.display.mode, left, self.ledger.row)
         try:
             if where != self._where:  # the next ones of a search have those of the ones before
@@ -265,9 +328,19 @@ class Sweep:
     def _through_hydra(self, left: Sequence[Job], composer: Composer, words: Sequence[str]) -> None:
         """One of Hydra's launchers: each job finds its row by its words, wherever it runs."""
         here = self.launcher == "basic"
-        task = Task(str(self.ledger.directory), self.command, shown=here)
+        task = Task(str(self.ledger.directory), self.command, shown=here, began=rundir.now())
         launcher = composer.instantiate_launcher(words, self.ledger.directory, task)
-        launcher.launch([[*job.words, f"++hydra.sweep.subdir={job.number}"] for job in left], 0)
+        try:
+            launcher.launch([[*job.words, f"++hydra.sweep.subdir={job.number}"] for job in left], 0)
+        except TrainctlError:
+            raise
+        except Exception as error:
+            log.error("hydra/launcher=%s failed", self.launcher, exc_info=error)
+            said = str(error).strip().partition("\n")[0]
+            raise LauncherError(
+                f"hydra/launcher={self.launcher} failed: {type(error).__name__}: {said}",
+                "what its jobs have done so far is kept",
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -279,35 +352,59 @@ class Task:
         directory: the sweep's.
         command: the command line, for ``run.json``.
         shown: the job has the terminal for itself.
+        began: when the sweep was started, as ``rundir.now`` says it.
     """
 
     directory: str
     command: str
     shown: bool
+    began: str
 
     def __call__(self, config: DictConfig) -> dict[str, Any]:
         words = tuple(HydraConfig.get().overrides.task)
         ledger = Ledger(Path(self.directory))
         jobs = ledger.jobs()
         job = next(job for job in jobs if job.words == words)
+        if config.sweep.fail_fast and failed_since(ledger, jobs, self.began):
+            return {"number": job.number, "state": "waiting"}
         display = None
         if self.shown:
             print(f"job {job.number + 1}/{len(jobs)}: {job.label}", flush=True)
             display = make_display(config.display.mode, config.display.every)
-        row = run_job(ledger, job, self.command, display=display)
+        try:
+            row = run_job(ledger, job, self.command, display=display)
+        except Stopped:
+            if self.shown:
+                raise
+            # The job alone was told to stop, by its machine. Launchers take only exceptions for an answer.
+            return {"number": job.number, "state": "interrupted"}
         if row.state == "failed":
             show_error(TrainctlError(f"job {job.number}: {row.reason}"))
         return {"number": job.number, "state": row.state}
 
 
+def failed_since(ledger: Ledger, jobs: Sequence[Job], began: str) -> bool:
+    """Whether a job failed after ``began``."""
+    rows = [ledger.stored(job) for job in jobs]
+    return any(row.state == "failed" and (row.ended or "") >= began for row in rows)
+
+
+def _runs_elsewhere(row: Row) -> bool:
+    """Whether another machine trains the job: it is not begun here a second time."""
+    return row.state == "running" and row.host != platform.node()
+
+
 def _split(orders: list[list[int]], workers: int) -> list[list[int]]:
-    """Groups cut so that every worker has one."""
+    """Groups cut so that every worker has one, as long as a piece is still worth stacking."""
     groups = [order for order in orders if len(order) > 1]
     if not groups or len(groups) >= workers:
         return orders
-    pieces = -(-workers // len(groups))
-    cut = [group[piece::pieces] for group in groups for piece in range(pieces)]
-    return [piece for piece in cut if piece] + [order for order in orders if len(order) == 1]
+    asked = -(-workers // len(groups))
+    cut = []
+    for group in groups:
+        pieces = max(1, min(asked, len(group) // _FEWEST))
+        cut += [group[piece::pieces] for piece in range(pieces)]
+    return cut + [order for order in orders if len(order) == 1]
 
 
 def counted(counts: Mapping[str, int]) -> str:

@@ -26,11 +26,11 @@ from trainctl.errors import ConfigError, DirectoryTakenError, Problem
 from trainctl.ranges import Count, NonNegativeInt
 from trainctl.startup import collector_paused
 from trainctl.sweep.checking import NO_MATTER, check_all, job_key, label, make_job, task_words
-from trainctl.sweep.job import CERTAIN_TO_FAIL_AGAIN
+from trainctl.sweep.job import CERTAIN_TO_FAIL_AGAIN, locked_sweep
 from trainctl.sweep.ledger import Job, Ledger, Row, is_sweep, next_number
 from trainctl.sweep.pool import cores, places
 from trainctl.sweep.pruning import PRUNED, course_of
-from trainctl.sweep.run import OWN, Sweep, counted
+from trainctl.sweep.run import OWN, Sweep, counted, failed_since, where_from
 from trainctl.sweep.space import Interval, Space, parse_space
 from trainctl.ui.display import number as shown_number
 from trainctl.ui.display import short_path
@@ -86,25 +86,32 @@ def search(composer: Composer, words: Sequence[str], values: Mapping[str, Any], 
         "search": {
             **settings.model_dump(),
             "asked": _what_matters(space),
-            "folder": str(Path.cwd()),
-            "config_dir": None if composer.config_dir is None else str(Path(composer.config_dir).absolute()),
-            "config_name": composer.config_name,
+            **where_from(composer),
         },
     }
-    if named and is_sweep(directory):
-        ledger = Ledger(directory)
-        if (ledger.values.get("search") or {}).get("asked") != begun["search"]["asked"]:
-            raise DirectoryTakenError(
-                f"{directory} holds another sweep ({ledger.values.get('command')})",
-                "name another directory with hydra.sweep.dir=DIR, or leave it out for an automatic one",
-            )
-        # More trials, another sampler: what was found so far serves them, too.
-        ledger.values.update(begun)
-    else:
+    again = named and is_sweep(directory)
+    if not again:
         directory = rundir.claim_sweep(directory, named=named)
-        stored = plugins.load(checked.plugins)
-        ledger = Ledger.begin(directory, command=command, **begun, plugins=stored)
-    return _run(ledger, composer, settings, space, checked, command, trust_plugins=False)
+    with locked_sweep(directory):
+        if again:
+            ledger = _begun_again(directory, begun)
+        else:
+            stored = plugins.load(checked.plugins)
+            ledger = Ledger.begin(directory, command=command, **begun, plugins=stored)
+        return _run(ledger, composer, settings, space, checked, command, trust_plugins=False)
+
+
+def _begun_again(directory: Path, begun: Mapping[str, Any]) -> Ledger:
+    """The ledger of a search that is asked for again. Raises DirectoryTakenError for that of another."""
+    ledger = Ledger(directory)
+    if (ledger.values.get("search") or {}).get("asked") != begun["search"]["asked"]:
+        raise DirectoryTakenError(
+            f"{directory} holds another sweep ({ledger.values.get('command')})",
+            "name another directory with hydra.sweep.dir=DIR, or leave it out for an automatic one",
+        )
+    # More trials, another sampler: what was found so far serves them, too.
+    ledger.values.update(begun)
+    return ledger
 
 
 def resume_search(ledger: Ledger, *, command: str, trust_plugins: bool) -> int:
@@ -257,11 +264,12 @@ class Search(Sweep):
         size = self._batch_size()
         try:
             while trials := self._next(study, composer, size):
+                began = rundir.now()
                 self._launch_all(trials, composer, words)
                 for trial in trials:
                     self._tell(study, trial)
                 self._say(study)
-                if self.config.sweep.fail_fast and self._failures():
+                if self.config.sweep.fail_fast and failed_since(self.ledger, self.jobs, began):
                     break
         finally:
             untold = study.open_numbers()
@@ -279,8 +287,7 @@ class Search(Sweep):
             return 1
         if self.launcher not in OWN:
             return cores()
-        config = self.config
-        return places(config.sweep.jobs, self.settings.trials, config.device, config.threads).count
+        return places([self.config], self.settings.trials).count
 
     def _unasked(self, study: Study) -> int:
         """Trials still to be asked for; none when every combination has been a job."""
@@ -381,9 +388,6 @@ class Search(Sweep):
                 f"{_GIVE_UP_AFTER} jobs of the search, and none is of use: {reason}",
                 f"put that right, then go on: trainctl resume {short_path(self.ledger.directory)}",
             )
-
-    def _failures(self) -> int:
-        return sum(self.ledger.row(job).state == "failed" for job in self.jobs)
 
     # ------------------------------------------------------------------- showing
 

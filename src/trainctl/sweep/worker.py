@@ -12,10 +12,13 @@ import queue
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
+from trainctl.errors import InterruptedRunError
 from trainctl.interrupts import Stopped, terminable
 from trainctl.startup import importing
 
@@ -40,6 +43,7 @@ def work(
     device: str | None,
     command: str,
     trust_plugins: bool,
+    sharing: int,
 ) -> None:
     """Take lists of job numbers from ``pipe``, train them (several: as one stacked model), answer each.
 
@@ -48,6 +52,7 @@ def work(
         number: this worker's; what its jobs print goes to ``worker-<number>.log``.
         threads: the most CPU threads a job may use.
         device: the GPU that is this worker's, or None.
+        sharing: how many workers train on the same memory.
     """
     with contextlib.suppress(OSError):
         os.setpgid(0, 0)
@@ -57,7 +62,8 @@ def work(
     orders: queue.Queue[list[int] | None] = queue.Queue()
     busy = threading.Event()
     threading.Thread(target=_listen, args=(pipe, orders, busy), daemon=True).start()
-    signal.signal(signal.SIGINT, lambda *_: None)
+    told = threading.Event()
+    signal.signal(signal.SIGINT, _interrupt(busy, told))
     ledger = Ledger(Path(directory))
     jobs = {job.number: job for job in ledger.jobs()}
     while True:
@@ -67,23 +73,39 @@ def work(
         if any(each not in jobs for each in order):  # added since
             jobs = {job.number: job for job in ledger.jobs()}
         torch.set_num_threads(threads)
-        busy.set()
         stopped = False
         try:
             with terminable():
+                busy.set()
+                if told.is_set():
+                    raise Stopped(InterruptedRunError("interrupted"))
                 if len(order) == 1:
                     run_job(ledger, jobs[order[0]], command, trust_plugins=trust_plugins)
                 else:
-                    run_group(ledger, [jobs[each] for each in order], command, trust_plugins=trust_plugins)
+                    together = [jobs[each] for each in order]
+                    run_group(ledger, together, command, trust_plugins=trust_plugins, sharing=sharing)
         except Stopped:
             stopped = True
-        busy.clear()
+        finally:
+            busy.clear()
         with contextlib.suppress(OSError):
             pipe.send((order, stopped))
     # Whatever libraries would do at exit is not for a fork of theirs.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
+
+
+def _interrupt(busy: threading.Event, told: threading.Event) -> Callable[[int, FrameType | None], None]:
+    """What the sweep's Ctrl-C does outside the training loop, which has a handler of its own: it ends the job
+    that is being prepared, or the one that comes next, which was on its way."""
+
+    def receive(number: int, frame: FrameType | None) -> None:
+        told.set()
+        if busy.is_set():
+            raise Stopped(InterruptedRunError("interrupted"))
+
+    return receive
 
 
 def _listen(pipe: Connection, orders: queue.Queue[list[int] | None], busy: threading.Event) -> None:

@@ -16,7 +16,10 @@ __all__ = ["plan", "train_group"]
 
 
 def train_group(
-    requests: Sequence[Request], progress: Callable[[int], Display] = lambda number: Silent()
+    requests: Sequence[Request],
+    progress: Callable[[int], Display] = lambda number: Silent(),
+    *,
+    sharing: int = 1,
 ) -> list[dict[str, Any] | BaseException]:
     """Train a group that :func:`plan` has put together, each job into its own run directory.
 
@@ -27,8 +30,9 @@ def train_group(
     Args:
         requests: one a job, whose directories are taken.
         progress: the display of a job, by its number in ``requests``.
+        sharing: how many processes train on the same memory; a stack takes at most half of its part.
     """
     with importing():
         from trainctl.sweep.fused._group import train
 
-    return train(requests, progress)
+    return train(requests, progress, sharing)

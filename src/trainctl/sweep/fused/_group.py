@@ -44,12 +44,12 @@ _ON_THEIR_OWN = "trained on its own, not in a stack: {}"
 
 
 def train(
-    requests: Sequence[Request], progress: Callable[[int], Display]
+    requests: Sequence[Request], progress: Callable[[int], Display], sharing: int
 ) -> list[dict[str, Any] | BaseException]:
     """See :func:`trainctl.sweep.fused.train_group`."""
     members = [Member(number, request, progress(number)) for number, request in enumerate(requests)]
     try:
-        for together, said, found in _divided(members):
+        for together, said, found in _divided(members, sharing):
             if found is None:
                 for member in together:
                     _train_alone(member, said)
@@ -64,7 +64,7 @@ def train(
     return [member.result for member in members if member.result is not None]
 
 
-def _divided(members: Sequence[Member]) -> Iterator[tuple[list[Member], str, Probe | None]]:
+def _divided(members: Sequence[Member], sharing: int) -> Iterator[tuple[list[Member], str, Probe | None]]:
     """The members that train together, what they are told, and what was found out about them: None where
     they train alone."""
     same, others = _at_one_step(members)
@@ -72,7 +72,7 @@ def _divided(members: Sequence[Member]) -> Iterator[tuple[list[Member], str, Pro
         yield others, "it is at another step than the rest of its group", None
     try:
         with torch.random.fork_rng():
-            found = probe(same[0].request.config)
+            found = probe(same[0].request.config, sharing)
     except TrainctlError:
         # Each says for itself what is wrong with it.
         yield same, "", None

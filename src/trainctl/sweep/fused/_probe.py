@@ -46,8 +46,11 @@ class Probe:
     sample: Tensor
 
 
-def probe(config: Config) -> Probe:
-    """Build the job and try it. Raises TrainctlError as building does."""
+def probe(config: Config, sharing: int = 1) -> Probe:
+    """Build the job and try it. Raises TrainctlError as building does.
+
+    ``sharing`` processes train on the same memory.
+    """
     plugins.load(config.plugins)
     built = build(replace(config, threads=torch.get_num_threads()))
     loaders: list[Any] = [built.run.train, built.run.val, built.test]
@@ -74,7 +77,7 @@ def probe(config: Config) -> Probe:
     free = free_memory(built.device)
     inputs, is_transformed = _transformed(data, free)
     sample = data.transform(train.inputs[:2])
-    return Probe(None, data, inputs, is_transformed, max(1, int(_SHARE * free / size)), sample)
+    return Probe(None, data, inputs, is_transformed, max(1, int(_SHARE * free / sharing / size)), sample)
 
 
 def _misfit(built: Built, loaders: Sequence[Any]) -> str | None:
