@@ -675,9 +675,12 @@ def test_what_is_no_capsule_is_refused(trainctl: Program, parts: Path, tmp_path:
     path = break_down(trainctl, "model.name=turning", "checkpoint.every_steps=2")
     (tmp_path / "empty").mkdir()
     (other,) = (tmp_path / "run/checkpoints").glob("step-*")
-    for folder, message in ((tmp_path / "empty", "no usable checkpoint"), (other, "not a capsule")):
+    for folder, code, message in (
+        (tmp_path / "empty", 2, "there is no capsule and no run here"),
+        (other, 4, "not a capsule"),
+    ):
         outcome = trainctl("replay", str(folder))
-        assert (outcome.code, message in outcome.err) == (4, True), outcome.err
+        assert (outcome.code, message in outcome.err) == (code, True), outcome.err
     (path / "manifest.json").unlink()
     assert trainctl("replay", str(path)).code == 4
 

@@ -368,6 +368,29 @@ def test_a_search_whose_configs_have_changed_is_not_carried_on(trainctl, tmp_pat
         assert "no longer mean what they meant" in outcome.err
 
 
+def test_a_search_with_plugins_is_carried_on_where_they_are(trainctl, tmp_path: Path, monkeypatch) -> None:
+    plugin = (
+        "from torch import nn\n"
+        "from trainctl.registry import MODELS\n"
+        "@MODELS.register('mine')\n"
+        "def mine(input_shape: tuple[int, ...], output_size: int):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
+    )
+    (tmp_path / "mine.py").write_text(plugin)
+    words = ("plugins=./mine.py", "model.name=mine", "~model.hidden", "hydra.sweeper.trials=1")
+    outcome = trainctl(*SEARCH, LR, *words, *FAST)
+    assert outcome.code == 0, outcome.out + outcome.err
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "mine.py").write_text(plugin + "open('touched', 'w')\n")
+    monkeypatch.chdir(other)
+    for trust in ((), ("--trust-plugins",)):
+        outcome = trainctl("resume", str(tmp_path / "s"), *trust)
+        assert outcome.code == 2
+        assert f"cd {tmp_path}" in outcome.err
+    assert not (other / "touched").exists()
+
+
 def test_the_space_can_come_from_a_file(trainctl, tmp_path: Path) -> None:
     (tmp_path / "conf").mkdir()
     (tmp_path / "conf/local.yaml").write_text(

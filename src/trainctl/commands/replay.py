@@ -29,6 +29,10 @@ def run(words: Sequence[str]) -> int:
     if (path / "run.json").is_file():
         path = capsule.newest(path)
         print(f"the newest capsule: {short_path(path)}", file=sys.stderr)
+    elif not (path / "manifest.json").is_file() and path.parent.name != "capsules":
+        if (path / "sweep.json").is_file():
+            raise ConfigError(f"{path}: this is a sweep of several runs", f"give one of them: {path / '0'}")
+        raise ConfigError(f"{path}: there is no capsule and no run here", _REMEDY)
     kept = capsule.read(path)
 
     def trusted(named: list[str]) -> None:

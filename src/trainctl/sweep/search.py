@@ -123,8 +123,13 @@ def resume_search(ledger: Ledger, *, command: str, trust_plugins: bool) -> int:
     stored = ledger.values.get("plugins") or []
     if not trust_plugins:
         plugins.refuse_changed([entry["name"] for entry in stored], stored)
+    known = ledger.values["search"]
+    if stored and known["folder"] != str(Path.cwd()):
+        raise ConfigError(
+            f"{ledger.directory}: its plugins are those of {known['folder']}",
+            f"resume it there: cd {shlex.quote(known['folder'])}",
+        )
     with collector_paused():
-        known = ledger.values["search"]
         composer = Composer(known["config_dir"], known["config_name"])
         words = ledger.values["words"]
         _, values = composer.sweeper(words)
