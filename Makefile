@@ -40,9 +40,11 @@ bench: $(STAMP) ## start, checkpoints and guards; with MNIST=DIR (of its .gz fil
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/checkpoints.py
 	$(BIN)/python benchmarks/guards.py
+	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/images.py --rounds 3
 	$(if $(MNIST),$(BIN)/python -m pip install --quiet -c constraints.txt '.[bench]')
-	$(if $(MNIST),$(BIN)/python benchmarks/speed.py --mnist $(MNIST) $(ARGS))
-	$(if $(MNIST),$(BIN)/python benchmarks/sweep.py --mnist $(abspath $(MNIST)/../..))
+	$(if $(MNIST),$(BIN)/python benchmarks/speed.py --mnist $(MNIST) --json benchmarks/speed.json $(ARGS))
+	$(if $(MNIST),$(BIN)/python benchmarks/sweep.py --mnist $(abspath $(MNIST)/../..) --json benchmarks/sweep.json)
 
 picture: $(STAMP) ## draw the terminal picture of the README
 	$(BIN)/python docs/picture.py

@@ -174,6 +174,17 @@ class Products:
         return (time.perf_counter() - started) / steps
 
 
+def dropout_masks(steps: int) -> float:
+    """Seconds of the two masks that dropout draws."""
+    outputs = [torch.randn(BATCH, 128), torch.randn(BATCH, 64)]
+    started = time.perf_counter()
+    with torch.no_grad():
+        for _ in range(steps):
+            for each in outputs:
+                torch.empty_like(each).bernoulli_(0.9)
+    return (time.perf_counter() - started) / steps
+
+
 def adam_kernel(steps: int) -> float:
     """Seconds of the fused Adam kernel alone, with lists that are ready."""
     parameters = [item.detach() for item in network(0.1).parameters()]
@@ -219,6 +230,7 @@ def main() -> None:
                 "a step of trainctl": steps_of(plain, asked.steps),
                 "a step of the tightest loop": tightest(asked.steps),
                 "its matrix products alone": products(asked.steps),
+                "its two dropout masks alone": dropout_masks(asked.steps),
                 "the fused Adam kernel alone": adam_kernel(asked.steps),
             }
             times |= {part: seconds / asked.steps for part, seconds in clocks.seconds.items()}
@@ -238,6 +250,7 @@ def main() -> None:
         "a step of trainctl",
         "a step of the tightest loop",
         "its matrix products alone",
+        "its two dropout masks alone",
         "the fused Adam kernel alone",
     ):
         print(f"| {part} | {statistics.median(found[part]):.0f} |")

@@ -5,6 +5,9 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -47,3 +50,40 @@ def test_handlers_are_put_back() -> None:
     with terminable():
         assert signal.getsignal(signal.SIGTERM) != before
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+PRELOADED = """
+import sys, threading
+from trainctl.startup import load_libraries_meanwhile
+thread = load_libraries_meanwhile()
+thread.join()
+mapped = open("/proc/self/maps").read()
+print("libtorch_cpu.so" in mapped, "torch" in sys.modules)
+import torch
+print(load_libraries_meanwhile(), torch.ones(2).sum().item())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the dynamic linker of Linux")
+def test_torchs_libraries_are_loaded_before_it_is_imported() -> None:
+    done = subprocess.run([sys.executable, "-c", PRELOADED], capture_output=True, text=True, timeout=60)
+    assert done.stdout.split("\n")[:2] == ["True False", "None 2.0"], done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the dynamic linker of Linux")
+def test_libraries_that_cannot_be_loaded_are_left_to_torch(tmp_path: Path) -> None:
+    (tmp_path / "torch" / "lib").mkdir(parents=True)
+    (tmp_path / "torch" / "__init__.py").write_text("")
+    program = (
+        "from trainctl.startup import load_libraries_meanwhile as load\nt = load()\nt and t.join()\nprint(t)"
+    )
+
+    def tried() -> str:
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+        command = [sys.executable, "-c", program]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60).stdout
+
+    assert tried().strip() == "None"
+    for name in ("libtorch_global_deps.so", "libtorch.so"):
+        (tmp_path / "torch" / "lib" / name).write_text("no library")
+    assert tried().startswith("<Thread(libraries, stopped")

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 from trainctl import __version__
 from trainctl.errors import ConfigError, InterruptedRunError, TrainctlError, nearest, storage_error
 from trainctl.interrupts import Stopped, held_back, terminable
-from trainctl.startup import collector_paused
+from trainctl.startup import collector_paused, load_libraries_meanwhile
 from trainctl.ui.errors import show_error
 
 _FLAGS = (
@@ -241,6 +241,7 @@ def _train(options: Any, words: list[str]) -> int:
         from trainctl.sweep.run import sweep
 
         return sweep(composer, overrides, command)
+    load_libraries_meanwhile()
     with collector_paused():
         composed = composer.compose(overrides)
     named = any(word.lstrip("+").startswith("hydra.run.dir=") for word in overrides)

@@ -193,9 +193,28 @@ def test_hooks_see_each_step(taken: Taken) -> None:
             handle.remove()
     # The optimizer itself is what torch hands on as its only argument.
     assert seen == ["any", "before 1", "after"]
-    assert taken.count == 1
+    assert taken.count == 2
     train(model, optimizer, 1)
-    assert (len(seen), taken.count) == (3, 2)
+    assert (len(seen), taken.count) == (3, 3)
+
+
+def test_a_hook_may_change_what_the_step_is_given(taken: Taken) -> None:
+    model = network()
+    optimizer = make(torch.optim.Adam, model.parameters())
+    train(model, optimizer, 2)
+    called: list[int] = []
+
+    def with_closure(optimizer: Any, arguments: Any, named: Any) -> Any:
+        return (*arguments, lambda: called.append(1) or 2.0), named
+
+    handle = optimizer.register_step_pre_hook(with_closure)
+    assert optimizer.step() == 2.0  # type: ignore[comparison-overlap]
+    handle.remove()
+    assert (called, taken.count) == ([1], 1)
+    wrong = optimizer.register_step_pre_hook(lambda *given: 3)  # type: ignore[arg-type]
+    with pytest.raises((RuntimeError, TypeError)):
+        optimizer.step()
+    wrong.remove()
 
 
 def test_the_flag_of_a_gradient_scaler_is_heeded(taken: Taken) -> None:

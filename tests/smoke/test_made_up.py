@@ -136,11 +136,15 @@ def test_a_form_that_nothing_says_is_skipped_with_the_reason(tmp_path: Path) -> 
     (tmp_path / "needs.py").write_text(NEEDS_30)
     words = ("dataset=csv", "model.name=needs_30", "plugins=[./needs.py]")
     life, result = built(tmp_path / "life", *words)
-    assert result.status == "skipped"
+    assert result.status == "skipped", result.reason
     assert "data.csv not found" in result.reason
     assert "nothing says what it is like" in result.reason
     assert "model=needs_30 does not take inputs of shape" in result.reason
     assert life.over == result.reason
+    # A list of layers names the one that does not fit.
+    layers = "++model.layers=[{Linear:{in_features:30,out_features:8}},ReLU,Linear]"
+    _, result = built(tmp_path / "layers", "dataset=csv", "model=sequential", layers)
+    assert result.status == "skipped", result.reason
 
 
 @pytest.mark.parametrize(

@@ -179,7 +179,11 @@ def test_no_partner_replaces_what_is_tried() -> None:
 @pytest.mark.slow
 def test_each_kind_of_partner_once(trainctl, tmp_path: Path) -> None:
     """A loss of other targets, a loop that does not resume, samples made one by one, absent data."""
+    (tmp_path / "conf" / "experiment").mkdir(parents=True)
+    recipe = "# @package _global_\ndefaults:\n  - override /dataset: npz\ntrain:\n  accumulate: 16\n"
+    (tmp_path / "conf" / "experiment" / "large_steps.yaml").write_text(recipe)
     chosen = (
+        "experiment=large_steps",
         "loss=bce,multi_label_margin",
         "loop=derivatives",
         "loader=workers",
@@ -188,15 +192,16 @@ def test_each_kind_of_partner_once(trainctl, tmp_path: Path) -> None:
     )
     outcome = trainctl("smoke", *chosen, "debug=overfit", "--jobs=2", "dataset.root=absent")
     assert outcome.code == 0, outcome.out + outcome.err
-    assert [path.name for path in tmp_path.iterdir()] in ([], [".cache"])
+    assert {path.name for path in tmp_path.iterdir()} <= {"conf", ".cache"}
     lines = outcome.out.splitlines()
     said = {each.split()[1]: each for each in lines if each.startswith("ok ")}
-    assert len(said) == 7
+    assert len(said) == 8
+    assert "made-up data in place of data.npz" in said["experiment=large_steps"]
     assert "skipped kill, resume, compare: loop=derivatives does not resume" in said["loop=derivatives"]
     assert "with dataset=image_folder" in said["loader=workers"]
     assert "synthetic data in place of mnist" in said["dataset=mnist"]
     assert "dataset.targets=labels" in said["loss=multi_label_margin"]
-    assert lines[-1].startswith("7 configs: 7 passed, 0 failed; 84 phases, ")
+    assert lines[-1].startswith("8 configs: 8 passed, 0 failed; 96 phases, ")
 
 
 @pytest.mark.slow

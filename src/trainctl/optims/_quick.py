@@ -2,9 +2,9 @@
 
 ``Adam.step`` of torch 2 sorts its tensors by device and type, asks whether it is compiled or captured, and
 opens a profiler's range at each step: for a small model as long as its kernel takes. Here the same kernel is
-called with the same lists. Whatever is not plain (hooks, a profiler, a flag of a gradient scaler, learning
-rates that are tensors, AMSGrad, another device, tensors of several types, the first step) goes to torch's own
-step.
+called with the same lists. Whatever is not plain goes to torch's own step: a closure, a profiler, a flag of a
+gradient scaler, a learning rate that is a tensor, AMSGrad, another device, tensors of several types, and the
+first step.
 """
 
 from __future__ import annotations
@@ -29,24 +29,38 @@ def quick_step(prepare: Prepare, plain: Callable[..., Any]) -> Callable[..., Any
 
     @functools.wraps(plain)
     def step(self: Any, *arguments: Any, **named: Any) -> Any:
-        if arguments or named or _is_watched(self):
+        if arguments or named or torch._C._autograd._profiler_enabled():
             return hooked(self, *arguments, **named)
-        with torch.no_grad():
-            calls = []
-            for group in self.param_groups:
-                call = prepare(self, group)
-                if call is None:
-                    break
-                calls.append(call)
-            else:
-                for call in calls:
-                    call()
-                return None
-        return hooked(self)
+        given: tuple[tuple[Any, ...], dict[str, Any]] = (self,), {}
+        for hook in (*_global_optimizer_pre_hooks.values(), *self._optimizer_step_pre_hooks.values()):
+            given = hook(self, *given) or given
+        if given == ((self,), {}):
+            result = None if _is_done(self, prepare) else plain(self)
+        else:
+            result = plain(*given[0], **given[1])
+        for hook in (*self._optimizer_step_post_hooks.values(), *_global_optimizer_post_hooks.values()):
+            hook(self, *given)
+        return result
 
-    # Optimizer's constructor would wrap it in what `hooked` has already.
+    # Optimizer's constructor would wrap it in what is done here already.
     step.hooked = True  # type: ignore[attr-defined]
     return step
+
+
+def _is_done(optimizer: Any, prepare: Prepare) -> bool:
+    """Take the step, if all of it can be taken so; whether it was."""
+    if "found_inf" in optimizer.__dict__ or "grad_scale" in optimizer.__dict__:
+        return False
+    with torch.no_grad():
+        calls = []
+        for group in optimizer.param_groups:
+            call = prepare(optimizer, group)
+            if call is None:
+                return False
+            calls.append(call)
+        for call in calls:
+            call()
+    return True
 
 
 def quick_zero_grad(plain: Callable[..., None]) -> Callable[..., None]:
@@ -62,19 +76,6 @@ def quick_zero_grad(plain: Callable[..., None]) -> Callable[..., None]:
                 parameter.grad = None
 
     return zero_grad
-
-
-def _is_watched(optimizer: Any) -> bool:
-    """Whether someone wants to know of the step, or decides over it."""
-    return bool(
-        optimizer._optimizer_step_pre_hooks
-        or optimizer._optimizer_step_post_hooks
-        or _global_optimizer_pre_hooks
-        or _global_optimizer_post_hooks
-        or "found_inf" in optimizer.__dict__
-        or "grad_scale" in optimizer.__dict__
-        or torch._C._autograd._profiler_enabled()
-    )
 
 
 def _with_gradients(group: dict[str, Any]) -> tuple[list[Tensor], list[Tensor]] | None:

@@ -24,6 +24,7 @@ from trainctl.compose import Composed, Composer, stored_files
 from trainctl.config import Component, Config
 from trainctl.errors import CheckpointError, ConfigError, MissingDataError, NotLearnedError, TrainctlError
 from trainctl.hooks._base import Hook
+from trainctl.hooks.metrics_log import MetricsLog
 from trainctl.loading import Trained, load_run
 from trainctl.loop import Run
 from trainctl.registry import COMPONENTS, TRACKERS
@@ -329,13 +330,15 @@ class Life:
         for step in range(1, STEPS + 1):
             losses = [each.steps.get(step, {}).get("train/loss") for each in (one, other)]
             _same(f"loss of step {step}", *losses)
-        whole, resumed = (checkpoint.read(self._checkpoint(run, STEPS)) for run in runs)
+        whole, resumed = (_without_log(checkpoint.read(self._checkpoint(run, STEPS))) for run in runs)
         if (found := verifying.compare(whole, resumed)) is not None:
             raise _FailedError(f"resumed, it is not the uninterrupted run: {_listed(found)}")
         before, after = (each.evaluations.get(STEPS, {}) for each in (one, other))
         for name in {**before, **after}:
             if name != "samples_per_second":
                 _same(name, before.get(name), after.get(name))
+        lines = [len((run / "metrics.jsonl").read_bytes().splitlines()) for run in runs]
+        _same("lines of metrics.jsonl", *lines)
         self.used = runs[1]
 
     # ------------------------------------------------------------------ evaluate, predict, export
@@ -380,6 +383,12 @@ def _settings(component: Component) -> tuple[str, list[tuple[str, Any]]]:
     return component.name, sorted(component.arguments.items())
 
 
+def _without_log(content: Content) -> Content:
+    """Without the length of metrics.jsonl: the times of an evaluation in it have more digits or fewer."""
+    hooks = {name: kept for name, kept in content.state["hooks"].items() if name != MetricsLog.__name__}
+    return replace(content, state={**content.state, "hooks": hooks})
+
+
 def _takes(config: Config, word: str) -> bool:
     """Whether the component that ``config`` has chosen takes the argument that ``word`` sets."""
     group, _, rest = split(word)[1].partition(".")
@@ -397,7 +406,10 @@ def _window(config: Config) -> int:
 def _of_form(error: ConfigError) -> bool:
     """Whether it may be the shape of the data, or its number of classes, that does not fit."""
     of_form = ("model=", "loss=", "loss.class_weights=", "train.metrics")
-    return all(problem.message.startswith(of_form) for problem in error.problems)
+    return all(
+        message.startswith(of_form) or (message.startswith("model.") and "shape" in message)
+        for message in (problem.message for problem in error.problems)
+    )
 
 
 def _finished(request: Request) -> dict[str, Any]:
