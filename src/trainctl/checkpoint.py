@@ -16,7 +16,7 @@ import re
 import shutil
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +111,21 @@ def save(folder: Path, content: Content, name: str | None = None, *, finite: boo
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     return target
+
+
+def checked(content: Content) -> Content:
+    """``content`` as :func:`save` can write it without an operation of torch on the CPU.
+
+    For a thread that writes while another one trains: an operation on a large tensor would give the writer a
+    pool of OpenMP threads of its own. With more of those than cores, none of them waits awake any more, the
+    trainer's neither, and each of its operations takes longer from then on. Raises NotFiniteError.
+    """
+    check_finite(content.model, content.step)
+    on_cpu = (
+        _unshared({k: v for k, v in each.items() if v.is_cpu}) for each in (content.model, content.training)
+    )
+    model, training = on_cpu
+    return replace(content, model={**content.model, **model}, training={**content.training, **training})
 
 
 def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

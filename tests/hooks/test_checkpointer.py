@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -248,3 +251,36 @@ def test_an_older_checkpoint_goes_only_after_the_new_one_was_found_whole(
         fit(make_run(total_steps=35, hooks=[make()]))
     assert on_disk() == [7, 14]
     checkpoint.read(FOLDER / "step-00000007")
+
+
+THREADS = """
+import os, sys, torch
+from pathlib import Path
+from torch import nn
+from trainctl.checkpoint import Content
+from trainctl.hooks.checkpointer import Checkpointer
+from tests.test_loop import make_run
+
+run = make_run()
+torch.set_num_threads(2)  # the run has set another number
+(torch.ones(512, 512) @ torch.ones(512, 512)).relu_()
+tied = torch.ones(600, 600)
+content = Content({"one": tied, "other": tied}, {"part": torch.ones(900, 900)[:700]}, {"step": 1})
+count = lambda: len(os.listdir("/proc/self/task"))
+hook = Checkpointer(Path("checkpoints"), lambda run: content)
+run.state.step = 1
+before = count()
+hook.save(run)
+hook.wait()
+print(count() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc counts the threads")
+def test_the_writer_takes_no_threads_of_openmp(tmp_path: Path) -> None:
+    # With a pool of its own beside the trainer's, every operation of training would take longer from then on.
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "2"}
+    done = subprocess.run(
+        [sys.executable, "-c", THREADS], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.stdout == "1\n", done.stdout + done.stderr

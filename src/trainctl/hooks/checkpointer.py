@@ -107,8 +107,7 @@ class Checkpointer(Hook):
         if self.saved_step == state.step:
             return path
         self.wait()
-        content = self.take(run)
-        checkpoint.check_finite(content.model, state.step)
+        content = checkpoint.checked(self.take(run))
         self.saved_step, self._saved_at = state.step, time.monotonic()
         keep = self._kept(run)
         if self._writer is None:
@@ -123,7 +122,7 @@ class Checkpointer(Hook):
 
     def _write(self, content: Content, keep: set[int]) -> Path:
         self.sync()
-        path = checkpoint.save(self.folder, content)
+        path = checkpoint.save(self.folder, content, finite=False)
         try:
             checkpoint.verify(path)
         except CheckpointError as error:

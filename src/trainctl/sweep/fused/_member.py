@@ -76,9 +76,7 @@ class Checkpointer(checkpointer.Checkpointer):
             self._held[step] = self.hold(run)
         if due:
             self.wait()
-            held = [self._held[each]() for each in sorted(self._held)]
-            for content in held:
-                checkpoint.check_finite(content.model, content.step)
+            held = [checkpoint.checked(self._held[each]()) for each in sorted(self._held)]
             self.saved_step, self._saved_at, self._held = step, time.monotonic(), {}
             if self.writer is None:
                 self._write_all(held, kept)
