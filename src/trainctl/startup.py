@@ -68,6 +68,7 @@ def load_libraries_meanwhile() -> threading.Thread | None:
             if not load(os.fsencode(path), os.RTLD_NOW | scope):
                 return
 
-    thread = threading.Thread(target=work, name="libraries", daemon=True)
+    # No daemon: at its end the program waits for it. Half loaded, the libraries would crash there.
+    thread = threading.Thread(target=work, name="libraries")
     thread.start()
     return thread
