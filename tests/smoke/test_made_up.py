@@ -88,6 +88,7 @@ ORDINARY = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", ORDINARY, ids=" ".join)
 def test_an_ordinary_config_builds_without_its_data(tmp_path: Path, words: tuple[str, ...]) -> None:
     if "parquet" in words[0]:
@@ -132,6 +133,7 @@ class Needs30(nn.Sequential):
 """
 
 
+@pytest.mark.slow
 def test_a_form_that_nothing_says_is_skipped_with_the_reason(tmp_path: Path) -> None:
     (tmp_path / "needs.py").write_text(NEEDS_30)
     words = ("dataset=csv", "model.name=needs_30", "plugins=[./needs.py]")
@@ -215,6 +217,7 @@ def shifted(by: float = 0.0) -> Data:
 """
 
 
+@pytest.mark.slow
 def test_configs_share_an_export_where_the_program_is_the_same(tmp_path: Path) -> None:
     (tmp_path / "shifted.py").write_text(OWN_TRANSFORM)
     shifted = ("dataset.name=shifted", "plugins=[./shifted.py]")

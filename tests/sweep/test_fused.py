@@ -594,6 +594,7 @@ def test_as_a_sweep_from_the_command_line(trainctl, tmp_path: Path) -> None:
     assert "model.dropout=0.2 draws random numbers" in outcome.out
 
 
+@pytest.mark.slow
 def test_a_fused_sweep_that_was_stopped_goes_on_fused(trainctl, tmp_path: Path) -> None:
     words = ("seed=1,2,3", "epochs=400", "threads=1", "hydra/launcher=fused", "sweep.jobs=1")
     process = start("-m", *words, "hydra.sweep.dir=sweep", cwd=tmp_path)

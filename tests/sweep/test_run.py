@@ -432,6 +432,7 @@ def test_a_sweep_killed_ten_times_ends_as_one_that_was_not(tmp_path: Path) -> No
     check_killed_sweep(tmp_path, tmp_path / "alone")
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_goes_on(tmp_path: Path) -> None:
     words = ("lr=1e-2", "seed=1,2", "epochs=8", "train.batch_size=16")
     process = begin(*words, cwd=tmp_path, steps=2)
