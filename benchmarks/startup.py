@@ -37,7 +37,9 @@ def timed(command: list[str], folder: str, threads: int | None) -> float:
     started = time.perf_counter()
     with subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        seen = next((time.perf_counter() for line in process.stdout if "step 1/" in line or "Step [1/" in line), None)
+        seen = next(
+            (time.perf_counter() for line in process.stdout if "step 1/" in line or "Step [1/" in line), None
+        )
         process.stdout.read()
     if process.returncode or seen is None:
         raise RuntimeError(f"{command} ended with exit {process.returncode}")
