@@ -52,14 +52,14 @@ BAD = [
 
 @pytest.mark.parametrize(("words", "code", "messages"), BAD, ids=[" ".join(words) for words, _, _ in BAD])
 def test_a_wrong_word_is_told_what_to_type_instead(
-    words: list[str], code: int, messages: list[str], tmp_path: Path
+    trainctl, words: list[str], code: int, messages: list[str], tmp_path: Path
 ) -> None:
-    done = run(*words, cwd=tmp_path)
-    assert done.returncode == code
+    outcome = trainctl(*words)
+    assert outcome.code == code
     for message in messages:
-        assert message in done.stderr
-    assert "Traceback" not in done.stderr
-    assert all(len(line) < 400 for line in done.stderr.splitlines())
+        assert message in outcome.err
+    assert "Traceback" not in outcome.err
+    assert all(len(line) < 400 for line in outcome.err.splitlines())
     assert not (tmp_path / "outputs").exists()
 
 

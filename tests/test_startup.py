@@ -87,3 +87,10 @@ def test_libraries_that_cannot_be_loaded_are_left_to_torch(tmp_path: Path) -> No
     for name in ("libtorch_global_deps.so", "libtorch.so"):
         (tmp_path / "torch" / "lib" / name).write_text("no library")
     assert tried().startswith("<Thread(libraries, stopped")
+
+
+def test_a_second_interrupt_does_not_wait() -> None:
+    with pytest.raises(KeyboardInterrupt), held_back():  # noqa: PT012 - where it is raised is the point
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("it waited")

@@ -236,13 +236,13 @@ FAILING = [
     ("words", "code", "messages"), FAILING, ids=[" ".join(words) for words, _, _ in FAILING]
 )
 def test_a_run_that_cannot_go_on_says_why(
-    words: list[str], code: int, messages: list[str], tmp_path: Path
+    trainctl, words: list[str], code: int, messages: list[str], tmp_path: Path
 ) -> None:
-    done = run(*words, "threads=1", "hydra.run.dir=run", cwd=tmp_path)
-    assert done.returncode == code
+    outcome = trainctl(*words, "threads=1", "hydra.run.dir=run")
+    assert outcome.code == code
     for message in messages:
-        assert message in done.stderr
-    assert "Traceback" not in done.stderr
+        assert message in outcome.err
+    assert "Traceback" not in outcome.err
     values = record(tmp_path / "run")
     assert (values["status"], values["exit_code"]) == ("failed", code)
     assert values["reason"]
@@ -399,7 +399,7 @@ def test_the_stored_config_keeps_secrets_as_references(trainctl, tmp_path: Path)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("delay", [0.5, 0.8, 1.1])
+@pytest.mark.parametrize("delay", [0.5, pytest.param(0.8, marks=pytest.mark.slow), 1.1])
 def test_a_signal_during_start_up_is_not_lost(
     number: signal.Signals, code: int, delay: float, tmp_path: Path
 ) -> None:

@@ -230,7 +230,8 @@ def _complete(options: Any) -> bool:
 
 def _train(options: Any, words: list[str]) -> int:
     overrides = list(options.overrides)
-    with collector_paused():
+    # Hydra, while it is imported and while it composes, swallows an interrupt or takes it for a wrong config.
+    with held_back(), collector_paused():
         from trainctl import rundir
         from trainctl.commands.train import Request, command_line, record_stop, train
         from trainctl.compose import Composer, run_directory, stored_files
@@ -242,7 +243,7 @@ def _train(options: Any, words: list[str]) -> int:
 
         return sweep(composer, overrides, command)
     load_libraries_meanwhile()
-    with collector_paused():
+    with held_back(), collector_paused():
         composed = composer.compose(overrides)
     named = any(word.lstrip("+").startswith("hydra.run.dir=") for word in overrides)
     where, files = Path(run_directory(composed)), stored_files(composed)

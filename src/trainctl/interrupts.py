@@ -51,13 +51,20 @@ def terminable() -> Iterator[None]:
 def held_back() -> Iterator[None]:
     """Signals wait inside and arrive at the end: for imports, which half done leave broken modules behind.
 
-    By handlers that remember, not by a signal mask: a masked signal would reach another thread.
+    By handlers that remember, not by a signal mask: a masked signal would reach another thread. A second
+    Ctrl-C does not wait.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     waiting: list[int] = []
-    with handled((signal.SIGINT, *TERMINATING), lambda came, _: waiting.append(came)):
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        if waiting and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        waiting.append(number)
+
+    with handled((signal.SIGINT, *TERMINATING), remember):
         yield
     if waiting:
         signal.raise_signal(waiting[0])
