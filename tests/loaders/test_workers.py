@@ -433,7 +433,10 @@ def wait_until_gone(group: int, seconds: float) -> None:
 
 
 @pytest.mark.usefixtures("plugin")
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)],
+)
 def test_a_signal_to_the_whole_group_saves_the_run_and_leaves_no_process(
     tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
