@@ -121,11 +121,12 @@ def checked(content: Content) -> Content:
     trainer's neither, and each of its operations takes longer from then on. Raises NotFiniteError.
     """
     check_finite(content.model, content.step)
-    on_cpu = (
-        _unshared({k: v for k, v in each.items() if v.is_cpu}) for each in (content.model, content.training)
-    )
-    model, training = on_cpu
-    return replace(content, model={**content.model, **model}, training={**content.training, **training})
+
+    def apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        on_cpu = {name: tensor for name, tensor in tensors.items() if tensor.is_cpu}
+        return {**tensors, **_unshared(on_cpu)}
+
+    return replace(content, model=apart(content.model), training=apart(content.training))
 
 
 def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -248,9 +248,9 @@ def test_a_plugin_that_has_changed_is_not_imported(trainctl, tmp_path: Path) -> 
     assert states(tmp_path / "sweep") == ["done", "done"]
 
 
-def begin(*words: str, cwd: Path, steps: int = 1) -> subprocess.Popen[str]:
-    """Start a sweep and wait until two of its jobs have saved."""
-    process = start("-m", *words, "threads=1", "hydra.sweep.dir=sweep", cwd=cwd)
+def begin(*words: str, cwd: Path, steps: int = 1, own_group: bool = False) -> subprocess.Popen[str]:
+    """Start a sweep and wait until its jobs have saved ``steps`` checkpoints."""
+    process = start("-m", *words, "threads=1", "hydra.sweep.dir=sweep", cwd=cwd, own_group=own_group)
     deadline = time.monotonic() + 60
     while len(list(cwd.glob("sweep/*/checkpoints/step-*"))) < steps and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -338,11 +338,8 @@ def test_a_job_that_is_still_being_built_is_interrupted_too(tmp_path: Path) -> N
 
 
 def test_a_signal_to_the_whole_group_leaves_time_to_save(tmp_path: Path) -> None:
-    words = ("-m", "seed=1,2,3", "epochs=100000", "sweep.jobs=2", "threads=1", "hydra.sweep.dir=sweep")
-    process = start(*words, cwd=tmp_path, own_group=True)
-    deadline = time.monotonic() + 60
-    while len(list(tmp_path.glob("sweep/*/checkpoints/step-*"))) < 2 and time.monotonic() < deadline:
-        time.sleep(0.05)
+    words = ("seed=1,2,3", "epochs=100000", "sweep.jobs=2")
+    process = begin(*words, cwd=tmp_path, steps=2, own_group=True)
     os.killpg(process.pid, signal.SIGTERM)
     # As all processes of a job are told to stop, those outside of the group, too.
     for each in processes_in(tmp_path):

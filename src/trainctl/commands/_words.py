@@ -46,8 +46,32 @@ def parse(
     ``options`` take a value, given as the next word or after an equals sign; where it lists values, it is one
     of them. Raises ConfigError for anything else, with the nearest.
     """
+    plain, given, found = sort(verb, words, options, flags)
     named: list[str] = []
     keys: list[str] = []
+    for word in plain:
+        if "=" not in word or not named:
+            named.append(word)
+        elif overrides:
+            keys.append(word)
+        else:
+            raise ConfigError(
+                f"{word}: {verb} takes no KEY=VALUE words", f"trainctl {verb} RUN {' '.join(options)}"
+            )
+    if len(named) != 1 or "=" in named[0]:
+        what = f"{verb} takes one RUN, not {' '.join(named)}" if named else f"{verb} needs a RUN"
+        raise ConfigError(what, f"trainctl {verb} RUN: a directory, last, or a name")
+    return Words(named[0], given, frozenset(found), tuple(keys))
+
+
+def sort(
+    verb: str, words: Sequence[str], options: Mapping[str, Sequence[str]], flags: Sequence[str]
+) -> tuple[list[str], dict[str, str], set[str]]:
+    """The words that are no options, the values of ``options``, and those of ``flags`` that were typed.
+
+    Raises ConfigError for another option, with the nearest, and for a value that is none.
+    """
+    plain: list[str] = []
     given: dict[str, str] = {}
     found: set[str] = set()
     left = list(words)
@@ -64,18 +88,9 @@ def parse(
             close = nearest(name, known)
             hint = f"did you mean {close}? " if close else ""
             raise ConfigError(f"{word}: {verb} has no such option", f"{hint}there are: {', '.join(known)}")
-        elif equals and named and overrides:
-            keys.append(word)
-        elif equals and named:
-            raise ConfigError(
-                f"{word}: {verb} takes no KEY=VALUE words", f"trainctl {verb} RUN {' '.join(options)}"
-            )
         else:
-            named.append(word)
-    if len(named) != 1 or "=" in named[0]:
-        what = f"{verb} takes one RUN, not {' '.join(named)}" if named else f"{verb} needs a RUN"
-        raise ConfigError(what, f"trainctl {verb} RUN: a directory, last, or a name")
-    return Words(named[0], given, frozenset(found), tuple(keys))
+            plain.append(word)
+    return plain, given, found
 
 
 def _one_of(name: str, value: str, allowed: Sequence[str]) -> str:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from trainctl.commands._words import sort
 from trainctl.errors import ConfigError
 from trainctl.startup import collector_paused
 from trainctl.words import friendly
 
 _FLAGS = ("-m", "--multirun", "--json")
-_VALUED = ("--config-dir", "--config-name")
+_OPTIONS: dict[str, tuple[str, ...]] = {"--config-dir": (), "--config-name": ()}
 
 
 def run(words: list[str]) -> int:
@@ -23,7 +23,7 @@ def run(words: list[str]) -> int:
 
     Raises ConfigError with the problems of every job that does not compose.
     """
-    plain, flags, given = _parse(words)
+    plain, given, flags = sort("plan", words, _OPTIONS, _FLAGS)
     as_json = "--json" in flags
     with collector_paused():
         from trainctl.compose import Composer
@@ -51,30 +51,6 @@ def run(words: list[str]) -> int:
 
         show(plan, checked.jobs, checked.notices, free)
     return 1 if plan.failing else 0
-
-
-def _parse(words: Sequence[str]) -> tuple[list[str], set[str], dict[str, str]]:
-    """KEY=VALUE words, options, and options with a value. Raises ConfigError for another option."""
-    plain: list[str] = []
-    flags: set[str] = set()
-    given: dict[str, str] = {}
-    left = list(words)
-    while left:
-        word = left.pop(0)
-        name, equals, value = word.partition("=")
-        if not word.startswith("-"):
-            plain.append(word)
-        elif word in _FLAGS:
-            flags.add(word)
-        elif name in _VALUED:
-            given[name] = value if equals else left.pop(0) if left else ""
-            if not given[name]:
-                raise ConfigError(f"{name}: needs a value", f"trainctl plan {name} … -m KEY=V,V")
-        else:
-            raise ConfigError(
-                f"{word}: plan has no such option", "there are: -m, --json, --config-dir, --config-name"
-            )
-    return plain, flags, given
 
 
 def _plain(plan: Any) -> dict[str, Any]:

@@ -20,8 +20,8 @@ _BEAT_EVERY = 2.0
 
 def run_group(
     ledger: Ledger, jobs: Sequence[Job], command: str, *, trust_plugins: bool = False, sharing: int = 1
-) -> list[Row]:
-    """Train ``jobs`` as one stacked model; returns what became of each.
+) -> None:
+    """Train ``jobs`` as one stacked model; their rows say what became of each.
 
     Those that were begun before and stand at the same step go on together.
 
@@ -38,10 +38,11 @@ def run_group(
     results: dict[int, dict[str, Any] | BaseException] = {}
     # Of those that have no result of their own.
     ended_all: BaseException = RuntimeError("its group ended without a word of it")
-    left = [job for job in jobs if ledger.row(job).state != "done"]
     try:
-        for job in left:
+        for job in jobs:
             before = ledger.row(job)
+            if before.state == "done":
+                continue
             failed_with = before.exit_code if before.state == "failed" else None
             row = Row(state="running", attempts=before.attempts + 1, started=rundir.now(), step=before.step)
             ledger.write(job, here(row))
@@ -67,10 +68,9 @@ def run_group(
         ended_all = error
 
     stopped: TrainctlError | None = None
-    for job in left:
-        if job.number not in beats:
+    for job in jobs:
+        if (beat := beats.get(job.number)) is None:
             continue
-        beat = beats[job.number]
         beat.stop()
         ended, told = outcome(results.get(job.number, ended_all))
         stopped = stopped or told
@@ -78,4 +78,3 @@ def run_group(
         ledger.write(job, here(beat.row, **ended, ended=rundir.now(), seconds=seconds))
     if stopped is not None:
         raise Stopped(stopped)
-    return [ledger.row(job) for job in jobs]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import multiprocessing
 import os
 import signal
@@ -98,9 +99,18 @@ def places(configs: Sequence[Config], jobs: int) -> Places:
 
 
 def _gpus() -> list[str]:
-    """The GPUs that jobs may use, as CUDA_VISIBLE_DEVICES names them; asked in a process of its own."""
+    """The GPUs that jobs may use, as CUDA_VISIBLE_DEVICES names them."""
     if not Path("/dev/nvidiactl").exists() and not Path("/dev/dxg").exists():
         return []
+    count = _gpu_count()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = [name.strip() for name in visible.split(",")] if visible else [str(n) for n in range(count)]
+    return names[:count]
+
+
+@functools.cache
+def _gpu_count() -> int:
+    """How many CUDA devices there are, asked once, in a process of its own: it takes a second."""
     warm_up()
     context = multiprocessing.get_context("forkserver")
     receiving, sending = context.Pipe(duplex=False)
@@ -112,9 +122,7 @@ def _gpus() -> list[str]:
     except EOFError:
         count = 0
     process.join()
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = [name.strip() for name in visible.split(",")] if visible else [str(n) for n in range(count)]
-    return names[:count]
+    return count
 
 
 def how_it_ended(process: BaseProcess) -> str:

@@ -161,14 +161,19 @@ def _resume(ledger: Ledger, command: str, trust_plugins: bool) -> int:
 
 def _composer_of(ledger: Ledger) -> Composer:
     """What composed the sweep. Raises ConfigError where its launcher could be another one by now."""
-    folder = ledger.values.get("folder")
-    if folder != str(Path.cwd()):
-        launcher = ledger.values["launcher"]
-        raise ConfigError(
-            f"{ledger.directory}: hydra/launcher={launcher} is set up by the conf of {folder}",
-            f"resume it there: cd {shlex.quote(str(folder))}",
-        )
+    launcher = ledger.values["launcher"]
+    require_folder(ledger, ledger.values, f"hydra/launcher={launcher} is set up by the conf of")
     return Composer(ledger.values["config_dir"], ledger.values["config_name"])
+
+
+def require_folder(ledger: Ledger, stored: Mapping[str, Any], what_is_of: str) -> None:
+    """Raise ConfigError where this is not the folder that :func:`where_from` stored: something else would be
+    found here."""
+    folder = str(stored.get("folder"))
+    if folder != str(Path.cwd()):
+        raise ConfigError(
+            f"{ledger.directory}: {what_is_of} {folder}", f"resume it there: cd {shlex.quote(folder)}"
+        )
 
 
 def _join(ledger: Ledger, checked: Checked) -> list[Job]:
@@ -282,12 +287,12 @@ class Sweep:
 
     def _own(self, left: Sequence[Job], *, fused: bool) -> None:
         warm_up()
-        config = self._config(left[0])
+        configs = [self._config(job) for job in left]
+        config = configs[0]
         orders = [[job.number] for job in left]
         alone: dict[str, list[int]] = {}
         if fused:
-            orders, alone = self._groups(left)
-        configs = [self._config(job) for job in left]
+            orders, alone = self._groups(left, configs)
         where = places(configs, len(left))
         if fused:
             orders = _split(orders, where.count)
@@ -314,11 +319,14 @@ class Sweep:
     def _config(self, job: Job) -> Config:
         return self.configs[next(index for index, each in enumerate(self.jobs) if each.number == job.number)]
 
-    def _groups(self, left: Sequence[Job]) -> tuple[list[list[int]], dict[str, list[int]]]:
+    @staticmethod
+    def _groups(
+        left: Sequence[Job], configs: Sequence[Config]
+    ) -> tuple[list[list[int]], dict[str, list[int]]]:
         """The jobs that train as one, and the reasons why others do not."""
         from trainctl.sweep import fused
 
-        groups, reasons = fused.plan([self._config(job) for job in left])
+        groups, reasons = fused.plan(configs)
         alone: dict[str, list[int]] = {}
         for index, reason in reasons.items():
             alone.setdefault(reason, []).append(left[index].number)

@@ -30,7 +30,7 @@ from trainctl.sweep.job import CERTAIN_TO_FAIL_AGAIN, locked_sweep
 from trainctl.sweep.ledger import Job, Ledger, Row, is_sweep, next_number
 from trainctl.sweep.pool import cores, places
 from trainctl.sweep.pruning import PRUNED, course_of
-from trainctl.sweep.run import OWN, Sweep, counted, failed_since, where_from
+from trainctl.sweep.run import OWN, Sweep, counted, failed_since, require_folder, where_from
 from trainctl.sweep.space import Interval, Space, parse_space
 from trainctl.ui.display import number as shown_number
 from trainctl.ui.display import short_path
@@ -124,11 +124,8 @@ def resume_search(ledger: Ledger, *, command: str, trust_plugins: bool) -> int:
     if not trust_plugins:
         plugins.refuse_changed([entry["name"] for entry in stored], stored)
     known = ledger.values["search"]
-    if stored and known["folder"] != str(Path.cwd()):
-        raise ConfigError(
-            f"{ledger.directory}: its plugins are those of {known['folder']}",
-            f"resume it there: cd {shlex.quote(known['folder'])}",
-        )
+    if stored:
+        require_folder(ledger, known, "its plugins are those of")
     with collector_paused():
         composer = Composer(known["config_dir"], known["config_name"])
         words = ledger.values["words"]
