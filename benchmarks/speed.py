@@ -34,6 +34,7 @@ from typing import Any
 
 import numpy as np
 from images import draw
+from startup import compile_package
 
 HERE = Path(__file__).parent
 TRAINCTL = str(Path(sys.executable).with_name("trainctl"))
@@ -191,6 +192,7 @@ def main() -> None:
     parser.add_argument("--threads", nargs="+", default=["1", "all"])
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
+    compile_package()
     results: dict[str, Any] = {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "python": platform.python_version(),

@@ -34,6 +34,25 @@ def test_a_second_import_freezes_nothing() -> None:
     assert gc.get_freeze_count() == before
 
 
+COLLECTED = """
+import gc
+from trainctl.startup import importing
+looked_through = []
+gc.callbacks.append(lambda phase, info: phase == "start" and looked_through.append(len(gc.get_objects(0))))
+with importing():
+    import torch
+kept = [[] for _ in range(3000)]
+print(max(looked_through), gc.get_freeze_count())
+"""
+
+
+def test_the_collector_never_looks_through_what_was_imported() -> None:
+    done = subprocess.run([sys.executable, "-c", COLLECTED], capture_output=True, text=True, timeout=60)
+    looked_through, frozen = map(int, done.stdout.split())
+    assert looked_through < 5000
+    assert frozen > 100_000
+
+
 def test_a_signal_waits_for_the_end_of_an_import() -> None:
     reached = False
     with pytest.raises(Stopped) as stopped, terminable():  # noqa: PT012 - where it is raised is the point

@@ -31,14 +31,14 @@ def collector_paused() -> Iterator[None]:
 def importing() -> Iterator[None]:
     """For the import of torch: a seventh of its time is garbage collection, and a signal would break it.
 
-    After the first time the collector forgets what is there, so that no full collection during training walks
-    through the million objects of torch's modules; a second time it would forget what a run left behind.
+    After the first time the collector forgets what is there, so that no collection walks through the million
+    objects of torch's modules; a second time it would forget what a run left behind.
     """
     first = "torch" not in sys.modules
     with held_back(), collector_paused():
         yield
-    if first:
-        gc.freeze()
+        if first:
+            gc.freeze()  # before the collector goes on, to which all of it is young: it would look through it once
 
 
 def load_libraries_meanwhile() -> threading.Thread | None:
