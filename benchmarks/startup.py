@@ -4,8 +4,8 @@
 
 New processes in turn, from their start until the line of the first step's loss is read from them; medians
 and the ratio pair by pair, with one thread and with all. trainctl's time holds composing and checking the
-config, making the run directory and holding out validation data. Its modules are compiled to bytecode before, as
-pip does it where trainctl is installed.
+config, making the run directory and holding out validation data. Its modules are compiled to bytecode before,
+as pip does it where trainctl is installed.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ def importing() -> Iterator[None]:
     with held_back(), collector_paused():
         yield
         if first:
-            gc.freeze()  # before the collector goes on, to which all of it is young: it would look through it once
+            gc.freeze()  # before the collector goes on: to it all of this is young, and it would look through it
 
 
 def load_libraries_meanwhile() -> threading.Thread | None:

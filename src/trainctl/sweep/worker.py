@@ -18,10 +18,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from trainctl import meta_kernels
 from trainctl.errors import InterruptedRunError
 from trainctl.interrupts import Stopped, terminable
 from trainctl.startup import importing
 
+meta_kernels.later()
 with importing():
     import torch
 
