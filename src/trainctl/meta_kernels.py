@@ -1,11 +1,11 @@
 """torch without its meta kernels, until they are needed: a seventh of ``import torch``.
 
 They compute the shapes of tensors without values (``device="meta"``), which compiling and exporting a model
-use, and some code of other packages; nothing in trainctl does. So the program, whose process is its own, begins
-without them (:func:`later`), and has them from the moment on that anything could miss them: before torch's
-compiler, its decompositions or a package that builds on torch is imported, when something of them is read, and
-before a plugin is loaded (:func:`now`). Only with versions of torch that this was tried with; of another all is
-imported.
+use, and some code of other packages; nothing in trainctl does. So the program, whose process is its own,
+begins without them (:func:`later`), and has them from the moment on that anything could miss them: before
+torch's compiler, its decompositions or a package that builds on torch is imported, when something of them is
+read, and before a plugin is loaded (:func:`now`). Only with versions of torch that this was tried with; of
+another all is imported.
 """
 
 from __future__ import annotations

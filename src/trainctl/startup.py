@@ -38,7 +38,7 @@ def importing() -> Iterator[None]:
     with held_back(), collector_paused():
         yield
         if first:
-            gc.freeze()  # before the collector goes on: to it all of this is young, and it would look through it
+            gc.freeze()  # before the collector goes on: all of this is young to it, to be looked through
 
 
 def load_libraries_meanwhile() -> threading.Thread | None:
