@@ -163,7 +163,7 @@ BAD_SETTINGS: list[tuple[str, Any, str, str]] = [
     ("train.patience", 0, "0", f"{COUNT} or null"),
     ("train.min_delta", -0.1, "-0.1", "a number of at least 0"),
     ("train.min_delta", math.nan, "nan", "a number of at least 0"),
-    ("checkpoint.every_epochs", 0, "0", f"{COUNT} or null"),
+    ("checkpoint.every_epochs", 0, "0", f"auto or {COUNT} or null"),
     ("checkpoint.every_steps", 0, "0", f"{COUNT} or null"),
     ("checkpoint.every_minutes", 0, "0", "a number greater than 0 or null"),
     ("checkpoint.keep_best", 0, "0", COUNT),

@@ -112,6 +112,7 @@ def test_load_refuses_a_damaged_checkpoint(trainctl, tmp_path: Path) -> None:
         package.load("run")
 
 
+@pytest.mark.slow
 def test_two_equal_runs_are_equal_to_the_last_bit_also_side_by_side(tmp_path: Path) -> None:
     words = ("epochs=3", "threads=1", "model.dropout=0.3", "seed=7", "display.mode=none")
     both = [start(*words, f"hydra.run.dir={name}", cwd=tmp_path) for name in ("a", "b")]

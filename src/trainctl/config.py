@@ -56,7 +56,7 @@ class Train(_Settings):
 class Checkpoint(_Settings):
     """When to save, and how many to keep beside the best."""
 
-    every_epochs: Count | None
+    every_epochs: Literal["auto"] | Count | None
     every_steps: Count | None
     every_minutes: Positive | None
     keep_last: Count

@@ -28,7 +28,7 @@ def test_a_line_is_found_that_is_the_least_squares_one(trainctl) -> None:
     """Momentum reaches it; plain SGD ends at w = 5.3671, b = -17.3012 after the 5,000 epochs of the book."""
     outcome = trainctl(
         *("dataset=thermometer", "model=linear", "loss=mse", "optim=sgd_momentum", "batch_size=11"),
-        *("epochs=900", "lr=0.01", "checkpoint.every_epochs=900", "threads=1"),
+        *("epochs=900", "lr=0.01", "threads=1"),
     )
     assert outcome.code == 0, outcome.err
     weight, bias = (parameter.item() for parameter in package.load("last").parameters())

@@ -284,3 +284,52 @@ def test_the_writer_takes_no_threads_of_openmp(tmp_path: Path) -> None:
         [sys.executable, "-c", THREADS], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
     assert done.stdout == "1\n", done.stdout + done.stderr
+
+
+class Clock(Hook):
+    """Moves the time between the epochs of a run."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+        self.now, self.seconds = 0.0, seconds
+        monkeypatch.setattr("trainctl.hooks.checkpointer.time.monotonic", lambda: self.now)
+
+    def evaluated(self, run: Run, values: Mapping[str, float]) -> None:
+        self.now += self.seconds
+
+
+def spaced(clock: Hook, best: Sequence[int], **arguments: Any) -> tuple[list[list[int]], list[int]]:
+    listing = Listing()
+    checkpointer = make(every_epochs="auto", **arguments)
+    fit(make_run(total_steps=42, hooks=[Scripted(best), checkpointer, listing, clock]))
+    return listing.steps, on_disk()
+
+
+def test_by_itself_it_leaves_out_what_the_next_epoch_would_delete(monkeypatch: pytest.MonkeyPatch) -> None:
+    after, end = spaced(Clock(monkeypatch, 0.75), best=[])
+    assert after == [[7], [7], [7], [28], [28], [28]]
+    assert end == [42]
+
+
+def test_a_best_one_waits_in_memory_unless_a_better_one_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    after, end = spaced(Clock(monkeypatch, 0.75), best=[2, 3])
+    assert after == [[7], [7], [7], [21], [21], [21]]
+    assert end == [21, 42]
+    assert read(FOLDER / "step-00000021")[1]["step"] == 21
+
+
+def test_what_waits_is_written_before_the_newest_and_when_the_run_is_stopped() -> None:
+    for stop in (Checkpointer.save, Checkpointer.close):
+        run, checkpointer = make_run(hooks=[Scripted([2])]), make(every_epochs="auto")
+        checkpointer.start(run)
+        for epoch in (1, 2, 3):
+            run.state.step, run.state.epoch = 7 * epoch, epoch
+            run.call("evaluated", {})
+            checkpointer.evaluated(run, {})
+        assert on_disk() == [7]
+        stop(checkpointer, run)
+        assert on_disk() == ([14, 21] if stop is Checkpointer.save else [14])
+        FOLDER.rename(f"after {stop.__name__}")
+
+
+def test_asked_for_or_with_more_to_keep_each_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert spaced(Clock(monkeypatch, 0.0), best=[], keep_last=3)[0][-1] == [28, 35, 42]

@@ -449,6 +449,7 @@ def test_a_signal_to_the_whole_group_saves_the_run_and_leaves_no_process(
     wait_until_gone(process.pid, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("plugin")
 def test_workers_end_with_a_run_that_is_killed(tmp_path: Path) -> None:
     process = in_a_group_of_its_own(tmp_path)

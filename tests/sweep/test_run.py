@@ -323,6 +323,7 @@ def slow(input_shape: tuple[int, ...], output_size: int):
 """
 
 
+@pytest.mark.slow
 def test_a_job_that_is_still_being_built_is_interrupted_too(tmp_path: Path) -> None:
     (tmp_path / "slow.py").write_text(SLOW_MODEL)
     words = ("plugins=./slow.py", "model.name=slow", "~model.hidden", "seed=1,2", "sweep.jobs=1")

@@ -224,7 +224,7 @@ def _train(request: Request, record: rundir.RunRecord, display: Display) -> None
                     )
                 raise
             finally:
-                checkpointer.wait()
+                checkpointer.close(run)
             if test:
                 metrics_log.write({**run.state.where, **test})
                 tracking.write(run.state.step, test)

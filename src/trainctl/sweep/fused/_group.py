@@ -488,7 +488,7 @@ class Group:
         its classes."""
         for member in members:
             with self._surviving(member):
-                member.checkpointer.save(member.run, now=True)
+                member.checkpointer.save(member.run)
         tested: list[Member] = []
         for member in members:
             if member.result is None:

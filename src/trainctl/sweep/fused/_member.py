@@ -39,61 +39,23 @@ from trainctl.loop import Run
 from trainctl.ui.display import Display, short_path
 
 log = logging.getLogger("trainctl")
-_SECONDS = 2.0
 
 
 class Checkpointer(checkpointer.Checkpointer):
-    """Saves a model of a stack.
-
-    A checkpoint that the next one would have deleted is not written when the next comes within two seconds:
-    many models with short epochs would spend their time on them. One that is among the best is kept in memory
-    until then, and written before the newest.
-    """
-
-    writer: Executor | None = None
-    """Writes the checkpoints; None has training wait for it."""
+    """Saves a model of a stack. The first checkpoint, too, may wait for the next."""
 
     def __init__(
         self, *arguments: Any, hold: Callable[[Run], Callable[[], Content]], **settings: Any
     ) -> None:
         super().__init__(*arguments, **settings)
-        self.hold = hold
-        self._may_wait = self.keep_last == 1 and self.every_steps is None
-        self._held: dict[int, Callable[[], Content]] = {}
+        self._hold = hold
 
-    def save(self, run: Run, *, now: bool = False) -> Path:
-        """Save, unless the next checkpoint may take this one's place; ``now`` says that there is none."""
-        step = run.state.step
-        path = self.folder / checkpoint.folder_name(step)
-        if self.saved_step == step:
-            return path
-        kept = self._kept(run)
-        self._held = {each: content for each, content in self._held.items() if each in kept}
-        due = now or not self._may_wait or time.monotonic() - self._saved_at >= _SECONDS
-        if not due and step not in kept:
-            return path
-        if step not in self._held:
-            self._held[step] = self.hold(run)
-        if due:
-            self.wait()
-            held = [checkpoint.checked(self._held[each]()) for each in sorted(self._held)]
-            self.saved_step, self._saved_at, self._held = step, time.monotonic(), {}
-            if self.writer is None:
-                self._write_all(held, kept)
-            else:
-                self._writing = self.writer.submit(self._write_all, held, kept)
-        return path
+    def hold(self, run: Run) -> Callable[[], Content]:
+        content = self._hold(run)
+        return lambda: checkpoint.checked(content())
 
-    def _write_all(self, contents: Sequence[Content], kept: set[int]) -> Path:
-        for content in contents:
-            # None is deleted before the newest is there.
-            path = self._write(content, kept | {each.step for each in contents})
-        checkpoint.prune(self.folder, kept, self.keep_last)
-        return path
-
-    def end(self, run: Run) -> None:
-        self.save(run, now=True)
-        self.wait()
+    def _is_due(self) -> bool:
+        return not self._spaced or self._is_old()
 
 
 class Console(console.Console):
@@ -262,7 +224,7 @@ class Member:
 
     def stop(self, error: TrainctlError) -> None:
         """Save, and end as told to."""
-        path = self.checkpointer.save(self.run, now=True)
+        path = self.checkpointer.save(self.run)
         self.checkpointer.wait()
         self.fail(type(error)((*error.problems, Problem(f"saved in {short_path(path)}"))))
 
@@ -317,7 +279,7 @@ class Member:
         if not hasattr(self, "metrics_log"):
             return
         try:
-            self.checkpointer.wait()
+            self.checkpointer.close(self.run)
         finally:
             self.metrics_log.close()
             state = self.run.state
