@@ -510,6 +510,7 @@ def test_all_five_kinds_from_a_file_outside_the_repository(trainctl, tmp_path: P
     assert "did you mean loss.smoothing?" in refused.err
 
 
+@pytest.mark.slow
 def test_all_five_kinds_from_an_installed_package(tmp_path: Path) -> None:
     site = tmp_path / "site"
     (site / "five-1.0.dist-info").mkdir(parents=True)

@@ -477,7 +477,12 @@ def test_gradients_that_overflow_in_their_sum_are_told(trainctl: Program, parts:
 
 @pytest.mark.parametrize(
     "words",
-    [(), ("train.precision=bf16",), ("optim=sgd",), ("scheduler=cosine",)],
+    [
+        (),
+        ("train.precision=bf16",),
+        pytest.param(("optim=sgd",), marks=pytest.mark.slow),
+        pytest.param(("scheduler=cosine",), marks=pytest.mark.slow),
+    ],
     ids=lambda words: " ".join(words),
 )
 @pytest.mark.parametrize("deferred", [False, True])

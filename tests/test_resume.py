@@ -235,7 +235,7 @@ def test_an_older_checkpoint_than_that_of_a_change_takes_the_change_on(trainctl,
     [
         ("cosine", "warmup=2"),
         ("one_cycle", "end=100.0"),
-        ("step", "epochs=1"),
+        pytest.param("step", "epochs=1", marks=pytest.mark.slow),
         pytest.param("cosine_restarts", "epochs=1", marks=pytest.mark.slow),
         pytest.param("exponential", "gamma=0.9", marks=pytest.mark.slow),
         pytest.param("inverse_sqrt", "warmup=2", marks=pytest.mark.slow),

@@ -400,7 +400,9 @@ def test_the_stored_config_keeps_secrets_as_references(trainctl, tmp_path: Path)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("delay", [0.5, pytest.param(0.8, marks=pytest.mark.slow), 1.1])
+@pytest.mark.parametrize(
+    "delay", [0.5, pytest.param(0.8, marks=pytest.mark.slow), pytest.param(1.1, marks=pytest.mark.slow)]
+)
 def test_a_signal_during_start_up_is_not_lost(
     number: signal.Signals, code: int, delay: float, tmp_path: Path
 ) -> None:

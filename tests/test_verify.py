@@ -108,9 +108,13 @@ def test_each_stretch_has_a_line_and_nothing_is_written(trainctl, run: Path) -> 
         ("train.accumulate=2", "batch_size=160", "train.clip_norm=1.0", "guard=full"),
         ("scheduler=reduce_on_plateau", "scheduler.patience=0", "lr=0.3", "optim=sgd"),
         ("dataset.augment=[RandomHorizontalFlip,{RandomCrop:{size:8,padding:1}}]", "dataset.val=0"),
-        ("train.patience=1", "lr=0.5", "epochs=30", "optim=sgd", "guard=none"),
-        ("train.max_steps=10", "model.normalization=batch", "optim=muon"),
-        ("loop=parameters", "optim=sgd"),
+        pytest.param(
+            ("train.patience=1", "lr=0.5", "epochs=30", "optim=sgd", "guard=none"), marks=pytest.mark.slow
+        ),
+        pytest.param(
+            ("train.max_steps=10", "model.normalization=batch", "optim=muon"), marks=pytest.mark.slow
+        ),
+        pytest.param(("loop=parameters", "optim=sgd"), marks=pytest.mark.slow),
         ("loop=lightning",),
         ("model=scratch_mlp", "optim=scratch_adam", "loss=scratch_cross_entropy", "loader=scratch"),
     ],

@@ -60,10 +60,10 @@ def test_it_carries_the_configs_the_digits_and_the_licences(wheel: Path) -> None
     ("words", "expected"),
     [
         (["model=mlp", "optim=adam", "lr=1e-3", "epochs=1", "threads=1"], "test/accuracy"),
-        (["model=sequential", "epochs=1", "threads=1"], "sequential"),
+        pytest.param(["model=sequential", "epochs=1", "threads=1"], "sequential", marks=pytest.mark.slow),
         (["-m", "lr=1e-2,1e-3", "seed=1,2", "epochs=1", "threads=1"], "lr=0.001 seed=2"),
         (["--cfg", "job"], "name: mlp"),
-        (["ls", "model"], "sequential"),
+        pytest.param(["ls", "model"], "sequential", marks=pytest.mark.slow),
         (["-sc", "install=bash"], "complete"),
         (["--help"], "trainctl"),
     ],

@@ -54,11 +54,13 @@ def table(header: str = HEADER, above: str = "", encoding: str = "utf-8") -> Cal
         (table(), ("dataset=csv", "dataset.target=1", "loss=mse", "dataset.drop=[2]"), "TableFile"),
         (None, ("dataset=csv",), "TableFile"),
         (None, ("dataset=parquet", "loss=mse"), "TableFile"),
-        (None, ("dataset=digits",), "ImageFiles"),
-        (None, ("dataset=image_folder", "dataset.size=[9,7]"), "ImageFiles"),
+        pytest.param(None, ("dataset=digits",), "ImageFiles", marks=pytest.mark.slow),
+        pytest.param(
+            None, ("dataset=image_folder", "dataset.size=[9,7]"), "ImageFiles", marks=pytest.mark.slow
+        ),
         (None, ("dataset=image_folder", "dataset.size=[8,8]", "dataset.channels=1"), "ImageFiles"),
-        (None, ("dataset=npz", "loss=mse"), "ArrayFile"),
-        (None, ("dataset=synthetic",), "ArrayFile"),
+        pytest.param(None, ("dataset=npz", "loss=mse"), "ArrayFile", marks=pytest.mark.slow),
+        pytest.param(None, ("dataset=synthetic",), "ArrayFile", marks=pytest.mark.slow),
         (None, ("dataset=synthetic", "++dataset.shape=[3,8,8]"), "ArrayFile"),
     ],
 )

@@ -157,9 +157,12 @@ def assert_equal(one: Any, other: Any, *, close: bool = False) -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        ("optim=sgd",),
+        pytest.param(("optim=sgd",), marks=pytest.mark.slow),
         ("optim=sgd_momentum", "scheduler=step", "scheduler.epochs=1"),
-        ("optim=sgd_momentum", "optim.nesterov=true", "optim.weight_decay=0.001", "scheduler=one_cycle"),
+        pytest.param(
+            ("optim=sgd_momentum", "optim.nesterov=true", "optim.weight_decay=0.001", "scheduler=one_cycle"),
+            marks=pytest.mark.slow,
+        ),
         ("optim=adam", "scheduler=cosine", "scheduler.warmup=10"),
         ("optim=adamw", "optim.no_decay=[biases]", "loss.class_weights=balanced"),
     ],

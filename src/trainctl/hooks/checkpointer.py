@@ -25,9 +25,9 @@ class Checkpointer(Hook):
     The run is copied between two steps; a thread of its own writes the copy while training goes on. The old
     checkpoints go only after the new one was read back from the disk and found whole.
 
-    By itself (``every_epochs="auto"``) it does not write what the next epoch would delete: where one checkpoint
-    is kept and the one before is less than two seconds old, that of an epoch waits for the next, and one that
-    is among the best stays in memory until then. A hundred epochs a second would spend their time on the disk.
+    By itself (``every_epochs="auto"``) it does not write what the next epoch would delete: where one
+    checkpoint is kept and the one before is less than two seconds old, that of an epoch is left out, and one
+    that is among the best stays in memory until then. Short epochs would spend their time on the disk.
 
     Args:
         folder: where the checkpoints go.
