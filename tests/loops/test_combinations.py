@@ -25,7 +25,13 @@ OPTIMS = {
     ),
     "adam": (("optim=adam", "optim.lr=0.01", "optim.fused=false"), ("optim=scratch_adam", "optim.lr=0.01")),
 }
-MIXES = list(itertools.product(("", "scratch_"), ("", "scratch_"), (0, 1), ("resident", "scratch")))
+# Each rebuilt part alone, and all together; the mixes between are slow ones.
+MIXES = [
+    pytest.param(
+        *mix, marks=pytest.mark.slow if 1 < sum(map(bool, mix[:3])) + (mix[3] == "scratch") < 4 else ()
+    )
+    for mix in itertools.product(("", "scratch_"), ("", "scratch_"), (0, 1), ("resident", "scratch"))
+]
 
 
 def train(folder: Path, *words: str) -> list[float]:
