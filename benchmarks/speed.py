@@ -148,7 +148,8 @@ def run_ours(work: str, data: Path, threads: int | None, *words: str) -> dict[st
         while True:
             ready, _, _ = select.select([reader], [], [], 0.5)
             if not ready:
-                if process.poll() is not None:
+                # Ended, though a worker of its own still holds the terminal. It is asked below what it used.
+                if os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
                     break
                 continue
             try:
