@@ -176,9 +176,17 @@ def test_a_changed_folder_is_decoded_again(flat: Path, change: str) -> None:
     assert make(flat).note.startswith("cached")
 
 
+def test_the_folder_itself_stays_as_it_was(flat: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = sorted(flat.rglob("*"))
+    make(flat)
+    monkeypatch.chdir(flat)
+    assert make(Path()).note.startswith("cached")
+    assert sorted(flat.rglob("*")) == before
+
+
 def test_a_cache_that_is_torn_is_made_again(flat: Path) -> None:
     first = make(flat)
-    (cache,) = (flat / ".trainctl").iterdir()
+    (cache,) = (flat.with_name(".fruit.trainctl")).iterdir()
     cache.write_bytes(cache.read_bytes()[:1000])
     again = make(flat)
     assert "decoded in" in again.note
@@ -186,7 +194,7 @@ def test_a_cache_that_is_torn_is_made_again(flat: Path) -> None:
 
 
 def test_where_the_folder_cannot_be_written_the_cache_folder_is_used(flat: Path, tmp_path: Path) -> None:
-    (flat / ".trainctl").write_text("a file is in the way")
+    (flat.with_name(".fruit.trainctl")).write_text("a file is in the way")
     first = make(flat)
     assert str(tmp_path / ".cache" / "trainctl" / "images") in first.note
     second = make(flat)
@@ -197,10 +205,10 @@ def test_where_the_folder_cannot_be_written_the_cache_folder_is_used(flat: Path,
 @pytest.mark.parametrize("small", [True, False])
 def test_where_nothing_can_be_written_the_note_says_so(flat: Path, tmp_path: Path, small: bool) -> None:
     expected = make(flat)
-    (cache,) = (flat / ".trainctl").iterdir()
+    (cache,) = (flat.with_name(".fruit.trainctl")).iterdir()
     cache.unlink()
-    (flat / ".trainctl").rmdir()
-    (flat / ".trainctl").write_text("")
+    (flat.with_name(".fruit.trainctl")).rmdir()
+    (flat.with_name(".fruit.trainctl")).write_text("")
     (tmp_path / ".cache").write_text("")
     data = make(flat, max_resident_gb=4.0 if small else 0.0)
     assert "not cached: " in data.note
@@ -215,7 +223,7 @@ def test_a_full_disk_leaves_no_half_cache(flat: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(_image_cache.os, "posix_fallocate", full, raising=False)
     data = make(flat)
     assert "not cached: No space left on device" in data.note
-    assert not list((flat / ".trainctl").iterdir())
+    assert not list((flat.with_name(".fruit.trainctl")).iterdir())
 
 
 # ------------------------------------------------------------------ broken files

@@ -34,10 +34,15 @@ def stamp(folder: Path, files: Sequence[str], options: object) -> str:
 
 
 def places(folder: Path, name: str) -> list[Path]:
-    """Where the cache may lie: beside the images, else in the user's cache folder."""
+    """Where the cache may lie: beside the folder, else in the user's cache folder.
+
+    Not in it: other programs, torchvision's ImageFolder for one, would take it for a class.
+    """
+    folder = folder.resolve()
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    key = hashlib.sha256(str(folder.resolve()).encode("utf-8", "surrogateescape")).hexdigest()[:16]
-    return [folder / ".trainctl" / name, base / "trainctl" / "images" / f"{key}-{name}"]
+    key = hashlib.sha256(str(folder).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    own = base / "trainctl" / "images" / f"{key}-{name}"
+    return [folder.with_name(f".{folder.name}.trainctl") / name, own] if folder.name else [own]
 
 
 @dataclass(frozen=True)

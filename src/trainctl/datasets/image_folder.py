@@ -40,9 +40,9 @@ def image_folder(
     BMP, GIF (its first frame) and WEBP are read, below a class's folder at any depth; other files are ignored
     and counted. Photographs are turned upright, transparent pixels are laid over white.
 
-    The first run decodes all images and keeps the pixels beside them, in .trainctl/, or in the user's cache
-    folder where that cannot be written. A file that is added, removed or changed makes the next run decode
-    again.
+    The first run decodes all images and keeps the pixels beside the folder, those of photos/ in
+    .photos.trainctl/, or in the user's cache folder where that cannot be written. A file that is added,
+    removed or changed makes the next run decode again.
 
     Args:
         path: the folder.
