@@ -100,7 +100,8 @@ def typed(run: Path, count: int, seed: int) -> list[Trial]:
 def _typed(words: list[str], run: Path, folder: Path) -> str | None:
     shutil.copytree(run, folder / RUN, symlinks=True)
     (folder / OUTPUTS / "latest").symlink_to("run")
-    ended = spawn(partial(cli.main, words), folder, timeout=60)
+    # One of the lines is `smoke`, which tries every component: a minute and more.
+    ended = spawn(partial(cli.main, words), folder, timeout=240)
     allowed = (*_CODES, 4) if words[0] in verbs() else _CODES
     if ended.timed_out or ended.code not in allowed:
         return str(ended)
