@@ -177,7 +177,6 @@ class Checkpointer(Hook):
 
     def close(self, run: Run) -> None:
         """Write what is held in memory, and wait for it: for a run that was stopped between two steps."""
-        self._held = {each: content for each, content in self._held.items() if each in self._kept(run)}
         if self._held:
             self._write_held(self._kept(run))
         self.wait()
