@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-data = load_file(Path(__file__).parents[1] / "src/trainctl/datasets/digits.safetensors")
+data = load_file(Path(__file__).parents[1] / "src/trainctl/components/datasets/digits.safetensors")
 images = (data["images"].float() / 16 - 0.305) / 0.376
 labels = data["labels"].long()
 

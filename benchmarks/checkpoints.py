@@ -19,12 +19,12 @@ import time
 from pathlib import Path
 
 import torch
-from runs import make_run
 
-from trainctl import snapshot
-from trainctl.checkpoint import Content
-from trainctl.hooks.checkpointer import Checkpointer
-from trainctl.loop import Run, fit
+from runs import make_run
+from trainctl.checkpoint import snapshot
+from trainctl.checkpoint.format import Content
+from trainctl.training.hooks.checkpointer import Checkpointer
+from trainctl.training.loop import Run, fit
 
 CPU = torch.device("cpu")
 

@@ -23,11 +23,12 @@ from pathlib import Path
 
 import torch
 
-from trainctl import rundir
-from trainctl.commands.train import Request, train
-from trainctl.compose import Composed, Composer, stored_files
+from trainctl.config.composer import Composed, Composer
+from trainctl.config.overrides import friendly
+from trainctl.config.stored import stored_files
+from trainctl.runs import directory as rundir
 from trainctl.sweep.fused import plan, train_group
-from trainctl.words import friendly
+from trainctl.training.train import Request, train
 
 RATES = (1e-3, 3e-3, 1e-2, 3e-4)
 COMMON = ("device=cpu", "display.mode=none", "pictures=false")

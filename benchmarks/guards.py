@@ -18,10 +18,10 @@ from collections.abc import Callable
 from contextlib import nullcontext
 
 import torch
-from runs import make_run
 
-from trainctl.hooks.guard import Guard
-from trainctl.loop import Run, fit
+from runs import make_run
+from trainctl.training.hooks.guard import Guard
+from trainctl.training.loop import Run, fit
 
 GUARDS: dict[str, Callable[[], list[Guard]]] = {
     "none": list,

@@ -32,7 +32,7 @@ import numpy
 import torch
 from PIL import Image
 
-from trainctl.datasets._images import Decoder
+from trainctl.data.images.decoding import Decoder
 
 SIZE = 64
 IMAGE = ("dataset=image_folder", f"dataset.size=[{SIZE},{SIZE}]")

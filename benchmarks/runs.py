@@ -8,11 +8,11 @@ from contextlib import nullcontext
 import torch
 from torch import nn
 
+from trainctl.components.loaders.resident import ResidentLoader
+from trainctl.components.optimizers._lean import make
 from trainctl.data import Split, Standardize
-from trainctl.hooks._base import Hook
-from trainctl.loaders.resident import ResidentLoader
-from trainctl.loop import Run
-from trainctl.optims._lean import make
+from trainctl.training.hooks.base import Hook
+from trainctl.training.loop import Run
 
 BATCH = 64
 

@@ -76,7 +76,7 @@ def make_data(folder: Path, mnist: Path) -> None:
     chance = np.random.default_rng(0)
     from safetensors.numpy import load_file
 
-    digits = load_file(HERE.parent / "src/trainctl/datasets/digits.safetensors")
+    digits = load_file(HERE.parent / "src/trainctl/components/datasets/digits.safetensors")
     np.savez(
         folder / "digits.npz", x=digits["images"].astype(np.float32), y=digits["labels"].astype(np.int64)
     )

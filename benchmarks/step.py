@@ -24,13 +24,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from runs import BATCH, make_run, network
 from torch import Tensor, nn
 
-from trainctl.hooks.console import Console
-from trainctl.hooks.guard import Guard
-from trainctl.hooks.metrics_log import MetricsLog
-from trainctl.loop import Run, fit
+from runs import BATCH, make_run, network
+from trainctl.training.hooks.console import Console
+from trainctl.training.hooks.guard import Guard
+from trainctl.training.hooks.metrics_log import MetricsLog
+from trainctl.training.loop import Run, fit
 from trainctl.ui.live import Rich
 
 CPU = torch.device("cpu")

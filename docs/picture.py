@@ -17,10 +17,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from trainctl import rundir
-from trainctl.commands.train import Request, command_line, train
-from trainctl.compose import Composer, stored_files
-from trainctl.ui.display import Progress
+from trainctl.config.composer import Composer
+from trainctl.config.stored import stored_files
+from trainctl.runs import directory as rundir
+from trainctl.training.display import Progress
+from trainctl.training.train import Request, command_line, train
 from trainctl.ui.live import Rich, Source
 
 TARGET = Path(__file__).with_name("terminal.svg").resolve()

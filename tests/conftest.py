@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from trainctl import plugins, registry
-from trainctl.cli import main
+from trainctl import registry
+from trainctl.cli.main import main
+from trainctl.registry import plugins
 
 # A picture takes a third of a second, matplotlib a whole one, in every run; their own tests turn them on.
 os.environ["TRAINCTL_PICTURES"] = "0"

@@ -72,7 +72,7 @@ def test_a_package_that_uses_them_finds_them(package: str) -> None:
 TRAINED = """
 import sys
 sys.argv[0] = "trainctl"
-from trainctl.cli import main
+from trainctl.cli.main import main
 code = main()
 print("kernels", type(sys.modules["torch._meta_registrations"]).__name__)
 sys.exit(code)

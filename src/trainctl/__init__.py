@@ -26,9 +26,9 @@ def load(run: str | Path, which: str = "best", *, trust_plugins: bool = False) -
 
     Raises trainctl.errors.ConfigError when there is no such run, CheckpointError when it has no usable
     checkpoint, UnsafeInputError when a plugin file is not the one the run was made with. The model takes
-    inputs as the dataset's transform gives them. One of trainctl.scratch is called the same way.
+    inputs as the dataset's transform gives them. One of trainctl.lessons.scratch is called the same way.
     """
-    from trainctl.loading import load_model
+    from trainctl.inference.trained_run import load_model
 
     return load_model(run, which, trust_plugins=trust_plugins)
 

@@ -2,6 +2,6 @@
 
 import sys
 
-from trainctl.cli import main
+from trainctl.cli.main import main
 
 sys.exit(main())

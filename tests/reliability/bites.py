@@ -17,8 +17,10 @@ import torch
 from tests.reliability import crashes, damage, power
 from tests.reliability.children import Trial
 from tests.reliability.runs import SHORT, Course, Patch
-from trainctl import checkpoint, files, snapshot
-from trainctl.state import State
+from trainctl.checkpoint import format as checkpoint
+from trainctl.checkpoint import snapshot
+from trainctl.runs import files
+from trainctl.training.state import State
 
 Made = Callable[[Course, Patch, Path], list[Trial]]
 """Makes trials of a program with a patch; the path is a checkpoint that is whole."""

@@ -16,8 +16,8 @@ from pathlib import Path
 from tests.reliability.children import Trial, spawn
 from tests.reliability.disk import AFTER, BEFORE, HALF, Disk, failing, killing
 from tests.reliability.runs import OUTPUTS, RUN, Course, Patch, carry_on, half_made, mark_saves, nothing
-from trainctl import cli
-from trainctl.checkpoint import MODEL
+from trainctl.checkpoint.format import MODEL
+from trainctl.cli.main import main as cli
 
 # ------------------------------------------------------------------- killed
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.reliability.children import Trial, spawn
 from tests.reliability.runs import Patch, nothing
-from trainctl import checkpoint
+from trainctl.checkpoint import format as checkpoint
 from trainctl.errors import CheckpointError
 
 _BATCH = 2048

@@ -52,7 +52,7 @@ class Disk:
             setattr(os, name, self._standing_in_for(name))
 
     def watch_openers(self) -> None:
-        """Note who opens a file below the folder for writing and is not ``trainctl.files``."""
+        """Note who opens a file below the folder for writing and is not ``trainctl.runs.files``."""
         sys.addaudithook(self._opened)
 
     def record(self, path: Path) -> None:

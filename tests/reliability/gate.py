@@ -56,7 +56,7 @@ def _peaceful(bench: _Bench) -> list[Trial]:
     def writers(folder: Path) -> str | None:
         return "; ".join(bench.course.foreign) or None
 
-    return [Trial("twice the same", again), Trial("only trainctl.files writes", writers)]
+    return [Trial("twice the same", again), Trial("only trainctl.runs.files writes", writers)]
 
 
 def _resumes(bench: _Bench) -> list[Trial]:

@@ -18,8 +18,9 @@ import yaml
 from tests.reliability.children import Trial, spawn
 from tests.reliability.disk import BEFORE, Disk, contents, killing
 from tests.reliability.runs import OUTPUTS, RUN, Course
-from trainctl import checkpoint, cli
-from trainctl.checkpoint import MODEL, STATE, TRAINING
+from trainctl.checkpoint import format as checkpoint
+from trainctl.checkpoint.format import MODEL, STATE, TRAINING
+from trainctl.cli.main import main as cli
 
 _ROOM = 1024
 _GROWTH = 64

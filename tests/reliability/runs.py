@@ -14,10 +14,14 @@ from typing import Any
 
 from tests.reliability.children import Ended, spawn
 from tests.reliability.disk import Disk, Op
-from trainctl import checkpoint, cli, compose, plugins
-from trainctl.checkpoint import MODEL, STATE, TRAINING
+from trainctl.checkpoint import format as checkpoint
+from trainctl.checkpoint.format import MODEL, STATE, TRAINING
+from trainctl.cli.main import main as cli
+from trainctl.config import composer as compose
+from trainctl.config.overrides import friendly
+from trainctl.config.stored import stored_files
 from trainctl.errors import TrainctlError
-from trainctl.words import friendly
+from trainctl.registry import plugins
 
 OUTPUTS = Path("outputs")
 RUN = OUTPUTS / "run"
@@ -76,7 +80,7 @@ class Course:
 
     def __post_init__(self) -> None:
         composed = compose.Composer(None, None).compose([friendly(word) for word in self.words])
-        self._composer, self._stored = _Composed(composed), compose.stored_files(composed)
+        self._composer, self._stored = _Composed(composed), stored_files(composed)
 
     def start(self, patch: Patch = nothing) -> int:
         """The command itself; only Hydra's part, three quarters of its time, was done before the fork."""

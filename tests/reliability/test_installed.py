@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from tests.program import PROGRAM
-from trainctl.checkpoint import MODEL, TRAINING
+from trainctl.checkpoint.format import MODEL, TRAINING
 
 STEPS = 3000
 WORDS = (

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from tests.reliability.children import Trial, spawn
 from tests.reliability.runs import OUTPUTS, RUN
-from trainctl import cli
-from trainctl.commands.help import verbs
+from trainctl.cli.commands.help import verbs
+from trainctl.cli.main import main as cli
 
 _KEYS = (
     "lr", "epochs", "batch_size", "seed", "model", "optim", "dataset", "loss", "scheduler", "loader",

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from trainctl.loaders.resident import ResidentLoader
+from trainctl.components.loaders.resident import ResidentLoader
 from trainctl.registry import LOADERS, MODELS, OPTIMS
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from trainctl.compose import Composer
+from trainctl.config.composer import Composer
+from trainctl.config.overrides import friendly
 from trainctl.smoke.cases import Case
-from trainctl.smoke.life import Life, Telling
+from trainctl.smoke.lifecycle import Life, Telling
 from trainctl.smoke.report import Result
-from trainctl.words import friendly
 
 
 def life_of(folder: Path, *words: str, settings: tuple[str, ...] = (), group: str = "experiment") -> Life:

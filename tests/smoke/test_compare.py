@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.smoke.lives import built
-from trainctl.hooks import metrics_log
-from trainctl.smoke.life import Life
+from trainctl.smoke.lifecycle import Life
+from trainctl.training.hooks import metrics_log
 
 
 def two_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Life:

@@ -11,11 +11,11 @@ import pytest
 import xmlschema
 
 from tests.program import run
-from trainctl import exporting
-from trainctl.compose import Composer
+from trainctl.config.composer import Composer
+from trainctl.inference import export as exporting
 from trainctl.smoke.cases import Case
 from trainctl.smoke.entry import begin_victim
-from trainctl.smoke.life import Life, Telling
+from trainctl.smoke.lifecycle import Life, Telling
 from trainctl.smoke.report import PHASES, Result
 
 HERE = Path(__file__).parent

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from tests.smoke.lives import built, life_of, trained
-from trainctl.build import build_data
-from trainctl.config import Component
+from trainctl.config.settings import Component
 from trainctl.errors import MissingDataError
 from trainctl.smoke.made_up import stand_ins
+from trainctl.training.build import build_data
 
 
 @pytest.mark.parametrize("name", ["csv", "parquet", "npz", "image_folder"])

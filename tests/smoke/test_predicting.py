@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from tests.smoke.lives import trained
-from trainctl import inputs as inputs_module
-from trainctl.inputs import arrays, images, tables
+from trainctl.inference import readers as inputs_module
+from trainctl.inference.readers import arrays, images, tables
 from trainctl.smoke import predicting
 from trainctl.smoke.predicting import check_predictions
 

@@ -14,13 +14,13 @@ import xmlschema
 import yaml
 
 from tests.program import run, start
-from trainctl.compose import Composer
+from trainctl.config.composer import Composer
 from trainctl.errors import ConfigError
 from trainctl.registry import COMPONENTS, LOSSES, METRICS
 from trainctl.smoke import junit
 from trainctl.smoke.cases import Case, find_cases
+from trainctl.smoke.compatible_configs import partners
 from trainctl.smoke.entry import warm_up
-from trainctl.smoke.partners import partners
 from trainctl.smoke.pool import Pool
 from trainctl.smoke.report import PHASES, Report, Result
 from trainctl.ui.smoke import Lines

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from trainctl.compose import Composer, compose_jobs, stored_files
+from trainctl.config.composer import Composer
+from trainctl.config.jobs import compose_jobs
+from trainctl.config.overrides import friendly
+from trainctl.config.stored import stored_files
 from trainctl.errors import ConfigError
 from trainctl.sweep.checking import check_all, check_jobs, job_key
-from trainctl.words import friendly
 
 _WORDS = {
     "lr": ["1e-3", "0.1", "${train.epochs}"],

@@ -15,14 +15,17 @@ import pytest
 import torch
 
 from tests.program import start
-from trainctl import checkpoint, load, rundir, snapshot
-from trainctl.commands.resume import make_request
-from trainctl.commands.train import Request, train
-from trainctl.compose import Composed, Composer, stored_files
+from trainctl import checkpoint, load
+from trainctl.checkpoint import snapshot
+from trainctl.cli.commands.resume import make_request
+from trainctl.config.composer import Composed, Composer
+from trainctl.config.overrides import friendly
+from trainctl.config.stored import stored_files
 from trainctl.errors import InterruptedRunError, NotFiniteError, StorageError, TerminatedRunError
+from trainctl.runs import directory as rundir
 from trainctl.sweep.fused import _probe, plan, train_group
-from trainctl.ui.display import Silent
-from trainctl.words import friendly
+from trainctl.training.display import Silent
+from trainctl.training.train import Request, train
 
 COMMON = (
     "threads=1",

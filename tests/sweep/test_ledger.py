@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from trainctl import rundir
 from trainctl.errors import ConfigError
+from trainctl.runs import directory as rundir
 from trainctl.sweep.ledger import Job, Ledger, Row, here, is_sweep, open_ledger
 
 

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_loop import make_run
-from trainctl.compose import Composer
-from trainctl.hooks._base import Hook
-from trainctl.hooks.timing import Timing
-from trainctl.loop import fit
+from tests.training.test_loop import make_run
+from trainctl.config.composer import Composer
 from trainctl.sweep.checking import check_jobs
 from trainctl.sweep.planning import Plan, make_plan, shape_key
 from trainctl.sweep.pool import places
+from trainctl.training.hooks.base import Hook
+from trainctl.training.hooks.timing import Timing
+from trainctl.training.loop import fit
 
 
 def plan(*words: str) -> Plan:

@@ -18,7 +18,7 @@ from optuna.study import load_study
 from optuna.trial import TrialState
 
 from tests.program import start
-from trainctl.compose import Composer
+from trainctl.config.composer import Composer
 from trainctl.errors import ConfigError
 from trainctl.sweep.ledger import Ledger
 from trainctl.sweep.space import Choice, Interval, Space, parse_space

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from trainctl.comparing import Comparison, rank
-from trainctl.gathering import Entry, Monitor
+from trainctl.analysis.discovery import Entry, Monitor
+from trainctl.analysis.ranking import Comparison, rank
 from trainctl.ui.compare_page import render
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from trainctl.ui.display import Silent, duration, make_display, number, short_path
+from trainctl.paths import short_path
+from trainctl.training.display import Silent, duration, number
+from trainctl.ui.display import make_display
 from trainctl.ui.live import Rich
 from trainctl.ui.plain import Plain
 

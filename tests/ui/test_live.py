@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from tests.ui.test_plain import PROGRESS, Broken, Still, play
-from trainctl.ui.display import Progress
+from trainctl.training.display import Progress
 from trainctl.ui.live import Rich, sparkline
 
 

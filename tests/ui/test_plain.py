@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from trainctl.ui.display import Display, Progress, Silent
+from trainctl.training.display import Display, Progress, Silent
 from trainctl.ui.plain import Plain
 
 PROGRESS = Progress(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
-from trainctl.hooks.profile import PARTS, Operator, Profile
+from trainctl.training.hooks.profile import PARTS, Operator, Profile
 from trainctl.ui.profile import show, text
 
 

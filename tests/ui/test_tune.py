@@ -6,7 +6,7 @@ import io
 
 import pytest
 
-from trainctl.tuning import Point, RangeTest
+from trainctl.analysis.lr_finder import Point, RangeTest
 from trainctl.ui.tune import plot, show, typed, words
 
 

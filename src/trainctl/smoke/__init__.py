@@ -1,1 +1,1 @@
-"""The whole life of every config in a few steps: what `trainctl smoke` does, in worker processes."""
+"""The whole life of every config in a few steps. Imported by ``ui`` and ``cli``."""

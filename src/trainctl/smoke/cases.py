@@ -9,10 +9,10 @@ from typing import Any
 
 import yaml
 
-from trainctl import words as word_rules
-from trainctl.commands.ls import find_options, options_in
+from trainctl.cli.commands.ls import find_options, options_in
+from trainctl.config import overrides as word_rules
 from trainctl.errors import ConfigError, Problem, nearest
-from trainctl.locations import conf_directory
+from trainctl.paths import conf_directory
 from trainctl.registry import COMPONENTS, METRICS, MODELS, Registry
 
 _EARLY = (MODELS.group, "experiment")

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from xml.etree import ElementTree
 
-from trainctl import files
+from trainctl.runs import files
 from trainctl.smoke.report import Report, Result
 
 # XML 1.0 has no control characters but these three.

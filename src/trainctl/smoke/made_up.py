@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy
 
-from trainctl.config import Component, show
-from trainctl.datasets._table_text import choose_delimiter
+from trainctl.config.settings import Component, show
+from trainctl.data.tables.text import choose_delimiter
 from trainctl.errors import MissingDataError
 
 _ROWS = 96

@@ -13,13 +13,13 @@ import numpy
 from PIL import Image
 from torch import Tensor
 
-from trainctl import preparing
-from trainctl.build import build_data
-from trainctl.datasets._table_text import choose_delimiter
-from trainctl.inputs import open_source
-from trainctl.inputs.images import takes_images
-from trainctl.loading import Trained
-from trainctl.prediction import Predictor, Table, predict
+from trainctl.data import preprocessing as preparing
+from trainctl.data.tables.text import choose_delimiter
+from trainctl.inference.predict import Predictor, Table, predict
+from trainctl.inference.readers import open_source
+from trainctl.inference.readers.images import takes_images
+from trainctl.inference.trained_run import Trained
+from trainctl.training.build import build_data
 
 TOLERANCE = 1e-5
 _SAMPLES = 8

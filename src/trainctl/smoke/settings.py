@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from trainctl.config.overrides import ALIASES, split
 from trainctl.errors import ConfigError, Problem
-from trainctl.words import ALIASES, split
 
 STEPS = 2
 BATCH, LIMIT = 8, 32

@@ -7,15 +7,16 @@ import signal
 from collections.abc import Mapping
 from pathlib import Path
 
-from trainctl import rundir
-from trainctl.commands.train import Request, train
-from trainctl.compose import parse_config
-from trainctl.startup import importing
-from trainctl.ui.display import Progress, Silent
+from trainctl.config.stored import parse_config
+from trainctl.runs import directory as rundir
+from trainctl.training.display import Progress, Silent
+from trainctl.training.startup import importing
+from trainctl.training.train import Request, train
 
 with importing():
-    from trainctl import build, snapshot
-    from trainctl.hooks import checkpointer, console, metrics_log, signals
+    from trainctl.checkpoint import snapshot
+    from trainctl.training import build
+    from trainctl.training.hooks import checkpointer, console, metrics_log, signals
 
 # Imported here for the processes that are forked: a run needs them all.
 _WARM = (build, checkpointer, console, metrics_log, signals, snapshot)

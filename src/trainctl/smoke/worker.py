@@ -11,16 +11,16 @@ from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from trainctl.interrupts import TERMINATING
 from trainctl.smoke.report import Ended
-from trainctl.startup import importing
+from trainctl.training.interrupts import TERMINATING
+from trainctl.training.startup import importing
 
 with importing():
     import torch
 
-    from trainctl.compose import Composer
+    from trainctl.config.composer import Composer
     from trainctl.smoke import victim
-    from trainctl.smoke.life import Life, Telling
+    from trainctl.smoke.lifecycle import Life, Telling
 
 _WARM = (victim,)
 

@@ -10,12 +10,14 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from trainctl import plugins
-from trainctl.compose import Composed, Composer, compose_jobs, stored_files
-from trainctl.config import Config
+from trainctl.config.composer import Composed, Composer
+from trainctl.config.jobs import compose_jobs
+from trainctl.config.overrides import shown
+from trainctl.config.settings import Config
+from trainctl.config.stored import stored_files
 from trainctl.errors import ConfigError, Problem
+from trainctl.registry import plugins
 from trainctl.sweep.ledger import Job
-from trainctl.words import shown
 
 NO_MATTER = ("display", "sweep", "checkpoint", "name", "tracker", "pictures", "profile")
 """Top-level keys that have no part in a run's result."""

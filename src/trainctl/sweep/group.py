@@ -6,14 +6,14 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from trainctl import rundir
 from trainctl.errors import TrainctlError
-from trainctl.interrupts import Stopped
+from trainctl.runs import directory as rundir
 from trainctl.sweep.job import Beating, outcome, prepare
 from trainctl.sweep.ledger import Job, Ledger, Row, here
+from trainctl.training.interrupts import Stopped
 
 if TYPE_CHECKING:
-    from trainctl.commands.train import Request
+    from trainctl.training.train import Request
 
 _BEAT_EVERY = 2.0
 

@@ -13,8 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from trainctl import files, rundir
-from trainctl.commands.train import Request, record_stop, train
 from trainctl.errors import (
     CheckpointError,
     ConfigError,
@@ -22,10 +20,13 @@ from trainctl.errors import (
     InterruptedRunError,
     TrainctlError,
 )
-from trainctl.interrupts import Stopped
+from trainctl.runs import directory as rundir
+from trainctl.runs import files
 from trainctl.sweep.ledger import Job, Ledger, Row, here
 from trainctl.sweep.pruning import pruning_hooks
-from trainctl.ui.display import Display, Progress, Silent, Source
+from trainctl.training.display import Display, Progress, Silent, Source
+from trainctl.training.interrupts import Stopped
+from trainctl.training.train import Request, record_stop, train
 
 log = logging.getLogger("trainctl")
 _BEAT_EVERY = 0.5
@@ -91,8 +92,8 @@ def prepare(
 
     A directory that is started anew is set aside, not deleted.
     """
-    from trainctl.commands.resume import make_request
-    from trainctl.compose import parse_config
+    from trainctl.cli.commands.resume import make_request
+    from trainctl.config.stored import parse_config
 
     directory = ledger.directory_of(job)
     if (directory / "run.json").exists():

@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from trainctl import files, rundir
 from trainctl.errors import ConfigError, TrainctlError
+from trainctl.runs import directory as rundir
+from trainctl.runs import files
 
 SWEEP_VERSION = 1
 SILENT_AFTER = 60.0

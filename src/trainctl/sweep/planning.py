@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from trainctl.config import Component, Config
+from trainctl.config.settings import Component, Config
 from trainctl.errors import TrainctlError
 from trainctl.sweep.checking import Checked
 from trainctl.sweep.ledger import Job
@@ -204,10 +204,10 @@ def measure(answer: Connection, text: str, threads: int) -> None:
 
     import torch
 
-    from trainctl import snapshot
-    from trainctl.build import build
-    from trainctl.compose import parse_config
-    from trainctl.hooks.timing import Timing
+    from trainctl.checkpoint import snapshot
+    from trainctl.config.stored import parse_config
+    from trainctl.training.build import build
+    from trainctl.training.hooks.timing import Timing
 
     torch.set_num_threads(threads)
     try:

@@ -16,14 +16,14 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainctl import rundir
 from trainctl.errors import InterruptedRunError, StorageError, TerminatedRunError
-from trainctl.interrupts import TERMINATING, handled
+from trainctl.runs import directory as rundir
 from trainctl.sweep.ledger import Job, Ledger, Row, here
 from trainctl.sweep.worker_entry import count_gpus, start
+from trainctl.training.interrupts import TERMINATING, handled
 
 if TYPE_CHECKING:
-    from trainctl.config import Config
+    from trainctl.config.settings import Config
 
 _LOOK_EVERY = 0.1
 _KILL_AFTER = 30.0

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 
 from trainctl.errors import TrainctlError
 from trainctl.sweep.ledger import Job, Ledger
-from trainctl.ui.display import number
+from trainctl.training.display import number
 
 if TYPE_CHECKING:
-    from trainctl.build import Built
-    from trainctl.hooks._base import Hook
+    from trainctl.training.build import Built
+    from trainctl.training.hooks.base import Hook
 
 log = logging.getLogger("trainctl")
 PRUNED = "pruned at epoch "
@@ -32,7 +32,7 @@ def pruning_hooks(ledger: Ledger, job: Job) -> Callable[[Built], Sequence[Hook]]
     def make(built: Built) -> Sequence[Hook]:
         if pruner == "none":
             return ()
-        from trainctl.hooks.prune import Prune
+        from trainctl.training.hooks.prune import Prune
 
         return (Prune(Judge(ledger, job, pruner, built)),)
 
@@ -79,7 +79,7 @@ class Judge:
 
 def course_of(directory: Path, monitor: str, lower_is_better: bool) -> dict[int, float]:
     """The monitored value after each epoch of the run in ``directory``, as a loss: less is better."""
-    from trainctl.metrics_file import evaluations
+    from trainctl.runs.metrics_file import evaluations
 
     course = {}
     for values in evaluations(directory / "metrics.jsonl"):

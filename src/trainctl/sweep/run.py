@@ -13,9 +13,10 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from trainctl import plugins, rundir
-from trainctl.compose import Composer, parse_config
-from trainctl.config import Config
+from trainctl.config.composer import Composer
+from trainctl.config.overrides import quoted, split
+from trainctl.config.settings import Config
+from trainctl.config.stored import parse_config
 from trainctl.errors import (
     ConfigError,
     DirectoryTakenError,
@@ -23,17 +24,19 @@ from trainctl.errors import (
     LauncherError,
     TrainctlError,
 )
-from trainctl.interrupts import Stopped
-from trainctl.startup import collector_paused
+from trainctl.paths import short_path
+from trainctl.registry import plugins
+from trainctl.runs import directory as rundir
 from trainctl.sweep.checking import Checked, check_jobs
 from trainctl.sweep.job import locked_sweep, run_job
 from trainctl.sweep.ledger import Job, Ledger, Row, is_sweep, next_number
 from trainctl.sweep.pool import Places, Pool, describe, places, warm_up
-from trainctl.ui.display import make_display, short_path
+from trainctl.training.interrupts import Stopped
+from trainctl.training.startup import collector_paused
+from trainctl.ui.display import make_display
 from trainctl.ui.errors import show_error
 from trainctl.ui.jobs import show_answer
 from trainctl.ui.sweep import make_sweep_display
-from trainctl.words import quoted, split
 
 log = logging.getLogger("trainctl")
 OWN = ("parallel", "fused")

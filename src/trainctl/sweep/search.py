@@ -18,13 +18,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from trainctl import plugins, rundir
-from trainctl import words as word_rules
-from trainctl.compose import Composed, Composer, compose_jobs
-from trainctl.config import Config, check_settings, show
+from trainctl.config import overrides as word_rules
+from trainctl.config.composer import Composed, Composer
+from trainctl.config.jobs import compose_jobs
+from trainctl.config.settings import Config, check_settings, show
 from trainctl.errors import ConfigError, DirectoryTakenError, Problem
-from trainctl.ranges import Count, NonNegativeInt
-from trainctl.startup import collector_paused
+from trainctl.paths import short_path
+from trainctl.registry import plugins
+from trainctl.registry.constraints import Count, NonNegativeInt
+from trainctl.runs import directory as rundir
 from trainctl.sweep.checking import NO_MATTER, check_all, job_key, label, make_job, task_words
 from trainctl.sweep.job import CERTAIN_TO_FAIL_AGAIN, locked_sweep
 from trainctl.sweep.ledger import Job, Ledger, Row, is_sweep, next_number
@@ -32,8 +34,8 @@ from trainctl.sweep.pool import cores, places
 from trainctl.sweep.pruning import PRUNED, course_of
 from trainctl.sweep.run import OWN, Sweep, counted, failed_since, require_folder, where_from
 from trainctl.sweep.space import Interval, Space, parse_space
-from trainctl.ui.display import number as shown_number
-from trainctl.ui.display import short_path
+from trainctl.training.display import number as shown_number
+from trainctl.training.startup import collector_paused
 
 if TYPE_CHECKING:
     from trainctl.sweep.study import Study

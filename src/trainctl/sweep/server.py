@@ -11,7 +11,7 @@ import contextlib
 import os
 import signal
 
-from trainctl.interrupts import TERMINATING
+from trainctl.training.interrupts import TERMINATING
 
 
 def _be_oneself() -> None:

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep, Transformer
 
-from trainctl import words as word_rules
+from trainctl.config import overrides as word_rules
 from trainctl.errors import ConfigError, Problem, nearest
 
 _DIGITS = 6

@@ -24,8 +24,8 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from trainctl import files
 from trainctl.errors import ConfigError
+from trainctl.runs import files
 from trainctl.sweep.space import Choice, Domain, Space
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)

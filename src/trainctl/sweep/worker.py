@@ -20,21 +20,25 @@ from typing import Any
 
 from trainctl import meta_kernels
 from trainctl.errors import InterruptedRunError
-from trainctl.interrupts import Stopped, terminable
-from trainctl.startup import importing
+from trainctl.training.interrupts import Stopped, terminable
+from trainctl.training.startup import importing
 
 meta_kernels.later()
 with importing():
     import torch
 
-    from trainctl import build, capsule, compose, resuming, snapshot
-    from trainctl.hooks import checkpointer, console, guard, metrics_log, signals
+    from trainctl.checkpoint import bad_step as capsule
+    from trainctl.checkpoint import snapshot
+    from trainctl.config import composer
     from trainctl.sweep.group import run_group
     from trainctl.sweep.job import run_job
     from trainctl.sweep.ledger import Ledger
+    from trainctl.training import build
+    from trainctl.training import resume as resuming
+    from trainctl.training.hooks import checkpointer, console, guard, metrics_log, signals
 
 # Imported here for the processes that are forked: a run needs them all.
-_WARM = (build, capsule, checkpointer, compose, console, guard, metrics_log, resuming, signals, snapshot)
+_WARM = (build, capsule, checkpointer, composer, console, guard, metrics_log, resuming, signals, snapshot)
 
 
 def work(

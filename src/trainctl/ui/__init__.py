@@ -1,1 +1,4 @@
-"""What a person sees; the only package that imports rich."""
+"""All that a person sees: terminal, HTML, pictures. The only room that imports rich and matplotlib.
+
+Imported by ``cli``.
+"""

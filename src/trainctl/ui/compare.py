@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from trainctl.comparing import Comparison, Group, Other, Row, short, shown
-from trainctl.ui.display import duration, number, short_path
+from trainctl.analysis.ranking import Comparison, Group, Other, Row, short, shown
+from trainctl.paths import short_path
+from trainctl.training.display import duration, number
 
 if TYPE_CHECKING:
     from rich.console import Console

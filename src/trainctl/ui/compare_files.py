@@ -8,9 +8,9 @@ import json
 import math
 from typing import Any
 
-from trainctl.comparing import ABSENT, Comparison, Group, Other, Row, setting
-from trainctl.config import show
-from trainctl.gathering import Entry
+from trainctl.analysis.discovery import Entry
+from trainctl.analysis.ranking import ABSENT, Comparison, Group, Other, Row, setting
+from trainctl.config.settings import show
 
 VERSION = 1
 _MEASURED = (

@@ -9,9 +9,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from trainctl.comparing import ABSENT, Comparison, Group, Row
-from trainctl.curves import Curves, Points, has_course, read_curves
-from trainctl.gathering import Entry
+from trainctl.analysis.curves import Curves, Points, has_course, read_curves
+from trainctl.analysis.discovery import Entry
+from trainctl.analysis.ranking import ABSENT, Comparison, Group, Row
 from trainctl.ui.compare import Table, clean, in_order, label, others, place, table, title
 
 _HERE = Path(__file__).parent

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from trainctl.comparing import Comparison
-from trainctl.curves import Curves, Points, bounds, has_course, read_curves
+from trainctl.analysis.curves import Curves, Points, bounds, has_course, read_curves
+from trainctl.analysis.ranking import Comparison
+from trainctl.training.display import number
 from trainctl.ui.compare import clean, in_order, label, place
-from trainctl.ui.display import number
 
 Line = list[tuple[str, str]]
 """A line as pieces of text, each with a rich style."""

@@ -1,116 +1,13 @@
-"""What a person sees of a run: one interface, three forms (rich, plain, none)."""
+"""The display of a run: rich on a terminal, plain lines elsewhere, or none."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Protocol, TextIO, TypeVar
+from typing import TextIO
 
-V = TypeVar("V")
-_PER_CLASS = 12
-
-
-@dataclass
-class Progress:
-    """Where a run stands, as far as a person needs it.
-
-    Attributes:
-        step, total_steps: of the whole run.
-        epoch, epochs: the epoch being trained, from 1, and how many there will be.
-        epoch_step, epoch_steps: steps within the epoch.
-        loss: the newest step's loss.
-        smoothed: its running mean.
-        epoch_loss: its mean over the epoch, when the epoch has ended.
-        speed: training samples a second.
-        remaining: seconds left, or None when not known yet.
-    """
-
-    step: int = 0
-    total_steps: int = 0
-    epoch: int = 1
-    epochs: int = 1
-    epoch_step: int = 0
-    epoch_steps: int = 0
-    loss: float = float("nan")
-    smoothed: float = float("nan")
-    epoch_loss: float = float("nan")
-    lr: float = 0.0
-    speed: float = 0.0
-    remaining: float | None = None
-    history: list[float] = field(default_factory=list)
-
-
-class Source(Protocol):
-    """Where a display that redraws itself gets the newest progress from."""
-
-    def progress(self) -> Progress: ...
-
-
-class Display(Protocol):
-    """A sink for everything that is shown. Implementations never raise into the run."""
-
-    every: int | None
-
-    def header(self, title: str, rows: Sequence[tuple[str, str]]) -> None: ...
-    def notice(self, text: str) -> None: ...
-    def live(self, source: Source) -> None: ...
-    def step(self, progress: Progress) -> None: ...
-    def epoch(
-        self, progress: Progress, values: Mapping[str, float], seconds: float, *, best: bool
-    ) -> None: ...
-    def closing(
-        self, rows: Mapping[str, Mapping[str, object]], places: Sequence[tuple[str, str]]
-    ) -> None: ...
-    def close(self) -> None: ...
-
-
-class Unbreakable:
-    """A stream to write to that never fails: when its reader has gone, nothing is shown any more.
-
-    The run goes on, and ``train.log`` has every line.
-    """
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self.broken = False
-
-    def write(self, text: str) -> int:
-        self._try(lambda: self._stream.write(text))
-        return len(text)
-
-    def flush(self) -> None:
-        self._try(self._stream.flush)
-
-    def _try(self, action: Callable[[], object]) -> None:
-        if not self.broken:
-            try:
-                action()
-            except (OSError, ValueError):
-                self.broken = True
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-
-class Silent:
-    """Shows nothing."""
-
-    every: int | None = None
-
-    def header(self, title: str, rows: Sequence[tuple[str, str]]) -> None: ...
-    def notice(self, text: str) -> None: ...
-    def live(self, source: Source) -> None: ...
-    def step(self, progress: Progress) -> None: ...
-    def epoch(
-        self, progress: Progress, values: Mapping[str, float], seconds: float, *, best: bool
-    ) -> None: ...
-    def closing(
-        self, rows: Mapping[str, Mapping[str, object]], places: Sequence[tuple[str, str]]
-    ) -> None: ...
-    def close(self) -> None: ...
+from trainctl.training.display import Display, Silent
+from trainctl.ui.plain import Plain
 
 
 def make_display(mode: str, every: int | None, stream: TextIO | None = None) -> Display:
@@ -121,49 +18,7 @@ def make_display(mode: str, every: int | None, stream: TextIO | None = None) -> 
     if mode == "none":
         return Silent()
     if mode == "plain":
-        from trainctl.ui.plain import Plain
-
         return Plain(stream, every)
-    from trainctl.ui.live import Rich
+    from trainctl.ui.live import Rich  # rich itself, which a pipe does not need
 
     return Rich(stream, every)
-
-
-def number(value: object) -> str:
-    """A value for a table: four significant digits for small numbers, whole numbers as they are."""
-    if isinstance(value, float):
-        return f"{value:.4f}" if 1e-3 <= abs(value) < 1e5 or value == 0 else f"{value:.3e}"
-    return str(value)
-
-
-def step_words(progress: Progress) -> str:
-    """A step in the words of the tutorials: ``Epoch [1/5], Step [100/860], Loss: 0.4321``."""
-    epoch = f"Epoch [{progress.epoch}/{progress.epochs}]"
-    return f"{epoch}, Step [{progress.epoch_step}/{progress.epoch_steps}], Loss: {progress.loss:.4f}"
-
-
-def visible(values: Mapping[str, V]) -> dict[str, V]:
-    """The values that have room on the screen: with more than 12 a class, those (``val/metric/class``) go."""
-    single = {name: value for name, value in values.items() if name.count("/") < 2}
-    return dict(values) if len(values) - len(single) <= _PER_CLASS else single
-
-
-def short_name(name: str) -> str:
-    """A value's name without its split: ``val/loss`` is ``loss``."""
-    return name.partition("/")[2] or name
-
-
-def short_path(path: Path) -> str:
-    """A path as short as it can be typed from the current directory."""
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
-
-
-def duration(seconds: float) -> str:
-    """Seconds as ``0.4 s``, ``12 s``, ``3:05`` or ``1:02:03``."""
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    if seconds < 59.5:
-        return f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

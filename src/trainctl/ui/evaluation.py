@@ -8,11 +8,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
-from trainctl.ui.display import number, short_path, visible
+from trainctl.paths import short_path
+from trainctl.training.display import number, visible
 
 if TYPE_CHECKING:
-    from trainctl.loading import Trained
-    from trainctl.scoring import Score
+    from trainctl.inference.evaluate import Score
+    from trainctl.inference.trained_run import Trained
 
 _MOST_COLUMNS = 12
 _MOST_CONFUSIONS = 10

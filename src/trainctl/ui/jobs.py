@@ -9,7 +9,7 @@ from typing import TextIO
 
 def show_answer(directory: Path, stream: TextIO | None = None) -> None:
     """The ranked table of the sweep in ``directory``."""
-    from trainctl.comparing import compare
+    from trainctl.analysis.ranking import compare
     from trainctl.ui.compare import show
 
     show(compare([directory]), stream or sys.stdout)

@@ -11,7 +11,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from trainctl.ui.display import Progress, Source, Unbreakable, duration, number, short_name, step_words
+from trainctl.training.display import Progress, Source, duration, number, short_name, step_words
+from trainctl.ui.streams import Unbreakable
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _REDRAWS_A_SECOND = 8

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TextIO
 
-from trainctl.ui.display import Progress, Source, Unbreakable, duration, number, step_words
+from trainctl.training.display import Progress, Source, duration, number, step_words
+from trainctl.ui.streams import Unbreakable
 
 _EVERY = 100
 

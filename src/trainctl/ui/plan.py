@@ -14,7 +14,7 @@ from rich.text import Text
 from trainctl.sweep.ledger import Job
 from trainctl.sweep.planning import Plan
 from trainctl.sweep.pool import describe
-from trainctl.ui.display import duration
+from trainctl.training.display import duration
 
 _REASON = 100
 

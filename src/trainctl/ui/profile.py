@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
-    from trainctl.hooks.profile import Operator, Profile
+    from trainctl.training.hooks.profile import Operator, Profile
 
 _OPERATORS = 12
 _WIDTH = 44

@@ -8,8 +8,8 @@ import textwrap
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
-    from trainctl.nonfinite import Values
-    from trainctl.replay import Replay, Row
+    from trainctl.analysis.anomalies import Values
+    from trainctl.analysis.replay import Replay, Row
 
 _WIDTH = 100
 _NOTHING = "-"

@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.text import Text
 
 from trainctl.smoke.report import PHASES, Report
-from trainctl.ui.display import Unbreakable, duration
+from trainctl.training.display import duration
+from trainctl.ui.streams import Unbreakable
 
 _STYLES = {"ok": "green", "FAILED": "bold red", "skipped": "yellow"}
 

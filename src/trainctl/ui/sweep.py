@@ -13,7 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from trainctl.sweep.ledger import Job, Row
-from trainctl.ui.display import Unbreakable, duration, make_display, number
+from trainctl.training.display import duration, number
+from trainctl.ui.display import make_display
+from trainctl.ui.streams import Unbreakable
 
 _REDRAWS_A_SECOND = 4
 _LINES_AROUND = 6

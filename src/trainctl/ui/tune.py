@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from trainctl.ui.display import number
+from trainctl.training.display import number
 
 if TYPE_CHECKING:
-    from trainctl.tuning import RangeTest
+    from trainctl.analysis.lr_finder import RangeTest
 
 _HEIGHT = 12
 _WIDTH = 72

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from trainctl.startup import importing
 from trainctl.sweep.fused._plan import plan
-from trainctl.ui.display import Display, Silent
+from trainctl.training.display import Display, Silent
+from trainctl.training.startup import importing
 
 if TYPE_CHECKING:
-    from trainctl.commands.train import Request
+    from trainctl.training.train import Request
 
 __all__ = ["plan", "train_group"]
 

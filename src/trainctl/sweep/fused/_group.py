@@ -21,21 +21,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainctl import checkpoint, plugins, runtime
-from trainctl.commands._tracking import draw_pictures, interruptible, make_confusion
-from trainctl.commands.train import Request, git_state, record_stop
-from trainctl.commands.train import train as train_alone
+from trainctl.checkpoint import format as checkpoint
 from trainctl.data import Data
+from trainctl.data.sampler import epoch_order
 from trainctl.errors import InterruptedRunError, TrainctlError
-from trainctl.hooks.guard import Guard
-from trainctl.hooks.signals import Signals
-from trainctl.interrupts import Stopped
-from trainctl.loaders._order import epoch_order
-from trainctl.state import State
-from trainctl.steps.stacked import Stack, StackedOptimizer, settings_of, stacked_step
+from trainctl.registry import plugins
 from trainctl.sweep.fused._member import Member, logging_on
 from trainctl.sweep.fused._probe import Probe, probe
-from trainctl.ui.display import Display
+from trainctl.training import runtime
+from trainctl.training.artifacts import draw_pictures, interruptible, make_confusion
+from trainctl.training.display import Display
+from trainctl.training.hooks.guard import Guard
+from trainctl.training.hooks.signals import Signals
+from trainctl.training.interrupts import Stopped
+from trainctl.training.state import State
+from trainctl.training.steps.stacked import Stack, StackedOptimizer, settings_of, stacked_step
+from trainctl.training.train import Request, git_state, record_stop
+from trainctl.training.train import train as train_alone
 
 _WINDOW = 50
 _SECONDS = 1.0

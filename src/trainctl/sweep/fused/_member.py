@@ -13,11 +13,22 @@ from typing import Any
 
 from torch import Tensor
 
-from trainctl import checkpoint, files, rundir, snapshot
-from trainctl.build import Built, build
-from trainctl.checkpoint import Content
-from trainctl.commands._report import closing, header
-from trainctl.commands.train import (
+from trainctl.checkpoint import format as checkpoint
+from trainctl.checkpoint import snapshot
+from trainctl.checkpoint.format import Content
+from trainctl.data import Data
+from trainctl.errors import NotFiniteError, Problem, TrainctlError
+from trainctl.paths import short_path
+from trainctl.runs import directory as rundir
+from trainctl.runs import files
+from trainctl.training.build import Built, build
+from trainctl.training.display import Display
+from trainctl.training.hooks import checkpointer, console
+from trainctl.training.hooks.guard import Guard
+from trainctl.training.hooks.metrics_log import MetricsLog
+from trainctl.training.loop import Run
+from trainctl.training.report import closing, header
+from trainctl.training.train import (
     Request,
     capsule_keeper,
     checkpointing,
@@ -28,13 +39,6 @@ from trainctl.commands.train import (
     storage_errors,
     test_record,
 )
-from trainctl.data import Data
-from trainctl.errors import NotFiniteError, Problem, TrainctlError
-from trainctl.hooks import checkpointer, console
-from trainctl.hooks.guard import Guard
-from trainctl.hooks.metrics_log import MetricsLog
-from trainctl.loop import Run
-from trainctl.ui.display import Display, short_path
 
 log = logging.getLogger("trainctl")
 

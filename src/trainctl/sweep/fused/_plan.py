@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from typing import Any
 
-from trainctl.config import Component, Config, show
+from trainctl.config.settings import Component, Config, show
 from trainctl.registry import COMPONENTS
 
 _OPTIMIZERS = ("sgd", "sgd_momentum", "adam", "adamw")

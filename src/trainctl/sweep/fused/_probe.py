@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainctl import plugins
-from trainctl.build import Built, build
-from trainctl.config import Config
+from trainctl.components.loaders.resident import ResidentLoader
+from trainctl.config.settings import Config
 from trainctl.data import Data, Split
 from trainctl.errors import TrainctlError
-from trainctl.loaders.resident import ResidentLoader
-from trainctl.steps.stacked import Stack, StackedOptimizer, why_not
+from trainctl.registry import plugins
+from trainctl.training.build import Built, build
+from trainctl.training.steps.stacked import Stack, StackedOptimizer, why_not
 
 _SHARE = 0.5
 _FOR_DATA = 0.125

@@ -1,0 +1,305 @@
+"""Runs as they lie on the disk: found, read, nothing written, nothing imported.
+
+A run that cannot be read is an entry that says why, so that one damaged file does not hide all the others.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import re
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from trainctl.config.values import parse_values, read_values
+from trainctl.errors import ConfigError, TrainctlError, storage_error
+from trainctl.runs import directory as rundir
+from trainctl.runs.metrics_file import newest, training_seconds
+from trainctl.sweep import ledger
+
+State = Literal["done", "failed", "interrupted", "terminated", "running", "waiting", "unreadable"]
+_STATES: tuple[State, ...] = ("done", "failed", "interrupted", "terminated", "running")
+# Which way a metric of trainctl's own is better; newer runs say so themselves.
+LOWER_IS_BETTER = {
+    "loss": True,
+    "mae": True,
+    "mse": True,
+    "accuracy": False,
+    "auroc": False,
+    "balanced_accuracy": False,
+    "f1": False,
+    "r2": False,
+    "top_k_accuracy": False,
+}
+_NEW = 60.0
+
+
+@dataclass(frozen=True, order=True)
+class Monitor:
+    """The value that decides what is best.
+
+    Attributes:
+        name: such as ``val/accuracy``.
+        lower_is_better: whether its lowest is the best; None where a run does not say.
+    """
+
+    name: str
+    lower_is_better: bool | None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A run, or a job of a sweep that has none yet.
+
+    Attributes:
+        directory: where it is.
+        state: how it stands; ``unreadable`` where a file of it is damaged or foreign.
+        name: what the user called it.
+        settings: its config, flat.
+        exit_code, reason: how it ended, where it did, or why it cannot be read.
+        monitor: what decided which evaluation is its best.
+        value: that evaluation's value; NaN where none was finite, None where there was none.
+        step, epoch: how far it came.
+        parameters: of its model.
+        seconds: from its start to its end, a pause included where it was resumed.
+        training_seconds: of these, what its steps took, where it was evaluated after every epoch.
+        resumed, changed: whether it was carried on, and whether with other settings.
+        error: what reading it raised.
+    """
+
+    directory: Path
+    state: State
+    name: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    exit_code: int | None = None
+    reason: str = ""
+    monitor: Monitor | None = None
+    value: float | None = None
+    step: int | None = None
+    epoch: int | None = None
+    parameters: int | None = None
+    seconds: float | None = None
+    training_seconds: float | None = None
+    resumed: bool = False
+    changed: bool = False
+    ended: str = ""
+    error: TrainctlError | None = None
+
+
+def gather(places: Iterable[str | Path]) -> list[Entry]:
+    """The runs in ``places``: run directories, ``last``, names, sweeps, or folders that hold any of these.
+
+    Each run is there once. Raises ConfigError for a place where there is nothing; StorageError for one that
+    may not be read. When nothing at all can be read, raises what the first one raised.
+    """
+    entries: dict[Path, Entry] = {}
+    for place in places:
+        found = list(_at(place))
+        if not found:
+            raise ConfigError(f"{place}: there is no run here", "give run directories, or a sweep's")
+        for entry in found:
+            entries.setdefault(entry.directory, entry)
+    errors = [entry.error for entry in entries.values() if entry.error is not None]
+    if errors and len(errors) == len(entries):
+        raise errors[0]
+    return list(entries.values())
+
+
+def _at(place: str | Path) -> Iterator[Entry]:
+    if Path(place).is_file():
+        raise ConfigError(f"{place}: is a file", "give the directory of a run or of a sweep")
+    yield from _below(rundir.find(place))
+
+
+def _below(directory: Path) -> Iterator[Entry]:
+    """Links to folders are not followed: ``outputs/latest`` is another name for a run that is met anyway."""
+    try:
+        with os.scandir(directory) as found:
+            inside = {item.name: item for item in found}
+    except OSError as error:
+        raise storage_error(error, "reading") from error
+    if "run.json" in inside:
+        yield read(directory)
+        return
+    if {"config.yaml", "metrics.jsonl"} <= set(inside):
+        yield _unreadable(directory, ConfigError(f"{directory / 'run.json'} is missing"))
+        return
+    known: set[str] = set()
+    if "sweep.json" in inside:
+        for entry in _jobs(directory):
+            known.add(entry.directory.name)
+            yield entry
+        # What an earlier try of a job has left is no run of its own.
+        known |= {name for name in inside if name.partition(".attempt-")[0] in known}
+    for name in sorted(inside, key=_natural):
+        if name not in known and not name.startswith(".") and inside[name].is_dir(follow_symlinks=False):
+            yield from _below(directory / name)
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """So that job 10 comes after job 9."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def _jobs(directory: Path) -> Iterator[Entry]:
+    try:
+        rows = ledger.open_ledger(directory).rows()
+    except TrainctlError as error:
+        yield _unreadable(directory, error)
+        return
+    for row in rows:
+        yield _job(row)
+
+
+def _job(row: ledger.Entry) -> Entry:
+    """A job as its run says, as long as the ledger has not heard of something else."""
+    directory = row.directory
+    state: State = row.row.state
+    if (directory / "run.json").is_file():
+        entry = read(directory)
+        if entry.state in (state, "unreadable", "terminated") or state == "done":
+            once = row.row.attempts == 1 and row.row.seconds is not None
+            return replace(entry, seconds=row.row.seconds) if once else entry
+    reason = (row.row.reason or "").partition("\n")[0]
+    try:
+        text = row.job.files.get("config.yaml", "")
+        settings = parse_values(text.encode(), f"the config of job {row.job.number}") if text else {}
+    except TrainctlError as error:
+        return _unreadable(directory, error)
+    if state == "done":
+        state, reason = "unreadable", "the job was done, and its run directory is gone"
+    return Entry(
+        directory,
+        state,
+        _text(settings.get("name")),
+        settings,
+        row.row.exit_code,
+        reason,
+        step=row.row.step,
+        seconds=row.row.seconds,
+    )
+
+
+def _unreadable(directory: Path, error: TrainctlError) -> Entry:
+    reason = error.problems[0].message.partition("\n")[0]
+    return Entry(directory, "unreadable", exit_code=error.exit_code, reason=reason, error=error)
+
+
+def read(directory: Path) -> Entry:
+    """The run in ``directory``."""
+    try:
+        return _read(directory)
+    except TrainctlError as error:
+        return _unreadable(directory, error)
+    except OSError as error:
+        return _unreadable(directory, storage_error(error, "reading the run"))
+
+
+def _read(directory: Path) -> Entry:
+    record = rundir.read_record(directory)
+    status, reason = record.get("status"), record.get("reason")
+    if status not in _STATES:
+        raise ConfigError(f"{directory / 'run.json'} is not valid: status is damaged")
+    state: State = status
+    # A run that failed before its first step has stored no settings.
+    path = directory / "config.yaml"
+    settings = read_values(path) if state == "done" or path.is_file() else {}
+    monitor = _monitor(record, settings)
+    last, best = _object(record, "last"), _object(record, "best")
+    metrics = directory / "metrics.jsonl"
+    seconds = _between(record.get("started"), record.get("ended"))
+    if state == "running" and not _alive(directory):
+        state, reason = "interrupted", "no process is training in it"
+    if not last and state != "failed":
+        last = newest(metrics)
+    return Entry(
+        directory,
+        state,
+        _text(record.get("name")),
+        settings,
+        _whole(record.get("exit_code")),
+        _text(reason).partition("\n")[0],
+        monitor,
+        None if monitor is None else _value(monitor.name, best, last),
+        _whole(last.get("step")),
+        _whole(last.get("epoch")),
+        _whole(record.get("parameters")),
+        seconds,
+        training_seconds(metrics, settings),
+        isinstance(record.get("resumed"), Mapping),
+        (directory / "config.history.yaml").is_file(),
+        _text(record.get("ended")),
+    )
+
+
+def _monitor(record: Mapping[str, Any], settings: Mapping[str, Any]) -> Monitor | None:
+    """What the run says, or what ``train.monitor`` means for it."""
+    stored = record.get("monitor")
+    if (
+        isinstance(stored, Mapping)
+        and isinstance(stored.get("name"), str)
+        and isinstance(stored.get("lower_is_better"), bool)
+    ):
+        return Monitor(stored["name"], stored["lower_is_better"])
+    name = settings.get("train.monitor")
+    if not isinstance(name, str):
+        return None
+    if name == "auto":
+        known = {**_object(record, "last"), **_object(record, "best")}
+        name = "val/accuracy" if "val/accuracy" in known else "val/loss"
+    return Monitor(name, LOWER_IS_BETTER.get(name.removeprefix("val/")))
+
+
+def _value(name: str, best: Mapping[str, Any], last: Mapping[str, Any]) -> float | None:
+    value = best.get(name)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    # Nothing was ever best: JSON has no NaN, it is written as text.
+    return math.nan if isinstance(last.get(name), str) else None
+
+
+def _object(record: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = record.get(key)
+    return value if isinstance(value, Mapping) else {}
+
+
+def _whole(value: Any) -> int | None:
+    return value if type(value) is int else None
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _between(started: Any, ended: Any) -> float | None:
+    try:
+        return (datetime.fromisoformat(ended) - datetime.fromisoformat(started)).total_seconds()
+    except (TypeError, ValueError):
+        return None
+
+
+def _alive(directory: Path) -> bool:
+    """Whether the process that says it trains in ``directory`` is still there.
+
+    The lock itself is not tried: having it for a moment would be in the way of a run that just starts.
+    """
+    lock = directory / ".lock"
+    try:
+        holder = re.fullmatch(r"process (\d+) on (.*)", lock.read_text(encoding="utf-8", errors="replace"))
+    except OSError:
+        holder = None
+    if holder is None or holder[2] != platform.node():
+        newest = max(each.stat().st_mtime for each in directory.iterdir())
+        return time.time() - newest < _NEW
+    try:
+        os.kill(int(holder[1]), 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True

@@ -1,0 +1,349 @@
+"""Which setting won: runs ranked by their monitored validation value, those that differ in the seed folded.
+
+The test split plays no part: what is chosen by it can no longer be measured on it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from trainctl.analysis.discovery import Entry, Monitor, gather
+from trainctl.analysis.noise import findings
+from trainctl.analysis.significance import holm, mean_and_deviation, welch
+from trainctl.config.overrides import ALIASES
+from trainctl.config.settings import show
+from trainctl.config.values import base_values
+from trainctl.errors import TrainctlError
+from trainctl.registry import COMPONENTS
+from trainctl.sweep.pruning import PRUNED
+from trainctl.training.display import number
+
+ABSENT = object()
+"""The value of a setting that a run does not have: another component's argument."""
+
+# What does not decide how well a run does; the monitor decides in which table it stands.
+_BESIDE_GROUPS = ("display", "checkpoint", "tracker", "sweep", "hydra", "pictures", "profile", "seed", "name")
+_BESIDE = ("train.monitor", "dataset.download")
+_SHORT = {key: alias for alias, key in ALIASES.items()}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One setting, with all its seeds.
+
+    Attributes:
+        rank: from 1, equal for equal means; None where the mean is not finite.
+        settings: the values of the columns.
+        runs: one a seed, the best first.
+        values: theirs, in the same order.
+        mean, deviation: of the values; the sample standard deviation (n - 1), None for a single value.
+        unfinished: seeds of this setting that did not end.
+        p, p_holm: of Welch's t-test against the first row, alone and corrected; None where not defined.
+    """
+
+    rank: int | None
+    settings: Mapping[str, Any]
+    runs: tuple[Entry, ...]
+    values: tuple[float, ...]
+    mean: float
+    deviation: float | None
+    unfinished: int = 0
+    p: float | None = None
+    p_holm: float | None = None
+
+    @property
+    def seconds(self) -> float | None:
+        """Time a run, the mean."""
+        return _mean(run.seconds for run in self.runs)
+
+    @property
+    def training_seconds(self) -> float | None:
+        """What the steps of a run took, the mean."""
+        return _mean(run.training_seconds for run in self.runs)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Settings that can be ranked together: the same value of the same data decides what is best.
+
+    Attributes:
+        monitor: that value.
+        about: what makes this group different from the others; empty where it is the only one.
+        columns: the settings that vary, as keys.
+        rows: the best first.
+        findings: whether the first is better than the second by more than noise, in sentences.
+    """
+
+    monitor: Monitor
+    about: str
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+    findings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Other:
+    """A run that is not ranked: ``label`` tells it from the others, ``why`` is a reason or how far it is."""
+
+    entry: Entry
+    label: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs, compared.
+
+    Attributes:
+        groups: the ranked ones, the largest group first.
+        others: those that did not end or cannot be ranked.
+        notes: what a reader of the table must know beside.
+        columns: the settings that are not the same in all runs, ranked or not, as keys.
+    """
+
+    groups: tuple[Group, ...]
+    others: tuple[Other, ...] = ()
+    notes: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+
+
+def compare(places: Iterable[str | Path]) -> Comparison:
+    """Compare the runs in ``places``: run directories, ``last``, names, sweeps, folders of these.
+
+    Reads only. Raises ConfigError for a place without a run, and what reading raised where nothing can be
+    read at all.
+    """
+    return rank(gather(places))
+
+
+def short(key: str) -> str:
+    """A key as people type it: ``lr`` for ``optim.lr``, ``model`` for ``model.name``."""
+    return _SHORT.get(key) or (key.removesuffix(".name") if key.removesuffix(".name") in COMPONENTS else key)
+
+
+def shown(value: Any) -> str:
+    """A setting as one would type it."""
+    return "–" if value is ABSENT else show(value)
+
+
+def rank(entries: Sequence[Entry]) -> Comparison:
+    """Rank runs that were read."""
+    able = [entry for entry in entries if _not_ranked(entry) is None]
+    varying = _varying([entry for entry in entries if entry.settings])
+    notes = []
+    kinds: dict[tuple[Any, ...], list[Entry]] = {}
+    for entry in able:
+        kinds.setdefault(_kind(entry), []).append(entry)
+    unfinished = [entry for entry in entries if entry.state != "done" and entry.settings]
+    groups = []
+    repeated = 0
+    for members in sorted(kinds.values(), key=len, reverse=True):
+        folded, more = _fold(members, varying)
+        repeated += more
+        groups.append(_group(folded, varying, unfinished))
+    if len(groups) > 1:
+        notes.append(
+            f"{len(groups)} tables, because what decides is not the same: values of different metrics or "
+            "data cannot be ranked together"
+        )
+        groups = [replace(group, about=_about(group)) for group in groups]
+    if repeated:
+        notes.append(f"{_runs(repeated)} repeat the seed of the same settings: the newest of each counts")
+    if changed := [entry for entry in able if entry.changed]:
+        notes.append(f"{_runs(len(changed))} went on with other settings than at first: the newest are shown")
+    if pruned := [entry for entry in able if entry.reason.startswith(PRUNED)]:
+        names = ", ".join(f"{entry.directory.name} ({entry.reason.partition(':')[0]})" for entry in pruned)
+        notes.append(
+            f"{_runs(len(pruned))} not trained to the end, the value is the best until then: {names}"
+        )
+    if any(entry.resumed for entry in able):
+        notes.append("the time of a run that was resumed includes the pause")
+    others = [
+        Other(entry, _label(entry, varying), _not_ranked(entry) or "")
+        for entry in entries
+        if _not_ranked(entry) is not None
+    ]
+    return Comparison(tuple(groups), tuple(others), tuple(notes), tuple(varying))
+
+
+def _runs(count: int) -> str:
+    return f"{count} run{'s' if count > 1 else ''}"
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return math.fsum(known) / len(known) if known else None
+
+
+def _not_ranked(entry: Entry) -> str | None:
+    """Why an entry has no place in the ranking, or how far it is; None where it has one."""
+    if entry.state in ("failed", "unreadable"):
+        return entry.reason or "no reason was written down"
+    if entry.state != "done":
+        return "; ".join(filter(None, (_progress(entry), entry.reason)))
+    if entry.monitor is None or entry.value is None:
+        return f"{entry.monitor.name if entry.monitor else 'the monitored value'} was never computed"
+    if entry.monitor.lower_is_better is None:
+        return f"whether less {entry.monitor.name} is better is not written down"
+    return None
+
+
+def _progress(entry: Entry) -> str:
+    if entry.step is None:
+        return ""
+    epochs = entry.settings.get("train.epochs")
+    epoch = "" if entry.epoch is None else f"epoch {entry.epoch}{f'/{epochs}' if epochs else ''}, "
+    best = ""
+    if entry.monitor is not None and entry.value is not None:
+        best = f", best {entry.monitor.name} {number(entry.value)}"
+    return f"{epoch}step {entry.step}{best}"
+
+
+# ------------------------------------------------------------------- which settings
+
+
+def _kind(entry: Entry) -> tuple[Any, ...]:
+    """What must be equal for two values to be comparable."""
+    assert entry.monitor is not None
+    loss = {key: _same(value) for key, value in entry.settings.items() if key.startswith("loss.")}
+    decides_by_loss = entry.monitor.name == "val/loss"
+    return (
+        entry.monitor,
+        entry.settings.get("dataset.name"),
+        tuple(sorted(loss.items())) if decides_by_loss else None,
+    )
+
+
+def _about(group: Group) -> str:
+    entry = group.rows[0].runs[0]
+    about = f"{group.monitor.name} of dataset {entry.settings.get('dataset.name', 'unknown')}"
+    if group.monitor.name == "val/loss":
+        about += f" under loss {entry.settings.get('loss.name', 'unknown')}"
+    return about
+
+
+def _varying(entries: Sequence[Entry]) -> list[str]:
+    """The keys whose values are not the same in all entries, in the order of the config."""
+    keys = dict.fromkeys(key for entry in entries for key in entry.settings if not _is_beside(key))
+    return [key for key in keys if len({_same(setting(entry, key)) for entry in entries}) > 1]
+
+
+def _is_beside(key: str) -> bool:
+    return key in _BESIDE or key.partition(".")[0] in _BESIDE_GROUPS
+
+
+def setting(entry: Entry, key: str) -> Any:
+    """What ``key`` is in a run: what its config does not give has its default; ABSENT without one."""
+    if key in entry.settings:
+        return entry.settings[key]
+    group, _, argument = key.partition(".")
+    name = entry.settings.get(f"{group}.name")
+    if group not in COMPONENTS:
+        return base_values().get(key, ABSENT)
+    return _defaults(group, name).get(argument, ABSENT) if isinstance(name, str) else ABSENT
+
+
+@cache
+def _defaults(group: str, name: str) -> Mapping[str, Any]:
+    """The defaults of a component's arguments; none for a plugin's, which is not imported to look."""
+    try:
+        parameters = COMPONENTS[group].signature(name).parameters
+    except TrainctlError:
+        return {}
+    return {each.name: each.default for each in parameters if not each.required}
+
+
+def _same(value: Any) -> Any:
+    """A value to tell settings apart by: 1 and 1.0 are one number, true is none."""
+    if isinstance(value, list | tuple):
+        return tuple(map(_same, value))
+    if isinstance(value, Mapping):
+        return tuple(sorted((str(key), repr(_same(item))) for key, item in value.items()))
+    return (isinstance(value, bool), value)
+
+
+def _label(entry: Entry, varying: Sequence[str]) -> str:
+    keys = [key for key in [*varying, "seed"] if key in entry.settings]
+    words = " ".join(f"{short(key)}={shown(entry.settings[key])}" for key in keys)
+    return f"{entry.name}: {words}" if entry.name and words else entry.name or words
+
+
+# ------------------------------------------------------------------- folding and ranking
+
+
+def _key(entry: Entry, varying: Sequence[str]) -> tuple[Any, ...]:
+    return tuple(_same(setting(entry, key)) for key in varying)
+
+
+def _fold(entries: Sequence[Entry], varying: Sequence[str]) -> tuple[dict[Any, dict[Any, Entry]], int]:
+    """The runs by setting and seed, and how many there are of the same setting and the same seed.
+
+    Two of these are one measurement, not two: counted twice they would make the noise look smaller.
+    """
+    folded: dict[Any, dict[Any, Entry]] = {}
+    for entry in sorted(entries, key=lambda entry: entry.ended):
+        folded.setdefault(_key(entry, varying), {})[_seed(entry)] = entry
+    return folded, len(entries) - sum(map(len, folded.values()))
+
+
+def _seed(entry: Entry) -> Any:
+    return entry.settings.get("seed", entry.directory)
+
+
+def _group(
+    folded: Mapping[Any, Mapping[Any, Entry]], varying: Sequence[str], unfinished: Sequence[Entry]
+) -> Group:
+    members = [entry for seeds in folded.values() for entry in seeds.values()]
+    columns = [key for key in varying if len({_same(setting(entry, key)) for entry in members}) > 1]
+    monitor = members[0].monitor
+    assert monitor is not None
+    missing: dict[Any, set[Any]] = {}
+    for entry in unfinished:
+        missing.setdefault(_key(entry, varying), set()).add(_seed(entry))
+    better: Callable[[float], float] = float if monitor.lower_is_better else float.__neg__
+
+    def by_value(run: Entry) -> tuple[bool, float]:
+        assert run.value is not None
+        return not math.isfinite(run.value), better(run.value)
+
+    rows = []
+    for key, seeds in folded.items():
+        runs = tuple(sorted(seeds.values(), key=by_value))
+        values = tuple(run.value for run in runs if run.value is not None)
+        mean, deviation = mean_and_deviation(values)
+        settings = {column: setting(runs[0], column) for column in columns}
+        lost = len(missing.get(key, set()) - set(seeds))
+        rows.append(Row(None, settings, runs, values, mean, deviation, lost))
+    rows.sort(key=lambda row: (not math.isfinite(row.mean), better(row.mean)))
+    rows = _tested(_numbered(rows))
+    return Group(monitor, "", tuple(columns), tuple(rows), tuple(findings(rows, monitor, columns)))
+
+
+def _numbered(rows: Sequence[Row]) -> list[Row]:
+    numbered: list[Row] = []
+    for position, row in enumerate(rows, start=1):
+        if not math.isfinite(row.mean):
+            numbered.append(row)
+            continue
+        tied = numbered and numbered[-1].mean == row.mean
+        numbered.append(replace(row, rank=numbered[-1].rank if tied else position))
+    return numbered
+
+
+def _tested(rows: Sequence[Row]) -> list[Row]:
+    """With the p-values of the first against each other."""
+    tests = [welch(rows[0].values, row.values) for row in rows[1:]]
+    known = [test.p for test in tests if test is not None]
+    adjusted = iter(holm(known))
+    return [
+        rows[0],
+        *(
+            replace(row, p=test.p, p_holm=next(adjusted)) if test is not None else row
+            for row, test in zip(rows[1:], tests, strict=True)
+        ),
+    ]

@@ -1,0 +1,66 @@
+"""Make a small project of one's own that trains: init [DIR]."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from trainctl.errors import ConfigError, storage_error
+from trainctl.paths import conf_directory
+
+_STARTER = Path(__file__).resolve().parents[1] / "starter"
+# Under its own name it would hold for trainctl's repository, too.
+_RENAMED = {"gitignore": ".gitignore"}
+_COMMAND = "trainctl experiment=first"
+
+
+def run(words: Sequence[str]) -> int:
+    """Write a model, its config, an experiment and a README into DIR, by default the current folder.
+
+    What is there already is left as it is. Raises ConfigError (exit 2) where a file of the project's has the
+    name of one that is there, before anything is written; StorageError where the disk will not take it.
+    """
+    if len(words) > 1 or any(word.startswith("-") or "=" in word for word in words):
+        raise ConfigError(f"init takes one DIR, not {' '.join(words)}", "trainctl init my_project")
+    folder = Path(words[0] if words else ".").expanduser()
+    files = starter_files()
+    _check(folder, files)
+    try:
+        for name, content in files.items():
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("xb") as file:
+                file.write(content)
+    except OSError as error:
+        failure = storage_error(error, "making the project")
+        raise type(failure)(str(failure), "name another folder: trainctl init DIR") from error
+    print(f"made {folder.resolve()}")
+    for name in files:
+        print(f"  {name}")
+    here = folder.resolve() == Path.cwd()
+    print(f"next: {_COMMAND}" if here else f"next: cd {shlex.quote(str(folder))} && {_COMMAND}")
+    return 0
+
+
+def starter_files() -> dict[str, bytes]:
+    """The files of a new project, by their path in it."""
+    found = sorted(path for path in _STARTER.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    names = [path.relative_to(_STARTER).as_posix() for path in found]
+    return {_RENAMED.get(name, name): path.read_bytes() for name, path in zip(names, found, strict=True)}
+
+
+def _check(folder: Path, files: dict[str, bytes]) -> None:
+    """Raise ConfigError where nothing can be written without changing what is there."""
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"init {folder}: is a file", "name a folder that is new, or empty")
+    if folder.resolve() in conf_directory().resolve().parents:
+        raise ConfigError(f"init {folder}: this is trainctl's own folder", "name one of your own")
+    taken = [name for name in files if os.path.lexists(folder / name)]
+    if taken:
+        there = "is there already" if len(taken) == 1 else "are there already"
+        raise ConfigError(
+            f"init {folder}: {', '.join(taken)} {there}; nothing was written",
+            "name another folder: trainctl init DIR",
+        )

@@ -1,0 +1,137 @@
+"""List what can be selected: ls, ls GROUP, or ls GROUP=OPTION for its arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from trainctl.config.settings import describe, show
+from trainctl.errors import ConfigError, nearest
+from trainctl.paths import conf_directory, user_conf
+from trainctl.registry import COMPONENTS, METRICS, REQUIRED, TRACKERS, Parameter
+from trainctl.ui.listing import Listing
+
+
+def run(arguments: Sequence[str]) -> int:
+    """``trainctl ls [GROUP|GROUP=OPTION] …``."""
+    groups = find_members()
+    listing = Listing()
+    if not arguments:
+        for group, members in groups.items():
+            listing.group(group, {name: _summary(group, name, path) for name, path in members.items()})
+        return 0
+    for argument in arguments:
+        group, equals, option = argument.partition("=")
+        if group not in groups:
+            close = nearest(group, groups)
+            remedy = f"did you mean {close}? " if close else ""
+            raise ConfigError(
+                f"ls {argument}: there is no such group", f"{remedy}there are: {', '.join(groups)}"
+            )
+        members = groups[group]
+        if not equals:
+            listing.group(group, {name: _summary(group, name, path) for name, path in members.items()})
+        elif option in members:
+            _show_option(listing, group, option, members[option])
+        else:
+            close = nearest(option, members)
+            remedy = f"did you mean {group}={close}? " if close else ""
+            raise ConfigError(
+                f"ls {argument}: there is no such option", f"{remedy}there are: {', '.join(members)}"
+            )
+    return 0
+
+
+def find_members() -> dict[str, dict[str, Path | None]]:
+    """What can be selected in every group; the metrics have no files, ``train.metrics`` names them."""
+    found: dict[str, dict[str, Path | None]] = {group: {**paths} for group, paths in find_options().items()}
+    found[METRICS.group] = dict.fromkeys(METRICS.names())
+    return {group: found[group] for group in (*COMPONENTS, METRICS.group, *found) if group in found}
+
+
+def find_options() -> dict[str, dict[str, Path]]:
+    """The options of every group with their files; a user's ``./conf`` comes before trainctl's own."""
+    found: dict[str, dict[str, Path]] = {}
+    for folder in (conf_directory(), user_conf()):
+        for group, name, path in options_in(folder) if folder is not None else ():
+            found.setdefault(group, {})[name] = path
+    order = [*COMPONENTS, *sorted(set(found) - set(COMPONENTS))]
+    return {group: dict(sorted(found[group].items())) for group in order if group in found}
+
+
+def options_in(folder: Path) -> Iterator[tuple[str, str, Path]]:
+    """Group, name and file of every option below ``folder``, Hydra's own left out.
+
+    ``experiment/vision/a.yaml`` is the option ``vision/a`` of ``experiment``; hidden folders hold copies that
+    editors keep.
+    """
+    for place in sorted(folder.iterdir()):
+        if place.name == "hydra" or not place.is_dir():
+            continue
+        for path in sorted(place.rglob("*.yaml")):
+            parts = path.relative_to(place).with_suffix("").parts
+            if not any(part.startswith(".") for part in (place.name, *parts)):
+                yield place.name, "/".join(parts), path
+
+
+def _summary(group: str, name: str, path: Path | None) -> str:
+    """The first comment line of the option's file, else the first line of its component's docstring."""
+    if path is None:
+        return METRICS.signature(name).summary
+    first = _text(path).lstrip().partition("\n")[0]
+    if first.startswith("#") and not first.startswith("# @package"):
+        return first.lstrip("# ").strip()
+    comments = [line for line in _text(path).splitlines() if line.startswith("# ")]
+    if len(comments) > 1:
+        return comments[1].lstrip("# ").strip()
+    known = group in COMPONENTS and name in COMPONENTS[group].names()
+    return COMPONENTS[group].signature(name).summary if known else ""
+
+
+def _show_option(listing: Listing, group: str, option: str, path: Path | None) -> None:
+    if path is None:
+        _show_metric(listing, option)
+        return
+    values = _read(path)
+    registry, prefix = COMPONENTS.get(group), group
+    if group == TRACKERS.group and isinstance(values.get(option), dict):
+        # Several may be chosen: each has its settings under its own name.
+        registry, prefix, values = TRACKERS, f"{group}.{option}", values[option]
+    name = str(values.get("name", option))
+    if registry is None or name not in registry.names():
+        listing.text(f"{group}={option}", _text(path).rstrip())
+        return
+    signature = registry.signature(name)
+    rows = [
+        _row(f"{prefix}.{parameter.name}", parameter, values.get(parameter.name, parameter.default))
+        for parameter in signature.parameters
+    ]
+    listing.component(f"{group}={option}", signature.doc, rows)
+
+
+def _show_metric(listing: Listing, name: str) -> None:
+    signature = METRICS.signature(name)
+    rows = [_row(parameter.name, parameter, parameter.default) for parameter in signature.parameters]
+    arguments = ", ".join(f"{key}: {'…' if default == 'required' else default}" for key, default, _ in rows)
+    entry = f"{{{name}: {{{arguments}}}}}" if arguments else name
+    listing.component(f"train.metrics=[{entry}]", signature.doc, rows)
+
+
+def _row(key: str, parameter: Parameter, value: Any) -> tuple[str, str, str]:
+    """An argument's key, what it is when nobody sets it, and what it may be."""
+    return key, "required" if value is REQUIRED else show(value), describe(parameter.annotation)
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(_text(path))
+    except yaml.YAMLError:
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -1,0 +1,87 @@
+"""Predict a CSV, NPZ or image files: predict RUN --input FILE|FOLDER --output FILE.csv|FILE.jsonl."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trainctl.cli.options import CHECKPOINT, parse
+from trainctl.errors import CheckpointError, ConfigError
+from trainctl.paths import short_path
+from trainctl.training.display import duration
+from trainctl.training.startup import importing
+
+if TYPE_CHECKING:
+    from trainctl.inference.trained_run import Trained
+
+_OPTIONS = {"--input": (), "--output": (), "--batch-size": (), **CHECKPOINT}
+_EXAMPLE = "--input new.csv --output predictions.csv"
+
+
+def run(words: list[str]) -> int:
+    """Predict every sample of a file with the run that the first word names.
+
+    Inputs are made as in training, with its statistics, categories and class names. A sample that cannot be
+    read has a line that says why, and the exit code is 0 all the same, unless there is no other.
+
+    Raises ConfigError for an input that does not fit the run, CheckpointError without a usable checkpoint,
+    UnsafeInputError for changed plugins, StorageError where the output cannot be written.
+    """
+    asked = parse("predict", words, _OPTIONS, ("--trust-plugins",))
+    source = Path(asked.needed("--input", "predict", _EXAMPLE)).expanduser()
+    output = Path(asked.needed("--output", "predict", _EXAMPLE)).expanduser()
+    size = asked.options.get("--batch-size")
+    if size is not None and (not size.isdecimal() or int(size) == 0):
+        raise ConfigError(f"--batch-size {size}: must be a whole number, at least 1", "--batch-size 256")
+    with importing():
+        from trainctl.inference import predict as prediction
+        from trainctl.inference.trained_run import load_run
+
+    prediction.check_output(output, source)
+    trained = load_run(
+        asked.run,
+        asked.options.get("--checkpoint", "best"),
+        trust_plugins="--trust-plugins" in asked.flags,
+    )
+    print(f"{short_path(trained.directory)}, {trained.checkpoint.name}")
+    for notice in trained.notices:
+        print(notice)
+    _predict(trained, source, output, int(size or trained.config.train.batch_size))
+    return 0
+
+
+def _predict(trained: Trained, source: Path, output: Path, size: int) -> None:
+    from trainctl.inference.predict import Predictor, Table, predict
+    from trainctl.inference.readers import open_source
+    from trainctl.ui.prediction import progress
+
+    try:
+        opened = open_source(source, trained.raw_sample(), trained.reading, trained.config.dataset.arguments)
+    except (KeyError, TypeError, IndexError) as error:
+        raise CheckpointError(
+            f"{trained.checkpoint} says nothing usable of how its data was read: {error}"
+        ) from error
+    for notice in opened.notices:
+        print(notice)
+    predictor = Predictor(trained, trained.transform())
+    table = Table(output, opened.name_of, trained.classes, trained.output_size)
+    started = time.perf_counter()
+    with progress(opened.total, opened.name_of) as shown:
+        outcome = predict(
+            predictor,
+            opened,
+            table,
+            size,
+            lambda far: shown(opened.done, far.samples, far.bad),
+        )
+    for reason in outcome.errors:
+        print(f"no prediction: {reason}")
+    if outcome.bad > len(outcome.errors):
+        print(f"no prediction: {outcome.bad - len(outcome.errors):,} more")
+    for remark in opened.remarks():
+        print(remark)
+    bad = f", {outcome.bad:,} without a prediction: see its column error" if outcome.bad else ""
+    took = duration(time.perf_counter() - started)
+    many = f"{outcome.samples:,} {opened.name_of}{'' if outcome.samples == 1 else 's'}"
+    print(f"{many} in {took}: {short_path(output.absolute())}{bad}")

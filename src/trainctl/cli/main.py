@@ -1,0 +1,267 @@
+"""The command line: verbs, options, exit codes, the error screen. Imports no torch.
+
+The first word is a verb if it has no ``=`` and does not begin with ``-``, ``+`` or ``~``; everything else is
+Hydra's: ``trainctl model=mlp lr=1e-3``, ``-m``, ``--cfg job``, ``-sc install=bash``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from trainctl import __version__, meta_kernels
+from trainctl.errors import ConfigError, InterruptedRunError, TrainctlError, nearest, storage_error
+from trainctl.training.interrupts import Stopped, held_back, terminable
+from trainctl.training.startup import collector_paused, load_libraries_meanwhile
+from trainctl.ui.errors import show_error
+
+_FLAGS = (
+    "--help",
+    "--hydra-help",
+    "--version",
+    "--cfg",
+    "--resolve",
+    "--package",
+    "--run",
+    "--multirun",
+    "--shell-completion",
+    "--config-name",
+    "--config-dir",
+    "--info",
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program; returns its exit code. Errors are shown, never raised."""
+    if arguments is None:
+        words = sys.argv[1:]
+        meta_kernels.later()
+    else:
+        words = list(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal without × or · must not end a run
+    try:
+        with terminable():
+            return _dispatch(words)
+    except TrainctlError as error:
+        return _report(error)
+    except Stopped as stopped:
+        return _report(stopped.error)
+    except KeyboardInterrupt:
+        return _report(InterruptedRunError("interrupted"))
+    except BrokenPipeError:
+        # Whoever read the pipe has gone. Point stdout elsewhere, or Python complains when it flushes it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        return _report(storage_error(error, "reading or writing"))
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        from trainctl.registry import plugins
+
+        if (where := plugins.blamed(error)) is not None:
+            return _report(ConfigError(f"{where}: {reason}", "TRAINCTL_DEBUG=1 shows the traceback"))
+        return _report(TrainctlError(f"internal error: {reason}", "TRAINCTL_DEBUG=1 shows the traceback"))
+
+
+def _report(error: TrainctlError) -> int:
+    if os.environ.get("TRAINCTL_DEBUG", "") not in ("", "0"):
+        traceback.print_exc()
+    show_error(error)
+    return error.exit_code
+
+
+def _dispatch(words: list[str]) -> int:
+    if words and "=" not in words[0] and words[0][:1] not in ("-", "+", "~", ""):
+        return _run_verb(words[0], words[1:])
+    if "--version" in words:
+        print(f"trainctl {__version__}")
+        return 0
+    if "--help" in words or "-h" in words:
+        return _run_verb("help", [])
+    return _run_hydra(words)
+
+
+def _run_verb(name: str, words: list[str]) -> int:
+    from trainctl.cli.commands.help import verbs
+
+    known = verbs()
+    if name not in known:
+        close = nearest(name, known)
+        remedy = f"did you mean trainctl {close}? " if close else ""
+        raise ConfigError(
+            f"{name}: there is no such command",
+            f"{remedy}commands: {', '.join(known)}; to train, give KEY=VALUE words",
+        )
+    if {"-h", "--help"} & set(words):
+        name, words = "help", []
+    if {"-m", "--multirun"} & set(words) and name != "plan":
+        raise ConfigError(
+            f"{name} -m: sweeps go with training and plan only", "trainctl -m KEY=VALUE,VALUE …"
+        )
+    code: int = importlib.import_module(f"trainctl.cli.commands.{name}").run(words)
+    return code
+
+
+# ------------------------------------------------------------------- Hydra
+
+
+def _run_hydra(words: list[str]) -> int:
+    from hydra._internal.utils import get_args_parser
+
+    from trainctl.config.overrides import friendly
+
+    before = {name: os.environ.get(name) for name in ("HYDRA_FULL_ERROR",)}
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    try:
+        parser = get_args_parser()
+        parser.error = _refuse_option  # type: ignore[method-assign]
+        options = parser.parse_args(words)
+        _refuse_unserved(options)
+        options.overrides = [friendly(word, sweep=options.multirun) for word in options.overrides]
+        if options.shell_completion and _complete(options):
+            return 0
+        if options.cfg or options.info or options.shell_completion or options.hydra_help:
+            return _show(options, parser)
+        return _train(options, words)
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+
+
+def _refuse_option(message: str) -> NoReturn:
+    unknown = message.rpartition(" ")[2].partition("=")[0]
+    close = nearest(unknown, _FLAGS) if unknown.startswith("-") else None
+    raise ConfigError(message, f"did you mean {close}?" if close else "trainctl --help shows the options")
+
+
+def _refuse_unserved(options: Any) -> None:
+    """Raise ConfigError for options of Hydra that would be passed over in silence."""
+    if options.config_path is not None:
+        raise ConfigError(
+            "--config-path: trainctl's own configs are always used", "add a folder with --config-dir DIR"
+        )
+    if options.experimental_rerun is not None:
+        raise ConfigError("--experimental-rerun: not served", "a run's words are in its overrides.yaml")
+    if options.resolve and not options.cfg:
+        raise ConfigError("--resolve: goes with --cfg", "trainctl --cfg job --resolve")
+    if options.package is not None and not options.cfg:
+        raise ConfigError("--package: goes with --cfg", "trainctl --cfg job --package model")
+    wrong, right = (
+        ("hydra.run.dir", "hydra.sweep.dir") if options.multirun else ("hydra.sweep.dir", "hydra.run.dir")
+    )
+    if not options.cfg and any(word.lstrip("+").startswith(f"{wrong}=") for word in options.overrides):
+        raise ConfigError(f"{wrong}: {'a sweep' if options.multirun else 'a single run'} goes to {right}")
+
+
+def _show(options: Any, parser: Any) -> int:
+    """``--cfg``, ``--info``, ``--hydra-help`` and completion: Hydra's own, over trainctl's configs."""
+    from hydra._internal.utils import _run_hydra as hydra_main
+    from hydra.core.global_hydra import GlobalHydra
+    from omegaconf import OmegaConf
+    from yaml import YAMLError
+
+    from trainctl.config.composer import COMPOSITION_ERRORS, Composer, without_hydra
+    from trainctl.config.explain import explained
+    from trainctl.paths import conf_directory
+
+    composer = Composer(options.config_dir, options.config_name)
+    if options.cfg == "job" and options.package is None:
+        full, problems, notices = composer.settle(options.overrides)
+        if problems:
+            raise ConfigError(problems)
+        for notice in notices:
+            print(f"# {notice}")
+        try:
+            print(OmegaConf.to_yaml(without_hydra(full), resolve=options.resolve), end="")
+        except COMPOSITION_ERRORS as error:
+            raise ConfigError(explained(error)) from error
+        return 0
+    GlobalHydra.instance().clear()
+    logging.raiseExceptions = (
+        False  # Hydra prints through logging, which complains at length of a closed pipe
+    )
+    program, sys.argv[0] = sys.argv[0], "trainctl"
+    try:
+        hydra_main(options, parser, lambda config: None, str(conf_directory()), "config")
+    except SystemExit as done:
+        return done.code if isinstance(done.code, int) else int(done.code is not None)
+    except COMPOSITION_ERRORS as error:
+        raise ConfigError(explained(error)) from error
+    except (ValueError, YAMLError) as error:
+        raise ConfigError(str(error).partition("\n")[0], "trainctl --help shows the options") from error
+    finally:
+        sys.argv[0] = program
+    return 0
+
+
+def _complete(options: Any) -> bool:
+    """Offer verbs, short keys and options where they are being typed; True when there is nothing to add."""
+    if not any(word.startswith("query=") for word in options.overrides):
+        return False
+    from trainctl.cli.commands.help import verbs
+    from trainctl.config.overrides import ALIASES
+
+    typed = os.environ.get("COMP_LINE", "").split(" ")[1:]
+    flags: tuple[str, ...] = _FLAGS
+    first = len(typed) <= 1
+    if not first and typed[0] == "trace":
+        from trainctl.cli.commands import trace
+
+        # Hydra completes the words of training as if the verb were not there.
+        flags, typed = trace.OPTIONS, trace.training_words(typed)
+        os.environ["COMP_LINE"] = " ".join(["trainctl", *typed])
+    current = typed[-1] if typed else ""
+    offered = [*(verbs() if first else ()), *(f"{alias}=" for alias in ALIASES)]
+    complete = False
+    if len(typed) > 1 and typed[0] in verbs():
+        from trainctl.cli.commands.ls import find_members
+
+        groups = find_members()
+        members = [f"{group}={name}" for group, names in groups.items() for name in names]
+        offered, complete = [*groups, *members] if typed[0] == "ls" else [], True
+    elif current.startswith("-"):
+        offered, complete = list(flags), True
+    print(" ".join(word for word in offered if word.startswith(current)), end="\n" if complete else " ")
+    return complete
+
+
+def _train(options: Any, words: list[str]) -> int:
+    overrides = list(options.overrides)
+    # Hydra, while it is imported and while it composes, swallows an interrupt or takes it for a wrong config.
+    with held_back(), collector_paused():
+        from trainctl.config.composer import Composer, run_directory
+        from trainctl.config.stored import stored_files
+        from trainctl.runs import directory as rundir
+        from trainctl.training.train import Request, command_line, record_stop, train
+
+        composer = Composer(options.config_dir, options.config_name)
+    command = command_line(words)
+    if options.multirun or "hydra.mode=MULTIRUN" in overrides:
+        from trainctl.sweep.run import sweep
+
+        return sweep(composer, overrides, command)
+    load_libraries_meanwhile()
+    with held_back(), collector_paused():
+        composed = composer.compose(overrides)
+    named = any(word.lstrip("+").startswith("hydra.run.dir=") for word in overrides)
+    where, files = Path(run_directory(composed)), stored_files(composed)
+    directory: Path | None = None
+    try:
+        # A directory that is taken has a record, which must not say "running" for ever.
+        with held_back():
+            directory = rundir.claim(where, named=named)
+        request = Request(composed.config, files, directory, composed.notices, command)
+        values = composer.run(composed, directory, lambda: train(request))
+    except (Stopped, KeyboardInterrupt) as error:
+        if directory is not None:
+            record_stop(directory, error)
+        raise
+    return int(values["exit_code"])

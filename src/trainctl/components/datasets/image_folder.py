@@ -1,0 +1,255 @@
+"""Images of one's own, a folder a class."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from trainctl.data import AnySplit, Data, ItemSplit, Split, Standardize
+from trainctl.data.images import cache as cache_file
+from trainctl.data.images.decoding import SUFFIXES, Decoder
+from trainctl.errors import ConfigError, MissingDataError
+from trainctl.registry import DATASETS, Count, NonNegative, Positive
+
+_SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+
+
+@DATASETS.register("image_folder")
+def image_folder(
+    path: str = "images",
+    size: tuple[Count, Count] = (64, 64),
+    channels: Literal[1, 3] = 3,
+    resize: Literal["crop", "stretch"] = "crop",
+    bad_files: Literal["error", "skip"] = "error",
+    cache: bool = True,
+    max_resident_gb: NonNegative = 4.0,
+    mean: float = 0.5,
+    std: Positive = 0.25,
+) -> Data:
+    """Images of your own: a folder with one sub-folder a class, named like the class.
+
+    Or folders train/, val/ and test/, each with such sub-folders; val/ and test/ may be absent. PNG, JPEG,
+    BMP, GIF (its first frame) and WEBP are read, below a class's folder at any depth; other files are ignored
+    and counted. Photographs are turned upright, transparent pixels are laid over white.
+
+    The first run decodes all images and keeps the pixels beside the folder, those of photos/ in
+    .photos.trainctl/, or in the user's cache folder where that cannot be written. A file that is added,
+    removed or changed makes the next run decode again.
+
+    Args:
+        path: the folder.
+        size: height and width that images are brought to.
+        channels: 3 for colour, 1 for grey.
+        resize: crop fills the size and cuts off what is over; stretch changes the proportions.
+        bad_files: error stops at a broken image and names it, skip leaves them out and says how many.
+        cache: keep the decoded images; without, each is decoded whenever it is used.
+        max_resident_gb: decoded images of up to this many GB in all are kept in memory.
+        mean: subtracted from pixels in [0, 1].
+        std: what they are then divided by.
+
+    Shape: inputs (N, channels, *size) uint8, targets (N,) int64 in the order of the classes' names.
+    """
+    root = Path(path).expanduser()
+    listing = _list(root, (channels, *size))
+    decoder, skip = Decoder((size[0], size[1]), channels, resize), bad_files == "skip"
+    paths = [str(root / name) for name in listing.files]
+    shape = (channels, *size)
+    small = len(paths) * channels * size[0] * size[1] <= max_resident_gb * 1e9
+    images: AnySplit
+    if cache:
+        images, good, note = _cached(root, listing, decoder, paths, small=small, skip=skip)
+    else:
+        images, note = ItemSplit(paths, listing.targets, decoder), "not cached"
+        good = _good(paths, decoder, skip=skip)
+    notes = [note]
+    if good is not None and not bool(good.all()):
+        broken = [name for name, fine in zip(listing.files, good.tolist(), strict=True) if not fine]
+        if not skip:
+            raise ConfigError(
+                f"dataset=image_folder: {root / broken[0]} is broken"
+                + (f", and {len(broken) - 1} more" if len(broken) > 1 else ""),
+                "repair or remove it; dataset.bad_files=skip leaves broken files out",
+            )
+        notes.append(f"{len(broken)} broken file{'s' if len(broken) > 1 else ''} left out")
+    if listing.others:
+        notes.append(f"{listing.others} other file{'s' if listing.others > 1 else ''} ignored")
+    splits = {part: _part(images, rows, good) for part, rows in listing.rows.items()}
+    _refuse_emptied(listing, splits, root)
+    return Data(
+        name=root.absolute().name,
+        task="classification",
+        train=splits["train"],
+        val=splits.get("val"),
+        test=splits.get("test"),
+        input_shape=shape,
+        output_size=len(listing.classes),
+        transform=Standardize(scale=255.0, mean=mean, std=std),
+        classes=tuple(listing.classes),
+        note="; ".join(notes),
+        reading={"kind": "image", "resize": resize, "largest": 255},
+    )
+
+
+def _part(images: AnySplit, rows: range, good: Tensor | None) -> AnySplit:
+    index = torch.arange(rows.start, rows.stop)
+    if good is not None:
+        index = index[good[rows.start : rows.stop]]
+    if isinstance(images, Split) and len(index) == len(rows):
+        return images[rows.start : rows.stop]  # no copy
+    return images.select(index)
+
+
+def _cached(
+    root: Path, listing: _Listing, decoder: Decoder, paths: list[str], *, small: bool, skip: bool
+) -> tuple[AnySplit, Tensor | None, str]:
+    """The decoded images, which of them are good, and a word on where they came from."""
+    shape = (decoder.channels, *decoder.size)
+    name = f"images-{'x'.join(map(str, shape))}-{decoder.resize}.safetensors"
+    stamp = cache_file.stamp(root, listing.files, decoder)
+    candidates = [cache_file.Stored(place, stamp) for place in cache_file.places(root, name)]
+    for stored in candidates:
+        if stored.valid():
+            return *_stored(stored, listing.targets, small=small), "cached"
+    started, reason = time.perf_counter(), ""
+    for stored in candidates:
+        try:
+            cache_file.write(stored, paths, decoder, shape, skip=skip)
+        except OSError as error:
+            reason = reason or f"{error.strerror or error}"
+            continue
+        note = f"decoded in {time.perf_counter() - started:.1f} s and cached in {stored.path}"
+        return *_stored(stored, listing.targets, small=small), note
+    if small:
+        images, good = cache_file.in_memory(paths, decoder, shape, skip=skip)
+        return Split(images, listing.targets), good, f"decoded; not cached: {reason}"
+    return (
+        ItemSplit(paths, listing.targets, decoder),
+        _good(paths, decoder, skip=skip),
+        f"not cached: {reason}",
+    )
+
+
+def _good(paths: list[str], decoder: Decoder, *, skip: bool) -> Tensor | None:
+    """Which images are not broken, if any is to be left out: that has to be known before a batch has it."""
+    if not skip:
+        return None
+    return torch.tensor([image is not None for _, image in cache_file.decoded(paths, decoder, skip=True)])
+
+
+def _stored(stored: cache_file.Stored, targets: Tensor, *, small: bool) -> tuple[AnySplit, Tensor]:
+    if small:
+        # The clone reads it from front to back, once; left mapped, the first epoch would in its random order.
+        return Split(stored.images().clone(), targets), stored.good()
+    return ItemSplit(range(len(targets)), targets, cache_file.Row(stored)), stored.good()
+
+
+# ------------------------------------------------------------------ what is there
+
+
+@dataclass
+class _Listing:
+    """The image files of a folder.
+
+    Attributes:
+        classes: the classes' names, sorted.
+        files: paths below the folder, split after split and class after class.
+        targets: their classes' numbers, (N,) int64.
+        rows: which of the files belong to a split.
+        others: how many files are no images.
+    """
+
+    classes: list[str]
+    files: list[str] = field(default_factory=list)
+    targets: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    rows: dict[str, range] = field(default_factory=dict)
+    others: int = 0
+
+
+def _list(root: Path, shape: Sequence[int]) -> _Listing:
+    if not root.is_dir():
+        raise MissingDataError(
+            f"dataset=image_folder: there is no folder {root.absolute()}",
+            "name the folder that holds one sub-folder a class with dataset.path=DIR",
+            stand_in={"task": "classification", "shape": list(shape), "outputs": 10},
+        )
+    folders = _split_folders(root)
+    listing = _Listing(_folders_in(folders["train"]))
+    if len(listing.classes) < 2:
+        found = f"only {listing.classes[0]}/" if listing.classes else "none"
+        raise ConfigError(
+            f"dataset=image_folder: {folders['train']} needs folders of at least two classes, has {found}",
+            "put the images of each class into a folder with the class's name",
+        )
+    targets: list[int] = []
+    for part, folder in folders.items():
+        start = len(listing.files)
+        for name in _folders_in(folder):
+            if name not in listing.classes:
+                raise ConfigError(
+                    f"dataset=image_folder: {folder / name} is no class of {folders['train']}",
+                    f"there are: {', '.join(listing.classes)}",
+                )
+            images, others = _images_in(folder / name)
+            listing.others += others
+            if not images:
+                raise ConfigError(
+                    f"dataset=image_folder: {folder / name} holds no images",
+                    f"images end in {', '.join(sorted(SUFFIXES))}; remove the folder if the class is none",
+                )
+            listing.files += [str(image.relative_to(root)) for image in images]
+            targets += [listing.classes.index(name)] * len(images)
+        listing.rows[part] = range(start, len(listing.files))
+        if start == len(listing.files):
+            raise ConfigError(f"dataset=image_folder: {folder} holds no images", "remove or fill it")
+    listing.targets = torch.tensor(targets)
+    return listing
+
+
+def _split_folders(root: Path) -> dict[str, Path]:
+    """train/, val/ and test/ where train/ holds folders; else the folder itself, which holds the classes."""
+    if not (root / "train").is_dir() or not _folders_in(root / "train"):
+        return {"train": root}
+    found = {
+        part: [root / name for name in names if (root / name).is_dir()] for part, names in _SPLITS.items()
+    }
+    strangers = set(_folders_in(root)) - {name for names in _SPLITS.values() for name in names}
+    if strangers or len(found["val"]) > 1:
+        named = sorted(strangers) or [folder.name for folder in found["val"]]
+        raise ConfigError(
+            f"dataset=image_folder: beside train/, {root} holds {', '.join(f'{name}/' for name in named)}",
+            "beside train/ only one val/ and a test/ belong there",
+        )
+    return {part: folders[0] for part, folders in found.items() if folders}
+
+
+def _folders_in(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and entry.name[0] != ".")
+
+
+def _images_in(folder: Path) -> tuple[list[Path], int]:
+    """The image files below a folder, sorted, and how many others there are; hidden ones do not count."""
+    images, others = [], 0
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if name[0] != "."]
+        for name in names:
+            if Path(name).suffix.lower() in SUFFIXES and name[0] != ".":
+                images.append(Path(parent, name))
+            elif name[0] != ".":
+                others += 1
+    return sorted(images), others
+
+
+def _refuse_emptied(listing: _Listing, splits: dict[str, AnySplit], root: Path) -> None:
+    left = torch.bincount(splits["train"].targets, minlength=len(listing.classes))
+    for name, count in zip(listing.classes, left.tolist(), strict=True):
+        if count == 0:
+            raise ConfigError(
+                f"dataset=image_folder: {root}: class {name} has no image to train on that is not broken"
+            )

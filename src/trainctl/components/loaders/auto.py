@@ -1,0 +1,35 @@
+"""The loader that fits the data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from trainctl.data import AnySplit, Split
+from trainctl.registry import LOADERS, Count, NonNegativeInt, Positive
+
+
+@LOADERS.register("auto")
+def auto(
+    split: AnySplit,
+    transform: nn.Module,
+    batch_size: int,
+    device: torch.device,
+    seed: int | None,
+    augment: Callable[[Tensor, Tensor, int], Tensor] | None = None,
+    workers: NonNegativeInt | Literal["auto"] = "auto",
+    prefetch: Count = 2,
+    timeout: Positive = 120.0,
+) -> Any:
+    """Resident for data in memory, workers for data that is loaded sample by sample.
+
+    Args:
+        workers: processes that load samples; 0 loads in the training process.
+        prefetch: batches that each worker makes ahead.
+        timeout: seconds without a batch after which the workers count as hung (exit 8).
+    """
+    chosen = LOADERS.load("resident" if isinstance(split, Split) else "workers")
+    return chosen(split, transform, batch_size, device, seed, augment, workers, prefetch, timeout)

@@ -1,0 +1,96 @@
+"""Batches from data that lies on the training device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from trainctl.data import AnySplit, ItemSplit, Split
+from trainctl.data.sampler import epoch_order
+from trainctl.registry import LOADERS, Count, NonNegativeInt, Positive
+
+__all__ = ["ResidentLoader", "epoch_order"]
+
+
+@LOADERS.register("resident")
+class ResidentLoader:
+    """A split on the device; a batch is one indexed gather and one transform for all of its samples.
+
+    Per-sample Python is what makes the usual DataLoader slow; here there is none. Samples that are made one
+    by one are all loaded first, once: then every epoch sees what ``load`` drew the first time.
+
+    Args:
+        split: raw inputs and targets, or items that are loaded once.
+        transform: applied to a batch of raw inputs, on the device.
+        seed: with the epoch's number it decides the order; None keeps the stored order.
+        augment: applied before the transform to raw inputs, given the samples' numbers and the epoch.
+        workers: processes that load items; 0 loads in the training process.
+        prefetch: batches that each worker makes ahead.
+        timeout: seconds without a batch after which the workers count as hung (exit 8).
+    """
+
+    def __init__(
+        self,
+        split: AnySplit,
+        transform: nn.Module,
+        batch_size: int,
+        device: torch.device,
+        seed: int | None,
+        augment: Callable[[Tensor, Tensor, int], Tensor] | None = None,
+        workers: NonNegativeInt | Literal["auto"] = "auto",
+        prefetch: Count = 2,
+        timeout: Positive = 120.0,
+    ) -> None:
+        self.note = "resident"
+        if isinstance(split, ItemSplit):
+            split = _loaded(split, batch_size, seed, workers, prefetch, timeout)
+            self.note = "resident: samples were loaded once"
+        self.split = split.to(device)
+        self.transform, self.augment = transform, augment
+        self.batch_size = batch_size
+        self.device = device
+        self.seed = seed
+
+    def __len__(self) -> int:
+        """Batches an epoch; the last one may be smaller."""
+        return -(-len(self.split) // self.batch_size)
+
+    @property
+    def samples(self) -> int:
+        return len(self.split)
+
+    def batches(self, epoch: int = 0, position: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of ``epoch`` from the sample at ``position`` of its order on."""
+        inputs, targets, size = self.split.inputs, self.split.targets, self.batch_size
+        if self.seed is None:
+            for start in range(position, len(targets), size):
+                yield self.transform(inputs[start : start + size]), targets[start : start + size]
+            return
+        order = epoch_order(len(targets), self.seed, epoch).to(self.device)
+        for start in range(position, len(targets), size):
+            index = order[start : start + size]
+            batch = inputs.index_select(0, index)
+            if self.augment is not None:
+                batch = self.augment(batch, index, epoch)
+            yield self.transform(batch), targets.index_select(0, index)
+
+
+def _loaded(
+    split: ItemSplit,
+    batch_size: int,
+    seed: int | None,
+    workers: int | Literal["auto"],
+    prefetch: int,
+    timeout: float,
+) -> Split:
+    # Only here: the machinery of processes is no part of a run whose data is in memory.
+    from trainctl.data.worker_pool import Feed
+
+    feed = Feed(split, batch_size, seed, workers=workers, prefetch=prefetch, timeout=timeout)
+    try:
+        return Split(feed.all(), split.targets)
+    finally:
+        feed.close()

@@ -1,0 +1,109 @@
+"""Batches from data that does not fit on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from trainctl.data import ItemSplit, Split
+from trainctl.data.sampler import epoch_order
+from trainctl.data.worker_pool import Feed
+from trainctl.errors import ConfigError
+from trainctl.registry import LOADERS, Count, NonNegativeInt, Positive
+
+
+@LOADERS.register("workers")
+class WorkersLoader:
+    """Batches that worker processes make ahead, sample by sample, and copy to the device.
+
+    The order, the cursor and every batch are the same for any number of workers, none included.
+
+    Args:
+        split: items, their targets, and how to load one.
+        transform: applied to a batch of raw inputs, on the device.
+        seed: with the epoch's number it decides the order; None keeps the stored order.
+        augment: applied before the transform to raw inputs, given the samples' numbers and the epoch.
+        workers: processes; 0 loads in the training process; auto: one a core, at most 8, none for a few
+            hundred samples.
+        prefetch: batches that each worker makes ahead.
+        timeout: seconds without a batch after which the workers count as hung (exit 8).
+
+    Raises ConfigError for a sample that cannot be loaded, WorkerError where a worker died or hangs.
+    """
+
+    def __init__(
+        self,
+        split: ItemSplit,
+        transform: nn.Module,
+        batch_size: int,
+        device: torch.device,
+        seed: int | None,
+        augment: Callable[[Tensor, Tensor, int], Tensor] | None = None,
+        workers: NonNegativeInt | Literal["auto"] = "auto",
+        prefetch: Count = 2,
+        timeout: Positive = 120.0,
+    ) -> None:
+        if isinstance(split, Split):
+            raise ConfigError(
+                "loader=workers: this dataset is in memory, there is nothing for workers to load",
+                "use loader=auto, or loader=resident",
+            )
+        self.split, self.transform, self.augment = split, transform, augment
+        self.batch_size, self.device, self.seed = batch_size, device, seed
+        self.feed = Feed(
+            split,
+            batch_size,
+            seed,
+            workers=workers,
+            prefetch=prefetch,
+            timeout=timeout,
+            pin=device.type == "cuda",
+        )
+        self._targets = split.targets.to(device)
+        self._stream: Any = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+
+    def __len__(self) -> int:
+        """Batches an epoch; the last one may be smaller."""
+        return -(-len(self.split) // self.batch_size)
+
+    @property
+    def samples(self) -> int:
+        return len(self.split)
+
+    @property
+    def note(self) -> str:
+        """What people are told of how batches are made."""
+        workers = self.feed.workers
+        if workers == 0:
+            return "workers: none, samples are loaded in this process"
+        return f"workers: {workers} process{'es' if workers > 1 else ''} make batches ahead"
+
+    def batches(self, epoch: int = 0, position: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of ``epoch`` from the sample at ``position`` of its order on."""
+        order = epoch_order(len(self.split), self.seed, epoch)[position:]
+        on_device, start = order.to(self.device), 0
+        for raw in self.feed.batches(order, epoch):
+            index = on_device[start : start + len(raw)]
+            start += len(raw)
+            inputs = self._copied(raw)
+            if self.augment is not None:
+                inputs = self.augment(inputs, index, epoch)
+            yield self.transform(inputs), self._targets.index_select(0, index)
+
+    def _copied(self, raw: Tensor) -> Tensor:
+        """The batch on the device. On a GPU it is copied while the step before is still being computed."""
+        if self._stream is None:
+            return raw.to(self.device)
+        with torch.cuda.stream(self._stream):
+            inputs = raw.to(self.device, non_blocking=True)
+        computing = torch.cuda.current_stream(self.device)
+        computing.wait_stream(self._stream)
+        inputs.record_stream(computing)  # its memory is free when the step has read it, not before
+        return inputs
+
+    def close(self) -> None:
+        """End the worker processes."""
+        self.feed.close()

@@ -1,0 +1,43 @@
+"""Adam."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from trainctl.components.optimizers._lean import make
+from trainctl.registry import OPTIMS, NonNegative, Positive, Probability
+
+
+@OPTIMS.register("adam")
+def adam(
+    parameters: Iterable[Tensor],
+    lr: Positive = 0.001,
+    betas: tuple[Probability, Probability] = (0.9, 0.999),
+    eps: Positive = 1e-8,
+    weight_decay: NonNegative = 0.0,
+    amsgrad: bool = False,
+    fused: bool | None = None,
+) -> torch.optim.Optimizer:
+    """Adam. See torch.optim.Adam; Kingma and Ba, Adam: A Method for Stochastic Optimization (2015).
+
+    Args:
+        lr: learning rate.
+        betas: decay of the running means of the gradient and of its square.
+        eps: added to the denominator.
+        weight_decay: L2 penalty added to the gradient; adamw decouples it.
+        amsgrad: keep the largest running mean of the squares.
+        fused: one kernel for all parameters; null uses it where the device has it.
+    """
+    return make(
+        torch.optim.Adam,
+        parameters,
+        lr=lr,
+        betas=betas,
+        eps=eps,
+        weight_decay=weight_decay,
+        amsgrad=amsgrad,
+        fused=fused,
+    )

@@ -1,0 +1,169 @@
+"""MLflow."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import re
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from trainctl.components.trackers._base import Row
+from trainctl.errors import ConfigError
+from trainctl.registry import TRACKERS
+from trainctl.runs import files
+
+_MOST_METRICS, _MOST_PARAMETERS, _LONGEST = 1000, 100, 6000
+_STATUS = {"done": "FINISHED", "failed": "FAILED", "interrupted": "KILLED", "terminated": "KILLED"}
+# Usage is not reported, and a server that does not answer is given up after a while.
+_ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+}
+
+
+@TRACKERS.register("mlflow")
+class MLflow:
+    """MLflow: settings, metrics and files as a run of an experiment, in a local database or on a server.
+
+    Which run it is stands in ``mlflow.json`` of the run directory, and a resumed run goes on with it. MLflow
+    cannot take back a value: of a step that is trained again after a resume it keeps the first one.
+
+    Args:
+        uri: ``sqlite:///FILE``, or a server's ``http://…``; null is what the environment variable
+            MLFLOW_TRACKING_URI says, or else ``mlflow.db`` in the current folder.
+        experiment: the experiment that the run belongs to.
+    """
+
+    def __init__(self, uri: str | None = None, experiment: str = "trainctl") -> None:
+        for key, value in _ENVIRONMENT.items():
+            os.environ.setdefault(key, value)
+        uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                from mlflow import MlflowClient, entities
+
+                if uri.startswith("sqlite:"):
+                    import mlflow.store.tracking.sqlalchemy_store  # noqa: F401 - here it cannot warn
+        except ImportError as error:
+            raise ConfigError(
+                f"tracker=mlflow needs MLflow: {error}", "pip install 'trainctl[mlflow]'"
+            ) from error
+        for name in ("mlflow", "alembic"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        self._connect, self._entities = MlflowClient, entities
+        self.uri, self.experiment = _absolute(uri), experiment
+        self._known: dict[str, set[int]] = {}
+
+    def start(self, directory: Path, name: str, config: Mapping[str, Any]) -> None:
+        note = directory / "mlflow.json"
+        before = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else {}
+        # Where the database is does not depend on the folder that a run is resumed from.
+        if self.uri.startswith("sqlite:") and "database" in before and not Path(self._database).is_file():
+            self.uri = f"sqlite:///{before['database']}"
+        with self._alone():
+            self._client = self._connect(self.uri)
+            experiment = self._experiment_id()
+        known = self._known_run(before.get("run_id"))
+        self.run_id = known or self._client.create_run(experiment, run_name=name).info.run_id
+        if known is None:
+            database = {"database": self._database} if self.uri.startswith("sqlite:") else {}
+            files.replace(note, json.dumps({"run_id": self.run_id, **database}).encode())
+        self._log_config(config)
+
+    def metrics(self, rows: Sequence[Row]) -> None:
+        now = int(time.time() * 1000)
+        metrics = [
+            self._entities.Metric(_key(name), value, now, step)
+            for step, values in rows
+            for name, value in values.items()
+            if step not in self._known.get(_key(name), ())
+        ]
+        for batch in _batches(metrics, _MOST_METRICS):
+            self._client.log_batch(self.run_id, metrics=batch)
+
+    def artifact(self, path: Path) -> None:
+        self._client.log_artifact(self.run_id, str(path))
+
+    def end(self, status: str) -> None:
+        self._client.set_terminated(self.run_id, _STATUS[status])
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Inside, no other run makes tables in the same database, which MLflow itself does not look for."""
+        if not self.uri.startswith("sqlite:"):
+            yield
+            return
+        database = Path(self._database)
+        database.parent.mkdir(parents=True, exist_ok=True)
+        with database.with_name(f".{database.name}.lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    @property
+    def _database(self) -> str:
+        return self.uri.removeprefix("sqlite:///")
+
+    def _known_run(self, run_id: str | None) -> str | None:
+        """The run of before, and what stands in it already; None where this store has no such run."""
+        if run_id is None:
+            return None
+        from mlflow.exceptions import MlflowException
+
+        try:
+            run = self._client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return None
+            raise
+        self._known = {
+            key: {metric.step for metric in self._client.get_metric_history(run_id, key)}
+            for key in run.data.metrics
+        }
+        self._client.update_run(run_id, status="RUNNING")
+        return run_id
+
+    def _experiment_id(self) -> str:
+        found = self._client.get_experiment_by_name(self.experiment)
+        if found is not None:
+            return str(found.experiment_id)
+        place = None
+        if self.uri.startswith("sqlite:"):
+            # Beside the database; MLflow's own choice would be the current folder.
+            place = (Path(self._database).parent / "mlartifacts" / _key(self.experiment)).as_uri()
+        return str(self._client.create_experiment(self.experiment, artifact_location=place))
+
+    def _log_config(self, config: Mapping[str, Any]) -> None:
+        """The settings as parameters. MLflow lets none change: what a resume changed is a tag."""
+        there = self._client.get_run(self.run_id).data.params
+        given = {_key(key): str(value)[:_LONGEST] for key, value in config.items()}
+        new = [self._entities.Param(key, value) for key, value in given.items() if key not in there]
+        for batch in _batches(new, _MOST_PARAMETERS):
+            self._client.log_batch(self.run_id, params=batch)
+        for key, value in given.items():
+            if there.get(key, value) != value:
+                self._client.set_tag(self.run_id, f"changed.{key}", value)
+
+
+def _absolute(uri: str) -> str:
+    """The address with a relative path to a database made absolute."""
+    if not uri.startswith("sqlite:///"):
+        return uri
+    return f"sqlite:///{Path(uri.removeprefix('sqlite:///')).expanduser().absolute()}"
+
+
+def _key(name: str) -> str:
+    """``name`` with the characters that MLflow allows."""
+    return re.sub(r"[^\w\-. :/]", "_", name)
+
+
+def _batches(items: list[Any], size: int) -> Iterator[list[Any]]:
+    return (items[start : start + size] for start in range(0, len(items), size))

@@ -1,0 +1,10 @@
+"""Sources to batches: what a dataset returns, preprocessing, augmentation, sampling, worker processes, tables
+and images.
+
+The names below are public: a dataset of one's own returns a ``Data``. Imported by ``components`` and the
+rooms above it.
+"""
+
+from trainctl.data.types import AnySplit, Data, ItemSplit, Split, Standardize
+
+__all__ = ["AnySplit", "Data", "ItemSplit", "Split", "Standardize"]

@@ -1,0 +1,410 @@
+"""Training images changed at random: ``dataset.augment``, a list of torchvision.transforms.v2 classes.
+
+They get raw images, before the dataset's own transform, on the device. What a transform draws for an image
+is decided by (seed, epoch, sample) alone, so a run that is continued and any number of workers see the same
+images; the run's own random numbers (dropout) are left alone.
+
+The common ones are done here for the whole batch at once. Every other one goes through torchvision: for the
+whole batch where it draws nothing, else image by image, which costs Python and, on a GPU, kernels for each
+image one after the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Any, Literal
+
+import torch
+from annotated_types import Ge, Le, Len
+from pydantic import TypeAdapter, ValidationError
+from torch import Tensor, nn
+
+from trainctl.config.settings import describe, show
+from trainctl.data.sampler import derived_seed
+from trainctl.data.types import AnySplit, ItemSplit, Split
+from trainctl.errors import ConfigError, Problem, TrainctlError, nearest
+from trainctl.registry.constraints import Count, NonNegativeInt
+from trainctl.registry.signature import from_object
+
+_Chance = Annotated[float, Ge(0), Le(1)]
+_TRIALS = 8
+
+
+class RandomHorizontalFlip:
+    """Mirror an image left to right with probability ``p``.
+
+    Shape: (N, C, H, W) to the same, given one number in [0, 1) an image.
+    """
+
+    draws = 1
+    dimension = -1
+
+    def __init__(self, p: _Chance = 0.5) -> None:
+        self.p = p
+
+    def __call__(self, inputs: Tensor, numbers: Tensor) -> Tensor:
+        # Whole images are copied, from the batch or its mirror image: on bytes four times as fast as `where`,
+        # which looks at each pixel.
+        number = torch.arange(len(inputs), device=inputs.device)
+        both = torch.cat((inputs, inputs.flip(self.dimension)))
+        return both.index_select(0, torch.where(numbers[0] < self.p, number + len(inputs), number))
+
+
+class RandomVerticalFlip(RandomHorizontalFlip):
+    """Mirror an image top to bottom with probability ``p``."""
+
+    dimension = -2
+
+
+class RandomCrop:
+    """Cut a window of ``size`` out of an image, at a random place, after padding with ``fill``.
+
+    Args:
+        size: (height, width) of the window, or one number for both.
+        padding: pixels on all sides, on [left and right, top and bottom], or on [left, top, right, bottom].
+        pad_if_needed: pad an image that is smaller than the window.
+        fill: the raw value of what is padded.
+        padding_mode: only ``constant`` here; torchvision does the others.
+
+    Shape: (N, C, H, W) to (N, C, *size), given two numbers in [0, 1) an image.
+    """
+
+    draws = 2
+
+    def __init__(
+        self,
+        size: Count | Annotated[list[Count], Len(1, 2)],
+        padding: NonNegativeInt | Annotated[list[NonNegativeInt], Len(1, 4)] | None = None,
+        pad_if_needed: bool = False,
+        fill: int | float = 0,
+        padding_mode: Literal["constant"] = "constant",
+    ) -> None:
+        sizes = [size] if isinstance(size, int) else size
+        self.height, self.width = sizes[0], sizes[-1]
+        sides = [padding or 0] if isinstance(padding, int | None) else padding
+        if len(sides) == 3:
+            raise ValueError("padding has 1, 2 or 4 numbers")
+        self.left, self.top, self.right, self.bottom = sides * (4 // len(sides))
+        self.pad_if_needed, self.fill = pad_if_needed, fill
+
+    def __call__(self, inputs: Tensor, numbers: Tensor) -> Tensor:
+        height, width = inputs.shape[-2] + self.top + self.bottom, inputs.shape[-1] + self.left + self.right
+        more = [max(0, self.width - width), max(0, self.height - height)] if self.pad_if_needed else [0, 0]
+        sides = (self.left + more[0], self.right + more[0], self.top + more[1], self.bottom + more[1])
+        height, width = height + 2 * more[1], width + 2 * more[0]
+        if height < self.height or width < self.width:
+            raise ValueError(f"a window of {(self.height, self.width)} is larger than {(height, width)}")
+        padded = nn.functional.pad(inputs, sides, value=self.fill).reshape(-1)
+        top = (numbers[0] * (height - self.height + 1)).long()
+        left = (numbers[1] * (width - self.width + 1)).long()
+        # Copied row by row of a window, each a piece of the flat batch: on bytes five times as fast as an
+        # index of pixels.
+        images, channels, rows = (
+            torch.arange(length, device=inputs.device) for length in (*inputs.shape[:2], self.height)
+        )
+        first = (images * len(channels) * height + top) * width + left
+        starts = first[:, None, None] + (channels[:, None] * height + rows) * width
+        windows = padded.unfold(0, self.width, 1).index_select(0, starts.reshape(-1))
+        return windows.view(*inputs.shape[:2], self.height, self.width)
+
+
+_OWN: dict[str, Callable[..., Any]] = {
+    own.__name__: own for own in (RandomHorizontalFlip, RandomVerticalFlip, RandomCrop)
+}
+
+
+class _Whole:
+    """A transform of torchvision that draws nothing, for the whole batch."""
+
+    def __init__(self, transform: Callable[[Tensor], Tensor]) -> None:
+        self.transform = transform
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        return self.transform(inputs).as_subclass(Tensor)
+
+
+class _EachImage:
+    """A transform of torchvision, image by image, torch's random numbers seeded for each."""
+
+    def __init__(self, transform: Callable[[Tensor], Tensor]) -> None:
+        self.transform = transform
+
+    def __call__(self, inputs: Tensor, seeds: Sequence[int]) -> Tensor:
+        outputs = torch.empty_like(inputs)
+        with _own_randomness(inputs.device) as reseed:
+            for number, seed in enumerate(seeds):
+                reseed(seed)
+                image = self.transform(inputs[number])
+                if image.shape != inputs.shape[1:]:
+                    raise _reshaped(type(self.transform).__name__, inputs.shape[1:], image.shape)
+                outputs[number] = image.as_subclass(Tensor)
+        return outputs
+
+
+@contextmanager
+def _own_randomness(device: torch.device) -> Iterator[Callable[[int], object]]:
+    """Random numbers that leave no trace in the run; gives what seeds them."""
+    gpus = [device] if device.type == "cuda" else []
+
+    def reseed(seed: int) -> None:
+        torch.default_generator.manual_seed(seed)
+        if gpus:
+            torch.cuda.manual_seed(seed)
+
+    with torch.random.fork_rng(devices=gpus):
+        yield reseed
+
+
+class Augment:
+    """The transforms of a list, one after the other.
+
+    Args:
+        stages: what :func:`make_augment` makes of the list.
+        seed: the run's.
+        samples: how many the training split has.
+    """
+
+    def __init__(self, stages: Sequence[Any], seed: int, samples: int) -> None:
+        self.stages, self.seed, self.samples = tuple(stages), seed, samples
+        self._epoch: int | None = None
+        self._numbers: dict[int, Tensor] = {}
+
+    def __call__(self, inputs: Tensor, index: Tensor, epoch: int) -> Tensor:
+        """Augment raw images.
+
+        Args:
+            inputs: (N, C, H, W).
+            index: (N,), the samples' numbers in the training split, on the same device.
+            epoch: epochs completed.
+        """
+        if epoch != self._epoch:
+            self._draw(epoch, inputs.device)
+        for number, stage in enumerate(self.stages):
+            if isinstance(stage, _Whole):
+                inputs = stage(inputs)
+            elif isinstance(stage, _EachImage):
+                seeds = [derived_seed("augment", self.seed, epoch, number, each) for each in index.tolist()]
+                inputs = stage(inputs, seeds)
+            else:
+                inputs = stage(inputs, self._numbers[number].index_select(1, index))
+        return inputs
+
+    def _draw(self, epoch: int, device: torch.device) -> None:
+        """The epoch's numbers for all samples at once: a batch then costs one gather instead of its draws."""
+        for number, stage in enumerate(self.stages):
+            if draws := getattr(stage, "draws", 0):
+                seed = derived_seed("augment", self.seed, epoch, number)
+                # On the CPU, so that they are the same for every device.
+                generator = torch.Generator().manual_seed(seed)
+                self._numbers[number] = torch.rand(draws, self.samples, generator=generator).to(device)
+        self._epoch = epoch
+
+
+def make_augment(entries: Sequence[str | Mapping[str, Any]], split: AnySplit, seed: int) -> Augment | None:
+    """What ``dataset.augment`` lists, tried on a sample of the training split; None for an empty list.
+
+    Raises ConfigError for an unknown transform or argument with the nearest, and for a transform that does
+    not take these images or does not keep their shape and type.
+    """
+    if not entries:
+        return None
+    transforms = _make_all(entries, "dataset.augment")
+    raw = split.inputs[0] if isinstance(split, Split) else _first(split)
+    if raw.dim() != 3:
+        raise ConfigError(
+            f"dataset.augment: samples have shape {tuple(raw.shape)}, not (channels, height, width)",
+            "augmentation takes images: dataset.augment=[]",
+        )
+    return Augment([_tried(transform, raw) for transform in transforms], seed, len(split))
+
+
+def _first(split: ItemSplit) -> Tensor:
+    item = split.items[0]
+    try:
+        with _own_randomness(torch.device("cpu")):
+            return split.load(item)
+    except TrainctlError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"{item} cannot be loaded: {type(error).__name__}: {error}") from error
+
+
+def _make_all(entries: Sequence[Any], where: str) -> list[Any]:
+    """Make every transform of a list; all problems are reported at once."""
+    made, problems = [], []
+    for entry in entries:
+        pairs = [(entry, {})] if isinstance(entry, str) else list(entry.items()) if _is_mapping(entry) else []
+        if len(pairs) != 1 or not _is_mapping(pairs[0][1] or {}):
+            problems.append(
+                Problem(f"{where}: {show(entry)} is no transform", "write NAME, or {NAME: {ARGUMENT: VALUE}}")
+            )
+            continue
+        name, arguments = str(pairs[0][0]), dict(pairs[0][1] or {})
+        try:
+            made.append(_make(name, arguments, f"{where}.{name}"))
+        except ConfigError as error:
+            problems.extend(error.problems)
+    if problems:
+        raise ConfigError(problems)
+    return made
+
+
+def _is_mapping(value: Any) -> bool:
+    return isinstance(value, Mapping)
+
+
+def _make(name: str, arguments: dict[str, Any], where: str) -> Any:
+    # Padding that repeats pixels is torchvision's.
+    if name in _OWN and arguments.get("padding_mode", "constant") == "constant":
+        constructor = _OWN[name]
+        _check_arguments(constructor, arguments, where, name)
+    else:
+        constructor = _torchvision(name, where)
+        _check_names(constructor, arguments, where, name)
+        if isinstance(nested := arguments.get("transforms"), list):
+            arguments["transforms"] = [_layer(each) for each in _make_all(nested, where)]
+        if isinstance(arguments.get("interpolation"), str):
+            arguments["interpolation"] = _interpolation(arguments["interpolation"], where)
+    try:
+        return constructor(**arguments)
+    except (TypeError, ValueError, KeyError) as error:
+        raise ConfigError(f"{where}: {str(error).partition(chr(10))[0]}") from error
+
+
+def _torchvision(name: str, where: str) -> Callable[..., Any]:
+    """The class of torchvision.transforms.v2; its import takes seconds, so it waits until one is named."""
+    from torchvision.transforms import v2
+
+    known = {
+        each: kind
+        for each, kind in vars(v2).items()
+        if isinstance(kind, type) and issubclass(kind, v2.Transform) and kind is not v2.Transform
+    }
+    if name not in known:
+        close = nearest(name, known)
+        remedy = f"did you mean {close}? " if close else ""
+        raise ConfigError(
+            f"{where}: torchvision.transforms.v2 has no such transform",
+            f"{remedy}there are: {', '.join(sorted(known))}",
+        )
+    chosen: Callable[..., Any] = known[name]
+    return chosen
+
+
+def _layer(transform: Any) -> Any:
+    """A transform inside another one has to be torchvision's, which draws image by image."""
+    from torchvision.transforms import v2
+
+    if isinstance(transform, RandomCrop):
+        return v2.RandomCrop(
+            (transform.height, transform.width),
+            padding=[transform.left, transform.top, transform.right, transform.bottom],
+            pad_if_needed=transform.pad_if_needed,
+            fill=transform.fill,
+        )
+    if isinstance(transform, RandomHorizontalFlip):
+        return getattr(v2, type(transform).__name__)(p=transform.p)
+    return transform
+
+
+def _interpolation(name: str, where: str) -> Any:
+    from torchvision.transforms import InterpolationMode
+
+    names = [mode.value for mode in InterpolationMode]
+    if name not in names:
+        raise ConfigError(f"{where}.interpolation={name}: must be one of {', '.join(names)}")
+    return InterpolationMode(name)
+
+
+def _check_names(
+    constructor: Callable[..., Any], arguments: Mapping[str, Any], where: str, name: str
+) -> None:
+    parameters = from_object(constructor).parameters
+    names = [parameter.name for parameter in parameters]
+    problems = []
+    for key in arguments:
+        if key not in names:
+            close = nearest(key, names)
+            remedy = f"did you mean {close}? " if close else ""
+            takes = f"{name} takes: {', '.join(names)}" if names else f"{name} takes no arguments"
+            problems.append(
+                Problem(f"{where}.{key}={show(arguments[key])}: no such argument", remedy + takes)
+            )
+    for parameter in parameters:
+        if parameter.required and parameter.name not in arguments:
+            problems.append(Problem(f"{where}.{parameter.name} is missing", f"{name} needs it"))
+    if problems:
+        raise ConfigError(problems)
+
+
+def _check_arguments(
+    constructor: Callable[..., Any], arguments: Mapping[str, Any], where: str, name: str
+) -> None:
+    """The same with types and ranges, which only trainctl's own transforms state."""
+    _check_names(constructor, arguments, where, name)
+    problems = []
+    for parameter in from_object(constructor).parameters:
+        if parameter.name in arguments:
+            value = arguments[parameter.name]
+            try:
+                TypeAdapter(parameter.annotation).validate_python(value, strict=True)
+            except ValidationError:
+                needed = describe(parameter.annotation)
+                problems.append(Problem(f"{where}.{parameter.name}={show(value)}: must be {needed}"))
+    if problems:
+        raise ConfigError(problems)
+
+
+def _tried(transform: Any, image: Tensor) -> Any:
+    """The transform as a stage, after a look at what it does to an image of the data."""
+    name = type(transform).__name__
+    if type(transform) is _OWN.get(name):
+        output = _attempt(name, lambda: transform(image.unsqueeze(0), torch.zeros(2, 1)))
+        _check_output(name, image, output[0])
+        return transform
+    other = image.flip(-1)
+    draws = False
+    with _own_randomness(image.device) as reseed:
+        for seed in range(_TRIALS):
+            reseed(seed)
+            before = torch.get_rng_state()
+            output = _attempt(name, lambda: transform(image))
+            _check_output(name, image, output)
+            draws = draws or not torch.equal(before, torch.get_rng_state())
+        if draws:
+            return _EachImage(transform)
+        both = _attempt(name, lambda: transform(torch.stack([image, other])))
+        same = both.shape == (2, *image.shape) and torch.equal(both, torch.stack([output, transform(other)]))
+    return _Whole(transform) if same else _EachImage(transform)
+
+
+def _attempt(name: str, apply: Callable[[], Any]) -> Any:
+    try:
+        return apply()
+    except ConfigError:
+        raise
+    except Exception as error:
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(
+            f"dataset.augment.{name}: it does not take an image of this dataset: {reason}"
+        ) from error
+
+
+def _check_output(name: str, image: Tensor, output: Any) -> None:
+    if not isinstance(output, Tensor):
+        raise ConfigError(f"dataset.augment.{name}: it gives {type(output).__name__}, not an image")
+    if output.shape != image.shape:
+        raise _reshaped(name, image.shape, output.shape)
+    if output.dtype != image.dtype:
+        raise ConfigError(
+            f"dataset.augment.{name}: it turns {image.dtype} into {output.dtype}",
+            "the dataset's own transform comes after it and takes raw images",
+        )
+
+
+def _reshaped(name: str, before: Sequence[int], after: Sequence[int]) -> ConfigError:
+    return ConfigError(
+        f"dataset.augment.{name}: it turns images of shape {tuple(before)} into {tuple(after)}",
+        "the model is made for the first; augmentation keeps the shape",
+    )

@@ -1,0 +1,176 @@
+"""What stands between a file and the model's input, described so that it can be stored with the run.
+
+Statistics, categories and class names are those of training. Found again in other data they would be others,
+and the model would be given inputs that mean something else.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trainctl.data.types import Data, ItemSplit, Split
+from trainctl.errors import ConfigError
+from trainctl.training.evaluation import class_names
+
+# By module and name, so that nothing is imported that the run does not use.
+_KINDS: Mapping[str, tuple[str, str, frozenset[str]]] = {
+    kind: (module, name, frozenset(holds.split()))
+    for kind, module, name, holds in (
+        ("identity", "torch.nn.modules.linear", "Identity", ""),
+        ("standardize", "trainctl.data", "Standardize", "factor offset"),
+        ("standardize_channels", "trainctl.data.images.cifar", "StandardizeChannels", "factor offset"),
+        ("affine", "trainctl.data.tables.transform", "Affine", "mean std"),
+        (
+            "table",
+            "trainctl.data.tables.transform",
+            "TableTransform",
+            "numbers columns codes mean std",
+        ),
+    )
+}
+
+
+def describe(data: Data) -> dict[str, Any]:
+    """Raw samples, how they are read from files, and the transform, as plain JSON values.
+
+    ``raw`` is None for samples that are made one by one and do not say what they are; ``transform`` is None
+    for one that is not trainctl's own: the dataset has to make that again.
+    """
+    return {
+        "raw": _describe_raw(data),
+        "reading": dict(data.reading),
+        "transform": describe_transform(data.transform),
+    }
+
+
+def _describe_raw(data: Data) -> dict[str, Any] | None:
+    if isinstance(data.train, ItemSplit):
+        if data.reading.get("kind") != "image":
+            return None
+        return {"shape": list(data.input_shape), "dtype": "uint8"}
+    inputs = data.train.inputs
+    return {"shape": list(inputs.shape[1:]), "dtype": str(inputs.dtype).removeprefix("torch.")}
+
+
+def describe_transform(transform: nn.Module) -> dict[str, Any] | None:
+    """A transform of trainctl's own as plain JSON values, None for any other; no number is rounded."""
+    place = (type(transform).__module__, type(transform).__name__)
+    kind = next((kind for kind, known in _KINDS.items() if known[:2] == place), None)
+    if kind is None:
+        return None
+    return {
+        "kind": kind,
+        "values": {name: value for name, value in vars(transform).items() if isinstance(value, float)},
+        "tensors": {
+            name: {"dtype": str(tensor.dtype).removeprefix("torch."), "values": _listed(tensor.tolist())}
+            for name, tensor in transform.named_buffers()
+        },
+    }
+
+
+def make_transform(described: Mapping[str, Any]) -> nn.Module:
+    """The way back from :func:`describe_transform`. Raises ValueError for what it did not write."""
+    try:
+        module, name, holds = _KINDS[described["kind"]]
+        if {*described["values"], *described["tensors"]} != holds:
+            raise ValueError(f"it does not hold {', '.join(sorted(holds))}")
+        made: nn.Module = object.__new__(getattr(importlib.import_module(module), name))
+        nn.Module.__init__(made)
+        for key, value in described["values"].items():
+            setattr(made, str(key), float(value))
+        for key, entry in described["tensors"].items():
+            dtype = {"float32": torch.float32, "int64": torch.int64}[entry["dtype"]]
+            made.register_buffer(key, torch.tensor(_with_nan(entry["values"]), dtype=dtype))
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise ValueError(f"no usable transform: {type(error).__name__}: {error}") from error
+    return made
+
+
+def _listed(values: Any) -> Any:
+    """Lists in which None stands for NaN, which JSON has not."""
+    if isinstance(values, list):
+        return [_listed(value) for value in values]
+    return None if isinstance(values, float) and math.isnan(values) else values
+
+
+def _with_nan(values: Any) -> Any:
+    if isinstance(values, list):
+        return [_with_nan(value) for value in values]
+    return math.nan if values is None else values
+
+
+# ------------------------------------------------------------------ other data for a trained model
+
+
+def as_trained(
+    data: Data,
+    *,
+    task: str,
+    raw: Mapping[str, Any] | None,
+    output_size: int,
+    classes: Sequence[str],
+    transform: nn.Module,
+) -> Data:
+    """``data`` for a model that was trained on other data: with that one's transform and class numbers.
+
+    Raises ConfigError where the samples or their classes are not what the model was trained for.
+    """
+    if data.task != task:
+        raise ConfigError(
+            f"dataset {data.name} is for {data.task}, the run was trained for {task}",
+            "evaluate it on data of its own kind",
+        )
+    found = _describe_raw(data)
+    if raw is not None and found is not None and found != raw:
+        raise ConfigError(
+            f"dataset {data.name} gives samples of shape {shown(found)}, the run was trained on {shown(raw)}",
+            "evaluate it on data of the same shape and type",
+        )
+    if data.task == "regression":
+        if data.output_size != output_size:
+            raise ConfigError(
+                f"dataset {data.name} has {data.output_size} values to predict, the run was trained for"
+                f" {output_size}",
+                "evaluate it on data with the same targets",
+            )
+        return replace(data, transform=transform)
+    own = class_names(data)
+    foreign = [name for name in own if name not in classes]
+    if foreign:
+        raise ConfigError(
+            f"dataset {data.name} has {_some(foreign)}, which the run was not trained for",
+            f"its classes are: {_some(classes)}",
+        )
+    if own != tuple(classes):
+        number = torch.tensor([list(classes).index(name) for name in own])
+        splits = {
+            part: replace(split, targets=number[split.targets])
+            for part in ("train", "val", "test")
+            if (split := getattr(data, part)) is not None
+        }
+        data = replace(data, **splits, output_size=output_size, classes=tuple(classes))
+    return replace(data, transform=transform)
+
+
+def shown(raw: Mapping[str, Any]) -> str:
+    """The shape and type of raw samples, for people."""
+    return f"({', '.join(map(str, raw['shape']))}{',' if len(raw['shape']) == 1 else ''}) {raw['dtype']}"
+
+
+def _some(names: Sequence[str], limit: int = 12) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
+def first_samples(split: Split | ItemSplit, count: int) -> Tensor:
+    """The first raw samples of a split, (at most ``count``, …)."""
+    if isinstance(split, Split):
+        return split.inputs[:count]
+    return torch.stack([split.load(item) for item in list(split.items[:count])])

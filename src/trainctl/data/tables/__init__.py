@@ -1,0 +1,1 @@
+"""Tables of a user's own: text and typed columns to inputs and targets."""

@@ -1,0 +1,249 @@
+"""Which columns and rows of a table are used, and what is said about those that cannot be."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from trainctl.data.tables.columns import Column, as_kind
+from trainctl.errors import ConfigError, Problem, nearest
+
+_SHOWN_PROBLEMS = 5
+_FEW_CATEGORIES = 20
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_]([\w.\- ]*[\w.\-])?", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Table:
+    """What a file holds.
+
+    Attributes:
+        file: its path, as messages name it.
+        row_word: what a row's number counts in the file: ``line`` or ``row``.
+        lines: where each row stands in the file.
+        named: its columns have names.
+        left_out: rows that were left out while reading.
+        notes: how it was read, where that was a choice.
+    """
+
+    file: str
+    columns: tuple[Column, ...]
+    lines: Sequence[int]
+    row_word: Literal["line", "row"] = "line"
+    named: bool = True
+    left_out: int = 0
+    notes: tuple[str, ...] = ()
+
+
+def choose_columns(
+    table: Table, target: str | int | None, drop: Sequence[str | int]
+) -> tuple[list[Column], Column]:
+    """The input columns and the target column; by name, else by number from 1.
+
+    Raises ConfigError for a column that is not there, or that cannot be used, and when none is left.
+    """
+    dropped = {find_column(table, "drop", each).number for each in drop}
+    # Without a word about it, the last column that is not dropped.
+    rest = [column for column in table.columns if column.number not in dropped]
+    if target is not None:
+        goal = find_column(table, "target", target)
+        if goal.number in dropped:
+            raise ConfigError(f"dataset.drop and dataset.target both name {goal.place}", "drop another one")
+    elif rest:
+        goal = rest[-1]
+    inputs = [column for column in rest if column is not goal] if rest else []
+    if not inputs:
+        raise ConfigError(
+            f"{table.file}: no input column is left beside the target", "a table needs an input and a target"
+        )
+    _refuse_unusable(table, [*inputs, goal])
+    return inputs, goal
+
+
+def _refuse_unusable(table: Table, columns: Sequence[Column]) -> None:
+    unusable = [column for column in columns if column.unusable]
+    if unusable:
+        said = ", ".join(f"{column.place} holds {column.unusable}" for column in unusable)
+        names = show_names(column.name for column in unusable)
+        raise ConfigError(
+            f"{table.file}: {said}: neither numbers nor text",
+            f"leave it out, 'dataset.drop=[{names}]', or store what matters of it as numbers (year, hour)",
+        )
+
+
+def find_column(table: Table, key: str, wanted: str | int) -> Column:
+    """The column that ``dataset.KEY`` names: by name, else by number from 1, from the end below 0.
+
+    Raises ConfigError with the nearest where there is none.
+    """
+    by_name = {column.name: column for column in table.columns}
+    if str(wanted) in by_name:
+        return by_name[str(wanted)]
+    count = len(table.columns)
+    if re.fullmatch(r"-?\d+", str(wanted)):
+        number = int(wanted)
+        if 1 <= abs(number) <= count:
+            return table.columns[number - 1 if number > 0 else number]
+        raise ConfigError(
+            f"dataset.{key}={wanted}: {table.file} has the columns 1 to {count}", "-1 is the last one"
+        )
+    close = nearest(str(wanted), by_name)
+    hint = f"did you mean {show_names([close])}? " if close else ""
+    raise ConfigError(
+        f"dataset.{key}={wanted}: {table.file} has no such column",
+        f"{hint}there are: {show_names(by_name)}",
+    )
+
+
+def match_columns(table: Table, like: Sequence[Column], first: Table) -> list[Column]:
+    """The columns of a second file that belong to those of the first, read as the same kinds.
+
+    Raises ConfigError when one is not there, or holds something else.
+    """
+    found = []
+    by_name = {column.name: column for column in table.columns}
+    for column in like:
+        if table.named and first.named:
+            second = by_name.get(column.name)
+        else:
+            second = table.columns[column.number - 1] if column.number <= len(table.columns) else None
+        if second is None:
+            raise ConfigError(
+                f"{table.file} has no {column.place}, which {first.file} has",
+                f"a test file has the columns of the training file; there are: {show_names(by_name)}",
+            )
+        _refuse_unusable(table, [second])
+        if second.texts is not None:
+            second = as_kind(replace(second, kind=column.kind, comma=column.comma, bad={}))
+        elif column.kind != "number":
+            raise ConfigError(
+                f"{table.file}, {second.place}: numbers, where {first.file} has text",
+                "a test file has the columns of the training file",
+            )
+        found.append(second)
+    return found
+
+
+def usable_rows(
+    table: Table, inputs: Sequence[Column], target: Column, missing: str, bad_rows: str
+) -> tuple[Tensor, str]:
+    """The numbers of the rows to use, (M,) int64, and a word on the others.
+
+    Raises ConfigError for cells that do not fit their column, missing targets, and missing inputs where
+    ``missing`` is ``error``; and when no row is left.
+    """
+    count = len(table.lines)
+    broken, incomplete = torch.zeros(count, dtype=torch.bool), torch.zeros(count, dtype=torch.bool)
+    unreadable, absences = [], []
+    for column in (*inputs, target):
+        if column.bad:
+            broken[list(column.bad)] = True
+            row, reason = next(iter(column.bad.items()))
+            unreadable.append(_bad_cell(table, column, row, reason, len(column.bad)))
+        absent = column.missing()
+        rows = torch.nonzero(absent).flatten().tolist()
+        if rows and column is target:
+            broken |= absent
+            unreadable.append(_missing_target(table, column, rows))
+        elif rows:
+            incomplete |= absent
+            absences.append(_missing_cell(table, column, rows))
+    fatal = (unreadable if bad_rows == "error" else []) + (absences if missing == "error" else [])
+    if fatal:
+        more = Problem(f"{table.file}: {len(fatal) - _SHOWN_PROBLEMS} more columns with such cells")
+        raise ConfigError(fatal[:_SHOWN_PROBLEMS] + ([more] if len(fatal) > _SHOWN_PROBLEMS else []))
+    unused = broken | incomplete if missing == "drop" else broken
+    kept = torch.nonzero(~unused).flatten()
+    parts = {
+        "that cannot be read": int(broken.sum()) + table.left_out,
+        "with missing cells": int((unused & ~broken).sum()),
+    }
+    said = " and ".join(
+        f"{number} row{'s' if number > 1 else ''} {why}" for why, number in parts.items() if number
+    )
+    if not len(kept):
+        raise ConfigError(
+            f"{table.file}: no row is left; left out are {said}", "see dataset.missing and bad_rows"
+        )
+    return kept, f"left out {said}" if said else ""
+
+
+def _bad_cell(table: Table, column: Column, row: int, reason: str, count: int) -> Problem:
+    text = column.texts[row] if column.texts is not None else f"{float(column.values[row]):g}"
+    more = f"; {count - 1} more such in this column" if count > 1 else ""
+    return Problem(
+        f"{_place(table, row)}, {column.place}: {_quoted(text or '')} {reason}{more}",
+        "correct it, or leave such rows out with dataset.bad_rows=skip",
+    )
+
+
+def _missing_target(table: Table, column: Column, rows: Sequence[int]) -> Problem:
+    return Problem(
+        f"{_place(table, rows[0])}, {column.place}: the target is missing"
+        f" (empty, NA, null …){_in_more(rows)}",
+        "leave such rows out with dataset.bad_rows=skip, or choose another dataset.target",
+    )
+
+
+def _missing_cell(table: Table, column: Column, rows: Sequence[int]) -> Problem:
+    return Problem(
+        f"{_place(table, rows[0])}, {column.place}: the cell is missing (empty, NA, null …){_in_more(rows)}",
+        "dataset.missing=mean puts the training mean there, dataset.missing=drop leaves such rows out",
+    )
+
+
+def _in_more(rows: Sequence[int]) -> str:
+    more = len(rows) - 1
+    return f", and in {more} more row{'s' if more > 1 else ''}" if more else ""
+
+
+def refuse_useless(table: Table, inputs: Sequence[Column]) -> None:
+    """Raise ConfigError for input columns that tell nothing: empty ones, and texts that name the rows."""
+    useless = []
+    for column in inputs:
+        present = int((~column.missing()).sum())
+        if not present:
+            useless.append((column, "has no values"))
+        elif column.kind == "text":
+            assert column.texts is not None
+            distinct = len({text for text in column.texts if text is not None})
+            if distinct > _FEW_CATEGORIES and distinct > present / 2:
+                useless.append((column, f"has {distinct} different texts in {present} rows"))
+    if useless:
+        said = "; ".join(f"{column.place} {why}" for column, why in useless[:_SHOWN_PROBLEMS])
+        more = f"; and {len(useless) - _SHOWN_PROBLEMS} more" if len(useless) > _SHOWN_PROBLEMS else ""
+        names = show_names(column.name for column, _ in useless)
+        raise ConfigError(
+            f"{table.file}: {said}{more}: nothing can be learned from that",
+            f"leave out what is no input: 'dataset.drop=[{names}]'",
+        )
+
+
+def _place(table: Table, row: int) -> str:
+    return f"{table.file}, {table.row_word} {table.lines[row]}"
+
+
+def _quoted(text: str) -> str:
+    return repr(text if len(text) <= 40 else f"{text[:37]}...")
+
+
+def show_names(names: Iterable[str]) -> str:
+    """Names of columns as one would type them in a list on the command line."""
+    escaped = (name.replace('"', '\\"') for name in names)
+    return ", ".join(name if _PLAIN_NAME.fullmatch(name) else f'"{name}"' for name in escaped)
+
+
+__all__ = [
+    "Table",
+    "choose_columns",
+    "find_column",
+    "match_columns",
+    "refuse_useless",
+    "show_names",
+    "usable_rows",
+]

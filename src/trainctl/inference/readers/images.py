@@ -1,0 +1,97 @@
+"""Images in a folder, or one of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from trainctl.data.images.decoding import SUFFIXES, Decoder
+from trainctl.errors import ConfigError
+from trainctl.inference.readers import Batch
+
+_THREADS = 16
+
+
+def takes_images(raw: Mapping[str, Any]) -> bool:
+    """Whether raw samples of this shape and type are pixels: bytes in one channel or three."""
+    return raw["dtype"] == "uint8" and len(raw["shape"]) == 3 and raw["shape"][0] in (1, 3)
+
+
+class ImageFiles:
+    """All images below a folder, in the order of their names, or a single one.
+
+    They are decoded as in training: turned upright, laid over white where they are transparent, brought to
+    the size and the channels of training.
+    """
+
+    name_of = "file"
+
+    def __init__(self, path: Path, raw: Mapping[str, Any], reading: Mapping[str, Any]) -> None:
+        channels, height, width = raw["shape"]
+        self.root = path if path.is_dir() else path.parent
+        self.files, others = _below(path) if path.is_dir() else ([path.name], 0)
+        if not self.files:
+            raise ConfigError(
+                f"--input {path}: there are no images in it", f"images end in {', '.join(sorted(SUFFIXES))}"
+            )
+        self.notices = [f"{others} other file{'s' if others > 1 else ''} ignored"] if others else []
+        self.decode = Decoder((height, width), channels, reading.get("resize", "crop"))
+        self.largest = int(reading.get("largest", 255))
+        # A run on a folder of images has brought them to one size, too; any other has not seen that.
+        self.resizing_is_new = reading.get("kind") != "image" or self.largest != 255
+        self.total, self.done, self.resized = len(self.files), 0, 0
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        with ThreadPoolExecutor(min(_THREADS, cores)) as pool:
+            for start in range(0, self.total, size):
+                names = self.files[start : start + size]
+                found = list(pool.map(self._load, names))
+                errors = {place: each for place, each in enumerate(found) if isinstance(each, str)}
+                good = [each for each in found if not isinstance(each, str)]
+                empty = torch.empty(0, self.decode.channels, *self.decode.size, dtype=torch.uint8)
+                self.done = start + len(names)
+                yield Batch(tuple(names), torch.stack(good) if good else empty, errors)
+
+    def _load(self, name: str) -> Tensor | str:
+        """The pixels, or what is wrong with the file."""
+        path = str(self.root / name)
+        try:
+            image = self.decode(path)
+        except ConfigError as error:
+            reason = str(error.__cause__).partition("\n")[0] or type(error.__cause__).__name__
+            return f"cannot be read: {reason.replace(path, name)}"
+        if self.resizing_is_new:
+            with Image.open(path) as header:
+                self.resized += header.size != (self.decode.size[1], self.decode.size[0])
+        if self.largest != 255:
+            image = (image.to(torch.float32) * (self.largest / 255)).round().to(torch.uint8)
+        return image
+
+    def remarks(self) -> list[str]:
+        if not self.resized:
+            return []
+        size = "×".join(map(str, self.decode.size))
+        return [f"{self.resized} images of another size were brought to {size}"]
+
+
+def _below(folder: Path) -> tuple[list[str], int]:
+    """The image files below a folder, sorted, and how many others there are; hidden ones do not count."""
+    images, others = [], 0
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if name[0] != "."]
+        for name in names:
+            if name[0] == ".":
+                continue
+            if Path(name).suffix.lower() in SUFFIXES:
+                images.append(str(Path(parent, name).relative_to(folder)))
+            else:
+                others += 1
+    return sorted(images), others

@@ -1,0 +1,121 @@
+"""Batches made one sample at a time by the data loading of trainctl.lessons.scratch."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy
+import torch
+from torch import Tensor, nn
+
+from trainctl.data import AnySplit, ItemSplit
+from trainctl.data.sampler import derived_seed, epoch_order
+from trainctl.errors import ConfigError, TrainctlError
+from trainctl.lessons import scratch
+from trainctl.registry import LOADERS
+
+
+@LOADERS.register("scratch")
+class ScratchLoader:
+    """Dataset, sampler, collate and loader in plain Python, one sample at a time. See trainctl/scratch.
+
+    Batches are those of ``resident``; what a dataset's ``load`` draws at random is drawn anew each epoch, as
+    ``workers`` has it. Much slower than either.
+
+    Args:
+        split: raw inputs and targets, or items that are loaded when their turn comes.
+        transform: applied to a batch of raw inputs, on the device.
+        seed: with the epoch's number it decides the order; None keeps the stored order.
+        augment: applied before the transform to raw inputs, given the samples' numbers and the epoch.
+
+    Raises ConfigError for a sample that cannot be loaded, or differs from the others in shape or type.
+    """
+
+    note = "scratch: one sample at a time, in plain Python"
+
+    def __init__(
+        self,
+        split: AnySplit,
+        transform: nn.Module,
+        batch_size: int,
+        device: torch.device,
+        seed: int | None,
+        augment: Callable[[Tensor, Tensor, int], Tensor] | None = None,
+    ) -> None:
+        self.split, self.transform, self.augment = split, transform, augment
+        self.batch_size, self.device, self.seed = batch_size, device, seed
+
+    def __len__(self) -> int:
+        """Batches an epoch; the last one may be smaller."""
+        return -(-len(self.split) // self.batch_size)
+
+    @property
+    def samples(self) -> int:
+        return len(self.split)
+
+    def batches(self, epoch: int = 0, position: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of ``epoch`` from the sample at ``position`` of its order on."""
+        dataset = self._dataset(epoch)
+        order = epoch_order(len(dataset), self.seed, epoch)[position:]
+        sampler = scratch.Sampler(len(dataset), order.tolist())
+        loader = scratch.DataLoader(dataset, sampler, self.batch_size, scratch.collate)
+        # Not strict: no samples at all are one empty part for torch.split.
+        for index, (inputs, targets) in zip(torch.split(order, self.batch_size), loader, strict=False):
+            inputs = inputs.to(self.device)
+            if self.augment is not None:
+                inputs = self.augment(inputs, index.to(self.device), epoch)
+            yield self.transform(inputs), targets.to(self.device)
+
+    def _dataset(self, epoch: int) -> scratch.Dataset:
+        if isinstance(self.split, ItemSplit):
+            return _Items(self.split, self.seed, epoch)
+        return scratch.Dataset(self.split.inputs, self.split.targets)
+
+
+class _Items(scratch.Dataset):
+    """Samples that are loaded when they are asked for; (seed, epoch, sample) decides what loading draws."""
+
+    def __init__(self, split: ItemSplit, seed: int | None, epoch: int) -> None:
+        super().__init__(split.items, split.targets)
+        self._load, self._seed, self._epoch = split.load, seed, epoch
+        self._first: Tensor | None = None
+
+    def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
+        item, target = super().__getitem__(number)
+        with _seeded(derived_seed("sample", self._seed, self._epoch, number)):
+            try:
+                sample = self._load(item)
+            except TrainctlError:
+                raise
+            except Exception as error:
+                reason = str(error).partition("\n")[0]
+                raise ConfigError(f"{item} cannot be loaded: {type(error).__name__}: {reason}") from error
+        if not isinstance(sample, Tensor):
+            raise ConfigError(f"{item} was loaded as {type(sample).__name__}, not as a tensor")
+        if self._first is None:
+            self._first = sample
+        if (sample.shape, sample.dtype) != (self._first.shape, self._first.dtype):
+            raise ConfigError(
+                f"{item} has shape {tuple(sample.shape)} {sample.dtype},"
+                f" others have {tuple(self._first.shape)} {self._first.dtype}",
+                "all samples of a dataset have one shape and type",
+            )
+        return sample, target
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Python's, NumPy's and torch's random numbers from ``seed`` inside, those of before after it."""
+    before = random.getstate(), numpy.random.get_state(), torch.get_rng_state()
+    random.seed(seed)
+    numpy.random.seed(seed % 2**32)
+    # Not torch.manual_seed, which would seed the GPU's generators, too.
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        numpy.random.set_state(before[1])
+        torch.set_rng_state(before[2])

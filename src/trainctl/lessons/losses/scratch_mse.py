@@ -1,0 +1,19 @@
+"""Mean squared error, from scratch."""
+
+from __future__ import annotations
+
+from trainctl.lessons import scratch
+from trainctl.registry import LOSSES
+
+
+@LOSSES.register("scratch_mse")
+class ScratchMSE(scratch.MeanSquaredError):
+    """Mean squared error over all values of the batch, in plain Python. See trainctl/scratch.
+
+    Shape: outputs and targets (N, outputs) → scalar.
+    """
+
+    target = "value"
+
+    def __init__(self) -> None:
+        super().__init__()

@@ -1,0 +1,116 @@
+"""``compile=``: torch.compile for a model, tried before the first step."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from trainctl.checkpoint import snapshot
+from trainctl.config.settings import Config, show
+from trainctl.errors import ConfigError
+from trainctl.training.hooks.base import Hook
+from trainctl.training.hooks.buffers import Buffers
+from trainctl.training.loop import Run, evaluating
+
+Tell = Callable[[str, str], None]
+"""Told what people must know, and in a word how the model runs: ``default``, or why not compiled."""
+
+_REASON = 200
+
+
+def refuse(config: Config, model: Any) -> None:
+    """Raise ConfigError for what cannot be compiled as asked."""
+    asked = f"compile={show(config.compile)}"
+    if config.loop.name != "optimizer":
+        raise ConfigError(
+            f"{asked}: loop={config.loop.name} is there to be read, and looks into the model",
+            "use loop=optimizer, or compile=false",
+        )
+    if not isinstance(model, nn.Module):
+        raise ConfigError(
+            f"{asked}: torch compiles its own modules, and model={config.model.name} is plain Python",
+            "use compile=false, or a model of torch such as model=mlp",
+        )
+
+
+class Compiled(Hook):
+    """Compiles the model in place and tries it; what cannot be compiled goes on as it is, and says so.
+
+    In place (``nn.Module.compile``), so that parameters keep their names and a checkpoint does not depend on
+    it. The trial leaves nothing behind: random numbers, gradients and buffers are as before.
+
+    Args:
+        model: the model to compile, which the run trains.
+        mode: of torch.compile: default, reduce-overhead or max-autotune.
+        batch_size: samples of the trial.
+        backend: of torch.compile.
+    """
+
+    about = "compile"
+
+    def __init__(
+        self, model: nn.Module, mode: str, batch_size: int, backend: str | Callable[..., Any] = "inductor"
+    ) -> None:
+        self.model, self.mode, self.batch_size, self.backend = model, mode, batch_size, backend
+        self.tell: Tell = lambda text, how: None
+
+    def start(self, run: Run) -> None:
+        device = next(self.model.parameters()).device
+        random_states, buffers = snapshot.random_states(device), Buffers(self.model)
+        copies = buffers.copied()
+        self.tell(f"compiling the model (mode {self.mode}): this takes a while", self.mode)
+        try:
+            with _no_advice():
+                self.model.compile(mode=self.mode, backend=self.backend)
+                self._try(run)
+        except Exception as error:
+            self.model._compiled_call_impl = None
+            reason = _reason(error)
+            self.tell(
+                f"compile={self.mode} failed, the model runs as it is: {reason}", f"not compiled: {reason}"
+            )
+        finally:
+            for parameter in self.model.parameters():
+                parameter.grad = None
+            buffers.put_back(copies)
+            snapshot.set_random_states(random_states, device)
+
+    def _try(self, run: Run) -> None:
+        """Forward, backward and an evaluation, also of the smaller batch that ends an epoch: each is compiled
+        for itself, and better now than in the middle of the run."""
+        window = next(iter(run.train.batches()))
+        inputs, targets = (each[: self.batch_size] for each in window)
+        for size in {len(targets): None, run.train.samples % self.batch_size or len(targets): None}:
+            with run.precision:
+                loss = run.criterion(self.model(inputs[:size]), targets[:size])
+            loss.backward()
+            if run.result is self.model:
+                with evaluating(self.model), torch.no_grad(), run.precision:
+                    self.model(inputs[:size])
+
+
+@contextmanager
+def _no_advice() -> Iterator[None]:
+    """Without torch's advice on settings that are not one's to set, and on a GPU that is not there."""
+    logger = logging.getLogger("torch.utils.cpp_extension")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _reason(error: Exception) -> str:
+    """The line of a compiler's error that says what was wrong."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = [line for line in lines if not line.endswith(":")] or [type(error).__name__]
+    return said[0] if len(said[0]) <= _REASON else said[0][: _REASON - 1] + "…"

@@ -1,0 +1,83 @@
+"""What a run computes on its validation and test splits, and which value decides what is best."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from trainctl.config.settings import Component
+from trainctl.data import Data
+from trainctl.errors import ConfigError, Problem
+from trainctl.registry import METRICS
+from trainctl.training.loop import Metric
+
+_AUTO = {"classification": ("accuracy",), "regression": ("mse", "mae", "r2")}
+
+
+def choose_metrics(chosen: Sequence[Component] | None, data: Data) -> dict[str, Callable[[], Metric]]:
+    """The metrics of a run, each a maker of new ones by name; None chooses by task.
+
+    Raises ConfigError for metrics that do not fit the task, naming those that do, or that their arguments
+    make useless for the data.
+    """
+    if chosen is None:
+        chosen = [Component(METRICS.group, name) for name in _AUTO[data.task]]
+    misfits = [metric.name for metric in chosen if not _fits(metric.name, data)]
+    if misfits:
+        fitting = [name for name in METRICS.names() if _fits(name, data)]
+        raise ConfigError(
+            [
+                Problem(
+                    f"train.metrics={name}: not computed for {data.task}, which dataset {data.name} is",
+                    f"there are: {', '.join(fitting)}",
+                )
+                for name in misfits
+            ]
+        )
+    supplied = {"output_size": data.output_size, "classes": class_names(data)}
+    metrics = {metric.name: _maker(metric, supplied) for metric in chosen}
+    for make in metrics.values():
+        # What a constructor refuses is refused before the model is built, not after the first epoch.
+        make()
+    return metrics
+
+
+def _fits(name: str, data: Data) -> bool:
+    return getattr(METRICS.load(name), "task", data.task) == data.task
+
+
+def _maker(metric: Component, supplied: Mapping[str, Any]) -> Callable[[], Metric]:
+    wanted = {key: supplied[key] for key in METRICS.takes(metric.name)}
+    return partial(METRICS.load(metric.name), **metric.arguments, **wanted)
+
+
+def class_names(data: Data) -> tuple[str, ...]:
+    """One name a class, all different: the dataset's own, or the numbers where it has none."""
+    if data.task == "classification" and len(set(data.classes)) != data.output_size:
+        return tuple(str(number) for number in range(data.output_size))
+    return data.classes
+
+
+def choose_monitor(monitor: str, data: Data, metrics: Mapping[str, Any]) -> tuple[str, bool]:
+    """The value that decides what is best, and whether less of it is better.
+
+    ``auto`` is the accuracy of a classification where it is computed, else the loss. Raises ConfigError for
+    a value that the run does not compute.
+    """
+    if monitor == "auto":
+        monitor = "val/accuracy" if data.task == "classification" and "accuracy" in metrics else "val/loss"
+    single = [name for name in metrics if not getattr(METRICS.load(name), "several", False)]
+    known = [f"val/{name}" for name in ("loss", *single)]
+    if monitor not in known:
+        name = monitor.removeprefix("val/")
+        reason = (
+            "several values, the monitor is one"
+            if name in metrics
+            else f"not computed for {data.task}"
+            if name in METRICS.names() and not _fits(name, data)
+            else "not computed, train.metrics chooses what is"
+        )
+        raise ConfigError(f"train.monitor={monitor}: {reason}", f"there are: {', '.join(known)}")
+    name = monitor.removeprefix("val/")
+    return monitor, name == "loss" or bool(getattr(METRICS.load(name), "lower_is_better", False))

@@ -1,0 +1,52 @@
+"""Keeps the newest and the best evaluation, and stops when nothing improves any more."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from trainctl.training.hooks.base import Hook
+from trainctl.training.loop import Run
+
+
+def is_better(value: float, than: float | None, min_delta: float = 0.0, *, lower_is_better: bool) -> bool:
+    """Whether ``value`` improves on ``than`` by more than ``min_delta``; NaN and infinity never do."""
+    if not math.isfinite(value):
+        return False
+    if than is None:
+        return True
+    gain = than - value if lower_is_better else value - than
+    return gain > min_delta
+
+
+class Best(Hook):
+    """Records ``state.last`` and ``state.best``; with ``patience`` it also stops the run early.
+
+    Args:
+        monitor: the value that decides, such as ``val/accuracy``.
+        lower_is_better: whether its lowest is the best, as for ``val/loss``, or its highest.
+        patience: evaluations without improvement after which to stop; None never stops.
+        min_delta: an improvement that is not larger does not reset the patience. The best checkpoint is the
+            best one all the same.
+    """
+
+    def __init__(
+        self, monitor: str, patience: int | None = None, min_delta: float = 0.0, *, lower_is_better: bool
+    ) -> None:
+        self.monitor, self.lower_is_better = monitor, lower_is_better
+        self.patience, self.min_delta = patience, min_delta
+
+    def evaluated(self, run: Run, values: Mapping[str, float]) -> None:
+        state = run.state
+        state.last = {**state.where, **values}
+        if self.monitor not in values:
+            return
+        value, lower = values[self.monitor], self.lower_is_better
+        if is_better(value, state.best[self.monitor] if state.best else None, lower_is_better=lower):
+            state.best = dict(state.last)
+        if is_better(value, state.reference, self.min_delta, lower_is_better=lower):
+            state.reference, state.stale = value, 0
+        else:
+            state.stale += 1
+        if self.patience is not None and state.stale >= self.patience:
+            state.stop = f"no better {self.monitor} for {state.stale} evaluations"

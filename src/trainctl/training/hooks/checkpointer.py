@@ -1,0 +1,182 @@
+"""Saves the run as it goes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+
+from trainctl.checkpoint import format as checkpoint
+from trainctl.checkpoint.format import Content
+from trainctl.errors import CheckpointError, StorageError
+from trainctl.training.hooks.base import Hook
+from trainctl.training.loop import Run
+
+_SPACING = 2.0
+
+
+class Checkpointer(Hook):
+    """Saves when it is time, at each new best evaluation and at the end.
+
+    The run is copied between two steps; a thread of its own writes the copy while training goes on. The old
+    checkpoints go only after the new one was read back from the disk and found whole.
+
+    By itself (``every_epochs="auto"``) it does not write what the next epoch would delete: where one
+    checkpoint is kept and the one before is less than two seconds old, that of an epoch is left out, and one
+    that is among the best stays in memory until then. Short epochs would spend their time on the disk.
+
+    Args:
+        folder: where the checkpoints go.
+        take: copies the run.
+        every_steps, every_epochs, every_minutes: when; None is never.
+        keep_last: how many of the newest are kept.
+        keep_best: how many of the best evaluated are kept, best first by ``monitor``.
+        lower_is_better: what is best.
+        overlap: write in a thread of its own; otherwise training waits.
+        sync: called before a checkpoint is written, brings to the disk what it counts on.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        take: Callable[[Run], Content],
+        *,
+        every_steps: int | None = None,
+        every_epochs: int | Literal["auto"] | None = 1,
+        every_minutes: float | None = None,
+        keep_last: int = 1,
+        keep_best: int = 1,
+        monitor: str = "",
+        lower_is_better: bool = True,
+        overlap: bool = True,
+        sync: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.folder, self.take, self.sync = folder, take, sync
+        self.every_steps, self.every_epochs = every_steps, 1 if every_epochs == "auto" else every_epochs
+        self._spaced = every_epochs == "auto" and every_steps is None and keep_last == 1
+        self.every_seconds = None if every_minutes is None else 60 * every_minutes
+        self.keep_last, self.keep_best = keep_last, keep_best
+        self.monitor, self.lower_is_better = monitor, lower_is_better
+        self.saved_step = -1
+        self._saved_at = time.monotonic()
+        self._ranked: list[tuple[float, int]] = []
+        self.writer: Executor | None = (
+            ThreadPoolExecutor(1, thread_name_prefix="checkpoint") if overlap else None
+        )
+        self._writing: Future[None] | None = None
+        self._held: dict[int, Callable[[], Content]] = {}
+
+    def start(self, run: Run) -> None:
+        self._saved_at = time.monotonic()
+        checkpoint.clear(self.folder)
+        if self.saved_step == run.state.step:
+            # Killed after the save that it goes on from, a run had this still to do.
+            checkpoint.prune(self.folder, self._kept(run), self.keep_last)
+
+    def step(self, run: Run, loss: Tensor) -> None:
+        if self._writing is not None and self._writing.done():
+            self.wait()
+        if (self.every_steps is not None and run.state.step % self.every_steps == 0) or (
+            self.every_seconds is not None and time.monotonic() - self._saved_at >= self.every_seconds
+        ):
+            self.save(run)
+        elif self._held and self._is_due():
+            self._write_held(self._kept(run))
+
+    def evaluated(self, run: Run, values: Mapping[str, float]) -> None:
+        state = run.state
+        ranked = self._rank(values.get(self.monitor), state.step)
+        is_best = state.best is not None and state.best["step"] == state.step
+        if ranked or is_best or (self.every_epochs is not None and state.epoch % self.every_epochs == 0):
+            self.save(run, now=self._is_due())
+
+    def _rank(self, value: float | None, step: int) -> bool:
+        """Enter an evaluation among the best; whether it is one of them. NaN and infinity never are."""
+        if value is None or value - value != 0:
+            return False
+        self._ranked.append((value if self.lower_is_better else -value, step))
+        self._ranked = sorted(self._ranked)[: self.keep_best]
+        return any(each == step for _, each in self._ranked)
+
+    def end(self, run: Run) -> None:
+        self.save(run)
+        self.wait()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"ranked": [list(each) for each in self._ranked]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._ranked = [(value, step) for value, step in state["ranked"]]
+
+    def save(self, run: Run, *, now: bool = True) -> Path:
+        """Save, unless this step is saved already; returns where the checkpoint is or will be.
+
+        Unless ``now``, one that the next would delete is not made, and another stays in memory.
+        """
+        step = run.state.step
+        path = self.folder / checkpoint.folder_name(step)
+        if self.saved_step == step:
+            return path
+        kept = self._kept(run)
+        self._held = {each: content for each, content in self._held.items() if each in kept}
+        if now:
+            self.wait()
+        if (now or step in kept) and step not in self._held:
+            self._held[step] = self.hold(run)
+        if now:
+            self._write_held(kept)
+        return path
+
+    def hold(self, run: Run) -> Callable[[], Content]:
+        """Copy the run; what is returned gives the copy. Raises NotFiniteError where a parameter is not."""
+        content = checkpoint.checked(self.take(run))
+        return lambda: content
+
+    def _is_due(self) -> bool:
+        return not self._spaced or self.saved_step < 0 or self._is_old()
+
+    def _is_old(self) -> bool:
+        return time.monotonic() - self._saved_at >= _SPACING
+
+    def _write_held(self, kept: set[int]) -> None:
+        self.wait()
+        contents = [self._held[each]() for each in sorted(self._held)]
+        self.saved_step, self._saved_at, self._held = max(self._held), time.monotonic(), {}
+        if self.writer is None:
+            self._write(contents, kept)
+        else:
+            self._writing = self.writer.submit(self._write, contents, kept)
+
+    def _kept(self, run: Run) -> set[int]:
+        """The steps whose checkpoints stay, however old."""
+        best = run.state.best
+        return {step for _, step in self._ranked} | ({int(best["step"])} if best else set())
+
+    def _write(self, contents: Sequence[Content], kept: set[int]) -> None:
+        for content in contents:
+            self.sync()
+            path = checkpoint.save(self.folder, content, finite=False)
+            try:
+                checkpoint.verify(path)
+            except CheckpointError as error:
+                # Exit 5, not 4: the older checkpoints are there, and the run can be resumed from them.
+                raise StorageError(
+                    f"what was just saved does not read back: {error}", "check the disk, then resume the run"
+                ) from error
+        checkpoint.prune(self.folder, kept, self.keep_last)
+
+    def wait(self) -> None:
+        """Wait for the checkpoint that is being written. Raises what went wrong with it."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def close(self, run: Run) -> None:
+        """Write what is held in memory, and wait for it: for a run that was stopped between two steps."""
+        if self._held:
+            self._write_held(self._kept(run))
+        self.wait()

@@ -1,0 +1,223 @@
+"""Where the time of a step goes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trainctl.runs import files
+from trainctl.training.hooks.base import Hook
+from trainctl.training.loop import Run
+
+PARTS = ("data", "forward", "backward", "optimizer", "hooks")
+_WARM, _STEPS = 5, 20
+
+
+@dataclass(frozen=True)
+class Operator:
+    """An operator of torch: its own time a step, in microseconds, without that of operators it calls."""
+
+    name: str
+    microseconds: float
+    calls: float
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What was measured.
+
+    Attributes:
+        steps: that were taken apart into ``parts`` by the clock, without torch's profiler.
+        parts: microseconds a step: making the batch, forward with the loss, backward with zero_grad and
+            clipping, the optimizer, and whatever watches the run.
+        traced: steps under torch's profiler, which slows them down.
+        operators: of those, the slowest first; on the device where there is one, else on the CPU.
+        device: ``cpu`` or ``cuda``, whose time it is.
+        trace: the file with every call, for chrome://tracing or ui.perfetto.dev.
+    """
+
+    steps: int
+    parts: Mapping[str, float]
+    traced: int
+    operators: Sequence[Operator]
+    device: str
+    trace: Path
+
+
+class Profiler(Hook):
+    """Measures 20 steps by the clock, then 20 under torch.profiler, after five to warm up.
+
+    The parts of a step are told apart from outside: the criterion's forward hook ends the forward pass, the
+    optimizer's step pre-hook the backward pass. A loop that updates the parameters itself has no optimizer's
+    part. On CUDA the parts are those of the device, between events; nothing else waits for it. Steps that are
+    traced lie in one epoch, so that no evaluation is among them; a short epoch or run has fewer. Afterwards
+    the run is as if there had been no profile: nothing random is drawn, and the step is the one it was.
+
+    It has to be the last of the hooks: what comes after it counts as making the next batch.
+
+    Args:
+        folder: where ``trace.json`` goes.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.profile: Profile | None = None
+        self._detaching: list[Callable[[], Any]] = []
+        self._profiler: Any = None
+
+    def start(self, run: Run) -> None:
+        self._run = run
+        self._device = next(run.model.parameters()).device
+        left = run.total_steps - run.state.step
+        self._warm = min(_WARM, left // 3)
+        self._wanted = min(_STEPS, (left - self._warm) // 2)
+        self._taken = self._traced = 0
+        self._spans: list[tuple[str, Any, Any]] = []
+        self._part, self._since = "", None
+        if self._wanted < 1:
+            return
+        criterion, optimizer = run.criterion, run.optimizer
+        on_detach = self._detaching.append
+        on_detach(criterion.register_forward_hook(lambda *_: self._enter("backward")).remove)
+        on_detach(optimizer.register_step_pre_hook(lambda *_: self._enter("optimizer")).remove)
+        plain, watched = run.step, self._watched(run.step)
+        run.step = watched
+        on_detach(lambda: setattr(run, "step", plain) if run.step is watched else None)
+        self._enter("data")
+
+    def _watched(self, step: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """The same step, with the clock read before and after it."""
+
+        def watched_step(*arguments: Any) -> Tensor:
+            if self._taken == self._warm + self._wanted and self._profiler is None:
+                self._begin_trace()
+            self._enter("forward")
+            loss = step(*arguments)
+            self._enter("hooks")
+            return loss
+
+        return watched_step
+
+    def _enter(self, part: str) -> None:
+        """From here on the time is that of ``part``."""
+        if not self._detaching or not self._run.model.training:
+            return
+        measures = self._warm <= self._taken < self._warm + self._wanted
+        now = self._now() if measures or self._since is not None else None
+        if self._since is not None:
+            self._spans.append((self._part, self._since, now))
+        self._part, self._since = part, now if measures else None
+
+    def _now(self) -> Any:
+        if self._device.type != "cuda":
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record()
+        return event
+
+    def step(self, run: Run, loss: Tensor) -> None:
+        if not self._detaching:
+            return
+        if self._profiler is not None:
+            self._traced += 1
+            if self._traced == self._wanted:
+                self._finish()
+            return
+        self._taken += 1
+        self._enter("data")
+
+    def poll(self, run: Run) -> None:
+        self._pause()
+
+    def evaluated(self, run: Run, values: Mapping[str, float]) -> None:
+        self._pause()
+        self._enter("data")
+
+    def end(self, run: Run) -> None:
+        self._pause()
+        self._detach()
+        # Not at once: it takes longer than many steps.
+        if self._traced:
+            self.profile = self._evaluated()
+
+    def close(self) -> None:
+        """Stop measuring, where the run ended before its end. Safe to call at any time."""
+        if self._profiler is not None and self._detaching:
+            self._finish()
+
+    def _pause(self) -> None:
+        """The epoch has ended: what comes now is no step's."""
+        self._part, self._since = "", None
+        self.close()
+
+    def _detach(self) -> None:
+        while self._detaching:
+            self._detaching.pop()()
+
+    # ------------------------------------------------------------------ torch's profiler
+
+    def _begin_trace(self) -> None:
+        # What torch.profiler.profile is built on, which imports the compiler when it starts.
+        from torch.autograd.profiler import profile
+
+        on_cuda = self._device.type == "cuda"
+        self._profiler = profile(use_device="cuda" if on_cuda else None, acc_events=True)
+        with _quiet():
+            self._profiler.__enter__()
+
+    def _finish(self) -> None:
+        self._detach()
+        with _quiet():
+            self._profiler.__exit__(None, None, None)
+
+    def _evaluated(self) -> Profile:
+        parts = dict.fromkeys(PARTS, 0.0)
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        for part, begun, ended in self._spans:
+            seconds = ended - begun if isinstance(begun, float) else begun.elapsed_time(ended) / 1e3
+            parts[part] += seconds * 1e6 / self._wanted
+        profiler, on_cuda = self._profiler, self._device.type == "cuda"
+        key = "self_device_time_total" if on_cuda else "self_cpu_time_total"
+        operators = [
+            Operator(each.key, getattr(each, key) / self._traced, each.count / self._traced)
+            for each in profiler.key_averages()
+            if getattr(each, key) > 0
+        ]
+        operators.sort(key=lambda each: -each.microseconds)
+        trace = self._write(profiler)
+        return Profile(self._wanted, parts, self._traced, operators, self._device.type, trace)
+
+    def _write(self, profiler: Any) -> Path:
+        """torch writes to a name only, so by way of a temporary file."""
+        path = self.folder / "trace.json"
+        with tempfile.TemporaryDirectory() as folder:
+            written = Path(folder) / "trace.json"
+            profiler.export_chrome_trace(str(written))
+            files.make_folder(self.folder)
+            files.replace(path, written.read_bytes())
+        return path
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Nothing on standard error inside: torch's tracing library reports there, past Python."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with Path(os.devnull).open("wb") as nothing:
+            os.dup2(nothing.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)

@@ -1,0 +1,277 @@
+"""Tells trackers what happens. One that fails is switched off, and the run goes on."""
+
+from __future__ import annotations
+
+import json
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from trainctl.components.trackers._base import Row, Tracker
+from trainctl.config.settings import Component
+from trainctl.errors import ConfigError, TrainctlError
+from trainctl.registry import TRACKERS
+from trainctl.training.hooks.base import Hook
+from trainctl.training.hooks.losses import fetched, kept
+from trainctl.training.interrupts import Stopped
+from trainctl.training.loop import Run
+
+log = logging.getLogger("trainctl")
+_BUFFER = 1024
+_SECONDS = 1.0
+# How long a tracker may need after the last step; a run that was told to stop has no time.
+_PATIENCE = {"done": 60.0, "failed": 10.0}
+_HURRY = 5.0
+_SHORT = 2.0
+
+
+def build_trackers(chosen: Mapping[str, Component]) -> dict[str, Watched]:
+    """The trackers of a config, by label. Raises ConfigError where one cannot be built."""
+    return {label: Watched(label, _construct(each), each.common["every"]) for label, each in chosen.items()}
+
+
+def _construct(component: Component) -> Tracker:
+    try:
+        tracker: Tracker = TRACKERS.load(component.name)(**component.arguments)
+    except TrainctlError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"tracker={component.name} cannot be built: {_reason(error)}",
+            "TRAINCTL_DEBUG=1 shows the traceback",
+        ) from error
+    absent = [name for name in ("start", "metrics", "artifact", "end") if not hasattr(tracker, name)]
+    if absent:
+        raise ConfigError(
+            f"tracker={component.name} built a {type(tracker).__name__}, which has no {', '.join(absent)}",
+            "what a tracker has is in trainctl.components.trackers._base.Tracker",
+        )
+    return tracker
+
+
+class Watched:
+    """A tracker in a thread of its own, so that a slow one, or one that hangs, holds nothing up.
+
+    Attributes:
+        every: of the training steps it gets each so manyth.
+        failure: what went wrong and at which step; from then on it is left alone.
+    """
+
+    def __init__(self, label: str, tracker: Tracker, every: int) -> None:
+        self.label, self.every = label, every
+        self.failure: str | None = None
+        self._tracker = tracker
+        self._calls: queue.SimpleQueue[tuple[int, str, tuple[Any, ...]] | None] = queue.SimpleQueue()
+        self._over = threading.Event()
+        # A daemon: what hangs in it must not keep the program alive.
+        self._thread = threading.Thread(target=self._work, name=f"tracker {label}", daemon=True)
+
+    def begin(self, step: int, history: Callable[[], Iterator[list[Row]]], *about: Any) -> None:
+        """Start it, and tell it what the run did up to ``step``."""
+        self._calls.put((step, "start", about))
+        self._calls.put((step, "_tell", (history,)))
+        self._thread.start()
+
+    def call(self, step: int, method: str, *arguments: Any) -> None:
+        """Have ``method`` called; ``step`` is for the report when it fails."""
+        self._calls.put((step, method, arguments))
+
+    def stop(self) -> None:
+        """Let it end when everything is told. Nothing may be called after this."""
+        self._calls.put(None)
+
+    def finished(self, deadline: float) -> bool:
+        """Whether everything is told; waits for it until ``deadline``."""
+        # Not the thread's join: interrupted by Ctrl-C, Python 3.11 takes the thread for ended.
+        return self._over.wait(max(0.0, deadline - time.monotonic()))
+
+    def _work(self) -> None:
+        for step, method, arguments in iter(self._calls.get, None):
+            if self.failure is not None:
+                continue
+            try:
+                if method == "_tell":
+                    for rows in arguments[0]():
+                        self._tracker.metrics(self.chosen(rows))
+                else:
+                    getattr(self._tracker, method)(*arguments)
+            except BaseException as error:  # whatever it is, it is the tracker's
+                self.failure = f"failed at step {step}: {_reason(error)}"
+                log.warning("tracker %s failed", self.label, exc_info=error)
+        self._over.set()
+
+    def chosen(self, rows: Sequence[Row]) -> list[Row]:
+        """The rows that it wants: training steps by ``every``, everything else."""
+        return [row for row in rows if row[0] % self.every == 0 or "train/loss" not in row[1]]
+
+
+class Tracking(Hook):
+    """Feeds trackers. Losses stay on the device and are fetched together, at most a second late.
+
+    Of a run that goes on, ``metrics.jsonl`` says what happened so far, each step once: the trackers are told
+    all of it again. So a tracker may also be chosen in the middle of a run.
+
+    Args:
+        trackers: who is told.
+        metrics: the run's ``metrics.jsonl``. Its own hook starts before this one and cuts off what no
+            checkpoint knows of.
+        name: what the run is called.
+        config: its settings by dotted key.
+        notice: shows a line.
+
+    Attributes:
+        states: how each tracker fares, by label, for ``run.json``: ``running``, ``ok``, or what went wrong.
+    """
+
+    def __init__(
+        self,
+        trackers: Mapping[str, Watched],
+        metrics: Path,
+        name: str,
+        config: Mapping[str, Any],
+        notice: Callable[[str], None],
+    ) -> None:
+        self.trackers, self.metrics, self.name, self.config = trackers, metrics, name, config
+        self.notice = notice
+        self.states = dict.fromkeys(trackers, "running")
+        self._every = [tracker.every for tracker in trackers.values()]
+        self._steps: list[tuple[int, float]] = []
+        self._losses: list[Tensor | float] = []
+        self._flushed = time.monotonic()
+        self._step = 0
+        self._open = False
+
+    def start(self, run: Run) -> None:
+        self._open, self._step = True, run.state.step
+        size = self.metrics.stat().st_size
+        for tracker in self.trackers.values():
+            tracker.begin(
+                self._step, lambda: _history(self.metrics, size), self.metrics.parent, self.name, self.config
+            )
+
+    def step(self, run: Run, loss: Tensor) -> None:
+        self._step = step = run.state.step
+        if any(step % every == 0 for every in self._every):
+            self._steps.append((step, run.state.lr))
+            self._losses.append(kept(loss))
+        if len(self._losses) >= _BUFFER or time.monotonic() - self._flushed > _SECONDS:
+            self.flush()
+
+    def evaluated(self, run: Run, values: Mapping[str, float]) -> None:
+        state = run.state
+        self.flush()
+        if values:
+            speed = state.epoch_samples / state.epoch_seconds if state.epoch_seconds else 0.0
+            self.write(state.step, {**values, "samples_per_second": round(speed, 1)})
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Tell one row."""
+        self._tell([(step, dict(values))])
+
+    def flush(self) -> None:
+        """Tell the steps that are still in memory, and say which trackers have failed."""
+        if self._losses:
+            losses = fetched(self._losses)
+            rows: list[Row] = [
+                (step, {"train/loss": loss, "lr": lr})
+                for (step, lr), loss in zip(self._steps, losses, strict=True)
+            ]
+            self._steps.clear()
+            self._losses.clear()
+            self._tell(rows)
+        self._flushed = time.monotonic()
+        self._look()
+
+    def _tell(self, rows: list[Row]) -> None:
+        for tracker in self.trackers.values():
+            if chosen := tracker.chosen(rows):
+                tracker.call(chosen[-1][0], "metrics", chosen)
+
+    @contextmanager
+    def ending(self) -> Iterator[None]:
+        """Inside, whatever ends the run before its end is told to the trackers as its status."""
+        try:
+            yield
+        except BaseException as error:
+            self.close(_status(error))
+            raise
+
+    def close(self, status: str, artifacts: Sequence[Path] = ()) -> None:
+        """Tell the trackers what is left, the files that are there, and how the run ended; wait for them."""
+        if not self._open:
+            return
+        self._open = False
+        try:
+            self.flush()
+        except RuntimeError as error:  # of the device that failed the run
+            log.warning("the last losses were not told to the trackers: %s", error)
+        for tracker in self.trackers.values():
+            for path in artifacts:
+                if path.is_file():
+                    tracker.call(self._step, "artifact", path)
+            tracker.call(self._step, "end", status)
+            tracker.stop()
+        try:
+            self._wait(_PATIENCE.get(status, _HURRY))
+        finally:
+            self._look()
+            for label, state in self.states.items():
+                if state == "running":
+                    self.states[label] = "ok"
+
+    def _wait(self, seconds: float) -> None:
+        started = time.monotonic()
+        slow = [name for name, each in self.trackers.items() if not each.finished(started + _SHORT)]
+        if slow:
+            self.notice(f"waiting for tracker {', '.join(slow)}, at most {seconds:.0f} s; Ctrl-C gives it up")
+        try:
+            for name in slow:
+                self.trackers[name].finished(started + seconds)
+        finally:
+            for tracker in self.trackers.values():
+                if tracker.failure is None and not tracker.finished(0):
+                    tracker.failure = f"failed at step {self._step}: not finished in time, given up"
+
+    def _look(self) -> None:
+        for label, tracker in self.trackers.items():
+            if tracker.failure is not None and self.states[label] == "running":
+                self.states[label] = tracker.failure
+                text = f"tracker {label} {tracker.failure}; it is off, the run goes on"
+                log.warning(text)
+                self.notice(text)
+
+
+def _history(path: Path, size: int) -> Iterator[list[Row]]:
+    """What the first ``size`` bytes of a ``metrics.jsonl`` say, some thousand rows at a time."""
+    rows: list[Row] = []
+    with path.open("rb") as file:
+        while file.tell() < size and (line := file.readline()):
+            values = json.loads(line)
+            step = values.pop("step")
+            values.pop("epoch", None)
+            # NaN and infinity are strings there.
+            rows.append((step, {name: float(value) for name, value in values.items()}))
+            if len(rows) == _BUFFER:
+                yield rows
+                rows = []
+    if rows:
+        yield rows
+
+
+def _status(error: BaseException) -> str:
+    if isinstance(error, Stopped):
+        return error.error.status
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    return error.status if isinstance(error, TrainctlError) else "failed"
+
+
+def _reason(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".partition("\n")[0][:160]

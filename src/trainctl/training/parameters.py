@@ -1,0 +1,98 @@
+"""Which parameters train, with which settings, and from which values they start."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from trainctl.checkpoint import format as checkpoint
+from trainctl.config.settings import Component, Config, show
+from trainctl.errors import ConfigError
+from trainctl.registry import OPTIMS
+from trainctl.registry.protocols import Model, named_modules
+from trainctl.runs import directory as rundir
+
+_NORMS = ("BatchNorm", "GroupNorm", "InstanceNorm", "LayerNorm", "LocalResponseNorm", "RMSNorm")
+
+
+def freeze(component: Component, model: Model) -> None:
+    """Stop the gradients of the parameters that ``model.freeze`` names: patterns such as ``features.*``.
+
+    Raises ConfigError for a pattern that matches nothing, and when nothing is left to train.
+    """
+    parameters = dict(model.named_parameters())
+    names = list(parameters)
+    for pattern in component.common.get("freeze", ()):
+        matching = [name for name in names if fnmatchcase(name, pattern)]
+        if not matching:
+            raise ConfigError(f"model.freeze={pattern}: matches no parameter", f"there are: {_some(names)}")
+        for name in matching:
+            parameters[name].requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in parameters.values()):
+        why = "model.freeze leaves none" if names else "it has none"
+        raise ConfigError(f"model={component.name} has no parameters to train: {why}")
+
+
+def groups(config: Config, model: Model) -> list[Any]:
+    """What the optimizer gets: the trainable parameters, those of ``optim.no_decay`` without weight decay.
+
+    ``biases`` and ``norms`` name parameters by what they are, anything else is a pattern of names. Raises
+    ConfigError for one that matches nothing.
+    """
+    trainable = {name: item for name, item in model.named_parameters() if item.requires_grad}
+    patterns = config.optim.common.get("no_decay", ())
+    if not patterns:
+        return list(trainable.values())
+    if "weight_decay" not in OPTIMS.signature(config.optim.name).names:
+        raise ConfigError(f"optim.no_decay={show(patterns)}: optim={config.optim.name} has no weight decay")
+    norms = {
+        name
+        for layer, module in named_modules(model)
+        if any(kind in type(module).__name__ for kind in _NORMS)
+        for name in trainable
+        if name.rpartition(".")[0] == layer
+    }
+    excluded: set[str] = set()
+    for pattern in patterns:
+        if pattern == "biases":
+            matching = {name for name in trainable if name.rpartition(".")[2] == "bias"}
+        elif pattern == "norms":
+            matching = norms & set(trainable)
+        else:
+            matching = {name for name in trainable if fnmatchcase(name, pattern)}
+        if not matching:
+            raise ConfigError(
+                f"optim.no_decay={pattern}: matches no parameter",
+                f"write biases, norms, or a pattern of: {_some(list(trainable))}",
+            )
+        excluded |= matching
+    decayed = [item for name, item in trainable.items() if name not in excluded]
+    plain = {"params": [trainable[name] for name in trainable if name in excluded], "weight_decay": 0.0}
+    return [*([{"params": decayed}] if decayed else []), plain]
+
+
+def copy_from(run: str, model: Model) -> str:
+    """Copy the best parameters of another run into ``model`` where name and shape agree; says what matched.
+
+    Only weights are read, nothing of the run's config is executed. Raises ConfigError when nothing matches.
+    """
+    directory = rundir.find(run)
+    stored = checkpoint.read(checkpoint.best_of(directory, rundir.read_record(directory))).model
+    own = model.state_dict()
+    fits = {
+        name: tensor for name, tensor in stored.items() if name in own and own[name].shape == tensor.shape
+    }
+    other = [name for name in own if name not in fits]
+    if not fits:
+        raise ConfigError(
+            f"init_from={run}: no tensor of {directory} has the name and shape of one of the model's",
+            f"the model has: {_some(list(own))}",
+        )
+    model.load_state_dict(fits, strict=False)
+    report = f"init_from={Path(run)}: {len(fits)} of {len(own)} tensors copied"
+    return report + (f"; new: {_some(other)}" if other else "")
+
+
+def _some(names: list[str], limit: int = 12) -> str:
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

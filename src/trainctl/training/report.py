@@ -1,0 +1,86 @@
+"""What a run says of itself before the first step and after the last."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trainctl.config.settings import show
+from trainctl.paths import short_path
+from trainctl.runs import directory as rundir
+from trainctl.training import artifacts as _tracking
+from trainctl.training.display import Display, visible
+
+if TYPE_CHECKING:
+    from trainctl.training.train import Request
+
+log = logging.getLogger("trainctl")
+
+
+def header(request: Request, built: Any) -> tuple[str, list[tuple[str, str]]]:
+    """The title and the rows of the header; the same goes to ``train.log``."""
+    config, data, run = request.config, built.data, built.run
+    frozen = built.parameters - built.trainable
+    parameters = f"{built.parameters:,} parameters" + (f", {frozen:,} frozen" if frozen else "")
+    splits = [f"{len(data.train):,} train", f"{len(data.val):,} val" if data.val else "no val"]
+    splits.append(f"{len(data.test):,} test" if data.test else "no test")
+    steps = f"{run.total_steps:,} steps, {len(run.train):,} an epoch, batches of {config.train.batch_size}"
+    if config.train.accumulate > 1:
+        steps += f" × {config.train.accumulate}"
+    overfit = config.train.overfit_batches is not None  # which goes without scheduler and augmentation
+    scheduler = "" if overfit or config.scheduler.name == "none" else f", {config.scheduler.name}"
+    rows = [
+        ("model", f"{config.model.name}: {parameters}"),
+        ("data", f"{data.name}: {', '.join(splits)}{f' ({data.note})' if data.note else ''}"),
+        (
+            "training",
+            f"{config.loss.name}, {config.optim.name}{_learning_rate(run.optimizer)}{scheduler}",
+        ),
+        ("steps", steps),
+        ("device", f"{device_name(built.device)}, threads {built.threads} ({built.threads_note})"),
+    ]
+    if config.train.precision != "fp32":
+        rows.append(("precision", config.train.precision))
+    if config.train.ema is not None:
+        rows.append(("average", f"of the weights, decay {config.train.ema:g}: it is evaluated and saved"))
+    if config.dataset.common["augment"] and not overfit:
+        rows.append(("augment", show(config.dataset.common["augment"])))
+    if built.loading != "resident":
+        rows.append(("loader", built.loading))
+    for label, text in [("run", str(request.directory)), *rows]:
+        log.info("%s: %s", label, text)
+    log.info("batches: %s", built.loading)
+    return f"run {short_path(request.directory)}", rows
+
+
+def closing(display: Display, record: rundir.RunRecord, directory: Path, best_step: int) -> None:
+    """Show and log best, last and test, and where things are."""
+    from trainctl.checkpoint.format import folder_name
+
+    values = record.values
+    rows = {label: values[label] for label in ("best", "last", "test") if values[label]}
+    places = [
+        ("checkpoint", short_path(directory / "checkpoints" / folder_name(best_step))),
+        ("metrics", short_path(directory / "metrics.jsonl")),
+        *_tracking.places(directory, values),
+        ("run", short_path(directory)),
+    ]
+    display.closing({label: visible(row) for label, row in rows.items()}, places)
+    for label, row in rows.items():
+        log.info("%s: %s", label, row)
+    display.close()
+
+
+def _learning_rate(optimizer: Any) -> str:
+    lr = optimizer.param_groups[0].get("lr")
+    return f" lr {lr:g}" if isinstance(lr, float | int) else ""
+
+
+def device_name(device: Any) -> str:
+    """The device as people know it, a GPU with its model."""
+    if device.type != "cuda":
+        return str(device)
+    import torch
+
+    return f"{device} ({torch.cuda.get_device_name(device)})"

@@ -1,0 +1,241 @@
+"""The whole step as one CUDA graph: launched at once, instead of kernel by kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from trainctl.registry.protocols import Criterion, Model, Optimizer
+
+WARM = 3
+"""Steps taken one operation at a time before one is recorded: in them libraries make their workspaces, and
+the optimizer its state."""
+
+Step = Callable[..., Tensor]
+
+
+class Graph(Protocol):
+    """Work on a device that is recorded once and then launched whole, on the same memory."""
+
+    def eagerly(self, work: Callable[[], Tensor]) -> Tensor:
+        """Do ``work`` now, where it will be recorded."""
+
+    def record(self, work: Callable[[], Tensor]) -> Tensor:
+        """Record ``work`` without doing it; returns what it will write its result into."""
+
+    def replay(self) -> None:
+        """Do what was recorded."""
+
+    def wait(self) -> None:
+        """Wait until the device has done all of its work."""
+
+
+class CudaGraph:
+    """A graph of torch.cuda.
+
+    Random numbers go on as if each operation had been launched by itself: the device's generator is
+    registered with the graph, and a replay moves its offset by what the step draws.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._graph: Any = None
+
+    def eagerly(self, work: Callable[[], Tensor]) -> Tensor:
+        # On the stream of the recording: autograd remembers on which one a parameter was first used.
+        current = torch.cuda.current_stream(self._device)
+        self._stream.wait_stream(current)
+        with torch.cuda.stream(self._stream):
+            result = work()
+        current.wait_stream(self._stream)
+        return result
+
+    def record(self, work: Callable[[], Tensor]) -> Tensor:
+        with torch.cuda.device(self._device):
+            generator = torch.cuda.default_generators[torch.cuda.current_device()]
+            # A recording that fails leaves the generator's state unusable, so it gets a copy.
+            before = generator.graphsafe_get_state()
+            generator.graphsafe_set_state(before.clone_state())
+            # Kept from here on: the allocator may still know the graph of a recording that failed.
+            self._graph = torch.cuda.CUDAGraph()
+            try:
+                # Other threads go on meanwhile, and may allocate: that which pins batches, and autograd's.
+                with torch.cuda.graph(self._graph, stream=self._stream, capture_error_mode="thread_local"):
+                    return work()
+            except BaseException:
+                generator.graphsafe_set_state(before)
+                raise
+
+    def replay(self) -> None:
+        self._graph.replay()
+
+    def wait(self) -> None:
+        torch.cuda.synchronize(self._device)
+
+
+class CapturedStep:
+    """Another whole step, recorded after its first few and launched as one graph from then on.
+
+    It takes the steps that the other one takes: hooks of criterion and optimizer (clipping, the guard's flag)
+    are recorded with it. A batch of another size, such as the last of an epoch, is not launched from the
+    graph but one operation at a time. The learning rate is a float32 on the device in all of these steps, so
+    a schedule can change it; Python's number, of which it is the nearest, stays in the optimizer's groups.
+    Apart from that rounding the values are those of the other step; the kernels are the same.
+
+    What cannot be recorded goes on one operation at a time for good: no step is lost, and ``failed`` is told
+    why.
+
+    Args:
+        step: as :func:`trainctl.training.loop.train_step`.
+        size: samples of the batches that are launched from the graph.
+        graph: records and launches.
+        failed: called once with the reason.
+    """
+
+    def __init__(self, step: Step, size: int, graph: Graph, failed: Callable[[str], None]) -> None:
+        self.step, self.size = step, size
+        self._graph, self._failed = graph, failed
+        self._eager_ones: float = WARM
+        self._rates = _Rates()
+        self._batch: tuple[Tensor, Tensor] | None = None
+        self._loss = torch.empty(())
+        self._gradients: list[tuple[Tensor, Tensor | None]] = []
+        self._displaced = False
+
+    def __call__(
+        self,
+        model: Model,
+        criterion: Criterion,
+        optimizer: Optimizer,
+        inputs: Tensor,
+        targets: Tensor,
+        precision: AbstractContextManager[Any],
+    ) -> Tensor:
+        """One step; returns the loss, a scalar of its own that is not waited for."""
+        self._rates.follow(optimizer, targets.device)
+        work = partial(self.step, model, criterion, optimizer)
+        if len(targets) == self.size:
+            if self._eager_ones:
+                self._eager_ones -= 1
+            elif self._batch is None:
+                self._record(work, optimizer, inputs, targets, precision)
+            elif (changed := self._changed(inputs, targets)) is not None:
+                self._give_up(changed)
+            if self._batch is not None:
+                return self._replayed(inputs, targets)
+        self._displaced = True
+        with self._rates.on_device():
+            return self._graph.eagerly(partial(work, inputs, targets, precision))
+
+    def _record(
+        self, work: Step, optimizer: Optimizer, inputs: Tensor, targets: Tensor, precision: Any
+    ) -> None:
+        batch = inputs.clone(), targets.clone()
+        errors: list[Exception] = []
+
+        def watched() -> Tensor:
+            try:
+                return work(*batch, precision)
+            except Exception as error:
+                errors.append(error)
+                raise
+
+        try:
+            with self._rates.on_device(capturable=True):
+                self._loss = self._graph.record(watched)
+        except Exception as error:
+            # Ending a recording that is broken raises another error, which says less.
+            self._give_up(reason_of([*errors, error][0]))
+            return
+        parameters = [item for group in optimizer.param_groups for item in group["params"]]
+        self._gradients, self._displaced = [(item, item.grad) for item in parameters], False
+        self._batch = batch
+        self._rates.freeze()
+
+    def _replayed(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        assert self._batch is not None
+        if self._displaced:
+            # The graph writes its gradients where they were when it was recorded: show these again.
+            for parameter, gradient in self._gradients:
+                parameter.grad = gradient
+            self._displaced = False
+        for own, given in zip(self._batch, (inputs, targets), strict=True):
+            own.copy_(given)
+        self._graph.replay()
+        return self._loss.clone()
+
+    def _changed(self, inputs: Tensor, targets: Tensor) -> str | None:
+        """What is not as it was recorded."""
+        assert self._batch is not None
+        for own, given in zip(self._batch, (inputs, targets), strict=True):
+            if own.shape != given.shape or own.dtype != given.dtype:
+                return f"batches of {tuple(own.shape)} and {tuple(given.shape)}"
+        key = self._rates.changed()
+        return None if key is None else f"the optimizer's {key} changes from step to step"
+
+    def _give_up(self, reason: str) -> None:
+        self._batch, self._eager_ones = None, float("inf")
+        self._failed(reason)
+
+
+class _Rates:
+    """The learning rates of an optimizer's groups, on the device."""
+
+    def __init__(self) -> None:
+        self._groups: list[dict[str, Any]] = []
+        self._tensors: list[Tensor] = []
+        self._values: list[float] = []
+        self._settings: list[tuple[dict[str, Any], str, Any]] = []
+
+    def follow(self, optimizer: Optimizer, device: torch.device) -> None:
+        """Take over what has changed since the last step."""
+        self._groups = optimizer.param_groups
+        for number, group in enumerate(self._groups):
+            if number == len(self._tensors):
+                self._tensors.append(torch.empty((), device=device))
+                self._values.append(float("nan"))
+            if (value := group["lr"]) != self._values[number]:
+                self._tensors[number].fill_(value)  # the number goes along with the kernel: no waiting
+                self._values[number] = value
+
+    @contextmanager
+    def on_device(self, *, capturable: bool = False) -> Iterator[None]:
+        """Inside, the optimizer reads the tensors; torch's Adam wants to know when it is being recorded."""
+        others = {"capturable": True} if capturable else {}
+        kept = [{key: group[key] for key in ("lr", *others) if key in group} for group in self._groups]
+        try:
+            for group, before, tensor in zip(self._groups, kept, self._tensors, strict=True):
+                group.update({**{key: others[key] for key in others if key in before}, "lr": tensor})
+            yield
+        finally:
+            for group, before in zip(self._groups, kept, strict=True):
+                group.update(before)
+
+    def freeze(self) -> None:
+        """Remember the other settings: they are numbers inside what was recorded."""
+        self._settings = [
+            (group, key, value)
+            for group in self._groups
+            for key, value in group.items()
+            if key not in ("params", "lr")
+        ]
+
+    def changed(self) -> str | None:
+        """A setting that is no longer what it was, or None."""
+        for group, key, value in self._settings:
+            now = group.get(key)
+            if now is not value and now != value:
+                return key
+        return None
+
+
+def reason_of(error: Exception) -> str:
+    """The line of an error that says what was wrong."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:200] if lines else type(error).__name__

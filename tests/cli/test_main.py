@@ -1,0 +1,215 @@
+"""The command line: what a wrong word gets, verbs, options, completion; what imports no torch."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.program import run
+
+# The words, the exit code, and what standard error must say.
+BAD = [
+    (["model=mpl"], 2, ["model=mpl: there is no such option", "did you mean model=mlp?", "sequential"]),
+    (["lrr=1"], 2, ["lrr: there is no such key", "did you mean lr?"]),
+    (["+lrr=1"], 2, ["lrr: there is no such key", "did you mean lr?"]),
+    (["model.hiden=[3]"], 2, ["model.hiden=[3]", "did you mean model.hidden?"]),
+    (["+model.hiden=[3]"], 2, ["model.hiden=[3]", "did you mean model.hidden?"]),
+    (["optim=adm", "model=mlpp"], 2, ["did you mean optim=adam?", "did you mean model=mlp?"]),
+    (["lr=abc"], 2, ["optim.lr=abc: must be a number greater than 0"]),
+    (["train.epochs=1.5"], 2, ["train.epochs=1.5: must be a whole number of at least 1"]),
+    (["lr=nan"], 2, ["optim.lr=nan: must be a number greater than 0"]),
+    (["lr=true"], 2, ["optim.lr=true: must be a number"]),
+    (["lr=-1"], 2, ["optim.lr=-1: must be a number greater than 0"]),
+    (["train.epochs=-1"], 2, ["train.epochs=-1: must be a whole number of at least 1"]),
+    (["train.batch_size=0"], 2, ["train.batch_size=0: must be a whole number of at least 1"]),
+    (["optim.betas=[0.9]"], 2, ["optim.betas=[0.9]: must be a list of 2"]),
+    (["model=null"], 2, ["model=null", "choose one of: cnn, lenet, linear, mlp, "]),
+    (["scheduler=null"], 2, ["scheduler=null", "scheduler=none turns it off"]),
+    (["train=3"], 2, ["train=3"]),
+    (["train.epohcs=3"], 2, ["train.epohcs: there is no such key", "did you mean train.epochs?"]),
+    (["lr=1,2"], 2, ["optim.lr=1,2: several values", "add -m"]),
+    (["seed=a=b"], 2, ["seed=a=b: cannot be parsed", "quotes"]),
+    (["experiment=mnist_mpl"], 2, ["did you mean experiment=mnist_mlp?"]),
+    (["model.input_shape=[3]"], 2, ["model.input_shape=[3]: trainctl sets this itself"]),
+    (["device=tpu"], 2, ["device=tpu: must be auto, cpu, cuda, cuda:N or mps"]),
+    (["trian"], 2, ["trian: there is no such command", "help, init, ls"]),
+    (["sl"], 2, ["did you mean trainctl ls?"]),
+    (["ls", "modle"], 2, ["did you mean model?"]),
+    (["ls", "-m"], 2, ["sweeps go with training and plan only"]),
+    (["--multrun"], 2, ["did you mean --multirun?"]),
+    (["-m", "lr=1e-3,abc"], 2, ["optim.lr=abc: must be a number", "1 of 2 jobs"]),
+    (["++model._target_=os.system"], 3, ["model._target_=os.system: refused"]),
+    (["++train._partial_=true"], 3, ["train._partial_=true: refused"]),
+    (["hydra.launcher._target_=os.system"], 3, ["hydra.launcher._target_=os.system: refused"]),
+    (["+hydra.job_logging.handlers.x.class=subprocess.Popen"], 3, ["refused"]),
+    (["hydra.run.dir=/proc/none/run"], 5, ["making the run directory failed"]),
+]
+
+
+@pytest.mark.parametrize(("words", "code", "messages"), BAD, ids=[" ".join(words) for words, _, _ in BAD])
+def test_a_wrong_word_is_told_what_to_type_instead(
+    trainctl, words: list[str], code: int, messages: list[str], tmp_path: Path
+) -> None:
+    outcome = trainctl(*words)
+    assert outcome.code == code
+    for message in messages:
+        assert message in outcome.err
+    assert "Traceback" not in outcome.err
+    assert all(len(line) < 400 for line in outcome.err.splitlines())
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_several_problems_are_all_reported_at_once(tmp_path: Path) -> None:
+    words = ["model.hidden=[3,x]", "lr=true", "train.foo=3", "optim.bettas=[1]", "seed=-1", "loss=msee"]
+    done = run(*words, cwd=tmp_path)
+    assert done.returncode == 2
+    for key in ("model.hidden", "optim.lr", "train.foo", "optim.bettas", "seed=-1", "loss=msee"):
+        assert key in done.stderr
+
+
+def test_debug_shows_the_traceback_and_keeps_the_exit_code(tmp_path: Path) -> None:
+    done = run("lr=abc", cwd=tmp_path, TRAINCTL_DEBUG="1")
+    assert done.returncode == 2
+    assert "Traceback" in done.stderr
+    assert "optim.lr=abc" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--help"],
+        ["help"],
+        ["--version"],
+        ["--cfg", "job"],
+        ["ls"],
+        ["ls", "optim"],
+        ["ls", "model=mlp"],
+        ["lrr=1"],
+    ],
+    ids=" ".join,
+)
+def test_no_torch_is_imported_where_none_is_needed(words: list[str], tmp_path: Path) -> None:
+    program = (
+        "import sys; from trainctl.cli.main import main; main(sys.argv[1:]);"
+        "sys.exit(99 if {'torch', 'rich'} & set(sys.modules) else 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *words], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_completion_offers_options_verbs_and_short_keys_without_torch(tmp_path: Path) -> None:
+    program = (
+        "import sys; from trainctl.cli.main import main; main(['-sc', 'query=bash']);"
+        "sys.exit(99 if 'torch' in sys.modules else 0)"
+    )
+
+    def complete(line: str) -> list[str]:
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            cwd=tmp_path,
+            env={**os.environ, "COMP_LINE": line, "COMP_POINT": str(len(line))},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.split()
+
+    assert {"model=linear", "model=mlp", "model=sequential"} <= set(complete("trainctl model="))
+    assert {"ls", "lr="} <= set(complete("trainctl l"))
+    assert "ls" not in complete("trainctl model=mlp l")
+    assert not any("_blank_" in offer for offer in complete("trainctl optim="))
+
+
+def test_completion_installs(tmp_path: Path) -> None:
+    done = run("-sc", "install=bash", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "complete -o nospace" in done.stdout
+    assert done.stdout.rstrip().endswith("trainctl")
+    syntax = subprocess.run(["bash", "-n"], input=done.stdout, text=True, capture_output=True)
+    assert syntax.returncode == 0, syntax.stderr
+
+
+def test_help_lists_every_verb_and_exit_code(trainctl) -> None:
+    outcome = trainctl("--help")
+    assert outcome.code == 0
+    assert "  ls  " in outcome.out
+    assert "143" in outcome.out
+    assert trainctl("help").out == outcome.out
+
+
+def test_ls_shows_groups_options_and_arguments(trainctl) -> None:
+    assert "sgd_momentum" in trainctl("ls").out
+    assert "sgd_momentum" in trainctl("ls", "optim").out
+    arguments = trainctl("ls", "model=mlp").out
+    for text in ("model.hidden", "[128, 64]", "a whole number of at least 1", "Fully connected layers"):
+        assert text in arguments
+    assert "epochs: 20" in trainctl("ls", "train=default").out
+
+
+def test_cfg_job_shows_what_a_run_would_use(trainctl) -> None:
+    outcome = trainctl("--cfg", "job", "lr=0.5", "model=linear")
+    assert outcome.code == 0
+    assert "name: linear" in outcome.out
+    assert "lr: 0.5" in outcome.out
+    assert "hydra" not in outcome.out
+
+
+@pytest.mark.parametrize(
+    "words", [["--info", "defaults"], ["--info", "searchpath"], ["--cfg", "hydra"], ["--hydra-help"]]
+)
+def test_hydras_own_views_work(trainctl, words: list[str]) -> None:
+    assert trainctl(*words).code == 0
+
+
+def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
+    script = f"{sys.executable} -m trainctl --cfg job | head -1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert "Traceback" not in done.stderr
+    assert "Error" not in done.stderr
+
+
+def test_under_torchrun_it_stops_with_a_message(trainctl, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    outcome = trainctl("epochs=1")
+    assert outcome.code == 2
+    assert "one device a run" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--config-path", "/tmp"], "--config-path"),
+        (["--resolve"], "--resolve: goes with --cfg"),
+        (["--config-dir", ""], "there is no such folder"),
+        (["-m", "hydra.run.dir=x"], "a sweep goes to hydra.sweep.dir"),
+        (["hydra.sweep.dir=x"], "a single run goes to hydra.run.dir"),
+        (["-sc", "install=bsh"], "--help shows the options"),
+        (["--cfg", "job", "--resolve", "lr=${nope}"], "optim.lr"),
+        (["seed=18446744073709551616"], "seed=18446744073709551616: must be a whole number of at least 0"),
+        (["threads=5000000000"], "threads=5000000000: must be auto or a whole number"),
+        (["epochs=1e3"], "train.epochs=1000.0: must be a whole number"),
+        (["model.hidden=[64"], "cannot be parsed"),
+        (["=3"], "=3"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_nothing_is_passed_over_in_silence(trainctl, words: list[str], message: str) -> None:
+    outcome = trainctl(*words)
+    assert outcome.code == 2
+    assert message in outcome.err
+    assert "internal error" not in outcome.err
+
+
+def test_a_terminal_that_knows_only_ascii_gets_its_help(tmp_path: Path) -> None:
+    assert run("--help", cwd=tmp_path, PYTHONIOENCODING="ascii").returncode == 0
+    assert run("ls", cwd=tmp_path, PYTHONIOENCODING="ascii").returncode == 0
+
+
+def test_a_verbs_help_is_the_help(trainctl) -> None:
+    assert trainctl("ls", "--help").out == trainctl("--help").out

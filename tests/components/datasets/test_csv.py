@@ -1,0 +1,490 @@
+"""Tables in text files: how they are read, what they become, and what is said about those that cannot be."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from trainctl.components.datasets.csv import csv
+from trainctl.data.types import Data, Split, hold_out
+from trainctl.errors import ConfigError, MissingDataError
+
+NAN = float("nan")
+
+
+def write(text: str | bytes, name: str = "table.csv") -> str:
+    Path(name).write_bytes(text.encode() if isinstance(text, str) else text)
+    return name
+
+
+def read(text: str | bytes, **arguments: Any) -> Data:
+    """The dataset a text makes; all rows are for training unless the test says otherwise."""
+    return csv(write(text), **{"test": 0, **arguments})
+
+
+def transformed(data: Data, split: Split | None = None) -> Tensor:
+    assert data.fit is not None
+    outputs: Tensor = data.fit(data.train)((split or data.train).inputs)
+    assert tuple(outputs.shape[1:]) == data.input_shape
+    assert outputs.dtype == torch.float32
+    return outputs
+
+
+def problem(text: str | bytes, **arguments: Any) -> str:
+    """Message and remedy of the error that reading a text ends in."""
+    with pytest.raises(ConfigError) as raised:
+        read(text, **arguments)
+    assert raised.value.exit_code == 2
+    return "\n".join(f"{each.message}\n{each.remedy}" for each in raised.value.problems)
+
+
+PLAIN = "a,b,y\n1,2,0.5\n3,4,1.5\n5,6,2.5\n"
+
+
+# ------------------------------------------------------------------ reading
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|", " "])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32", "cp1252"])
+def test_delimiter_line_end_and_encoding_are_found(separator: str, end: str, encoding: str) -> None:
+    text = "größe,b,y\n1,2,0.5\n3,4,1.5\n".replace(",", separator).replace("\n", end)
+    data = read(text.encode(encoding), target="y", drop=["größe"])
+    assert data.train.inputs.tolist() == [[2.0], [4.0]]
+    assert data.train.targets.tolist() == [[0.5], [1.5]]
+    assert ("encoding" in data.note) == (not encoding.startswith("utf-8"))
+
+
+def test_a_gzipped_file_is_unpacked_whatever_its_name() -> None:
+    assert read(gzip.compress(PLAIN.encode())).train.inputs.shape == (3, 2)
+
+
+def test_no_line_end_at_the_end_blank_lines_and_spaces() -> None:
+    data = read('\n "a", b ,y\n\n1 , 2,0.5\n   \n,,\n3,4, 1.5')
+    assert data.train.inputs.tolist() == [[1.0, 2.0], [3.0, 4.0]]
+
+
+def test_quoted_cells_hold_delimiters_quotes_and_lines() -> None:
+    data = read('n,"a, ""b""",y\n1,"x,\ny",0\n2,"x,\ny",1\n3,z,bad,1\n', bad_rows="skip", target="y")
+    assert data.input_shape == (2,)
+    assert "left out 1 row" in data.note
+    assert "line 6, column 4: '1'" in problem('n,m,y\n1,"x,\ny",0\n2,"x,\ny",1\n3,z,bad,1\n')
+
+
+def test_columns_lined_up_by_many_spaces() -> None:
+    data = read("  a    b   y\n  1.0  2   0.5  \n 10.0  4   1.5\n")
+    assert data.train.inputs.tolist() == [[1.0, 2.0], [10.0, 4.0]]
+
+
+def test_decimal_commas_between_semicolons() -> None:
+    data = read("1,5;2;0,5\n2,5;3;1,5\n3,5;4;2,25\n")
+    assert data.train.inputs.tolist() == [[1.5, 2.0], [2.5, 3.0], [3.5, 4.0]]
+    assert data.train.targets.flatten().tolist() == [0.5, 1.5, 2.25]
+    assert "semicolon-separated; decimal commas" in data.note
+
+
+@pytest.mark.parametrize("delimiter", ["#", "tab", "\\t", "\t"])
+def test_a_delimiter_that_is_given(delimiter: str) -> None:
+    character = "#" if delimiter == "#" else "\t"
+    assert read(PLAIN.replace(",", character), delimiter=delimiter).train.inputs.shape == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "header"),
+    [
+        (PLAIN, True),
+        ("1,2,0.5\n3,4,1.5\n", False),
+        ("x,1,0.5\nx,2,1.5\n", False),
+        ("kind,size,y\nx,1,0.5\nz,2,1.5\n", True),
+        ("kind,y\nred,no\nblue,yes\nred,yes\n", True),
+        ("red,no\nblue,yes\nred,no\n", False),
+        ("flag,y\ntrue,0.5\nfalse,1.5\n", True),
+        ("true,0.5\nfalse,1.5\n", False),
+        ("3,4,name\n1,2,0\n3,4,1\n", False),
+        ("3,of,name\n1,2,0\n3,4,1\n", True),
+        ("?,2,0.5\n3,4,1.5\n", False),
+    ],
+)
+def test_a_header_is_recognized(text: str, header: bool) -> None:
+    data = read(text, target=-1, bad_rows="skip")
+    assert len(data.train) == text.count("\n") - header
+    assert ("no header" in data.note) != header
+
+
+def test_a_header_that_is_said_to_be_there_or_not() -> None:
+    assert len(read("1,2,0.5\n3,4,1.5\n5,6,2\n", header=True).train) == 2
+    assert "line 1, column 1: 'a' is not a number" in problem(PLAIN * 4 + "9,9,9\n" * 90, header=False)
+
+
+def test_a_line_above_the_table() -> None:
+    text = "3,titles\n1,2,0.5\n3,4,1.5\n"
+    said = problem(text)
+    assert "table.csv, line 1: 2 cells from '3' to 'titles', where most lines have 3" in said
+    assert "dataset.skip_lines=1" in said
+    assert read(text, skip_lines=1).train.inputs.tolist() == [[1.0, 2.0], [3.0, 4.0]]
+    assert "line 3, column 1" in problem("# a, b, and c\nx,y\n?,1\n2,2\n", skip_lines=1, missing="error")
+
+
+def test_row_numbers_that_another_program_wrote_are_left_out() -> None:
+    data = read('"","a","y"\n"1",7,0.5\n"2",8,1.5\n"3",7,1.0\n')
+    assert data.train.inputs.flatten().tolist() == [7.0, 8.0, 7.0]
+    assert "numbers the rows" in data.note
+    assert read(",a,y\n5,7,0.5\n2,8,1.5\n").input_shape == (2,)
+
+
+def test_columns_of_one_name_are_told_apart() -> None:
+    data = read("a,a,y\n1,2,0.5\n3,4,1.5\n", drop=["a.2"])
+    assert data.train.inputs.flatten().tolist() == [1.0, 3.0]
+
+
+# ------------------------------------------------------------------ columns
+
+
+@pytest.mark.parametrize("target", ["the size (cm)", 1, "1", -3])
+def test_the_target_by_name_or_number(target: str | int) -> None:
+    data = read("the size (cm),b,c\n0.5,2,3\n1.5,4,5\n", target=target)
+    assert data.train.targets.flatten().tolist() == [0.5, 1.5]
+    assert data.train.inputs.tolist() == [[2.0, 3.0], [4.0, 5.0]]
+
+
+def test_the_target_is_the_last_column_that_is_not_dropped() -> None:
+    data = read(PLAIN, drop=[3])
+    assert data.train.targets.flatten().tolist() == [2.0, 4.0, 6.0]
+    assert data.train.inputs.shape == (3, 1)
+
+
+def test_categories_are_spread_and_a_missing_one_is_none() -> None:
+    data = read("kind,n,y\nred,1,0.5\nblue,2,1.5\n?,3,2.5\nred,4,3.5\n")
+    assert data.input_shape == (3,)
+    torch.testing.assert_close(
+        data.train.inputs, torch.tensor([[1.0, 1], [0, 2], [NAN, 3], [1, 4]]), equal_nan=True
+    )
+    assert transformed(data)[:, 1:].tolist() == [[0, 1], [1, 0], [0, 0], [0, 1]]
+
+
+def test_true_and_false_are_numbers_as_inputs_and_classes_as_targets() -> None:
+    assert read("f,y\ntrue,0.5\nFalse,1.5\n").train.inputs.tolist() == [[1.0], [0.0]]
+    data = read("x,f\n1,True\n2,False\n3,True\n")
+    assert data.classes == ("False", "True")
+    assert data.train.targets.tolist() == [1, 0, 1]
+
+
+@pytest.mark.parametrize("cell", ["", "NA", "N/A", "nan", "NaN", "null", "None", "?", '""', " NA "])
+def test_a_missing_number_becomes_the_mean_of_training(cell: str) -> None:
+    data = read(f"a,b,y\n1,2,0.5\n{cell},4,1.5\n3,8,2.5\n")
+    assert torch.isnan(data.train.inputs[1, 0])
+    outputs = transformed(data)
+    assert outputs[:, 0].tolist() == [-1.0, 0.0, 1.0]
+    assert outputs[:, 1].mean().item() == pytest.approx(0, abs=1e-6)
+    assert outputs[:, 1].std(correction=0).item() == pytest.approx(1)
+
+
+def test_rows_with_missing_cells_can_be_left_out_or_be_an_error() -> None:
+    text = "a,b,y\n1,2,0.5\nNA,4,1.5\n3,NA,2.5\nNA,1,3.5\n5,5,5.5\n"
+    data = read(text, missing="drop")
+    assert data.train.inputs.tolist() == [[1.0, 2.0], [5.0, 5.0]]
+    assert "left out 3 rows with missing cells" in data.note
+    said = problem(text, missing="error")
+    assert "line 3, column 1 (a): the cell is missing (empty, NA, null …), and in 1 more row" in said
+    assert "line 4, column 2 (b)" in said
+    assert "dataset.missing=mean" in said
+
+
+def test_a_constant_column_and_one_that_is_missing_in_training_divide_by_nothing() -> None:
+    data = read("a,b,c,y\n0.1,1,NA,0.5\n0.1,2,NA,1.5\n0.1,3,NA,1.0\n0.1,NA,4,2.5\n")
+    assert data.fit is not None
+    transform = data.fit(data.train[:3])
+    outputs = transform(data.train.inputs)
+    assert outputs.isfinite().all()
+    assert outputs[:, 0].abs().max() < 1e-6
+    assert outputs[:, 2].tolist() == [0, 0, 0, 4]
+
+
+def test_statistics_come_from_the_training_split_alone() -> None:
+    rows = [f"{number},{'ab'[number % 2]},{number}.5" for number in range(40)] + ["1000,rare,0.5"]
+    data = hold_out(read("n,k,y\n" + "\n".join(rows) + "\n"), 0.5, split_seed=0)
+    assert data.val is not None
+    rare_in_val = bool((data.val.inputs[:, 0] == 1000).any())
+    assert rare_in_val, "the seed no longer puts the odd row into validation: choose another"
+    assert data.fit is not None
+    transform = data.fit(data.train)
+    numbers = data.train.inputs[:, 0]
+    assert transform(data.train.inputs)[:, 0].mean().abs() < 1e-6
+    odd = transform(data.val.inputs[data.val.inputs[:, 0] == 1000])
+    assert odd[0, 0].item() == pytest.approx(
+        float((1000 - numbers.mean()) / numbers.std(correction=0)), rel=1e-5
+    )
+    assert odd[0, 1:].tolist() == [0, 0, 0], "a category that training has not seen"
+    assert {name for name, _ in transform.named_buffers()} >= {"mean", "std"}
+    assert transform(data.train.inputs)[:, 1:].sum(1).eq(1).all()
+
+
+# ------------------------------------------------------------------ targets
+
+
+@pytest.mark.parametrize(
+    ("targets", "task", "classes"),
+    [
+        (["no", "yes", "no", "yes"], "classification", ("no", "yes")),
+        (["10", "2", "10", "2"], "classification", ("2", "10")),
+        (["1.0", "2.0", "1.0", "2"], "classification", ("1", "2")),
+        (["0", "1", "2", "3"], "regression", ()),
+        (["0.5", "1", "0.5", "1"], "regression", ()),
+        (["-1", "1", "-1", "1"], "classification", ("-1", "1")),
+    ],
+)
+def test_the_task_is_chosen_and_said(targets: list[str], task: str, classes: tuple[str, ...]) -> None:
+    data = read("a,y\n" + "".join(f"{row}.5,{target}\n" for row, target in enumerate(targets)))
+    assert (data.task, data.classes) == (task, classes)
+    assert data.output_size == (len(classes) or 1)
+    assert "because it" in data.note
+    if task == "classification":
+        assert data.train.targets.dtype == torch.int64
+        assert [classes[number] for number in data.train.targets] == [
+            target.removesuffix(".0") for target in targets
+        ]
+    else:
+        assert data.train.targets.dtype == torch.float32
+        assert data.train.targets.tolist() == [[float(target)] for target in targets]
+
+
+def test_twenty_one_whole_numbers_are_values_and_twenty_are_classes() -> None:
+    for distinct, task in ((20, "classification"), (21, "regression")):
+        rows = "".join(f"{row},{row % distinct}\n" for row in range(100))
+        assert read(f"a,y\n{rows}").task == task
+
+
+def test_the_task_can_be_said() -> None:
+    whole = "a,y\n" + "".join(f"{row},{row % 3}\n" for row in range(9))
+    assert read(whole, task="regression").train.targets.shape == (9, 1)
+    many = "a,y\n" + "".join(f"{row},{row * 2}\n" for row in range(30))
+    assert read(many, task="classification").output_size == 30
+    assert "not whole" in problem(PLAIN, task="classification")
+    assert "holds text" in problem("a,y\n1,u\n2,v\n", task="regression")
+    mixed = "a,y\n" + "".join(f"{row},{row % 3}\n" for row in range(30)) + "5,other\n"
+    assert "line 32, column 2 (y): 'other' is not a number" in problem(mixed)
+    assert read(mixed, task="classification").classes == ("0", "1", "2", "other")
+
+
+# ------------------------------------------------------------------ test rows
+
+
+@pytest.mark.parametrize(("test", "count"), [(0.2, 4), (5, 5), (1, 1)])
+def test_rows_are_held_out_for_the_test_and_none_is_lost(test: float | int, count: int) -> None:
+    text = "a,b,y\n" + "".join(f"{row},1,{row}.5\n" for row in range(20))
+    data = read(text, test=test)
+    assert data.test is not None
+    assert len(data.test) == count
+    rows = data.train.inputs[:, 0].tolist() + data.test.inputs[:, 0].tolist()
+    assert sorted(rows) == list(range(20))
+    assert torch.equal(data.test.inputs[:, 0] + 0.5, data.test.targets[:, 0])
+    again = read(text, test=test)
+    assert again.test is not None
+    assert torch.equal(again.test.inputs, data.test.inputs)
+    other = read(text, test=test, test_seed=1)
+    assert other.test is not None
+    assert not torch.equal(other.test.inputs, data.test.inputs)
+    assert "dataset.test=20" in problem(text, test=20)
+
+
+def test_a_second_file_to_test_on() -> None:
+    write("y,extra,kind,n\nyes,1,red,1\nno,2,green,2\n", "test.csv")
+    data = read(
+        "id,kind,n,y\nx1,red,1,no\nx2,blue,2,yes\nx3,red,3,no\n", test=0.2, test_path="test.csv", drop=["id"]
+    )
+    assert data.test is not None
+    assert (len(data.train), len(data.test)) == (3, 2)
+    assert data.test.targets.tolist() == [1, 0]
+    assert transformed(data, data.test)[:, 1:].tolist() == [[0, 1], [0, 0]]
+    assert "test from test.csv" in data.note
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("kind,y\nred,yes\nred,no\n", "test.csv has no column 2 (n)"),
+        ("kind,n,y\nred,many,yes\nred,1,no\n", "test.csv, line 2, column 2 (n): 'many' is not a number"),
+        (
+            "kind,n,y\nred,1,maybe\nred,1,no\n",
+            "test.csv, line 2, column 3 (y): 'maybe' is no class in training",
+        ),
+    ],
+)
+def test_a_second_file_that_does_not_fit(text: str, said: str) -> None:
+    write(text, "test.csv")
+    assert said in problem("kind,n,y\nred,1,no\nblue,2,yes\nred,3,no\n", test_path="test.csv")
+
+
+# ------------------------------------------------------------------ errors
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "said"),
+    [
+        ("", {}, "table.csv is empty"),
+        (" \n\n", {}, "table.csv is empty"),
+        ("a,b,y\n", {}, "a header and no rows below it"),
+        ("a,b,y\n1,2,3\n4,5\n", {}, "line 3, column 3: there is no cell after '5'"),
+        ("a,b,y\n1,2,3\n4,5,6,7\n1,2,3\n", {}, "line 3, column 4: '7' is one cell too many"),
+        (PLAIN, {"target": "Y2"}, "dataset.target=Y2: table.csv has no such column"),
+        (PLAIN, {"target": 4}, "table.csv has the columns 1 to 3"),
+        (PLAIN, {"target": 0}, "table.csv has the columns 1 to 3"),
+        (PLAIN, {"drop": ["a", "y"], "target": "y"}, "both name column 3 (y)"),
+        (PLAIN, {"drop": ["a", "b"]}, "no input column is left"),
+        ("a,y\n1,k\n2,k\n", {}, "every row has the target 'k'"),
+        ("a,y\n1,3\n2,3\n", {}, "every row has the target 3"),
+        ("a,y\n1,0.5\n2,NA\n3,2\n", {}, "line 3, column 2 (y): the target is missing"),
+        ("a,y\n1,0.5\n2,inf\n3,2\n", {}, "line 3, column 2 (y): 'inf' is not finite"),
+        ("a,y\n1,0.5\n1e39,1\n3,2\n", {}, "line 3, column 1 (a): '1e39' is too large for float32"),
+        ("a,y\n1,0.5\n1e999,1\n3,2\n", {}, "line 3, column 1 (a): '1e999' is not finite"),
+        ("a,b,y\n1,,0.5\n2,,1\n", {}, "column 2 (b) has no values"),
+        ('a,y\n1,"u\n2,v\n', {}, "line 2: the row cannot be read"),
+        ('a,y\n1,"u"v\n2,v\n', {}, "line 2: the row cannot be read"),
+        ("only\n1\n2\n", {}, "table.csv has no columns"),
+        (PLAIN, {"delimiter": "::"}, "must be one character"),
+        (PLAIN, {"encoding": "utf-9"}, "dataset.encoding=utf-9"),
+        (PLAIN, {"encoding": "hex"}, "dataset.encoding=hex"),
+        ("a,y\nü,1\n".encode("latin-1"), {"encoding": "utf-8"}, "line 2: byte 0xfc is not utf-8"),
+        (b"a,y\n1\x00,2\n", {}, "not text"),
+        (bytes(range(256)), {}, "not text"),
+        (b"PK\x03\x04rest", {}, "a zip file or spreadsheet"),
+        (b"PAR1rest", {}, "dataset=parquet"),
+        # Without the time in it, which would name this case otherwise in each process that collects it.
+        (gzip.compress(PLAIN.encode(), mtime=0)[:-9], {}, "a damaged gzip file"),
+    ],
+)
+def test_what_cannot_be_read_is_said_with_its_place(text: str | bytes, arguments: Any, said: str) -> None:
+    assert said in problem(text, **arguments)
+
+
+NUMBERS = "a,y\n" + "".join(f"{row},{row}.5\n" for row in range(30))
+
+
+def test_a_text_among_numbers() -> None:
+    said = problem(f"{NUMBERS}12 kg,1.5\n1_000,1.5\n")
+    assert "table.csv, line 32, column 1 (a): '12 kg' is not a number; 1 more such in this column" in said
+    assert "dataset.bad_rows=skip" in said
+
+
+def test_rows_that_cannot_be_read_are_left_out_and_counted() -> None:
+    data = read(f"{NUMBERS}12 kg,1.5\n1,2,3\n1,NA\n1\n", bad_rows="skip")
+    assert len(data.train) == 30
+    assert "left out 4 rows that cannot be read" in data.note
+
+
+def test_texts_that_name_the_rows_are_refused_with_the_word_that_drops_them() -> None:
+    text = "id,the name,y\n" + "".join(f"r{row},n {row} (x),{row}.5\n" for row in range(30))
+    said = problem(text)
+    assert "column 1 (id) has 30 different texts in 30 rows; column 2 (the name)" in said
+    assert "'dataset.drop=[id, the name]'" in said
+
+
+def test_a_wrong_name_gets_the_nearest() -> None:
+    said = problem("sepal length (cm),width,y\n1,2,0.5\n3,4,1.5\n", target="sepal lenght (cm)")
+    assert 'did you mean "sepal length (cm)"?' in said
+    assert 'there are: "sepal length (cm)", width, y' in said
+
+
+def test_a_file_that_is_not_there() -> None:
+    write(PLAIN, "penguins.csv")
+    with pytest.raises(MissingDataError) as raised:
+        csv("pengiuns.csv")
+    (found,) = raised.value.problems
+    assert f"pengiuns.csv not found in {Path.cwd()}" in found.message
+    assert "did you mean dataset.path=penguins.csv?" in found.remedy
+    assert raised.value.stand_in == {"task": "classification", "shape": [4], "outputs": 3}
+    with pytest.raises(MissingDataError, match="there is no folder"):
+        csv("nowhere/x.csv", task="regression")
+    Path("folder").mkdir()
+    with pytest.raises(ConfigError, match="folder is not a file"):
+        csv("folder")
+
+
+# ------------------------------------------------------------------ end to end, files nobody prepared
+
+
+def _shipped(name: str) -> Path:
+    datasets = pytest.importorskip("sklearn", reason="scikit-learn is not installed").__path__[0]
+    return Path(datasets) / "datasets" / "data" / name
+
+
+def penguins() -> str:
+    """A table like Gorman's penguins: two columns of text, missing cells in three columns."""
+    generator = torch.Generator().manual_seed(0)
+    kinds = [
+        ("Adelie", "Torgersen", 38.8, 3700),
+        ("Chinstrap", "Dream", 48.8, 3733),
+        ("Gentoo", "Biscoe", 47.5, 5076),
+    ]
+    rows = ["species,island,bill length (mm),body_mass_g,sex"]
+    for row in range(300):
+        species, island, bill, mass = kinds[row % 3]
+        noise = torch.randn(2, generator=generator).tolist()
+        bill_cell = "NA" if row % 50 == 7 else f"{bill + 2.5 * noise[0]:.1f}"
+        sex = "NA" if row % 40 == 9 else ("male", "female")[noise[1] < 0]
+        rows.append(
+            f"{species},{island if row % 5 else 'Dream'},{bill_cell},{mass + 300 * noise[1]:.0f},{sex}"
+        )
+    return "\n".join(rows) + "\n"
+
+
+CLASSIFY = ("epochs=30", "batch_size=16")
+FIT_LINE = ("loss=mse", "model=linear", "optim=sgd", "lr=0.01", "batch_size=16", "epochs=60")
+
+
+@pytest.mark.parametrize(
+    ("file", "words", "key", "least"),
+    [
+        ("iris.csv", CLASSIFY, "test/accuracy", 0.9),
+        ("wine_data.csv", ("dataset.skip_lines=1", *CLASSIFY), "test/accuracy", 0.9),
+        ("breast_cancer.csv", ("dataset.skip_lines=1", *CLASSIFY), "test/accuracy", 0.9),
+        ("digits.csv.gz", (*CLASSIFY[1:], "epochs=5"), "test/accuracy", 0.9),
+        ("diabetes_data_raw.csv.gz", FIT_LINE, "test/r2", 0.2),
+        ("linnerud_exercise.csv", (*FIT_LINE, "batch_size=4", "dataset.test=0"), None, None),
+        ("penguins", ("dataset.target=species", *CLASSIFY), "test/accuracy", 0.9),
+        ("penguins", ("dataset.target=bill length (mm)", "dataset.bad_rows=skip", *FIT_LINE), "test/r2", 0.4),
+    ],
+)
+def test_a_table_nobody_prepared_trains(
+    file: str, words: tuple[str, ...], key: str | None, least: float | None, trainctl
+) -> None:
+    path = write(penguins(), "my penguins=(1).csv") if file == "penguins" else str(_shipped(file))
+    outcome = trainctl("dataset=csv", f"dataset.path={path}", *words, "threads=1", "display.mode=plain")
+    assert outcome.code == 0, outcome.err
+    record = json.loads(Path("outputs/latest/run.json").read_text())
+    if key is None:
+        assert record["test"] is None
+    else:
+        assert record["test"][key] > least
+
+
+def test_an_odd_first_line_ends_in_the_word_that_helps(trainctl) -> None:
+    outcome = trainctl("dataset=csv", f"dataset.path={_shipped('breast_cancer.csv')}")
+    assert outcome.code == 2
+    assert (
+        "breast_cancer.csv, line 1: 4 cells from '569' to 'benign', where most lines have 31" in outcome.err
+    )
+    assert "dataset.skip_lines=1" in outcome.err
+
+
+def test_without_a_path_it_is_said_how_to_name_one(trainctl) -> None:
+    outcome = trainctl("dataset=csv")
+    assert outcome.code == 2
+    assert "data.csv not found in" in outcome.err
+    assert "dataset.path=FILE" in outcome.err
+
+
+@pytest.mark.parametrize("word", ["dataset.delimiter=;", "dataset.delimiter=semicolon"])
+def test_words_that_hydra_would_not_take_unquoted(word: str, trainctl) -> None:
+    write("a;größe (cm)\n1;0.5\n2;1.5\n3;1.0\n4;2.0\n")
+    outcome = trainctl(
+        *("dataset=csv", "dataset.path=table.csv", "dataset.target=größe (cm)", word, "dataset.test=0"),
+        *("dataset.val=0", "loss=mse", "model=linear", "batch_size=2", "epochs=1", "threads=1"),
+    )
+    assert outcome.code == 0, outcome.err

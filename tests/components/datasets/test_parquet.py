@@ -1,0 +1,144 @@
+"""Tables in Parquet files."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import sys
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from trainctl.components.datasets.csv import csv
+from trainctl.components.datasets.parquet import parquet
+from trainctl.data import Data
+from trainctl.errors import ConfigError, MissingDataError
+
+pyarrow = pytest.importorskip("pyarrow")
+
+
+def read(columns: dict[str, Any], **arguments: Any) -> Data:
+    write(columns)
+    return parquet("table.parquet", **{"test": 0, **arguments})
+
+
+def write(columns: dict[str, Any], name: str = "table.parquet") -> None:
+    from pyarrow import parquet as writer
+
+    writer.write_table(pyarrow.table(columns), name)
+
+
+def problem(columns: dict[str, Any], **arguments: Any) -> str:
+    with pytest.raises(ConfigError) as raised:
+        read(columns, **arguments)
+    return "\n".join(f"{each.message}\n{each.remedy}" for each in raised.value.problems)
+
+
+def test_each_type_becomes_numbers_or_categories() -> None:
+    data = read(
+        {
+            "int": pyarrow.array([1, None, 3, 4], pyarrow.int16()),
+            "float": pyarrow.array([0.5, float("nan"), None, 2.0], pyarrow.float32()),
+            "decimal": pyarrow.array([Decimal("1.25"), None, Decimal("2.50"), Decimal("3.75")]),
+            "flag": pyarrow.array([True, False, None, True]),
+            "text": pyarrow.array(["u", "v", None, "NA"], pyarrow.large_string()),
+            "category": pyarrow.array(["b", "a", None, "b"]).dictionary_encode(),
+            "y": pyarrow.array(["no", "yes", "no", "yes"]),
+        }
+    )
+    nan = float("nan")
+    expected = [
+        [1, 0.5, 1.25, 1, 0, 1],
+        [nan, nan, nan, 0, 1, 0],
+        [3, nan, 2.5, nan, nan, nan],
+        [4, 2, 3.75, 1, nan, 1],
+    ]
+    torch.testing.assert_close(data.train.inputs, torch.tensor(expected), equal_nan=True)
+    assert data.input_shape == (4 + 2 + 2,)
+    assert data.classes == ("no", "yes")
+    assert data.fit is not None
+    outputs = data.fit(data.train)(data.train.inputs)
+    assert outputs.isfinite().all()
+    assert outputs[2, 4:].tolist() == [0, 0, 0, 0]
+
+
+def test_the_same_table_as_text_and_as_parquet_gives_the_same_data() -> None:
+    columns = {"n": [1.5, 2.5, None, 4.0], "k": ["u", "v", "u", None], "y": [0.5, 1.5, 2.25, 3.0]}
+    Path("table.csv").write_text("n,k,y\n1.5,u,0.5\n2.5,v,1.5\n,u,2.25\n4.0,,3.0\n")
+    one, other = read(columns, test=1), csv("table.csv", test=1)
+    torch.testing.assert_close(one.train.inputs, other.train.inputs, equal_nan=True)
+    torch.testing.assert_close(one.test.inputs, other.test.inputs, equal_nan=True)
+    assert torch.equal(one.train.targets, other.train.targets)
+
+
+@pytest.mark.parametrize(
+    ("column", "kind"),
+    [
+        ([datetime.datetime(2020, 1, day) for day in (1, 2, 3)], "timestamp[us]"),
+        ([datetime.date(2020, 1, day) for day in (1, 2, 3)], "date32"),
+        ([[1], [2], [3]], "list"),
+        ([{"a": 1}] * 3, "struct"),
+        ([b"1", b"2", b"3"], "binary"),
+    ],
+)
+def test_times_and_nested_columns_are_refused_with_the_word_that_drops_them(column: Any, kind: str) -> None:
+    columns = {"when it was": column, "x": [1, 2, 3], "y": [0.5, 1.5, 1.0]}
+    said = problem(columns)
+    assert f"table.parquet: column 1 (when it was) holds {kind}" in said
+    assert "'dataset.drop=[when it was]'" in said
+    data = read(columns, drop=["when it was"])
+    assert data.train.inputs.flatten().tolist() == [1, 2, 3]
+
+
+def test_bad_cells_name_their_row() -> None:
+    columns = {"x": [1.0, float("inf"), 2.0, 3.0], "y": [0.5, 1.5, None, 2.0]}
+    said = problem(columns)
+    assert "table.parquet, row 2, column 1 (x): 'inf' is not finite in float32" in said
+    assert "table.parquet, row 3, column 2 (y): the target is missing" in said
+    data = read(columns, bad_rows="skip")
+    assert data.train.inputs.flatten().tolist() == [1.0, 3.0]
+    assert "left out 2 rows" in data.note
+
+
+def test_a_second_file_to_test_on() -> None:
+    write({"y": [1.5], "x": [7]}, "test.parquet")
+    data = read({"id": ["u", "v"], "x": [1, 2], "y": [0.5, 1.0]}, drop=["id"], test_path="test.parquet")
+    assert data.test is not None
+    assert data.test.inputs.tolist() == [[7.0]]
+    write({"y": [1.5], "x": [datetime.date(2020, 1, 1)]}, "test.parquet")
+    said = problem({"x": [1, 2], "y": [0.5, 1.0]}, test_path="test.parquet")
+    assert "test.parquet: column 2 (x) holds date32" in said
+    write({"x": [1], "y": [1.5]}, "test.parquet")
+    said = problem({"x": ["u", "v"], "y": [0.5, 1.0]}, test_path="test.parquet")
+    assert "test.parquet, column 1 (x): numbers, where table.parquet has text" in said
+
+
+def test_what_is_no_parquet_file() -> None:
+    Path("table.parquet").write_text("a,b\n1,2\n")
+    with pytest.raises(ConfigError, match=r"table\.parquet cannot be read as Parquet"):
+        parquet("table.parquet")
+    assert "0 rows" in problem({"x": pyarrow.array([], pyarrow.int64())})
+    with pytest.raises(MissingDataError, match=r"tables\.parquet not found") as raised:
+        parquet("tables.parquet")
+    assert "dataset.path=table.parquet" in raised.value.problems[0].remedy
+
+
+def test_without_pyarrow_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    write({"x": [1, 2], "y": [0.5, 1.0]})
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ConfigError) as raised:
+        parquet("table.parquet")
+    assert raised.value.problems[0].remedy == "install it: pip install 'trainctl[parquet]'"
+
+
+def test_it_trains(trainctl) -> None:
+    generator = torch.Generator().manual_seed(0)
+    points = torch.randn(200, 2, generator=generator)
+    kinds = ["up" if up else "down" for up in (points.sum(1) > 0).tolist()]
+    write({"a": points[:, 0].numpy(), "b": points[:, 1].numpy(), "kind": kinds})
+    outcome = trainctl("dataset=parquet", "dataset.path=table.parquet", "batch_size=16", "threads=1")
+    assert outcome.code == 0, outcome.err
+    assert json.loads(Path("outputs/latest/run.json").read_text())["test"]["test/accuracy"] > 0.9

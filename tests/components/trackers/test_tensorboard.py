@@ -1,0 +1,92 @@
+"""TensorBoard, read back with its own reader."""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.components.trackers.told import Points, told
+from tests.program import run as run_program
+from tests.training.test_resume import WORDS, killed_after, record
+from trainctl.components.trackers.tensorboard import TensorBoard
+
+pytest.importorskip("tensorboard")
+
+
+def read(directory: Path) -> Any:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    accumulator = EventAccumulator(str(directory / "tensorboard"), size_guidance={"scalars": 0})
+    accumulator.Reload()
+    return accumulator
+
+
+def points(accumulator: Any) -> Points:
+    # They are stored as float32.
+    return {
+        name: [(event.step, pytest.approx(event.value, rel=1e-6)) for event in accumulator.Scalars(name)]
+        for name in accumulator.Tags()["scalars"]
+    }
+
+
+def test_values_config_and_pictures_are_there(trainctl, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("TRAINCTL_PICTURES", "1")
+    assert trainctl(*WORDS, "tracker=tensorboard", "lr=0.03", "hydra.run.dir=run").code == 0
+    accumulator = read(tmp_path / "run")
+    assert told(tmp_path / "run") == points(accumulator)
+    tags = accumulator.Tags()
+    assert tags["images"] == ["curves", "confusion"]
+    (curves,) = accumulator.Images("curves")
+    assert (curves.step, curves.width > 500) == (12, True)
+    config = accumulator.Tensors("config/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert "    optim.lr: 0.03" in config
+    assert accumulator.Tensors("status/text_summary")[0].tensor_proto.string_val == [b"done"]
+    hparams = accumulator.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+    assert b"optim.lr" in hparams
+    assert record(tmp_path / "run")["trackers"] == {"tensorboard": "ok"}
+
+
+def test_a_resumed_run_has_each_step_once(trainctl, tmp_path: Path) -> None:
+    words = (*WORDS, "tracker=tensorboard", "checkpoint.every_steps=1", "checkpoint.keep_last=99")
+    assert trainctl(*words, "hydra.run.dir=run").code == 0
+    for step in (8, 5):
+        cut = killed_after(tmp_path / "run", step)
+        assert trainctl("resume", "cut").code == 0
+        assert len(list((cut / "tensorboard").iterdir())) == 2
+        assert told(cut) == points(read(cut))
+
+
+def test_what_is_not_finite_is_told_as_it_is(tmp_path: Path) -> None:
+    tracker = TensorBoard()
+    tracker.start(tmp_path, "name", {"a": None, "b": [1, 2]})
+    tracker.metrics([(1, {"train/loss": math.nan, "lr": math.inf})])
+    tracker.end("failed")
+    accumulator = read(tmp_path)
+    assert math.isnan(accumulator.Scalars("train/loss")[0].value)
+    assert accumulator.Scalars("lr")[0].value == math.inf
+
+
+def test_it_brings_nothing_of_the_compiler(tmp_path: Path) -> None:
+    (tmp_path / "watch.py").write_text(
+        "import atexit, sys\n"
+        "from pathlib import Path\n"
+        "found = lambda: [name for name in ('torch._dynamo', 'sympy', 'tensorflow') if name in sys.modules]\n"
+        "atexit.register(lambda: Path('found').write_text(repr(found())))\n"
+    )
+    done = run_program(*WORDS, "tracker=[tensorboard,csv]", "plugins=[./watch.py]", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert (tmp_path / "found").read_text() == "[]"
+
+
+def test_without_its_package_nothing_is_trained(trainctl, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    outcome = trainctl(*WORDS, "tracker=tensorboard", "hydra.run.dir=run")
+    assert outcome.code == 2
+    assert "tracker=tensorboard needs the package tensorboard" in outcome.err
+    assert "pip install 'trainctl[tensorboard]'" in outcome.err
+    assert not (tmp_path / "run/metrics.jsonl").exists()

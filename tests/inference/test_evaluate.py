@@ -1,0 +1,319 @@
+"""Evaluating: a run's own numbers to the last digit, class by class, and other data as in training."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+import torch
+from PIL import Image
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+from tests.training.test_resume import everything
+from trainctl import load
+from trainctl.cli.main import main
+from trainctl.components.datasets.digits import digits
+
+QUICK = ("threads=1", "display.mode=none")
+COLOURS = ("red", "green", "blue")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("trained") / "run"
+    words = ("epochs=3", "model.hidden=[16]", "lr=3e-3", *QUICK)
+    assert main([*words, f"hydra.run.dir={directory}"]) == 0
+    return directory
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+def record(run: Path) -> dict[str, Any]:
+    return json.loads((run / "run.json").read_text())
+
+
+def evaluated(trainctl, *words: str) -> dict[str, Any]:
+    outcome = trainctl("eval", *words, "--json")
+    assert outcome.code == 0, outcome.err
+    return json.loads(outcome.out)
+
+
+def write_table(path: Path, rows: int, seed: int, *, shift: float = 0.0, colours=COLOURS) -> list[list[Any]]:
+    """Rows of two numbers and a colour, whose class follows from the first number and the colour."""
+    draw = random.Random(seed)
+    table = []
+    for number in range(rows):
+        width, height, colour = draw.gauss(shift, 1), draw.gauss(50, 9), draw.choice(colours)
+        kind = "yes" if width + (colour == "red") > 0 else "no"
+        table.append([number, f"{width:.4f}", f"{height:.4f}", colour, kind])
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([["id", "width", "height", "colour", "kind"], *table])
+    return table
+
+
+TABLE = (
+    "dataset=csv",
+    "dataset.path=table.csv",
+    "dataset.drop=[id]",
+    "model.hidden=[8]",
+    "epochs=30",
+    "lr=0.02",
+)
+
+
+@pytest.fixture
+def table_run(trainctl, tmp_path: Path) -> Path:
+    write_table(tmp_path / "table.csv", 200, seed=1)
+    assert trainctl(*TABLE, *QUICK, "batch_size=16", "hydra.run.dir=table").code == 0
+    return tmp_path / "table"
+
+
+# ------------------------------------------------------------------ the run's own data
+
+
+@pytest.mark.parametrize("checkpoint", ["best", "last"])
+def test_what_was_recorded_is_repeated_to_the_last_digit_and_nothing_is_written(
+    trainctl, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoint: str
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    before = everything(run)
+    torch.set_num_threads(2)
+    values = evaluated(trainctl, str(run), "--split", "val", "--checkpoint", checkpoint)["values"]
+    known = record(run)[checkpoint]
+    assert values == {name: value for name, value in known.items() if name.startswith("val/")}
+    if checkpoint == "best":
+        values = evaluated(trainctl, str(run))["values"]
+        assert values == {
+            name: value for name, value in record(run)["test"].items() if name.startswith("test/")
+        }
+        outcome = trainctl("eval", str(run))
+        assert "digits: test, 297 samples of 1,797" in outcome.out
+        assert "the same as recorded in the run, to the last digit" in outcome.out
+    assert everything(run) == before
+
+
+def test_another_recorded_value_is_said(trainctl, run: Path) -> None:
+    values = record(run)
+    values["test"]["test/loss"] = 0.5
+    (run / "run.json").write_text(json.dumps(values))
+    assert "the run has recorded test/loss 0.5" in trainctl("eval", "run").out
+
+
+def test_classes_are_counted_as_scikit_learn_counts_them(trainctl, run: Path) -> None:
+    found = evaluated(trainctl, "run")
+    data = digits()
+    with torch.no_grad():
+        predicted = load("run")(data.transform(data.test.inputs)).argmax(1).tolist()
+    targets = data.test.targets.tolist()
+    assert found["confusion"] == confusion_matrix(targets, predicted, labels=range(10)).tolist()
+    expected = precision_recall_fscore_support(targets, predicted, labels=range(10), zero_division=0)
+    for key, values in zip(("precision", "recall", "f1", "support"), expected, strict=True):
+        assert [row[key] or 0 for row in found["classes"]] == pytest.approx(list(values))
+    assert [row["name"] for row in found["classes"]] == list("0123456789")
+
+
+def test_the_terminal_shows_classes_and_confusions(trainctl, run: Path) -> None:
+    lines = trainctl("eval", "run").out.splitlines()
+    found = evaluated(trainctl, "run")
+    row = found["classes"][3]
+    assert (
+        f"3         {row['precision']:.4f}  {row['recall']:.4f}  {row['f1']:.4f}  {row['support']:>7}"
+        in lines
+    )
+    counts = [str(count) if count else "." for count in found["confusion"][3]]
+    start = lines.index("true class in rows, predicted in columns")
+    assert lines[start + 5].split() == ["3", *counts]
+
+
+def test_all_samples_are_those_of_all_splits(trainctl, run: Path) -> None:
+    whole = evaluated(trainctl, "run", "--split", "all")
+    parts = [evaluated(trainctl, "run", f"--split={split}") for split in ("train", "val", "test")]
+    assert whole["samples"] == sum(part["samples"] for part in parts) == 1797
+    total = numpy.sum([part["confusion"] for part in parts], axis=0)
+    assert whole["confusion"] == total.tolist()
+
+
+def test_residuals_are_what_numpy_makes_of_them(trainctl) -> None:
+    words = ("dataset=synthetic", "dataset.task=regression", "dataset.outputs=2", "dataset.samples=200")
+    more = ("dataset.test_samples=50", "model=linear", "loss=mse", "epochs=2", "hydra.run.dir=run")
+    assert trainctl(*words, *more, *QUICK).code == 0
+    found = evaluated(trainctl, "run")
+    from trainctl.components.datasets.synthetic import synthetic
+
+    data = synthetic("regression", 200, 50, outputs=2)
+    with torch.no_grad():
+        predicted = load("run")(data.transform(data.test.inputs)).double().numpy()
+    targets = data.test.targets.double().numpy()
+    residual = targets - predicted
+    for column, row in enumerate(found["residuals"]):
+        assert row["mean"] == pytest.approx(residual[:, column].mean())
+        assert row["std"] == pytest.approx(residual[:, column].std())
+        assert row["quantiles"]["0.25"] == pytest.approx(numpy.quantile(residual[:, column], 0.25))
+        score = (
+            1
+            - (residual[:, column] ** 2).sum() / ((targets[:, column] - targets[:, column].mean()) ** 2).sum()
+        )
+        assert row["r2"] == pytest.approx(score)
+    worst = numpy.unravel_index(numpy.abs(residual).argmax(), residual.shape)
+    first = found["worst"][0]
+    assert (first["sample"] - 1, first["output"] - 1) == tuple(map(int, worst))
+    assert first["residual"] == pytest.approx(residual[worst])
+    assert "residuals: target minus prediction" in trainctl("eval", "run").out
+
+
+def test_changed_data_is_said(trainctl, table_run: Path, tmp_path: Path) -> None:
+    assert "has changed" not in trainctl("eval", "table").out
+    write_table(tmp_path / "table.csv", 230, seed=2)
+    outcome = trainctl("eval", "table")
+    assert outcome.code == 0
+    assert "the data has changed since the run was trained" in outcome.out
+    assert "to the last digit" not in outcome.out
+
+
+# ------------------------------------------------------------------ other data
+
+
+def test_other_data_is_prepared_with_the_statistics_and_categories_of_training(
+    trainctl, table_run: Path, tmp_path: Path
+) -> None:
+    """One class, one colour, another mean: found again in this file, each of them would be something else."""
+    rows = write_table(tmp_path / "other.csv", 60, seed=3, shift=4.0, colours=("blue", "violet"))
+    assert {row[4] for row in rows} == {"yes"}
+    found = evaluated(trainctl, "table", "dataset.path=other.csv", "--split", "all")
+    assert found["samples"] == 60
+    # By hand, from the columns of the training rows.
+    data = json.loads((next((table_run / "checkpoints").iterdir()) / "state.json").read_text())["data"]
+    assert [column["categories"] for column in data["reading"]["columns"]][2] == sorted(COLOURS)
+    mean, std = (torch.tensor(data["transform"]["tensors"][name]["values"]) for name in ("mean", "std"))
+    numbers = torch.tensor([[float(row[1]), float(row[2])] for row in rows])
+    spread = torch.tensor([[float(row[3] == colour) for colour in sorted(COLOURS)] for row in rows])
+    with torch.no_grad():
+        outputs = load("table")(torch.cat([(numbers - mean) / std, spread], dim=1))
+    right = int((outputs.argmax(1) == 1).sum())
+    assert found["confusion"] == [[0, 0], [60 - right, right]]
+    expected = torch.nn.functional.cross_entropy(outputs, torch.ones(60, dtype=torch.int64))
+    assert found["values"]["all/loss"] == pytest.approx(float(expected), abs=1e-6)
+    assert abs(float(mean[0])) < 1, "the file's own mean of 4 would have made other inputs"
+
+
+def test_classes_of_other_data_are_found_by_their_names(trainctl, tmp_path: Path) -> None:
+    shades = {"bright": 220, "dark": 30, "middle": 125}
+    for folder, names in (("first", list(shades)), ("second", ["middle", "dark"])):
+        for name in names:
+            (tmp_path / folder / name).mkdir(parents=True)
+            for number in range(8):
+                image = Image.new("L", (8, 8), shades[name] + number)
+                image.save(tmp_path / folder / name / f"{number}.png")
+    words = ("dataset=image_folder", "dataset.path=first", "dataset.size=[8,8]", "dataset.channels=1")
+    assert trainctl(*words, "epochs=20", "lr=0.02", "batch_size=8", *QUICK, "hydra.run.dir=run").code == 0
+    found = evaluated(trainctl, "run", "dataset.path=second", "--split=all")
+    assert [row["support"] for row in found["classes"]] == [0, 8, 8]
+    assert found["values"]["all/accuracy"] == 1.0
+    (tmp_path / "second" / "green").mkdir()
+    Image.new("L", (8, 8)).save(tmp_path / "second" / "green" / "0.png")
+    outcome = trainctl("eval", "run", "dataset.path=second")
+    assert outcome.code == 2
+    assert "has green, which the run was not trained for" in outcome.err
+
+
+PLUGIN = """
+import torch
+from torch import nn
+from trainctl.data import Data, Split
+from trainctl.registry import DATASETS
+
+
+class Centre(nn.Module):
+    def __init__(self, inputs):
+        super().__init__()
+        self.mean = inputs.mean(0)
+
+    def forward(self, inputs):
+        return inputs - self.mean
+
+
+@DATASETS.register("own")
+def own(shift: float = 0.0) -> Data:
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(120, 4, generator=generator)
+    targets = (inputs[:, 0] > 0).long()
+    splits = Split(inputs[:90] + shift, targets[:90]), Split(inputs[90:] + shift, targets[90:])
+    fit = lambda train: Centre(train.inputs)
+    return Data("own", "classification", *splits, (4,), 2, nn.Identity(), fit=fit)
+"""
+
+
+def test_a_transform_of_ones_own_is_made_from_the_data_of_training(trainctl, tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(PLUGIN)
+    words = ("plugins=[./own.py]", "dataset.name=own", "epochs=20", "batch_size=30", "hydra.run.dir=run")
+    assert trainctl(*words, *QUICK).code == 0
+    same = evaluated(trainctl, "run")["values"]
+    assert same["test/accuracy"] == record(tmp_path / "run")["test"]["test/accuracy"] > 0.8
+    # The whole file shifted by 9: with a mean of its own that would not be seen.
+    assert evaluated(trainctl, "run", "dataset.shift=9")["values"]["test/loss"] > 2 * same["test/loss"]
+    (tmp_path / "own.py").write_text(PLUGIN + "\n# another\n")
+    outcome = trainctl("eval", "run")
+    assert outcome.code == 3
+    assert "--trust-plugins" in outcome.err
+    assert trainctl("eval", "run", "--trust-plugins").code == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("dataset=synthetic",), "samples of shape (20,) float32, the run was trained on (1, 8, 8) uint8"),
+        (("dataset=thermometer",), "is for regression, the run was trained for classification"),
+        (("dataset=mnits",), "did you mean dataset.name=mnist?"),
+        (("dataset.pth=x",), "digits has no argument 'pth'"),
+        (("lr=1",), "eval takes dataset=NAME and dataset.KEY=VALUE only"),
+        (("dataset=digits,mnist",), "one value is evaluated at a time"),
+        (("--split", "tset"), "did you mean test?"),
+        (("--splitt", "test"), "did you mean --split?"),
+        (("--split",), "--split: needs a value"),
+        (("run",), "eval takes one RUN, not run run"),
+        (("--checkpoint", "newest"), "there are: best, last"),
+    ],
+)
+def test_words_that_do_not_fit(trainctl, run: Path, words: tuple[str, ...], message: str) -> None:
+    outcome = trainctl("eval", "run", *words)
+    assert outcome.code == 2
+    assert message in outcome.err
+    assert len(outcome.err.splitlines()) <= 2
+
+
+def test_a_label_that_is_no_class_is_named(trainctl, table_run: Path, tmp_path: Path) -> None:
+    write_table(tmp_path / "other.csv", 10, seed=4)
+    text = (tmp_path / "other.csv").read_text()
+    (tmp_path / "other.csv").write_text(text.replace(",no\n", ",maybe\n", 1).replace(",yes\n", ",maybe\n", 1))
+    outcome = trainctl("eval", "table", "dataset.path=other.csv", "--split=all")
+    assert outcome.code == 2
+    assert "'maybe' is no class in training" in outcome.err
+    assert "there are: no, yes" in outcome.err
+
+
+def test_without_a_split_it_says_which_there_are(trainctl, tmp_path: Path) -> None:
+    words = ("dataset=thermometer", "model=linear", "loss=mse", "batch_size=11", "epochs=1")
+    assert trainctl(*words, *QUICK, "hydra.run.dir=run").code == 0
+    outcome = trainctl("eval", "run", "--split", "test")
+    assert outcome.code == 2
+    assert "dataset thermometer has none" in outcome.err
+    assert evaluated(trainctl, "run")["split"] == "train"
+
+
+def test_evaluating_leaves_the_compiler_alone(trained: Path) -> None:
+    lines = ("import sys", "from trainctl.cli.main import main", f"main(['eval', {str(trained)!r}])")
+    code = "\n".join([*lines, "print('torch._dynamo' in sys.modules)"])
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines()[-1] == "False", done.stderr

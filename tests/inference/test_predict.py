@@ -1,0 +1,511 @@
+"""Predicting: files in, predictions out, as in training; what cannot be read is named."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import shutil
+import tracemalloc
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+import torch
+from PIL import Image
+
+from tests.inference.test_evaluate import QUICK, TABLE, write_table
+from tests.training.test_resume import everything
+from trainctl import load
+from trainctl.cli.main import main
+from trainctl.components.datasets.digits import digits
+from trainctl.inference.predict import Predictor
+from trainctl.inference.readers.numbers import fit
+from trainctl.inference.trained_run import load_run
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two runs, on the digits and on a table."""
+    folder = tmp_path_factory.mktemp("trained")
+    words = ("epochs=3", "model.hidden=[16]", "lr=3e-3", *QUICK)
+    assert main([*words, f"hydra.run.dir={folder / 'images'}"]) == 0
+    write_table(folder / "table.csv", 200, seed=1)
+    own = [word.replace("table.csv", str(folder / "table.csv")) for word in TABLE]
+    assert main([*own, *QUICK, "batch_size=16", f"hydra.run.dir={folder / 'table'}"]) == 0
+    return folder
+
+
+@pytest.fixture
+def folder(trained: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(trained, tmp_path, dirs_exist_ok=True))
+
+
+def predicted(trainctl, run: str, source: str, *words: str, output: str = "out.csv") -> list[dict[str, Any]]:
+    outcome = trainctl("predict", run, "--input", source, "--output", output, *words)
+    assert outcome.code == 0, outcome.err
+    return rows_of(output)
+
+
+def rows_of(output: str) -> list[dict[str, Any]]:
+    with Path(output).open(newline="") as file:
+        return list(csv.DictReader(file)) if output.endswith(".csv") else list(map(json.loads, file))
+
+
+def probabilities(rows: Sequence[dict[str, Any]]) -> list[list[float]]:
+    return [[float(value) for key, value in row.items() if key.startswith("probability_")] for row in rows]
+
+
+def expected_of(rows: Sequence[Sequence[Any]], run: str = "table") -> list[list[float]]:
+    """Probabilities of rows of the table, prepared here and not by what is tested."""
+    state = json.loads((next((Path(run) / "checkpoints").iterdir()) / "state.json").read_text())
+    stored = state["data"]["transform"]["tensors"]
+    mean, std = (torch.tensor(stored[name]["values"]) for name in ("mean", "std"))
+    numbers = torch.tensor([[float(row[1]), float(row[2])] for row in rows])
+    spread = torch.tensor([[float(row[3] == colour) for colour in ("blue", "green", "red")] for row in rows])
+    with torch.no_grad():
+        outputs = load(run)(torch.cat([(numbers - mean) / std, spread], dim=1))
+    return outputs.softmax(1).tolist()
+
+
+def close(found: Any, expected: Any) -> None:
+    numpy.testing.assert_allclose(numpy.array(found), numpy.array(expected), atol=1e-6)
+
+
+# ------------------------------------------------------------------ tables
+
+
+@pytest.mark.parametrize("batch", [(), ("--batch-size", "1"), ("--batch-size=7",)], ids=str)
+@pytest.mark.parametrize("output", ["out.csv", "out.jsonl"])
+def test_rows_of_a_table(trainctl, folder: Path, output: str, batch: tuple[str, ...]) -> None:
+    rows = write_table(folder / "new.csv", 40, seed=5, shift=1.0)
+    found = predicted(trainctl, "table", "new.csv", *batch, output=output)
+    expected = expected_of(rows)
+    assert [int(row["row"]) for row in found] == list(range(1, 41))
+    assert [row["prediction"] for row in found] == [("no", "yes")[one > zero] for zero, one in expected]
+    if output == "out.csv":
+        assert list(found[0]) == ["row", "prediction", "probability_no", "probability_yes", "error"]
+        assert {row["error"] for row in found} == {""}
+        close(probabilities(found), expected)
+    else:
+        assert list(found[0]) == ["row", "prediction", "probabilities"]
+        close([list(row["probabilities"].values()) for row in found], expected)
+    assert [path.name for path in folder.glob(".out*")] == []
+
+
+def test_columns_are_found_by_their_names_in_any_order_and_the_target_is_not_needed(
+    trainctl, folder: Path
+) -> None:
+    rows = write_table(folder / "new.csv", 20, seed=6)
+    whole = predicted(trainctl, "table", "new.csv")
+    for separator, packed in ((",", False), (";", False), ("\t", True)):
+        lines = [["colour", "extra", "height", "width"], *([row[3], "x", row[2], row[1]] for row in rows)]
+        text = "".join(separator.join(line) + "\n" for line in lines)
+        name = "other.csv.gz" if packed else "other.csv"
+        Path(name).write_bytes(gzip.compress(text.encode()) if packed else text.encode("utf-16"))
+        outcome = trainctl("predict", "table", "--input", name, "--output", "second.csv")
+        assert outcome.code == 0, outcome.err
+        assert "columns that the run does not use: extra" in outcome.out
+        assert rows_of("second.csv") == whole
+
+
+def test_without_names_columns_are_found_by_their_places(trainctl, folder: Path) -> None:
+    rows = write_table(folder / "new.csv", 20, seed=6)
+    whole = predicted(trainctl, "table", "new.csv")
+    Path("bare.csv").write_text("".join(",".join(map(str, row)) + "\n" for row in rows))
+    assert predicted(trainctl, "table", "bare.csv") == whole
+    Path("bare.csv").write_text("".join(",".join(row[1:4]) + "\n" for row in rows))
+    assert predicted(trainctl, "table", "bare.csv") == whole
+    Path("bare.csv").write_text("".join(",".join(row[1:3]) + "\n" for row in rows))
+    outcome = trainctl("predict", "table", "--input", "bare.csv", "--output", "out.csv")
+    assert outcome.code == 2
+    assert "has 2 columns without names, the run was trained on 3 of 5" in outcome.err
+
+
+BAD = (
+    "width,height,colour\n1,2,red\n1,many,red\n1,2\n\n1,inf,red\n1,2,red,4\n,,\n ,55,violet\n"
+    '1,2,"red"x\n1,2,green\n'
+)
+
+
+def test_bad_rows_are_named_and_marked_and_the_others_predicted(trainctl, folder: Path) -> None:
+    Path("bad.csv").write_text(BAD)
+    outcome = trainctl("predict", "table", "--input", "bad.csv", "--output", "out.csv", "--batch-size", "3")
+    assert outcome.code == 0, outcome.err
+    found = rows_of("out.csv")
+    errors = {int(row["row"]): row["error"] for row in found if row["error"]}
+    assert errors == {
+        2: "line 3, column 2 (height): 'many' is not a number",
+        3: "line 4: 2 cells, where the table has 3 columns",
+        4: "line 6, column 2 (height): 'inf' is not finite",
+        5: "line 7: 4 cells, where the table has 3 columns",
+        7: "line 10: the row cannot be read: ',' expected after '\"'",
+    }
+    for number in errors:
+        assert set(list(found[number - 1].values())[1:-1]) == {""}
+        assert f"no prediction: row {number}: {errors[number]}" in outcome.out
+    mean = json.loads((next(Path("table/checkpoints").iterdir()) / "state.json").read_text())["data"]
+    width = mean["transform"]["tensors"]["mean"]["values"][0]
+    # A missing number is the mean of training, and a colour that it did not have is none.
+    expected = expected_of([[0, 1, 2, "red"], [0, width, 55, "violet"], [0, 1, 2, "green"]])
+    close(probabilities([found[0], found[5], found[7]]), expected)
+    assert "column 3 (colour): 1 cell with a category that training did not have" in outcome.out
+    assert "8 rows in " in outcome.out
+    assert "out.csv, 5 without a prediction: see its column error" in outcome.out
+
+
+def test_only_bad_rows_are_an_error_and_leave_no_file(trainctl, folder: Path) -> None:
+    Path("bad.csv").write_text("width,height,colour\na,b,red\nc,d,red\n")
+    Path("out.csv").write_text("before")
+    outcome = trainctl("predict", "table", "--input", "bad.csv", "--output", "out.csv")
+    assert outcome.code == 2
+    assert "none of 2 rows could be predicted: row 1: line 2, column 1 (width): 'a'" in outcome.err
+    assert Path("out.csv").read_text() == "before"
+    assert not list(folder.glob(".out*"))
+
+
+def test_missing_cells_are_bad_where_training_had_none(trainctl, folder: Path) -> None:
+    words = ("dataset.missing=error", "hydra.run.dir=strict")
+    assert trainctl(*TABLE, *QUICK, *words, "batch_size=16").code == 0
+    Path("new.csv").write_text("width,height,colour\n1,,red\n1,2,red\n")
+    found = predicted(trainctl, "strict", "new.csv")
+    assert found[0]["error"] == "line 2, column 2 (height): the cell is missing, which no row of training was"
+    assert found[1]["prediction"]
+
+
+def test_a_column_that_is_missing_is_named_with_the_nearest(trainctl, folder: Path) -> None:
+    Path("new.csv").write_text("width,hight,colour\n1,2,red\n")
+    outcome = trainctl("predict", "table", "--input", "new.csv", "--output", "out.csv")
+    assert outcome.code == 2
+    assert "has no column height, which the run was trained on" in outcome.err
+    assert "is it the one called hight?" in outcome.err
+
+
+def test_memory_does_not_grow_with_the_table(trainctl, folder: Path) -> None:
+    """Eight times the rows, and about the same memory."""
+    peaks = []
+    for count in (100, 1_000, 8_000):  # the first imports what is needed
+        Path("large.csv").write_text("width,height,colour\n" + "1.25,49.5,red\n" * count)
+        tracemalloc.start()
+        outcome = trainctl("predict", "table", "--input=large.csv", "--output=out.csv", "--batch-size=250")
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert f"{count:,} rows" in outcome.out
+        assert len(Path("out.csv").read_text().splitlines()) == count + 1
+    assert peaks[2] < 1.5 * peaks[1]
+
+
+# ------------------------------------------------------------------ images and arrays
+
+
+def reference(run: str, inputs: torch.Tensor) -> list[list[float]]:
+    trained = load_run(run)
+    return Predictor(trained, trained.transform())(inputs).tolist()
+
+
+def test_images_are_predicted_as_the_pixels_are(trainctl, folder: Path) -> None:
+    pixels = digits().test.inputs[:30]
+    (folder / "new" / "more").mkdir(parents=True)
+    names = [f"more/{number:02d}.png" if number % 2 else f"{number:02d}.png" for number in range(30)]
+    for name, image in zip(names, pixels, strict=True):
+        values = (image[0].double() * 255 / 16).round().to(torch.uint8)
+        Image.fromarray(values.numpy()).save(folder / "new" / name)
+    (folder / "new" / "notes.txt").write_text("not an image")
+    (folder / "new" / "broken.jpg").write_bytes(b"not an image")
+    outcome = trainctl("predict", "images", "--input", "new", "--output", "out.csv", "--batch-size", "8")
+    assert outcome.code == 0, outcome.err
+    found = {row["file"]: row for row in rows_of("out.csv")}
+    assert list(found) == sorted([*names, "broken.jpg"])
+    assert "1 other file ignored" in outcome.out
+    assert found["broken.jpg"]["error"].startswith("cannot be read: cannot identify image file")
+    expected = reference("images", pixels)
+    close(probabilities([found[name] for name in names]), expected)
+    classes = [str(max(range(10), key=values.__getitem__)) for values in expected]
+    assert [found[name]["prediction"] for name in names] == classes
+    alone = predicted(trainctl, "images", "new/04.png", output="one.jsonl")
+    assert [(row["file"], row["prediction"]) for row in alone] == [("04.png", classes[4])]
+
+
+def test_images_of_another_size_are_counted(trainctl, folder: Path) -> None:
+    (folder / "new").mkdir()
+    for number, size in enumerate(((8, 8), (16, 12), (8, 8))):
+        Image.new("RGB", size, (200, 100, 0)).save(folder / "new" / f"{number}.png")
+    outcome = trainctl("predict", "images", "--input", "new", "--output", "out.csv")
+    assert outcome.code == 0
+    assert "1 images of another size were brought to 8×8" in outcome.out
+
+
+@pytest.mark.parametrize("how", ["plain", "packed", "columns", "last", "grey"])
+def test_arrays_in_any_layout(trainctl, folder: Path, how: str) -> None:
+    pixels = digits().test.inputs[:30]
+    array = pixels.numpy()
+    if how == "last":
+        array = numpy.moveaxis(array, 1, 3)
+    if how == "grey":
+        array = array[:, 0]
+    save = numpy.savez_compressed if how == "packed" else numpy.savez
+    save("new.npz", inputs=numpy.asfortranarray(array) if how == "columns" else array, other=numpy.zeros(3))
+    found = predicted(trainctl, "images", "new.npz", "--batch-size=7")
+    close(probabilities(found), reference("images", pixels))
+
+
+def test_rows_of_an_array_that_are_not_finite_are_named(trainctl, folder: Path) -> None:
+    words = ("dataset=synthetic", "dataset.shape=[3]", "dataset.samples=64", "dataset.outputs=2")
+    assert trainctl(*words, "epochs=1", "batch_size=16", *QUICK, "hydra.run.dir=run").code == 0
+    inputs = numpy.ones((5, 3))
+    inputs[3, 1] = numpy.nan
+    numpy.savez("new.npz", inputs)
+    found = predicted(trainctl, "run", "new.npz")
+    assert [row["error"] for row in found] == ["", "", "", "arr_0[3, 1]: nan is not finite in float32", ""]
+    # The same numbers as a table, with names or without.
+    Path("new.csv").write_text("1,1,1\n1,1,1\n1,1,1\n1,,1\n1,1,1\n")
+    table = predicted(trainctl, "run", "new.csv")
+    assert [bool(row["error"]) for row in table] == [False, False, False, True, False]
+    assert probabilities(table[:3]) == probabilities(found[:3])
+
+
+class Loud:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path("canary").touch, ()
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"x": numpy.zeros((4, 28, 28), numpy.uint8)}, "samples of shape (28, 28), the run was trained on"),
+        ({"x": numpy.zeros((4, 8, 8))}, "values of type float64, the run was trained on uint8"),
+        ({"a": numpy.zeros(3), "b": numpy.zeros(3)}, "holds a, b: which are the inputs is not known"),
+        ({"x": numpy.array([Loud()], dtype=object)}, "run was trained on"),
+    ],
+)
+def test_arrays_that_do_not_fit(trainctl, folder: Path, arrays: dict[str, Any], message: str) -> None:
+    numpy.savez("new.npz", **arrays)
+    outcome = trainctl("predict", "images", "--input", "new.npz", "--output", "out.csv")
+    assert outcome.code == 2
+    assert message in outcome.err
+    assert not Path("canary").exists()
+    assert not Path("out.csv").exists()
+
+
+def test_a_damaged_array_is_named(trainctl, folder: Path) -> None:
+    numpy.savez("new.npz", x=digits().test.inputs[:30].numpy())
+    content = bytearray(Path("new.npz").read_bytes())
+    content[len(content) // 2] ^= 255
+    Path("new.npz").write_bytes(content)
+    outcome = trainctl("predict", "images", "--input", "new.npz", "--output", "out.csv")
+    assert outcome.code == 2
+    assert "x is damaged: Bad CRC-32" in outcome.err
+    assert not Path("out.csv").exists()
+
+
+# ------------------------------------------------------------------ whole numbers
+
+TOKENS = """
+import numpy
+import torch
+from torch import nn
+from trainctl.data import Data, Split
+from trainctl.registry import DATASETS, MODELS
+
+
+@DATASETS.register("tokens")
+def tokens(path: str = "ids.npy", type: str = "int64") -> Data:
+    ids = torch.from_numpy(numpy.load(path)).to(getattr(torch, type))
+    split = Split(ids, (ids[:, 0] > 20).long())
+    return Data("tokens", "classification", split, split, tuple(ids.shape[1:]), 2, nn.Identity())
+
+
+@MODELS.register("embedding")
+class Embedding(nn.Module):
+    def __init__(self, input_shape, output_size):
+        super().__init__()
+        self.table = nn.Embedding(40, 8)
+        self.layer = nn.Linear(8 * input_shape[0], output_size)
+
+    def forward(self, inputs):
+        return self.layer(self.table(inputs).flatten(1))
+"""
+
+
+def train_on_tokens(trainctl, folder: Path) -> torch.Tensor:
+    """Train on rows of token numbers; returns some of them."""
+    ids = torch.randint(0, 40, (60, 16), generator=torch.Generator().manual_seed(0))
+    numpy.save(folder / "ids.npy", ids.numpy())
+    (folder / "own.py").write_text(TOKENS)
+    words = ("plugins=[./own.py]", "dataset.name=tokens", "model.name=embedding", "epochs=1", "batch_size=20")
+    outcome = trainctl(*words, *QUICK, f"dataset.path={folder}/ids.npy", "hydra.run.dir=run")
+    assert outcome.code == 0, outcome.err
+    return ids[:9]
+
+
+def test_token_numbers_are_predicted_as_what_they_are(trainctl, tmp_path: Path) -> None:
+    ids = train_on_tokens(trainctl, tmp_path)
+    with torch.no_grad():
+        expected = load("run")(ids).softmax(1).tolist()
+    for kind in ("int64", "int16", "uint8", "float64", ">i4"):
+        numpy.savez("new.npz", x=ids.numpy().astype(kind))
+        close(probabilities(predicted(trainctl, "run", "new.npz", "--batch-size=4")), expected)
+    numpy.savetxt("new.csv", ids.numpy(), fmt="%d", delimiter=",")
+    close(probabilities(predicted(trainctl, "run", "new.csv", "--batch-size=4")), expected)
+
+
+def test_what_is_no_token_number_is_named(trainctl, tmp_path: Path) -> None:
+    ids = train_on_tokens(trainctl, tmp_path)
+    with torch.no_grad():
+        expected = load("run")(ids).softmax(1).tolist()
+    cells = ids.double().numpy()
+    cells[1, 2], cells[3, 0], cells[4, 15] = 1.5, numpy.nan, 1e19
+    numpy.savez("new.npz", x=cells)
+    found = predicted(trainctl, "run", "new.npz")
+    assert {int(row["row"]): row["error"] for row in found if row["error"]} == {
+        2: "x[1, 2]: 1.5 is no whole number, and the run was trained on int64",
+        4: "x[3, 0]: nan does not fit into int64, which the run was trained on",
+        5: "x[4, 15]: 1e+19 does not fit into int64, which the run was trained on",
+    }
+    close(probabilities(found[5:]), expected[5:])
+    texts = [[str(number) for number in row] for row in ids.tolist()]
+    texts[1][2], texts[3][0], texts[4][15], texts[5][1] = "1.5", "", "1e19", "9007199254740993"
+    Path("new.csv").write_text("".join(",".join(row) + "\n" for row in texts))
+    found = predicted(trainctl, "run", "new.csv")
+    assert {int(row["row"]): row["error"] for row in found if row["error"]} == {
+        2: "line 2, column 3: '1.5' is no whole number, and the run was trained on int64",
+        4: "line 4, column 1: the cell is missing, which no row of training was",
+        5: "line 5, column 16: '1e19' does not fit into int64, which the run was trained on",
+        6: "line 6, column 2: '9007199254740993' is too large to be read exactly: give an .npz file",
+    }
+    close(probabilities(found[6:]), expected[6:])
+    texts[0][0] = "40"
+    Path("new.csv").write_text(",".join(texts[0]) + "\n")
+    outcome = trainctl("predict", "run", "--input=new.csv", "--output=none.csv")
+    assert outcome.code == 2
+    assert "does not take samples of shape (16,) int64 (rows 1 to 1): index out of range" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("wanted", "good", "bad"),
+    [
+        ("bool", [0.0, 1.0], [2.0, -1.0, 0.5]),
+        ("uint8", [0, 255], [256, -1, numpy.inf]),
+        ("int8", numpy.array([-128, 127]), numpy.array([128, -129, 1 << 40])),
+        ("int64", numpy.array([1 << 63], numpy.uint64) - 1, numpy.array([1 << 63], numpy.uint64)),
+        ("int64", [-(2.0**63)], [2.0**63, -(2.0**63) * 1.1, numpy.nan]),
+        ("uint64", numpy.array([2.0**63]), numpy.array([2.0**64, -1.0])),
+        ("int32", numpy.array([True, False]), numpy.array([1e10])),
+        ("float16", [65504.0, 0.1], [1e5, numpy.nan]),
+        ("bfloat16", [1e38, 0.1], [1e39, numpy.inf]),
+        ("float32", [1e38], [1e39, -numpy.inf]),
+        ("float64", [1e300, 0.1], [numpy.inf]),
+    ],
+)
+def test_what_a_type_holds(wanted: str, good: Any, bad: Any) -> None:
+    found, strange = fit(numpy.asarray(good), wanted, may_lack=False)
+    assert found.dtype == getattr(torch, wanted)
+    assert not strange.any()
+    expected = torch.from_numpy(numpy.asarray(good)).to(found.dtype)
+    assert torch.equal(found, expected)
+    _, strange = fit(numpy.asarray(bad), wanted, may_lack=False)
+    assert strange.all()
+
+
+# ------------------------------------------------------------------ values, scratch models, words
+
+
+def test_values_of_a_regression(trainctl, folder: Path) -> None:
+    words = ("dataset=synthetic", "dataset.task=regression", "dataset.shape=[3]", "dataset.samples=64")
+    more = ("dataset.outputs=2", "model=linear", "loss=mse", "epochs=1", "batch_size=16")
+    assert trainctl(*words, *more, *QUICK, "hydra.run.dir=run").code == 0
+    inputs = torch.randn(6, 3)
+    numpy.savez("new.npz", x=inputs.numpy())
+    with torch.no_grad():
+        expected = load("run")(inputs).tolist()
+    found = predicted(trainctl, "run", "new.npz")
+    close([[float(row["prediction_1"]), float(row["prediction_2"])] for row in found], expected)
+    close([row["prediction"] for row in predicted(trainctl, "run", "new.npz", output="o.jsonl")], expected)
+
+
+def test_a_model_in_plain_python_predicts_and_is_evaluated(trainctl, folder: Path) -> None:
+    assert trainctl("model=scratch_mlp", "epochs=1", *QUICK, "hydra.run.dir=run").code == 0
+    assert "the same as recorded" in trainctl("eval", "run").out
+    pixels = digits().test.inputs[:10]
+    numpy.savez("new.npz", x=pixels.numpy())
+    close(probabilities(predicted(trainctl, "run", "new.npz")), reference("run", pixels))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "predict needs --input"),
+        (("--input", "new.csv"), "predict needs --output"),
+        (("--input=nwe.csv", "--output=out.csv"), "did you mean new.csv?"),
+        (("--input=new.csv", "--output=out.parquet"), "let it end in .csv or .jsonl"),
+        (("--input=new.csv", "--output=new.csv"), "is the input"),
+        (("--input=new.csv", "--output=absent/out.csv"), "there is no folder absent"),
+        (("--input=new.csv", "--output=out.csv", "--batch-size=0"), "--batch-size 0: must be a whole number"),
+        (("--input=new.csv", "--output=out.csv", "lr=1"), "predict takes no KEY=VALUE words"),
+        (("--input=table", "--output=out.csv"), "the run takes no images"),
+        (("--input=empty.csv", "--output=out.csv"), "empty.csv is empty"),
+        (("--input=text.png.csv", "--output=out.csv"), "is not text"),
+    ],
+)
+def test_words_that_do_not_fit(trainctl, folder: Path, words: tuple[str, ...], message: str) -> None:
+    write_table(folder / "new.csv", 3, seed=1)
+    (folder / "empty.csv").touch()
+    Image.new("L", (9, 9)).save(folder / "text.png")
+    (folder / "text.png").rename(folder / "text.png.csv")
+    before = everything(folder)
+    outcome = trainctl("predict", "table", *words)
+    assert outcome.code == 2
+    assert message in outcome.err
+    assert len(outcome.err.splitlines()) <= 2
+    assert everything(folder) == before
+
+
+def test_a_disk_that_will_not_take_it_is_exit_5(
+    trainctl, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_table(folder / "new.csv", 3, seed=1)
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    outcome = trainctl("predict", "table", "--input", "new.csv", "--output", "out.csv")
+    assert outcome.code == 5
+    assert "--output out.csv cannot be written: No space left on device" in outcome.err
+    assert not Path("out.csv").exists()
+    assert not list(folder.glob(".out*"))
+
+
+@pytest.mark.slow
+def test_the_test_images_of_mnist_as_files_have_the_classes_of_the_evaluation(
+    trainctl, mnist_root: Path, tmp_path: Path
+) -> None:
+    words = ("dataset=mnist", f"dataset.root={mnist_root}", "train.max_steps=200", "hydra.run.dir=run")
+    assert trainctl(*words, *QUICK).code == 0
+    found = json.loads(trainctl("eval", "run", "--json").out)
+    recorded = json.loads((tmp_path / "run" / "run.json").read_text())["test"]
+    assert found["values"] == {key: recorded[key] for key in ("test/loss", "test/accuracy")}
+
+    from trainctl.components.datasets.mnist import mnist
+
+    test = mnist(str(mnist_root)).test
+    (tmp_path / "images").mkdir()
+    for number, image in enumerate(test.inputs):
+        Image.fromarray(image[0].numpy()).save(f"images/{number:05d}.png", compress_level=0)
+    rows = predicted(trainctl, "run", "images")
+    confusion = numpy.zeros((10, 10), dtype=int)
+    numpy.add.at(confusion, (test.targets.numpy(), [int(row["prediction"]) for row in rows]), 1)
+    assert confusion.tolist() == found["confusion"]
+
+    import onnxruntime
+
+    for kind, suffix in (("torch", "pt2"), ("onnx", "onnx")):
+        assert trainctl("export", "run", "--format", kind, "--output", f"model.{suffix}").code == 0
+    session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
+    (by_onnx,) = session.run(None, {"inputs": test.inputs.numpy()})
+    by_program = torch.export.load("model.pt2").module()(test.inputs).detach().numpy()
+    for values in (by_onnx, by_program):
+        numpy.testing.assert_allclose(values, probabilities(rows), atol=1e-5)
+        assert values.argmax(1).tolist() == [int(row["prediction"]) for row in rows]

@@ -1,0 +1,158 @@
+"""Registries: what can be chosen, found by file name and imported when it is."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from trainctl.errors import ConfigError
+from trainctl.paths import conf_directory
+from trainctl.registry import COMPONENTS, DATASETS, METRICS, MODELS, OPTIMS, SCHEDULERS, Registry
+
+MEMBERS = [(group, name) for group, registry in COMPONENTS.items() for name in registry.names()]
+
+
+@pytest.mark.parametrize(
+    ("group", "names"),
+    [
+        ("model", {"linear", "mlp", "sequential"}),
+        ("loss", {"cross_entropy", "mse"}),
+        ("optim", {"adam", "adamw", "sgd", "sgd_momentum"}),
+        ("scheduler", {"cosine", "none"}),
+        ("loader", {"auto", "resident", "workers"}),
+        ("dataset", {"digits", "mnist", "synthetic"}),
+    ],
+)
+def test_what_ships_can_be_chosen(group: str, names: set[str]) -> None:
+    assert names <= set(COMPONENTS[group].names())
+    assert COMPONENTS[group].names() == sorted(COMPONENTS[group].names())
+
+
+def test_metrics_are_there() -> None:
+    assert {"accuracy", "mae", "mse", "r2"} <= set(METRICS.names())
+
+
+def test_names_and_signatures_need_no_torch() -> None:
+    program = """
+import sys
+from trainctl.registry import COMPONENTS
+for registry in COMPONENTS.values():
+    for name in registry.names():
+        assert registry.signature(name).summary
+assert not {"torch", "hydra", "omegaconf", "rich"} & set(sys.modules), sorted(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("group", "name"), MEMBERS)
+def test_a_member_has_an_option_and_the_option_its_name(group: str, name: str) -> None:
+    option = yaml.safe_load((conf_directory() / group / f"{name}.yaml").read_text())
+    assert option["name"] == name
+
+
+def test_every_option_names_a_member() -> None:
+    for group, registry in COMPONENTS.items():
+        options = {path.stem for path in (conf_directory() / group).glob("*.yaml")}
+        assert options == set(registry.names())
+
+
+@pytest.mark.parametrize(("group", "name"), MEMBERS)
+def test_a_signature_is_the_same_whether_or_not_it_is_imported(
+    group: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = COMPONENTS[group]
+    registry.load(name)
+    after = registry.signature(name)
+    monkeypatch.delitem(registry._entries, name)
+    assert registry.signature(name) == after
+
+
+def test_what_trainctl_supplies_is_no_argument_of_a_config() -> None:
+    assert "input_shape" not in MODELS.signature("mlp").names
+    assert "parameters" not in OPTIMS.signature("adam").names
+    assert SCHEDULERS.signature("cosine").names == ("warmup", "final")
+
+
+def test_takes_says_what_a_constructor_asks_for() -> None:
+    assert MODELS.takes("mlp") == {"input_shape", "output_size"}
+    assert SCHEDULERS.takes("cosine") == {"optimizer", "total_steps"}
+    assert SCHEDULERS.takes("none") == frozenset()
+
+
+@pytest.mark.parametrize("name", ["digits", "mnist", "synthetic"])
+def test_every_dataset_takes_the_validation_split(name: str) -> None:
+    assert DATASETS.signature(name).names[-2:] == ("val", "split_seed")
+
+
+def test_an_unknown_name_gets_the_nearest_and_the_list() -> None:
+    with pytest.raises(ConfigError) as caught:
+        OPTIMS.load("adamm")
+    (problem,) = caught.value.problems
+    assert problem.message == "optim.name=adamm: there is no such optimizer"
+    assert "did you mean optim.name=adam" in problem.remedy
+    assert all(name in problem.remedy for name in OPTIMS.names())
+    with pytest.raises(ConfigError, match="no such optimizer"):
+        OPTIMS.signature("adamm")
+
+
+def test_an_unknown_name_that_is_near_nothing_gets_the_list_alone() -> None:
+    (problem,) = MODELS.unknown("zzzzzz").problems
+    assert problem.remedy.startswith("there are: ")
+
+
+def test_a_component_of_ones_own_is_registered_and_found() -> None:
+    @MODELS.register("my_net")
+    class MyNet:
+        def __init__(self, output_size: int, size: int = 3) -> None: ...
+
+    assert "my_net" in MODELS.names()
+    assert MODELS.load("my_net") is MyNet
+    assert MODELS.signature("my_net").names == ("size", *MODELS.common)
+    assert MODELS.takes("my_net") == {"output_size"}
+
+
+def test_registering_gives_the_object_back_unchanged() -> None:
+    def component() -> None: ...
+
+    assert MODELS.register("mine")(component) is component
+
+
+def made_in(module: str) -> Any:
+    def component() -> None: ...
+
+    component.__module__ = module
+    return component
+
+
+def test_one_module_may_register_its_name_again() -> None:
+    MODELS.register("mine")(made_in("here"))
+    again = made_in("here")
+    MODELS.register("mine")(again)
+    assert MODELS.load("mine") is again
+
+
+def test_two_modules_may_not_register_one_name() -> None:
+    MODELS.register("mine")(made_in("here"))
+    with pytest.raises(ConfigError, match="there registers the model 'mine', which here defines"):
+        MODELS.register("mine")(made_in("there"))
+
+
+@pytest.mark.parametrize("name", ["mlp", "linear"])
+def test_a_shipped_name_is_taken_whether_or_not_it_is_imported(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(MODELS._entries, name, raising=False)
+    with pytest.raises(ConfigError, match=rf"which trainctl\.models\.{name} defines"):
+        MODELS.register(name)(made_in("elsewhere"))
+
+
+def test_private_files_are_no_members() -> None:
+    registry = Registry("optim", "optimizer", "optims")
+    assert list(Path(registry._folder).glob("_*.py"))
+    assert not [name for name in registry.names() if name.startswith("_")]

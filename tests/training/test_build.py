@@ -1,0 +1,394 @@
+"""From a checked config to a run: parts that fit together, or an error before the first step."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from torch import Tensor, nn
+
+from trainctl.config.settings import Component, Config, check
+from trainctl.data import Data, Split, Standardize
+from trainctl.errors import ConfigError
+from trainctl.paths import conf_directory
+from trainctl.registry import DATASETS, LOSSES, MODELS
+from trainctl.training.build import Built, build, build_data, build_model, construct, count_steps
+from trainctl.training.loop import fit
+
+SYNTHETIC = {"name": "synthetic", "samples": 100, "test_samples": 20, "shape": [6], "outputs": 3, "val": 20}
+REGRESSION = {**SYNTHETIC, "task": "regression"}
+
+
+def configured(**changes: Any) -> Config:
+    """A small run's config: a group's mapping replaces a component and adds to settings."""
+    values = yaml.safe_load((conf_directory() / "config.yaml").read_text())
+    for entry in values.pop("defaults"):
+        group, name = next(iter(entry.items())) if isinstance(entry, dict) else (None, None)
+        if group != "hydra" and name is not None and (conf_directory() / group).is_dir():
+            values[group] = yaml.safe_load((conf_directory() / group / f"{name}.yaml").read_text())
+    values.update(threads=1, device="cpu")
+    values.update(
+        model={"name": "mlp", "hidden": [8]},
+        loss={"name": "cross_entropy"},
+        optim={"name": "adam"},
+        scheduler={"name": "none"},
+        dataset=SYNTHETIC,
+    )
+    values["train"].update(batch_size=16, epochs=2)
+    for key, value in changes.items():
+        settings = isinstance(value, Mapping) and "name" not in value
+        values[key] = {**values[key], **value} if settings else value
+    return check(values)
+
+
+def refused(config: Config) -> str:
+    with pytest.raises(ConfigError) as caught:
+        build(config)
+    assert caught.value.exit_code == 2
+    (problem,) = caught.value.problems
+    return f"{problem.message} | {problem.remedy}"
+
+
+def parameters(built: Built) -> list[Tensor]:
+    return [parameter.detach().clone() for parameter in built.run.model.parameters()]
+
+
+def test_a_run_has_all_its_parts() -> None:
+    built = build(configured(optim={"name": "sgd", "lr": 0.25}, scheduler={"name": "cosine", "warmup": 2}))
+    run = built.run
+    assert (built.data.name, len(built.data.train), len(built.data.val or ())) == ("synthetic", 80, 20)
+    assert (len(run.train), run.total_steps) == (5, 10)
+    assert run.val is not None
+    assert built.test is not None
+    assert (run.val.samples, built.test.samples) == (20, 20)
+    assert built.parameters == built.trainable == 6 * 8 + 8 + 8 * 3 + 3
+    assert (built.threads, built.threads_note) == (1, "as asked")
+    assert built.monitor == "val/accuracy"
+    assert set(run.metrics) == {"accuracy"}
+    assert run.optimizer.param_groups[0]["lr"] == 0.125
+    assert run.scheduler is not None
+    assert run.state.step == 0
+    fit(run)
+    assert run.state.step == 10
+
+
+def test_regression_is_judged_by_its_loss_and_has_its_metrics() -> None:
+    built = build(configured(dataset=REGRESSION, loss={"name": "mse"}, model={"name": "linear"}))
+    assert built.monitor == "val/loss"
+    assert set(built.run.metrics) == {"mse", "mae", "r2"}
+
+
+def test_without_validation_and_with_a_constant_rate() -> None:
+    built = build(configured(dataset={**SYNTHETIC, "val": 0}))
+    assert built.run.val is None
+    assert built.run.scheduler is None
+    assert len(built.data.train) == 100
+
+
+def test_one_seed_gives_one_run_and_another_another() -> None:
+    """Parameters, order of the data and the random numbers still to come."""
+    runs = [build(configured(seed=seed)) for seed in (5, 5, 6)]
+    first, again, other = ([*parameters(each), next(iter(each.run.train.batches()))[0]] for each in runs)
+    assert all(map(torch.equal, first, again))
+    assert not any(map(torch.equal, first[::2], other[::2]))
+
+
+def test_the_seed_does_not_move_the_validation_data() -> None:
+    splits = [build(configured(seed=seed)).data.val for seed in (5, 6)]
+    assert splits[0] is not None
+    assert splits[1] is not None
+    assert torch.equal(splits[0].inputs, splits[1].inputs)
+
+
+def test_measuring_threads_changes_nothing_of_the_run() -> None:
+    torch.set_num_threads(2)
+    model = {"name": "mlp", "hidden": [8], "dropout": 0.5, "normalization": "batch"}
+    measured = build(configured(threads="auto", model=model))
+    state = torch.get_rng_state()
+    assert measured.threads_note == "measured"
+    fixed = build(configured(threads=1, model=model))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(map(torch.equal, parameters(measured), parameters(fixed)))
+    for name, value in measured.run.model.state_dict().items():
+        assert torch.equal(value, fixed.run.model.state_dict()[name])
+    assert not measured.run.optimizer.state
+
+
+@pytest.mark.parametrize(
+    ("epochs", "max_steps", "steps"), [(3, None, 15), (None, 7, 7), (3, 7, 7), (3, 99, 15), (1, 5, 5)]
+)
+def test_steps_are_epochs_times_batches_at_most_max_steps(
+    epochs: int | None, max_steps: int | None, steps: int
+) -> None:
+    assert count_steps(configured(train={"epochs": epochs, "max_steps": max_steps}), 5) == steps
+
+
+@pytest.mark.parametrize(
+    ("dataset", "monitor", "chosen", "lower"),
+    [
+        (SYNTHETIC, "auto", "val/accuracy", False),
+        (SYNTHETIC, "val/loss", "val/loss", True),
+        (REGRESSION, "auto", "val/loss", True),
+        (REGRESSION, "val/mse", "val/mse", True),
+        (REGRESSION, "val/mae", "val/mae", True),
+        (REGRESSION, "val/r2", "val/r2", False),
+    ],
+)
+def test_the_monitor_says_what_is_best(
+    dataset: dict[str, Any], monitor: str, chosen: str, lower: bool
+) -> None:
+    loss = "mse" if dataset is REGRESSION else "cross_entropy"
+    built = build(configured(dataset=dataset, loss={"name": loss}, train={"monitor": monitor}))
+    assert (built.monitor, built.lower_is_better) == (chosen, lower)
+
+
+@pytest.mark.parametrize("monitor", ["val/r2", "val/mse", "val/nothing"])
+def test_what_is_best_must_be_computed_for_the_task(monitor: str) -> None:
+    text = refused(configured(train={"monitor": monitor}))
+    assert f"train.monitor={monitor}: " in text
+    assert "not computed" in text
+    assert "val/loss, val/accuracy" in text
+
+
+def test_a_constructor_gets_what_it_asks_for_and_no_more() -> None:
+    got: list[dict[str, Any]] = []
+
+    @MODELS.register("picky")
+    def picky(output_size: int, size: int = 3, **kwargs: Any) -> None:
+        got.append({"output_size": output_size, "size": size, **kwargs})
+
+    construct(Component("model", "picky", {"size": 4}), input_shape=(2,), output_size=9)
+    assert got == [{"output_size": 9, "size": 4}]
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+def test_a_batch_larger_than_the_data_is_refused() -> None:
+    text = refused(configured(train={"batch_size": 81}))
+    assert "train.batch_size=81: only 80 training samples" in text
+    assert "batch_size=80" in text
+
+
+def test_a_model_that_does_not_take_the_data_is_refused_with_the_shape() -> None:
+    @MODELS.register("images_only")
+    class ImagesOnly(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(1, 2, 3)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return self.conv(inputs).flatten(1)  # type: ignore[no-any-return]
+
+    text = refused(configured(model={"name": "images_only"}))
+    assert "model=images_only does not take inputs of shape (N, 6)" in text
+    assert "dataset=synthetic gives that shape" in text
+
+
+class Fixed(nn.Module):
+    """One trained number, and outputs of a shape of its own."""
+
+    def __init__(self, make: Any) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+        self.make = make
+
+    def forward(self, inputs: Tensor) -> Any:
+        return self.make(inputs.flatten(1).sum(1, keepdim=True) * self.weight)
+
+
+def register_fixed(make: Any) -> dict[str, str]:
+    @MODELS.register("fixed")
+    def fixed() -> nn.Module:
+        return Fixed(make)
+
+    return {"name": "fixed"}
+
+
+@pytest.mark.parametrize(
+    ("outputs", "task", "loss", "says"),
+    [
+        (lambda x: x.squeeze(1), REGRESSION, "mse", ["(N,)", "(N, 1)"]),
+        (lambda x: x.expand(-1, 5), REGRESSION, "mse", ["(N, 5)", "(N, 1)"]),
+        (
+            lambda x: x.expand(-1, 5),
+            SYNTHETIC,
+            "cross_entropy",
+            ["(N, 5)", "must give outputs of shape (N, 3)"],
+        ),
+        (lambda x: x.squeeze(1), SYNTHETIC, "cross_entropy", ["(N,)", "must give outputs of shape (N, 3)"]),
+        (lambda x: x.expand(-1, 3), SYNTHETIC, "mse", ["int64", "use loss=cross_entropy"]),
+        (lambda x: x, REGRESSION, "cross_entropy", ["float32", "use loss=mse"]),
+        (lambda x: (x, x), REGRESSION, "mse", ["returns tuple"]),
+        (lambda x: {"outputs": x}, REGRESSION, "mse", ["returns dict"]),
+    ],
+)
+def test_outputs_that_do_not_fit_are_refused_with_both_shapes(
+    outputs: Any, task: dict[str, Any], loss: str, says: list[str]
+) -> None:
+    """(N,) against (N, 1) would broadcast to (N, N) and train on."""
+    dataset = {**task, "outputs": 1} if task is REGRESSION else task
+    text = refused(configured(model=register_fixed(outputs), dataset=dataset, loss={"name": loss}))
+    assert "fixed" in text or f"loss={loss}" in text
+    assert all(part in text for part in says), text
+
+
+def test_a_loss_that_is_no_single_number_is_refused() -> None:
+    @LOSSES.register("unreduced")
+    class Unreduced(nn.Module):
+        def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+            return (outputs - targets).square()
+
+    config = configured(loss={"name": "unreduced"}, dataset=REGRESSION)
+    assert "loss=unreduced gives a value of shape (2, 3), not one number" in refused(config)
+
+
+def test_a_loss_of_ones_own_that_would_broadcast_is_refused() -> None:
+    @LOSSES.register("broadcasting")
+    class Broadcasting(nn.Module):
+        def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+            return nn.functional.mse_loss(outputs, targets)
+
+    config = configured(
+        loss={"name": "broadcasting"},
+        dataset={**REGRESSION, "outputs": 1},
+        model=register_fixed(lambda x: x.squeeze(1)),
+    )
+    assert "does not fit outputs of shape (N,)" in refused(config)
+
+
+def test_what_is_no_model_and_no_dataset_is_refused() -> None:
+    MODELS.register("number")(lambda: 3)
+    with pytest.raises(ConfigError, match="model=number built a int"):
+        build_model(Component("model", "number"), (3,), 2)
+    DATASETS.register("list")(lambda: [1])
+    with pytest.raises(ConfigError, match="dataset=list returned list"):
+        build_data(Component("dataset", "list", {}, {"val": 0, "split_seed": 0}))
+
+
+def test_a_model_without_parameters_is_refused() -> None:
+    text = refused(configured(model={"name": "sequential", "layers": ["Flatten"]}))
+    assert "model=sequential has no parameters to train" in text
+
+
+def test_frozen_parameters_are_counted_and_not_trained() -> None:
+    @MODELS.register("half_frozen")
+    class HalfFrozen(nn.Module):
+        def __init__(self, output_size: int) -> None:
+            super().__init__()
+            self.body = nn.Linear(6, 4).requires_grad_(False)
+            self.head = nn.Linear(4, output_size)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return self.head(self.body(inputs))  # type: ignore[no-any-return]
+
+    built = build(configured(model={"name": "half_frozen"}))
+    assert (built.parameters, built.trainable) == (28 + 15, 15)
+    model: Any = built.run.model
+    body, head = model.body.weight.clone(), model.head.weight.clone()
+    fit(built.run)
+    assert torch.equal(model.body.weight, body)
+    assert not torch.equal(model.head.weight, head)
+
+
+def test_a_dataset_with_its_own_validation_split_keeps_it() -> None:
+    @DATASETS.register("split")
+    def split() -> Data:
+        part = Split(torch.zeros(10, 2), torch.zeros(10, dtype=torch.int64))
+        return Data("split", "classification", part, None, (2,), 2, Standardize(), val=part[:3])
+
+    built = build_data(Component("dataset", "split", {}, {"val": 0.5, "split_seed": 0}))
+    assert len(built.train) == 10
+    assert len(built.val or ()) == 3
+
+
+def test_targets_that_do_not_fit_are_refused() -> None:
+    @DATASETS.register("mislabelled")
+    def mislabelled() -> Data:
+        part = Split(torch.zeros(10, 2), torch.full((10,), 7))
+        return Data("mislabelled", "classification", part, None, (2,), 3, Standardize())
+
+    with pytest.raises(ConfigError, match="target 7 is outside its 3 classes"):
+        build_data(Component("dataset", "mislabelled", {}, {"val": 0, "split_seed": 0}))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a CUDA device")
+def test_a_device_that_is_not_there_is_refused() -> None:
+    assert "device=cuda" in refused(configured(device="cuda"))
+
+
+def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert "WORLD_SIZE=4" in refused(configured())
+
+
+@pytest.mark.parametrize(
+    ("optim", "says"),
+    [({"name": "sgd_momentum", "momentum": 0, "nesterov": True}, "momentum")],
+)
+def test_arguments_that_torch_refuses_together_are_a_config_error(optim: dict[str, Any], says: str) -> None:
+    text = refused(configured(optim=optim))
+    assert "optim" in text
+    assert says in text.lower()
+
+
+@pytest.mark.parametrize("key", ["seed", "split_seed", "data_seed"])
+def test_every_seed_that_is_taken_can_be_used(key: str) -> None:
+    """Up to the largest one; what torch cannot use is refused with the config."""
+
+    def config(seed: int) -> Config:
+        return configured(**({"seed": seed} if key == "seed" else {"dataset": {**SYNTHETIC, key: seed}}))
+
+    build(config(2**63 - 1))
+    with pytest.raises(ConfigError, match=f"{key}={2**63}: must be"):
+        config(2**63)
+
+
+@pytest.mark.parametrize("batch_size", [1, 79])
+def test_batch_normalization_with_a_batch_of_one_is_refused_before_the_first_step(batch_size: int) -> None:
+    """80 samples in batches of 79 leave a last batch of one, which has no variance."""
+    config = configured(model={"name": "mlp", "normalization": "batch"}, train={"batch_size": batch_size})
+    assert "batch" in refused(config)
+
+
+def test_building_leaves_the_config_as_it_was() -> None:
+    config = configured(scheduler={"name": "cosine"})
+    before = copy.deepcopy(config)
+    build(config)
+    assert config == before
+
+
+def test_half_precision_trains() -> None:
+    built = build(configured(train={"precision": "bf16"}))
+    fit(built.run)
+    assert all(bool(torch.isfinite(each).all()) for each in parameters(built))
+    assert {each.dtype for each in parameters(built)} == {torch.float32}
+
+
+@pytest.mark.parametrize("name", ["sgd", "sgd_momentum", "adam", "adamw"])
+@pytest.mark.parametrize("scheduler", ["none", "cosine"])
+def test_every_optimizer_trains_with_every_scheduler(name: str, scheduler: str) -> None:
+    built = build(configured(optim={"name": name}, scheduler={"name": scheduler}))
+    before = parameters(built)
+    fit(built.run)
+    assert not any(map(torch.equal, before, parameters(built)))
+
+
+def test_a_limit_takes_samples_from_all_of_each_split(trainctl) -> None:
+    common = {"val": 0.25, "split_seed": 0}
+    whole = build_data(Component("dataset", "digits", {}, common))
+    data = build_data(Component("dataset", "digits", {}, {**common, "limit": 40}))
+    for few, all_of in ((data.train, whole.train), (data.val, whole.val), (data.test, whole.test)):
+        assert len(few) == 40
+        places = [number * len(all_of) // 40 for number in range(40)]
+        assert torch.equal(few.inputs, all_of.inputs[places])
+        assert torch.equal(few.targets, all_of.targets[places])
+    readings = build_data(Component("dataset", "thermometer", {}, {**common, "val": 0, "limit": 40}))
+    assert len(readings.train) == 11
+    outcome = trainctl("dataset.limit=0")
+    assert outcome.code == 2
+    assert "dataset.limit=0: must be" in outcome.err

@@ -1,0 +1,465 @@
+"""Whole runs: what they leave, how they end, and that two equal ones are equal to the last bit."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import trainctl as package
+from tests.program import PROGRAM, run, start
+from trainctl.errors import CheckpointError, ConfigError
+
+FAST = ("epochs=2", "threads=1")
+
+
+def record(directory: Path) -> dict[str, Any]:
+    return json.loads((directory / "run.json").read_text())
+
+
+def metrics(directory: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights(directory: Path) -> list[bytes]:
+    return [path.read_bytes() for path in sorted(directory.glob("checkpoints/*/model.safetensors"))]
+
+
+def test_the_default_run_learns_the_digits_and_leaves_what_it_says(trainctl, tmp_path: Path) -> None:
+    outcome = trainctl("threads=1", "hydra.run.dir=run")
+    assert outcome.code == 0, outcome.err
+    directory = tmp_path / "run"
+    kept = {path.name for path in directory.iterdir()}
+    assert kept == {
+        ".lock",
+        "config.yaml",
+        "overrides.yaml",
+        "run.json",
+        "metrics.jsonl",
+        "train.log",
+        "checkpoints",
+    }
+
+    values = record(directory)
+    assert values["version"] == 1
+    assert (values["status"], values["exit_code"], values["engine"]) == ("done", 0, "standard")
+    assert values["command"] == "trainctl threads=1 hydra.run.dir=run"
+    assert values["environment"]["threads"] == 1
+    assert values["environment"]["torch"] == torch.__version__
+    assert values["parameters"] == 64 * 128 + 128 + 128 * 64 + 64 + 64 * 10 + 10
+    assert values["best"]["val/accuracy"] >= 0.96
+    assert values["test"]["test/accuracy"] >= 0.96
+    assert values["last"]["step"] == 400
+
+    lines = metrics(directory)
+    assert [line["step"] for line in lines if "train/loss" in line] == list(range(1, 401))
+    assert all(set(line) == {"step", "epoch", "train/loss", "lr"} for line in lines if "train/loss" in line)
+    evaluations = [line for line in lines if "val/loss" in line]
+    assert [line["epoch"] for line in evaluations] == list(range(1, 21))
+    assert all(line["samples_per_second"] > 0 for line in evaluations)
+    assert set(lines[-1]) == {"step", "epoch", "test/loss", "test/accuracy"}
+    best = max(evaluations, key=lambda line: line["val/accuracy"])
+    assert values["best"]["val/accuracy"] == best["val/accuracy"]
+
+    steps = {path.name for path in (directory / "checkpoints").iterdir()}
+    assert steps == {f"step-{values['best']['step']:08d}", "step-00000400"}
+    assert outcome.out.startswith("run run\n")
+    assert outcome.out.rstrip().endswith("run: run")
+
+
+def test_load_gives_the_best_model_back(trainctl, tmp_path: Path) -> None:
+    from trainctl.components.datasets.digits import digits
+
+    assert trainctl(*FAST, "hydra.run.dir=run", "name=mine").code == 0
+    (tmp_path / "outputs").mkdir()
+    data = digits()
+    with torch.no_grad():
+        model = package.load("run")
+        assert not model.training
+        right = (model(data.transform(data.test.inputs)).argmax(1) == data.test.targets).float().mean()
+    assert float(right) == pytest.approx(record(tmp_path / "run")["test"]["test/accuracy"])
+    last = package.load(tmp_path / "run", which="last")
+    assert last.state_dict().keys() == model.state_dict().keys()
+    with pytest.raises(ConfigError, match="no such directory"):
+        package.load("nothing")
+
+
+def test_load_finds_a_run_by_name_and_the_newest(trainctl) -> None:
+    assert trainctl(*FAST, "name=first").code == 0
+    assert trainctl(*FAST, "name=second", "model=linear").code == 0
+    assert sum(p.numel() for p in package.load("first").parameters()) == 17226
+    assert sum(p.numel() for p in package.load("second").parameters()) == 650
+    assert sum(p.numel() for p in package.load("last").parameters()) == 650
+
+
+def test_load_refuses_a_damaged_checkpoint(trainctl, tmp_path: Path) -> None:
+    assert trainctl(*FAST, "hydra.run.dir=run", "checkpoint.keep_last=1").code == 0
+    for path in tmp_path.glob("run/checkpoints/*/model.safetensors"):
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="damaged"):
+        package.load("run")
+
+
+@pytest.mark.slow
+def test_two_equal_runs_are_equal_to_the_last_bit_also_side_by_side(tmp_path: Path) -> None:
+    words = ("epochs=3", "threads=1", "model.dropout=0.3", "seed=7", "display.mode=none")
+    both = [start(*words, f"hydra.run.dir={name}", cwd=tmp_path) for name in ("a", "b")]
+    assert [process.wait(timeout=120) for process in both] == [0, 0]
+    for process in both:
+        process.communicate()
+    assert run(*words, "hydra.run.dir=c", cwd=tmp_path).returncode == 0
+    assert weights(tmp_path / "a") == weights(tmp_path / "b") == weights(tmp_path / "c")
+    steps = [[line for line in metrics(tmp_path / name) if "train/loss" in line] for name in "abc"]
+    assert steps[0] == steps[1] == steps[2]
+
+
+def test_another_seed_gives_other_weights_but_the_same_validation_samples(trainctl, tmp_path: Path) -> None:
+    from trainctl.config.composer import Composer
+    from trainctl.training.build import build
+
+    words = ("threads=1", "train.max_steps=1")
+    runs = [build(Composer().compose([*words, f"seed={seed}"]).config) for seed in (1, 2)]
+    first, second = runs
+    assert not torch.equal(next(first.run.model.parameters()), next(second.run.model.parameters()))
+    assert first.data.val is not None
+    assert second.data.val is not None
+    assert torch.equal(first.data.val.inputs, second.data.val.inputs)
+
+
+def test_max_steps_ends_a_run_in_the_middle_of_an_epoch(trainctl, tmp_path: Path) -> None:
+    assert trainctl("train.max_steps=25", "threads=1", "hydra.run.dir=run").code == 0
+    assert record(tmp_path / "run")["last"]["step"] == 25
+    assert record(tmp_path / "run")["last"]["epoch"] == 2
+    state = json.loads((tmp_path / "run/checkpoints/step-00000025/state.json").read_text())
+    assert (state["epoch"], state["position"]) == (1, 5 * 64)
+
+
+def test_early_stopping_says_so(trainctl, tmp_path: Path) -> None:
+    outcome = trainctl("threads=1", "train.patience=2", "lr=0.03", "epochs=50", "hydra.run.dir=run")
+    assert outcome.code == 0
+    assert "stopped early: no better val/accuracy for 2 evaluations" in outcome.out
+    assert "no better val/accuracy" in record(tmp_path / "run")["reason"]
+    assert record(tmp_path / "run")["last"]["epoch"] < 50
+
+
+def test_regression_reports_mse_mae_and_r2(trainctl, tmp_path: Path) -> None:
+    assert trainctl("experiment=linear_regression", "threads=1", "hydra.run.dir=run").code == 0
+    test = record(tmp_path / "run")["test"]
+    assert test["test/r2"] > 0.99
+    assert test["test/mse"] == pytest.approx(test["test/loss"], rel=1e-5)
+    assert 0 < test["test/mae"] < math.sqrt(test["test/mse"])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("train.precision=bf16",),
+        ("train.clip_norm=0.5",),
+        ("deterministic=true",),
+        ("optim=sgd",),
+        ("optim=sgd_momentum", "scheduler=cosine", "scheduler.warmup=5"),
+        ("optim=adamw",),
+        ("model=linear",),
+        ("model=sequential",),
+        ("model.normalization=batch", "model.activation=gelu", "model.hidden=[32]"),
+        ("dataset.val=0",),
+        ("dataset=synthetic", "dataset.shape=[3,4]", "model.hidden=[]"),
+        ("display.mode=rich",),
+        ("display.every=1",),
+        ("guard=none",),
+    ],
+    ids=" ".join,
+)
+def test_every_choice_trains(trainctl, tmp_path: Path, words: tuple[str, ...]) -> None:
+    outcome = trainctl("train.max_steps=22", "threads=1", "hydra.run.dir=run", *words)
+    assert outcome.code == 0, outcome.err
+    losses = [line["train/loss"] for line in metrics(tmp_path / "run") if "train/loss" in line]
+    assert len(losses) == 22
+    assert all(math.isfinite(loss) for loss in losses)
+
+
+def test_a_line_every_step_and_none_repeated(trainctl) -> None:
+    outcome = trainctl("train.max_steps=22", "threads=1", "display.every=1", "display.mode=plain")
+    steps = [line for line in outcome.out.splitlines() if ", Step [" in line and line.startswith("Epoch [")]
+    assert len(steps) == 22
+    assert len(set(steps)) == 22
+    assert steps[0].startswith("Epoch [1/2], Step [1/20], Loss: ")
+    assert steps[-1].startswith("Epoch [2/2], Step [2/20], Loss: ")
+
+
+def test_no_validation_is_said_and_the_last_weights_are_tested(trainctl, tmp_path: Path) -> None:
+    outcome = trainctl("train.max_steps=5", "threads=1", "dataset.val=0", "hydra.run.dir=run")
+    assert "no val" in outcome.out
+    assert record(tmp_path / "run")["best"] is None
+    assert record(tmp_path / "run")["test"]["step"] == 5
+
+
+def test_real_mnist_reaches_the_accuracy_its_recipe_states(
+    trainctl, mnist_root: Path, tmp_path: Path
+) -> None:
+    outcome = trainctl("experiment=mnist_mlp", f"dataset.root={mnist_root}", "threads=1", "hydra.run.dir=run")
+    assert outcome.code == 0, outcome.err
+    assert record(tmp_path / "run")["test"]["test/accuracy"] >= 0.975
+    assert "860 an epoch" in outcome.out
+
+
+# ------------------------------------------------------------------ how a run ends when it does not end well
+
+FAILING = [
+    (["loss=mse"], 2, ["loss=mse does not fit", "(N, 10)", "int64", "use loss=cross_entropy"]),
+    (
+        ["dataset=synthetic", "dataset.task=regression"],
+        2,
+        ["loss=cross_entropy does not fit", "use loss=mse"],
+    ),
+    (["batch_size=5000"], 2, ["train.batch_size=5000: only 1275 training samples"]),
+    (["dataset.val=2000"], 2, ["dataset.val=2000"]),
+    (["dataset=mnist"], 2, ["not found in", "data/MNIST/raw", "dataset.download=true"]),
+    (["train.monitor=val/f1"], 2, ["train.monitor=val/f1", "val/accuracy"]),
+    (["model=sequential", "model.layers=[Linaer]"], 2, ["model.layers[0]=Linaer", "did you mean Linear?"]),
+    (["lr=1e30", "optim=sgd"], 6, ["the loss is", "at step", "learning rate 1e+30"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "messages"), FAILING, ids=[" ".join(words) for words, _, _ in FAILING]
+)
+def test_a_run_that_cannot_go_on_says_why(
+    trainctl, words: list[str], code: int, messages: list[str], tmp_path: Path
+) -> None:
+    outcome = trainctl(*words, "threads=1", "hydra.run.dir=run")
+    assert outcome.code == code
+    for message in messages:
+        assert message in outcome.err
+    assert "Traceback" not in outcome.err
+    values = record(tmp_path / "run")
+    assert (values["status"], values["exit_code"]) == ("failed", code)
+    assert values["reason"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is present")
+def test_cuda_asked_for_and_absent(tmp_path: Path) -> None:
+    done = run("device=cuda", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "device=cuda: no CUDA device" in done.stderr
+    assert "device=cpu" in done.stderr
+
+
+def test_malformed_mnist_files_are_named(trainctl, tmp_path: Path) -> None:
+    raw = tmp_path / "data/MNIST/raw"
+    raw.mkdir(parents=True)
+    for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
+        (raw / f"{name}-ubyte").write_bytes(b"not an IDX file")
+    outcome = trainctl("dataset=mnist")
+    assert outcome.code == 2
+    assert "train-images-idx3-ubyte is malformed" in outcome.err
+
+
+def test_values_of_one_dimension_do_not_broadcast_against_two(trainctl, tmp_path: Path) -> None:
+    (tmp_path / "squeezed.py").write_text(
+        "from torch import nn\n"
+        "from trainctl.registry import MODELS\n"
+        "@MODELS.register('squeezed')\n"
+        "class Squeezed(nn.Module):\n"
+        "    def __init__(self, input_shape, output_size):\n"
+        "        super().__init__()\n"
+        "        self.linear = nn.Linear(input_shape[0], output_size)\n"
+        "    def forward(self, inputs):\n"
+        "        return self.linear(inputs).squeeze(1)\n"
+    )
+    outcome = trainctl("experiment=linear_regression", "plugins=[./squeezed.py]", "model.name=squeezed")
+    assert outcome.code == 2
+    assert "outputs of shape (N,) float32 and targets of shape (N, 1) float32" in outcome.err
+
+
+def test_targets_outside_the_classes_are_refused(trainctl, tmp_path: Path) -> None:
+    (tmp_path / "labels.py").write_text(
+        "import torch\n"
+        "from trainctl.data.types import Data, Split, Standardize\n"
+        "from trainctl.registry import DATASETS\n"
+        "@DATASETS.register('from_one')\n"
+        "def from_one() -> Data:\n"
+        "    '''Classes numbered from 1.'''\n"
+        "    split = Split(torch.randn(200, 4), torch.arange(200) % 3 + 1)\n"
+        "    return Data('from_one', 'classification', split, None, (4,), 3, Standardize())\n"
+    )
+    outcome = trainctl("plugins=[./labels.py]", "dataset.name=from_one", "dataset.val=0.1")
+    assert outcome.code == 2
+    assert "target 3 is outside its 3 classes (0 to 2)" in outcome.err
+
+
+def test_a_named_directory_that_holds_a_run_is_refused(trainctl, tmp_path: Path) -> None:
+    assert trainctl(*FAST, "hydra.run.dir=mine").code == 0
+    before = (tmp_path / "mine/run.json").read_bytes()
+    outcome = trainctl(*FAST, "hydra.run.dir=mine")
+    assert outcome.code == 7
+    assert "already holds a run" in outcome.err
+    assert (tmp_path / "mine/run.json").read_bytes() == before
+
+
+def test_a_named_directory_with_other_files_is_left_alone(trainctl, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/config.yaml").write_text("precious: 1\n")
+    assert trainctl(*FAST, "hydra.run.dir=mine").code == 7
+    assert (tmp_path / "mine/config.yaml").read_text() == "precious: 1\n"
+
+
+def test_a_full_disk_ends_with_exit_5_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:
+    # A limit on the size of files stands in for the full disk: metrics.jsonl grows until the kernel refuses.
+    def limited() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (250_000, 250_000))
+
+    words = [str(PROGRAM), "threads=1", "epochs=400", "hydra.run.dir=run", "display.mode=none"]
+    done = subprocess.run(
+        words, cwd=tmp_path, preexec_fn=limited, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 5, done.stderr
+    assert "writing the run failed" in done.stderr
+    assert "Traceback" not in done.stderr
+    package.load(tmp_path / "run", which="last")
+
+
+def test_no_permission_ends_with_exit_5(trainctl, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    outcome = trainctl(*FAST, "hydra.run.dir=file/run")
+    assert outcome.code == 5
+    assert "hydra.run.dir=DIR" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "status"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
+    ids=["ctrl-c", "sigterm"],
+)
+def test_a_signal_finishes_the_step_saves_and_stops(
+    number: signal.Signals, code: int, status: str, tmp_path: Path
+) -> None:
+    process = start("threads=1", "epochs=100000", "hydra.run.dir=run", cwd=tmp_path)
+    checkpoints = tmp_path / "run/checkpoints"
+    deadline = time.monotonic() + 60
+    while not list(checkpoints.glob("step-*")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "the run was saved" in err
+    assert "Traceback" not in err
+    values = record(tmp_path / "run")
+    assert (values["status"], values["exit_code"]) == (status, code)
+    saved = max(int(path.name.removeprefix("step-")) for path in checkpoints.glob("step-*"))
+    logged = [line["step"] for line in metrics(tmp_path / "run") if "train/loss" in line]
+    assert logged == list(range(1, saved + 1))
+    package.load(tmp_path / "run", which="last")
+
+
+def test_a_default_run_never_imports_the_compiler(tmp_path: Path) -> None:
+    program = (
+        "import sys; from trainctl.cli.main import main; code = main(sys.argv[1:]);"
+        "print(sorted({'torch._dynamo', 'sympy', 'torchvision'} & set(sys.modules)), file=sys.stderr);"
+        "sys.exit(code)"
+    )
+    words = ["train.max_steps=3", "scheduler=cosine", "train.clip_norm=1.0", "train.precision=bf16"]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *words], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.strip() == "[]"
+
+
+def test_a_pipe_whose_reader_left_does_not_stop_the_run(tmp_path: Path) -> None:
+    process = start("threads=1", "epochs=40", "hydra.run.dir=run", cwd=tmp_path)
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(timeout=60) == 0
+    assert process.stderr is not None
+    process.stderr.close()
+    assert record(tmp_path / "run")["status"] == "done"
+
+
+def test_the_stored_config_keeps_secrets_as_references(trainctl, tmp_path: Path) -> None:
+    os.environ["TRAINCTL_TEST_NAME"] = "hush"
+    try:
+        assert trainctl(*FAST, "name='${oc.env:TRAINCTL_TEST_NAME}'", "hydra.run.dir=run").code == 0
+    finally:
+        del os.environ["TRAINCTL_TEST_NAME"]
+    assert "hush" not in (tmp_path / "run/config.yaml").read_text()
+    assert "${oc.env:TRAINCTL_TEST_NAME}" in (tmp_path / "run/config.yaml").read_text()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    "delay", [0.5, pytest.param(0.8, marks=pytest.mark.slow), pytest.param(1.1, marks=pytest.mark.slow)]
+)
+def test_a_signal_during_start_up_is_not_lost(
+    number: signal.Signals, code: int, delay: float, tmp_path: Path
+) -> None:
+    """Libraries swallow what is raised while they are imported: the run must not go on all the same."""
+    process = start("threads=1", "epochs=100000", "hydra.run.dir=run", "display.mode=none", cwd=tmp_path)
+    time.sleep(delay)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    if process.returncode == -number:
+        # A machine so busy that Python itself had not started yet.
+        assert not (tmp_path / "run").exists()
+        return
+    assert process.returncode == code, err
+    assert "Traceback" not in err
+    if (tmp_path / "run" / "run.json").exists():
+        assert record(tmp_path / "run")["status"] in ("interrupted", "terminated")
+
+
+def test_a_hang_up_saves_too(tmp_path: Path) -> None:
+    process = start("threads=1", "epochs=100000", "hydra.run.dir=run", "display.mode=none", cwd=tmp_path)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("run/checkpoints/step-*")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGHUP)
+    process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert record(tmp_path / "run")["status"] == "terminated"
+
+
+def test_a_vanished_run_directory_is_named(tmp_path: Path) -> None:
+    import shutil
+
+    process = start("threads=1", "epochs=100000", "hydra.run.dir=run", "display.mode=none", cwd=tmp_path)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("run/checkpoints/step-*")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    # At once: of a folder that is removed file by file, the run may meet the half.
+    (tmp_path / "run").rename(tmp_path / "gone")
+    shutil.rmtree(tmp_path / "gone", ignore_errors=True)
+    try:
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 5
+    assert "has disappeared" in err
+
+
+def test_a_latest_that_is_a_folder_stops_no_run(trainctl, tmp_path: Path) -> None:
+    (tmp_path / "outputs" / "latest").mkdir(parents=True)
+    (tmp_path / "outputs" / "latest" / "mine").write_text("")
+    outcome = trainctl(*FAST)
+    assert outcome.code == 0
+    assert "outputs/latest was not set" in outcome.out
+    assert not list((tmp_path / "outputs").glob(".latest*"))
+
+
+def test_weights_that_diverge_unguarded_end_as_not_finite(trainctl) -> None:
+    outcome = trainctl("guard=none", "optim=sgd", "lr=1e30", "epochs=1", "threads=1")
+    assert outcome.code == 6
+    assert "not finite at step" in outcome.err
