@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from tests.conftest import Outcome
-from tests.program import run as run_program
+from tests.helpers.program import run as run_program
 from trainctl.analysis.replay import Replay, replay
 from trainctl.checkpoint import bad_step as capsule
 from trainctl.checkpoint import format as checkpoint

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.training.test_resume import (
+from tests.helpers.runs import (
     FED,
     OWN,
     PLUGIN,

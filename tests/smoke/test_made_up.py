@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.smoke.lives import built, life_of, trained
+from tests.helpers.lives import built, life_of, trained
 from trainctl.config.settings import Component
 from trainctl.errors import MissingDataError
 from trainctl.smoke.made_up import stand_ins

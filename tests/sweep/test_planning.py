@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.training.test_loop import make_run
+from tests.helpers.small_run import make_run
 from trainctl.config.composer import Composer
 from trainctl.sweep.checking import check_jobs
 from trainctl.sweep.planning import Plan, make_plan, shape_key

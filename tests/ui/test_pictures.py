@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.program import run as run_program
-from tests.training.test_resume import WORDS, record
+from tests.helpers.program import run as run_program
+from tests.helpers.runs import WORDS, record
 from trainctl.ui import pictures
 from trainctl.ui.pictures import Confusion, draw_confusion, draw_curves, read_curves, smoothed
 

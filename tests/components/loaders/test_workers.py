@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from tests.program import PROGRAM
+from tests.helpers.program import PROGRAM, start
+from tests.helpers.runs import weights
 from trainctl.components.loaders.auto import auto
 from trainctl.components.loaders.resident import ResidentLoader
 from trainctl.components.loaders.workers import WorkersLoader
@@ -353,10 +354,6 @@ def plugin(tmp_path: Path) -> None:
     (tmp_path / "items.py").write_text(PLUGIN)
 
 
-def weights(directory: Path) -> list[bytes]:
-    return [path.read_bytes() for path in sorted(directory.glob("checkpoints/*/model.safetensors"))]
-
-
 @pytest.mark.usefixtures("plugin")
 def test_runs_with_and_without_workers_are_equal_and_say_what_they_do(trainctl, tmp_path: Path) -> None:
     words = (*WORDS, "epochs=2", "model.dropout=0.3")
@@ -389,22 +386,8 @@ def test_a_run_whose_worker_fails_keeps_what_it_trained(
 
 def in_a_group_of_its_own(folder: Path, *words: str) -> subprocess.Popen[str]:
     """The program as a terminal starts it: a signal to the group reaches it and all it started."""
-    process = subprocess.Popen(
-        [
-            str(PROGRAM),
-            *WORDS,
-            "dataset.what=slow",
-            "loader.workers=2",
-            "train.max_steps=300",
-            "hydra.run.dir=run",
-            *words,
-        ],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+    slow = (*WORDS, "dataset.what=slow", "loader.workers=2", "train.max_steps=300", "hydra.run.dir=run")
+    process = start(*slow, *words, cwd=folder, own_group=True)
     assert process.stdout is not None
     seen = []
     for line in process.stdout:
@@ -442,10 +425,10 @@ def test_a_signal_to_the_whole_group_saves_the_run_and_leaves_no_process(
 ) -> None:
     process = in_a_group_of_its_own(tmp_path)
     os.killpg(process.pid, number)
-    out, _ = process.communicate(timeout=30)
-    assert process.returncode == code, out
-    assert "the run was saved" in out
-    assert "Traceback" not in out
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == code, err
+    assert "the run was saved" in err
+    assert "Traceback" not in err
     wait_until_gone(process.pid, 2)
 
 
@@ -456,8 +439,9 @@ def test_workers_end_with_a_run_that_is_killed(tmp_path: Path) -> None:
     process.kill()
     process.wait(timeout=10)
     wait_until_gone(process.pid, 2)
-    assert process.stdout is not None
-    process.stdout.close()
+    for stream in (process.stdout, process.stderr):
+        assert stream is not None
+        stream.close()
 
 
 @pytest.mark.slow

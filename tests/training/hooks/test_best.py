@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.training.test_loop import make_run
+from tests.helpers.small_run import make_run
 from trainctl.training.hooks.best import Best, is_better
-from trainctl.training.loop import Run, fit
+from trainctl.training.loop import Run
 
 NAN, INF = math.nan, math.inf
 
@@ -77,13 +77,6 @@ def test_what_is_not_finite_is_never_the_best() -> None:
     assert watch([0.5, -INF], lower_is_better=True)[1] == [10, 10]
 
 
-def test_the_newest_evaluation_is_kept_whatever_it_is() -> None:
-    run, _ = watch([0.5, NAN])
-    assert run.state.last is not None
-    assert run.state.last["step"] == 20
-    assert math.isnan(run.state.last["val/accuracy"])
-
-
 def test_best_and_last_are_values_of_their_own() -> None:
     run, _ = watch([0.5])
     assert run.state.best == run.state.last
@@ -133,10 +126,3 @@ def test_values_without_the_monitored_one_change_nothing_but_the_newest() -> Non
     Best("val/accuracy", 1, lower_is_better=False).evaluated(run, {})
     assert (run.state.best, run.state.stale, run.state.stop) == (None, 0, None)
     assert run.state.last == run.state.where
-
-
-def test_a_run_stops_early_and_says_why() -> None:
-    run = make_run(total_steps=700, lr=1e-12, hooks=[Best("val/accuracy", 2, lower_is_better=False)])
-    fit(run)
-    assert run.state.step == 21
-    assert run.state.stop is not None

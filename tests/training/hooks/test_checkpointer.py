@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.training.test_loop import make_run
+from tests.helpers.small_run import make_run
 from trainctl.checkpoint import format as checkpoint
 from trainctl.checkpoint import snapshot
 from trainctl.checkpoint.format import Content
@@ -83,11 +83,6 @@ def test_the_best_and_the_newest_stay() -> None:
     after, end = saved(best=[1, 3])
     assert after == [[7], [7, 14], [21], [21, 28], [21, 35]]
     assert end == [21, 35]
-
-
-def test_more_of_the_newest_stay() -> None:
-    after, _ = saved(best=[1], keep_last=3)
-    assert after == [[7], [7, 14], [7, 14, 21], [7, 14, 21, 28], [7, 21, 28, 35]]
 
 
 def test_only_every_so_many_epochs_and_each_best_are_saved() -> None:
@@ -260,7 +255,7 @@ from pathlib import Path
 from torch import nn
 from trainctl.checkpoint.format import Content
 from trainctl.training.hooks.checkpointer import Checkpointer
-from tests.training.test_loop import make_run
+from tests.helpers.small_run import make_run
 
 run = make_run()
 torch.set_num_threads(2)  # the run has set another number

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 import trainctl as package
-from tests.training.test_loop import all_equal, make_run, parameters
-from tests.training.test_resume import at, everything, killed_after, metrics, record, same_end
+from tests.helpers.runs import at, everything, killed_after, metrics, record, same_end
+from tests.helpers.small_run import all_equal, make_run, parameters
 from trainctl.checkpoint import bad_step as capsule
 from trainctl.checkpoint import format as checkpoint
 from trainctl.config.composer import Composer
@@ -22,13 +22,10 @@ from trainctl.training.hooks.base import Hook
 from trainctl.training.hooks.ema import Ema
 from trainctl.training.loop import Run, evaluate_split, fit
 
+pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
+
 WORDS = ("epochs=3", "batch_size=320", "threads=1", "model.hidden=[16]", "model.normalization=batch")
 EVERY = ("checkpoint.every_steps=1", "checkpoint.keep_last=100", "display.mode=none", "hydra.run.dir=run")
-
-
-@pytest.fixture(autouse=True)
-def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.fsync", lambda descriptor: None)
 
 
 class Kept(Hook):
@@ -60,15 +57,6 @@ def test_it_is_the_average_of_all_steps(decay: float) -> None:
     for average, value in zip(parameters(run.averaged), expected, strict=True):
         torch.testing.assert_close(average.double(), value, rtol=0, atol=1e-5)
     assert not all_equal(parameters(run.averaged), parameters(run.model))
-
-
-def test_training_goes_on_with_the_raw_weights() -> None:
-    plain, kept = make_run(total_steps=30), Kept()
-    plain.hooks = [kept]
-    fit(plain)
-    run, own = averaged(0.9)
-    assert all(map(all_equal, own.steps, kept.steps))
-    assert run.model.training
 
 
 def test_the_average_is_what_is_evaluated() -> None:

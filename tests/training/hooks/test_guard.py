@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.training.test_loop import CPU, Recorder, all_equal, blobs, make_run, parameters
+from tests.helpers.small_run import CPU, Recorder, all_equal, blobs, make_run, parameters
 from trainctl.checkpoint import format as checkpoint
 from trainctl.checkpoint import snapshot
 from trainctl.components.loaders.resident import ResidentLoader

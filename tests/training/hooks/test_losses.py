@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.training.test_loop import make_run
+from tests.helpers.small_run import make_run
 from trainctl.training.hooks.base import Hook
 from trainctl.training.hooks.console import Console
 from trainctl.training.hooks.losses import fetched, kept

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.training.test_resume import killed_after, metrics, record, same_end
+from tests.helpers.runs import killed_after, metrics, record, same_end
 from trainctl.config.composer import Composer
 from trainctl.config.overrides import friendly
 from trainctl.data.sampler import epoch_order
