@@ -86,11 +86,11 @@ def test_a_shipped_name_is_taken_whether_or_not_it_is_imported(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delitem(MODELS._entries, name, raising=False)
-    with pytest.raises(ConfigError, match=rf"which trainctl\.models\.{name} defines"):
+    with pytest.raises(ConfigError, match=rf"which trainctl\.components\.models\.{name} defines"):
         MODELS.register(name)(made_in("elsewhere"))
 
 
 def test_private_files_are_no_members() -> None:
-    registry = Registry("optim", "optimizer", "optims")
+    registry = Registry("optim", "optimizer", "optimizers")
     assert any(list(folder.glob("_*.py")) for folder in registry._folders)
     assert not [name for name in registry.names() if name.startswith("_")]

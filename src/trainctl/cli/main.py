@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from trainctl import __version__, meta_kernels
+from trainctl import __version__
 from trainctl.errors import ConfigError, InterruptedRunError, TrainctlError, nearest, storage_error
 from trainctl.training.interrupts import Stopped, held_back, terminable
 from trainctl.training.startup import collector_paused, load_libraries_meanwhile
@@ -39,11 +39,7 @@ _FLAGS = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; returns its exit code. Errors are shown, never raised."""
-    if arguments is None:
-        words = sys.argv[1:]
-        meta_kernels.later()
-    else:
-        words = list(arguments)
+    words = sys.argv[1:] if arguments is None else list(arguments)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal without × or · must not end a run

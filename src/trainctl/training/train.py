@@ -282,9 +282,8 @@ def capsule_keeper(request: Request, take: Callable[[Run], Content], stored: lis
         take: copies the run.
         stored: the plugins, as the run's record has them.
     """
-    from trainctl.checkpoint import bad_step as capsule
+    from trainctl.checkpoint import bad_step, snapshot
     from trainctl.checkpoint import format as checkpoint
-    from trainctl.checkpoint import snapshot
 
     folder = request.directory / "capsules"
 
@@ -292,7 +291,7 @@ def capsule_keeper(request: Request, take: Callable[[Run], Content], stored: lis
         described = {"config": request.files["config.yaml"], "plugins": stored, "why": why}
         # The step was that of the weights that train, not of their average.
         before = replace(take(run), model=snapshot.weights(run.model))
-        content = capsule.of(before, inputs, targets, random_state, described)
+        content = bad_step.of(before, inputs, targets, random_state, described)
         name = checkpoint.folder_name(run.state.step + 1)
         if (folder / name).exists():  # of this step under other settings
             files.remove_folder(folder / name)

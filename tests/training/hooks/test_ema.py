@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import trainctl as package
 from tests.helpers.runs import at, everything, killed_after, metrics, record, same_end
 from tests.helpers.small_run import all_equal, make_run, parameters
-from trainctl.checkpoint import bad_step as capsule
+from trainctl.checkpoint import bad_step
 from trainctl.checkpoint import format as checkpoint
 from trainctl.config.composer import Composer
 from trainctl.training.build import build
@@ -183,8 +183,8 @@ def test_a_bad_step_is_kept_with_the_weights_that_took_it(
     monkeypatch.setattr(nn.CrossEntropyLoss, "forward", spoilt)
     monkeypatch.setattr(Ema, "step", kept)
     assert trainctl(*WORDS, *EVERY[2:], "train.ema=0.9").code == 6
-    found = capsule.newest(tmp_path / "run")
-    model = capsule.read(found).content.model
+    found = bad_step.newest(tmp_path / "run")
+    model = bad_step.read(found).content.model
     assert all(torch.equal(model[name], value) for name, value in steps[-1].items())
 
 
