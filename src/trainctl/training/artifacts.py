@@ -28,18 +28,28 @@ def make_tracking(
     trackers: dict[str, Watched], request: Request, record: RunRecord, display: Display
 ) -> Tracking:
     """The hook that feeds ``trackers``; ``run.json`` has from now on how each of them fares."""
-    from trainctl.config.values import parse_values
     from trainctl.training.hooks.tracking import Tracking
 
-    directory, text = request.directory, request.files["config.yaml"]
-    settings = parse_values(text.encode(), "config.yaml")
-    settings = {key: value for key, value in settings.items() if key.partition(".")[0] != "tracker"}
+    directory = request.directory
+    settings = _settings(request.files["config.yaml"]) if trackers else {}
     name = request.config.name or "/".join(directory.parts[-2:])
     tracking = Tracking(trackers, directory / "metrics.jsonl", name, settings, display.notice)
     record.values.pop("trackers", None)
     if trackers:
         record.update(trackers=tracking.states)
     return tracking
+
+
+def _settings(text: str) -> dict[str, Any]:
+    """The stored settings, flat, without the trackers' own.
+
+    Not those of ``request.config``: that has values from the environment, which may be secrets. A resumed run
+    must tell the same as before, paths included: MLflow refuses a parameter whose value has changed.
+    """
+    from trainctl.config.values import parse_values
+
+    values = parse_values(text.encode(), "config.yaml")
+    return {key: value for key, value in values.items() if key.partition(".")[0] != "tracker"}
 
 
 def make_confusion(config: Config, built: Built) -> Confusion | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import queue
 import threading
@@ -18,6 +17,7 @@ from trainctl.components.trackers._base import Row, Tracker
 from trainctl.config.settings import Component
 from trainctl.errors import ConfigError, TrainctlError
 from trainctl.registry import TRACKERS
+from trainctl.runs import metrics_file
 from trainctl.training.hooks.base import Hook
 from trainctl.training.hooks.losses import fetched, kept
 from trainctl.training.interrupts import Stopped
@@ -251,16 +251,15 @@ class Tracking(Hook):
 def _history(path: Path, size: int) -> Iterator[list[Row]]:
     """What the first ``size`` bytes of a ``metrics.jsonl`` say, some thousand rows at a time."""
     rows: list[Row] = []
-    with path.open("rb") as file:
-        while file.tell() < size and (line := file.readline()):
-            values = json.loads(line)
-            step = values.pop("step")
-            values.pop("epoch", None)
+    for row in metrics_file.rows(path, size):
+        if row is not None:
+            step = row.pop("step")
+            row.pop("epoch", None)
             # NaN and infinity are strings there.
-            rows.append((step, {name: float(value) for name, value in values.items()}))
-            if len(rows) == _BUFFER:
-                yield rows
-                rows = []
+            rows.append((step, {name: float(value) for name, value in row.items()}))
+        if len(rows) == _BUFFER:
+            yield rows
+            rows = []
     if rows:
         yield rows
 
