@@ -25,7 +25,8 @@ from trainctl.errors import InterruptedRunError, NotFiniteError, StorageError, T
 from trainctl.runs import directory as rundir
 from trainctl.sweep.fused import _probe, plan, train_group
 from trainctl.training.display import Silent
-from trainctl.training.train import Request, train
+from trainctl.training.request import Request
+from trainctl.training.train import train
 
 COMMON = (
     "threads=1",
