@@ -282,7 +282,7 @@ def test_another_state_of_a_plateau_is_the_schedulers(trainctl, tmp_path: Path) 
     assert trainctl(*WORDS, "checkpoint.keep_last=9", "display.mode=none", *words).code == 0
 
     def change(model: Any, training: Any, state: Any) -> None:
-        items = state["hooks"]["Plateau"]["items"]
+        items = state["parts"]["Plateau"]["items"]
         items[[key for key, _ in items].index("num_bad_epochs")][1] = 4
 
     plant(tmp_path / "run", 8, change)

@@ -127,7 +127,7 @@ def assert_same(one: Path, other: Path) -> None:
     assert_equal(unpacked(first, "optimizer"), unpacked(second, "optimizer"), close=True)
     assert_equal(unpacked(first, "scheduler"), unpacked(second, "scheduler"), close=True)
     assert_equal(dict(first.model), dict(second.model), close=True)
-    assert {*first.state["hooks"], "Signals"} == {*second.state["hooks"], "Signals"}
+    assert {*first.state["parts"], "Signals"} == {*second.state["parts"], "Signals"}
 
 
 def unpacked(content: checkpoint.Content, key: str) -> Any:

@@ -17,9 +17,9 @@ from trainctl.errors import ConfigError
 from trainctl.paths import conf_directory
 from trainctl.registry import DATASETS, LOSSES, MODELS
 from trainctl.training.build import Built, build, count_steps
-from trainctl.training.prepare_data import build_data
 from trainctl.training.construct import build_model, construct
 from trainctl.training.loop import fit
+from trainctl.training.prepare_data import build_data
 
 SYNTHETIC = {"name": "synthetic", "samples": 100, "test_samples": 20, "shape": [6], "outputs": 3, "val": 20}
 REGRESSION = {**SYNTHETIC, "task": "regression"}
@@ -94,7 +94,9 @@ def test_without_validation_and_with_a_constant_rate() -> None:
 def test_one_seed_gives_one_run_and_another_another() -> None:
     """Parameters, order of the data and the random numbers still to come."""
     runs = [build(configured(seed=seed)) for seed in (5, 5, 6)]
-    first, again, other = ([*parameters(each), next(iter(each.run.train_loader.batches()))[0]] for each in runs)
+    first, again, other = (
+        [*parameters(each), next(iter(each.run.train_loader.batches()))[0]] for each in runs
+    )
     assert all(map(torch.equal, first, again))
     assert not any(map(torch.equal, first[::2], other[::2]))
 

@@ -257,8 +257,6 @@ def _attach(run: Run, config: Config, monitor: str, lower_is_better: bool, plate
     if guard.loss or guard.gradients:
         hooks.append(
             Guard(
-                run.model,
-                run.optimizer,
                 loss=guard.loss,
                 gradients=guard.gradients,
                 max_skipped_steps=guard.skip,

@@ -27,10 +27,15 @@ class Hook:
     a method of the optimizer or the criterion: it asks ``run.control`` to stop or to save.
 
     Attributes:
-        name: under this name the hook's state is in a checkpoint, and the header names it.
+        name: under this name the hook's state is in a checkpoint, and the record names it. By default the
+            class's.
     """
 
-    name: ClassVar[str]
+    name: ClassVar[str] = "hook"
+
+    def __init_subclass__(cls) -> None:
+        if "name" not in vars(cls):
+            cls.name = cls.__name__
 
     def start(self, run: Run) -> None:
         """Before the first step."""

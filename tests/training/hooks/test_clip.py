@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from tests.training.test_loop import all_equal, make_run, parameters
-from trainctl.training.run import Hook
 from trainctl.training.hooks.clip import ClipNorm
 from trainctl.training.loop import fit
-from trainctl.training.run import Run
+from trainctl.training.run import Hook, Run
 
 
 class Gradients(Hook):
@@ -71,7 +70,7 @@ def test_small_gradients_are_left_alone_bit_for_bit() -> None:
 def test_clipping_is_the_same_line_written_by_hand() -> None:
     run, twin = make_run(total_steps=7, hooks=[ClipNorm(0.1)]), make_run()
     fit(run)
-    for inputs, targets in twin.train.batches():
+    for inputs, targets, *_ in twin.train.batches():
         loss = twin.criterion(twin.model(inputs), targets)
         twin.optimizer.zero_grad()
         loss.backward()

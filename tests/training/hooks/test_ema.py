@@ -18,10 +18,9 @@ from trainctl.checkpoint import bad_step as capsule
 from trainctl.checkpoint import format as checkpoint
 from trainctl.config.composer import Composer
 from trainctl.training.build import build
-from trainctl.training.run import Hook
 from trainctl.training.hooks.ema import Ema
 from trainctl.training.loop import evaluate_split, fit
-from trainctl.training.run import Run
+from trainctl.training.run import Hook, Run
 
 WORDS = ("epochs=3", "batch_size=320", "threads=1", "model.hidden=[16]", "model.normalization=batch")
 EVERY = ("checkpoint.every_steps=1", "checkpoint.keep_last=100", "display.mode=none", "hydra.run.dir=run")
@@ -168,7 +167,7 @@ def test_it_may_begin_in_the_middle_but_ends_only_when_allowed(trainctl, tmp_pat
     outcome = trainctl("resume", "cut", "train.ema=0.5")
     assert outcome.code == 0, outcome.err
     content = checkpoint.read(at(cut, 12))
-    assert content.state["hooks"]["Ema"]["items"][0] == ["updates", 6]
+    assert content.state["parts"]["Ema"]["items"][0] == ["updates", 6]
     before = everything(cut)
     outcome = trainctl("resume", "cut", "train.ema=null", "epochs=4")
     assert outcome.code == 2

@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 
 from tests.training.test_loop import Recorder, make_run
-from trainctl.training.run import Hook
 from trainctl.training.hooks.metrics_log import MetricsLog
 from trainctl.training.loop import fit
-from trainctl.training.run import Run
+from trainctl.training.run import Hook, Run
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

@@ -15,11 +15,10 @@ from torch import Tensor, nn
 
 from tests.training.test_loop import all_equal, make_run, parameters
 from tests.training.test_resume import killed_after, metrics, record, same_end
-from trainctl.training.run import Hook
 from trainctl.training.hooks.guard import Guard
 from trainctl.training.hooks.profile import PARTS, Profile, Profiler
 from trainctl.training.loop import fit
-from trainctl.training.run import Run
+from trainctl.training.run import Hook, Run
 
 PAUSE = 0.004
 

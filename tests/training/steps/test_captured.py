@@ -33,12 +33,11 @@ from trainctl.errors import NotFiniteError
 from trainctl.training import cuda_graph as capturing
 from trainctl.training.build import build
 from trainctl.training.cuda_graph import Capture
-from trainctl.training.run import Hook
 from trainctl.training.hooks.clip import ClipNorm
 from trainctl.training.hooks.ema import Ema
 from trainctl.training.hooks.guard import Guard
 from trainctl.training.loop import fit, train_step
-from trainctl.training.run import Run
+from trainctl.training.run import Hook, Run
 from trainctl.training.steps.accumulated import accumulated_step
 from trainctl.training.steps.captured import WARM, CapturedStep, CudaGraph, _Rates
 

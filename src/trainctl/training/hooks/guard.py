@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from trainctl.errors import CheckpointError, NotFiniteError
-from trainctl.registry.protocols import Batch, Model, Optimizer
+from trainctl.registry.protocols import Batch
 from trainctl.training.buffers import Buffers
 from trainctl.training.hooks.window import Before, Window
 from trainctl.training.run import Hook, Run
@@ -49,7 +49,6 @@ class Guard(Hook):
     ``max_skipped_steps``, which must know at once.
 
     Args:
-        model, optimizer: the run's.
         loss: check the loss.
         gradients: check the gradients, before they are clipped.
         max_skipped_steps: how many bad steps to leave out.
@@ -60,8 +59,6 @@ class Guard(Hook):
 
     def __init__(
         self,
-        model: Model,
-        optimizer: Optimizer,
         *,
         loss: bool = True,
         gradients: bool = False,
@@ -69,20 +66,10 @@ class Guard(Hook):
         deferred: bool | None = None,
     ) -> None:
         self.loss, self.gradients, self.max_skipped_steps = loss, gradients, max_skipped_steps
+        self.deferred = deferred
         self.keep: Keep | None = None
-        self._optimizer = optimizer
-        self._device = next(model.parameters()).device
-        self._random_state, self._buffers = _random_state_of(self._device), Buffers(model)
-        wanted = self._device.type == "cuda" if deferred is None else deferred
-        possible = not max_skipped_steps and Window.is_possible(optimizer)
-        self._window = Window(optimizer, self._buffers, self._device) if wanted and possible else None
+        self._window: Window | None = None
         self._before: Before | None = None
-        self._refused = self._settled = False
-
-    @property
-    def deferred(self) -> bool:
-        """Whether steps are judged together, some time after they were taken."""
-        return self._window is not None
 
     @property
     def watches(self) -> str:
@@ -105,7 +92,7 @@ class Guard(Hook):
         """Whether the optimizer may step. Raises NotFiniteError where it ends the run."""
         if not self.gradients:
             return True
-        parameters = _with_gradient(self._optimizer)
+        parameters = _with_gradient(self._run.optimizer)
         gradients = [_values(item.grad) for item in parameters]
         if not gradients:
             return True
@@ -127,7 +114,13 @@ class Guard(Hook):
     # ---------------------------------------------------------------- events
 
     def start(self, run: Run) -> None:
-        self._run = run
+        self._close()
+        self._run, self._device = run, next(run.model.parameters()).device
+        self._random_state, self._buffers = _random_state_of(self._device), Buffers(run.model)
+        self._refused = self._settled = False
+        wanted = self._device.type == "cuda" if self.deferred is None else self.deferred
+        if wanted and not self.max_skipped_steps and Window.is_possible(run.optimizer):
+            self._window = Window(run.optimizer, self._buffers, self._device)
 
     def batch(self, run: Run, batch: Batch) -> None:
         state = run.state
@@ -160,8 +153,12 @@ class Guard(Hook):
 
     def end(self, run: Run) -> None:
         self._judge(run)
-        if self._window is not None:
-            self._window.close()
+        self._close()
+
+    def _close(self) -> None:
+        window, self._window = self._window, None
+        if window is not None:
+            window.close()
 
     def _judge(self, run: Run) -> None:
         """Read the flag; raise for the first bad step, with the run put back to before it."""
@@ -182,7 +179,7 @@ class Guard(Hook):
 
     def _refuse(self, what: str, *, in_gradient: bool) -> bool:
         """Leave the step out, and return False; raise where no more may be left out."""
-        before, state, optimizer = self._before, self._run.state, self._optimizer
+        before, state = self._before, self._run.state
         assert before is not None
         self._buffers.put_back(before.buffers)
         if state.skipped >= self.max_skipped_steps:
@@ -193,7 +190,7 @@ class Guard(Hook):
             "step %d left out: %s (%d of %d)", state.step + 1, what, state.skipped, self.max_skipped_steps
         )
         # A scheduler counts this step like others, and would warn of a first one without the optimizer's.
-        optimizer._opt_called = True  # type: ignore[attr-defined]
+        self._run.optimizer._opt_called = True  # type: ignore[attr-defined]
         return False
 
     def _bad_gradient(self, parameters: Sequence[Tensor], loss: Tensor) -> str:
