@@ -19,6 +19,7 @@ from trainctl.analysis.trace import BY_HAND, Parameter, Trace, _Clock, trace
 from trainctl.config.composer import Composer
 from trainctl.config.overrides import friendly
 from trainctl.config.settings import Config
+from trainctl.registry.protocols import Cursor
 from trainctl.training.build import Built, build
 from trainctl.ui.trace_page import render
 
@@ -96,7 +97,7 @@ def by_hand(*words: str, clip: float | None = None, parts: int = 1) -> ByHand:
     built = build(configured(*words))
     run = built.run
     model, criterion, optimizer = run.model.train(), run.criterion, run.optimizer
-    inputs, targets = next(iter(run.train.batches(0, 0)))
+    inputs, targets, *_ = next(iter(run.train_loader.batches(Cursor(0, 0))))
     before = {name: item.detach().clone() for name, item in model.named_parameters()}
     random = torch.get_rng_state()
 

@@ -220,7 +220,7 @@ def test_a_planted_difference_is_named(
 def test_another_state_of_a_plateau_is_the_schedulers(trainctl, tmp_path: Path) -> None:
     words = ("scheduler=reduce_on_plateau", "hydra.run.dir=run")
     assert trainctl(*WORDS, "checkpoint.keep_last=9", "display.mode=none", *words).code == 0
-    plant(tmp_path / "run", 8, lambda _, __, state: set_item(state["hooks"]["Plateau"], "num_bad_epochs", 4))
+    plant(tmp_path / "run", 8, lambda _, __, state: set_item(state["parts"]["plateau"], "num_bad_epochs", 4))
     outcome = trainctl("verify", "run")
     assert outcome.code == 1
     assert "differs, first in: step 8: scheduler: num_bad_epochs: 4 recorded, " in outcome.out

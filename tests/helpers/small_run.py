@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from trainctl.components.loaders.resident import ResidentLoader
 from trainctl.components.metrics.accuracy import Accuracy
 from trainctl.data import Split, Standardize
-from trainctl.training.hooks.base import Hook
-from trainctl.training.loop import Run
+from trainctl.training.loop import train_step
+from trainctl.training.run import Hook, Run
 
 CPU = torch.device("cpu")
 FP32: Any = nullcontext()
@@ -49,11 +49,12 @@ def make_run(
         criterion=nn.CrossEntropyLoss(),
         optimizer=torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9),
         scheduler=None,
-        train=ResidentLoader(blobs(samples), Standardize(), batch_size, CPU, seed=0),
-        val=ResidentLoader(blobs(val, 1), Standardize(), batch_size, CPU, None) if val else None,
+        train_loader=ResidentLoader(blobs(samples), Standardize(), batch_size, CPU, seed=0),
+        val_loader=ResidentLoader(blobs(val, 1), Standardize(), batch_size, CPU, None) if val else None,
         metrics={"accuracy": Accuracy},
         precision=FP32,
         total_steps=total_steps,
+        step=train_step,
         hooks=list(hooks),
     )
 
@@ -68,6 +69,8 @@ def all_equal(first: Sequence[Tensor], second: Sequence[Tensor]) -> bool:
 
 class Recorder(Hook):
     """Writes down every event and the cursor at it."""
+
+    name = "recorder"
 
     def __init__(self) -> None:
         self.events: list[str] = []

@@ -25,7 +25,8 @@ from trainctl.errors import InterruptedRunError, NotFiniteError, StorageError, T
 from trainctl.runs import directory as rundir
 from trainctl.sweep.fused import _probe, plan, train_group
 from trainctl.training.display import Silent
-from trainctl.training.train import Request, train
+from trainctl.training.request import Request
+from trainctl.training.train import train
 
 pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
 
@@ -122,7 +123,7 @@ def assert_same(one: Path, other: Path) -> None:
     assert_equal(unpacked(first, "optimizer"), unpacked(second, "optimizer"), close=True)
     assert_equal(unpacked(first, "scheduler"), unpacked(second, "scheduler"), close=True)
     assert_equal(dict(first.model), dict(second.model), close=True)
-    assert {*first.state["hooks"], "Signals"} == {*second.state["hooks"], "Signals"}
+    assert {*first.state["parts"], "Signals"} == {*second.state["parts"], "Signals"}
 
 
 def assert_each_is_what_it_is_alone(ask: Ask, jobs: Sequence[Sequence[str]]) -> list[Request]:

@@ -15,10 +15,10 @@ from trainctl.checkpoint.format import Content
 from trainctl.errors import CheckpointError
 
 _BEST = "best and early stopping"
-_RESULTS = ("best", "last", "stale", "reference", "stop", "skipped")
-_CURSOR = ("order", "step", "epoch", "position", "evaluated")
+_RESULTS = ("best", "last", "num_bad_epochs", "best_value", "stop", "skipped")
+_CURSOR = ("data_fingerprint", "step", "epoch", "position", "evaluated")
 # The length of metrics.jsonl depends on the time that evaluations took.
-_NOT_COMPARED = ("MetricsLog",)
+_NOT_COMPARED = ("metrics_log",)
 _ABSENT = "absent"
 
 
@@ -28,9 +28,9 @@ def compare(then: Content, now: Content, tolerance: float = 0.0) -> str | None:
     Hooks that ``now`` does not have are left out; with a ``tolerance``, the results of evaluations too: of
     two nearly equal ones either may be best. Raises CheckpointError where ``then`` lacks something.
     """
-    hooks = [name for name in now.state["hooks"] if name not in _NOT_COMPARED]
+    names = [name for name in now.state["parts"] if name not in _NOT_COMPARED]
     try:
-        before, after = _parts(then, hooks), _parts(now, hooks)
+        before, after = _parts(then, names), _parts(now, names)
         for name, values in before.items():
             if tolerance and name == _BEST:
                 continue
@@ -41,20 +41,17 @@ def compare(then: Content, now: Content, tolerance: float = 0.0) -> str | None:
     return None
 
 
-def _parts(content: Content, hooks: Sequence[str]) -> dict[str, Any]:
+def _parts(content: Content, names: Sequence[str]) -> dict[str, Any]:
     """What decides how a run goes on, causes before effects."""
-    state, kept = content.state, {name: content.state["hooks"].get(name) for name in hooks}
-
-    def unpacked(packed: Any) -> Any:
-        return snapshot.unpack(packed, content.training)
-
+    state, parts = content.state, content.state["parts"]
+    kept = {name: snapshot.unpack(parts[name], content.training) for name in names}
     return {
         "data order": {key: state[key] for key in _CURSOR},
-        "random numbers": unpacked(state["random"]),
-        "optimizer": unpacked(state["optimizer"]),
-        "scheduler": unpacked(kept.pop("Plateau", None) or state["scheduler"]),
+        "random numbers": kept.pop("random"),
+        "optimizer": kept.pop("optimizer"),
+        "scheduler": kept.pop("plateau", None) or kept.pop("scheduler", None),
         _BEST: {key: state[key] for key in _RESULTS},
-        **{f"hook {name}": unpacked(each) for name, each in kept.items()},
+        **{f"hook {name}": each for name, each in kept.items()},
         "weights": dict(content.model),
     }
 

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from trainctl.analysis.differences import compare, difference
 from trainctl.checkpoint import format as checkpoint
-from trainctl.checkpoint import snapshot
 from trainctl.checkpoint.format import Content
 from trainctl.config.config_diff import Change
 from trainctl.config.settings import Config
@@ -25,8 +24,7 @@ from trainctl.runs.metrics_file import Recorded
 from trainctl.training import resume as resuming
 from trainctl.training import runtime
 from trainctl.training.build import build
-from trainctl.training.hooks.base import Hook
-from trainctl.training.loop import Run
+from trainctl.training.run import Hook, Run
 
 
 class Kept(NamedTuple):
@@ -61,7 +59,7 @@ class Segment:
 def find_checkpoints(folder: Path) -> tuple[list[Kept], list[str]]:
     """The whole checkpoints, oldest first, and what is wrong with the others.
 
-    Raises CheckpointError (exit 4) without a whole one, UnsafeInputError as :func:`trainctl.checkpoint.format.read`.
+    Raises CheckpointError (exit 4) without a whole one, UnsafeInputError as ``checkpoint.format.read``.
     """
     kept, damaged = [], []
     for path in sorted(folder.glob("step-*")):
@@ -133,8 +131,8 @@ def recorded_config(era: Era, record: Mapping[str, Any]) -> Config:
     return replace(config, device=device, threads=threads)
 
 
-class _EndedError(Exception):
-    """Ends training at the end of the segment (no arguments), or at the first difference."""
+class _EndedError(TrainctlError):
+    """Ends training at the end of the segment (without a message), or at the first difference."""
 
 
 class Checker(Hook):
@@ -164,10 +162,10 @@ class Checker(Hook):
             run = self._built.run
             try:
                 self._restore(None if start is None else checkpoint.read(start.path))
-                run.hooks = [*run.hooks, self]
+                run.attach([self])
                 self._built.fit(run)
             except _EndedError as ended:
-                return ended.args[0] if ended.args else None
+                return str(ended) or None
             except NotFiniteError as error:
                 return f"step {run.state.step + 1}: {error}"
             if run.state.step < self._segment.end:
@@ -179,51 +177,62 @@ class Checker(Hook):
         changes, built = self._segment.changes, self._built
         known = [] if start is None or changes else [start]
         known += [checkpoint.read(mark.path) for mark in self._segment.marks[:1]]
-        if any(each.state["order"] != built.order_digest(each.state["epoch"]) for each in known):
+        fingerprints = [(each.state["data_fingerprint"], each.state["epoch"]) for each in known]
+        if any(fingerprint != built.data_fingerprint(epoch) for fingerprint, epoch in fingerprints):
             raise _EndedError("data order: the training targets, or their order, are not those of the run")
         if start is not None and changes:
             resuming.resume(built, start, changes)
         elif start is not None:
-            snapshot.restore(built.run, start, built.device)
-            self._compare_checkpoint(built.run, start, "not restored as stored: ")
+            resuming.resume(built, start)
+            self._compare_checkpoint(start, "not restored as stored: ")
 
     def step(self, run: Run, loss: Tensor) -> None:
         step, mark = run.state.step, self._marks.get(run.state.step)
         if step > self._segment.end:
-            raise _EndedError
+            self._end(run)
+            return
         now = {**run.state.where, "train/loss": loss.item(), "lr": run.state.lr}
-        self._compare_row(self._recorded.steps.get(step), now, "loss")
+        self._compare_row(run, self._recorded.steps.get(step), now, "loss")
         self.steps += 1
         if mark is not None and mark.evaluated < step:
-            self._compare_checkpoint(run, checkpoint.read(mark.path))
+            run.control.save()
         evaluates = step in self._awaited or (mark is not None and mark.evaluated == step)
         if step == self._segment.end and not evaluates:
-            raise _EndedError
+            self._end(run)
 
     def evaluated(self, run: Run, values: Mapping[str, float]) -> None:
         step, mark = run.state.step, self._marks.get(run.state.step)
         self._awaited.discard(step)
         if values:
             now = {**run.state.where, **values}
-            self._compare_row(self._recorded.evaluations.get(step), now, "evaluation")
+            self._compare_row(run, self._recorded.evaluations.get(step), now, "evaluation")
             self.evaluations += 1
         if mark is not None and mark.evaluated == step:
-            self._compare_checkpoint(run, checkpoint.read(mark.path))
+            run.control.save()
         if step >= self._segment.end:
-            raise _EndedError
+            self._end(run)
 
-    def _compare_row(self, then: Mapping[str, Any] | None, now: Mapping[str, Any], what: str) -> None:
+    def save(self, run: Run) -> None:
+        """Compare with the checkpoint that was saved here."""
+        if (mark := self._marks.get(run.state.step)) is not None:
+            self._compare_checkpoint(checkpoint.read(mark.path))
+
+    @staticmethod
+    def _end(run: Run, difference: str = "") -> None:
+        run.control.stop("verified", _EndedError(difference))
+
+    def _compare_row(
+        self, run: Run, then: Mapping[str, Any] | None, now: Mapping[str, Any], what: str
+    ) -> None:
         if then is None:
-            raise _EndedError(f"step {now['step']}: {what} not recorded")
+            self._end(run, f"step {now['step']}: {what} not recorded")
+            return
         # JSON has no NaN and no infinity.
         written = {key: value if math.isfinite(value) else str(value) for key, value in now.items()}
         then = {key: value for key, value in then.items() if key != "samples_per_second"}
         if (found := difference(then, written, self._tolerance)) is not None:
-            raise _EndedError(f"step {now['step']}: {found}")
+            self._end(run, f"step {now['step']}: {found}")
 
-    def _compare_checkpoint(self, run: Run, then: Content, what: str = "") -> None:
-        built = self._built
-        run = replace(run, hooks=[hook for hook in run.hooks if hook is not self])
-        now = snapshot.take(run, {"order": built.order_digest(run.state.epoch)}, built.device)
-        if (found := compare(then, now, 0.0 if what else self._tolerance)) is not None:
+    def _compare_checkpoint(self, then: Content, what: str = "") -> None:
+        if (found := compare(then, self._built.snapshot(), 0.0 if what else self._tolerance)) is not None:
             raise _EndedError(f"step {then.step}: {what}{found}")

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from trainctl.analysis.differences import compare
 from trainctl.checkpoint import format as checkpoint
-from trainctl.checkpoint import snapshot
 from trainctl.checkpoint.format import Content
 from trainctl.cli.commands.resume import make_request
 from trainctl.config.composer import Composed, Composer
@@ -37,11 +36,12 @@ from trainctl.smoke.made_up import Form, images, stand_ins
 from trainctl.smoke.predicting import check_predictions
 from trainctl.smoke.report import AFTER_FAILED, ONCE, Result
 from trainctl.smoke.settings import LIMIT, SETTINGS, STEPS
-from trainctl.training.build import Built, build, build_data
+from trainctl.training.build import Built, build
 from trainctl.training.display import Silent
-from trainctl.training.hooks.base import Hook
-from trainctl.training.loop import Run
-from trainctl.training.train import Request, train
+from trainctl.training.prepare_data import build_data
+from trainctl.training.request import Request
+from trainctl.training.run import Hook, Run
+from trainctl.training.train import train
 
 _COMMAND = "trainctl smoke"
 
@@ -61,6 +61,8 @@ class _UnknownFormError(ConfigError):
 class _Keep(Hook):
     """Copies the run after its last step, as the checkpoint of that step holds it."""
 
+    name = "smoke"
+
     content: Content | None = None
 
     def __init__(self, built: Built) -> None:
@@ -68,10 +70,8 @@ class _Keep(Hook):
 
     def step(self, run: Run, loss: Tensor) -> None:
         if run.state.step == STEPS:
-            order = self.built.order_digest(run.state.epoch)
-            without = replace(run, hooks=[hook for hook in run.hooks if hook is not self])
             with contextlib.suppress(CheckpointError):  # it is the saving that says so
-                self.content = snapshot.take(without, {"order": order}, self.built.device)
+                self.content = self.built.snapshot()
 
 
 @dataclass

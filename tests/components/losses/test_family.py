@@ -13,7 +13,7 @@ from trainctl.components.losses.cross_entropy import CrossEntropy
 from trainctl.components.losses.mse import MSE
 from trainctl.config.settings import Component
 from trainctl.registry import LOSSES
-from trainctl.training.build import construct
+from trainctl.training.construct import construct
 
 NAMES = LOSSES.names()
 

@@ -18,6 +18,7 @@ from trainctl.lessons import scratch
 from trainctl.lessons.loaders.scratch import ScratchLoader
 from trainctl.registry import LOSSES, MODELS, OPTIMS
 from trainctl.registry import protocols as protocol
+from trainctl.registry.protocols import Cursor
 
 CPU = torch.device("cpu")
 PAIRS = [
@@ -98,7 +99,7 @@ def test_batches_are_those_of_resident(samples: int, batch_size: int, seed: int 
     assert (len(ours), ours.samples) == (len(theirs), theirs.samples)
     for epoch in (0, 2):
         for position in {0, min(batch_size, samples), samples}:
-            assert same(ours.batches(epoch, position), theirs.batches(epoch, position))
+            assert same(ours.batches(Cursor(epoch, position)), theirs.batches(Cursor(epoch, position)))
 
 
 def test_targets_of_regression_keep_their_shape() -> None:
@@ -116,8 +117,8 @@ def test_augmentation_comes_before_the_transform_with_numbers_and_epoch() -> Non
         loader(split(), STANDARD, 5, CPU, 0, augment) for loader in (ScratchLoader, ResidentLoader)
     )
     for position in (0, 10):
-        assert same(ours.batches(3, position), theirs.batches(3, position))
-    assert not same(ours.batches(3), ScratchLoader(split(), STANDARD, 5, CPU, 0).batches(3))
+        assert same(ours.batches(Cursor(3, position)), theirs.batches(Cursor(3, position)))
+    assert not same(ours.batches(Cursor(3)), ScratchLoader(split(), STANDARD, 5, CPU, 0).batches(Cursor(3)))
 
 
 def test_a_batch_is_no_window_into_the_storage() -> None:
@@ -149,8 +150,8 @@ def test_what_loading_draws_is_decided_as_the_workers_have_it(seed: int | None) 
     ours = ScratchLoader(items(load_noisy), nn.Identity(), 4, CPU, seed)
     theirs = WorkersLoader(items(load_noisy), nn.Identity(), 4, CPU, seed, workers=0)
     for epoch, position in ((0, 0), (1, 4), (1, 0)):
-        assert same(ours.batches(epoch, position), theirs.batches(epoch, position))
-    assert not same(ours.batches(0), ours.batches(1))
+        assert same(ours.batches(Cursor(epoch, position)), theirs.batches(Cursor(epoch, position)))
+    assert not same(ours.batches(Cursor(0)), ours.batches(Cursor(1)))
 
 
 def test_loading_leaves_the_random_numbers_of_the_run_alone() -> None:
@@ -208,8 +209,8 @@ def test_a_sample_that_cannot_serve_is_named(load: Any, message: str) -> None:
 def test_batches_are_made_on_the_gpu() -> None:
     device = torch.device("cuda")
     ours, theirs = (loader(split(), STANDARD, 5, device, 0) for loader in (ScratchLoader, ResidentLoader))
-    assert same(ours.batches(1), theirs.batches(1))
-    assert all(inputs.is_cuda and targets.is_cuda for inputs, targets in ours.batches())
+    assert same(ours.batches(Cursor(1)), theirs.batches(Cursor(1)))
+    assert all(inputs.is_cuda and targets.is_cuda for inputs, targets, *_ in ours.batches())
 
 
 # ------------------------------------------------------------------ by name

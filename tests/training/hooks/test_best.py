@@ -10,7 +10,7 @@ import pytest
 
 from tests.helpers.small_run import make_run
 from trainctl.training.hooks.best import Best, is_better
-from trainctl.training.loop import Run
+from trainctl.training.run import Run
 
 NAN, INF = math.nan, math.inf
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.helpers.small_run import all_equal, make_run, parameters
+from tests.training.test_loop import all_equal, make_run, parameters
 from trainctl.training.hooks.clip import ClipNorm
 from trainctl.training.loop import fit
 
@@ -14,7 +14,7 @@ from trainctl.training.loop import fit
 def test_clipping_is_the_same_line_written_by_hand(max_norm: float) -> None:
     run, twin = make_run(total_steps=7, hooks=[ClipNorm(max_norm)]), make_run()
     fit(run)
-    for inputs, targets in twin.train.batches():
+    for inputs, targets, *_ in twin.train.batches():
         loss = twin.criterion(twin.model(inputs), targets)
         twin.optimizer.zero_grad()
         loss.backward()

@@ -12,10 +12,10 @@ import torch
 
 from tests.helpers.small_run import Recorder, make_run
 from trainctl.training.display import Progress, Silent, Source
-from trainctl.training.hooks.base import Hook
 from trainctl.training.hooks.best import Best
 from trainctl.training.hooks.console import Console
-from trainctl.training.loop import Run, fit
+from trainctl.training.loop import fit
+from trainctl.training.run import Hook, Run
 
 
 class Sink(Silent):

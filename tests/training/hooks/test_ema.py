@@ -18,9 +18,9 @@ from trainctl.checkpoint import bad_step
 from trainctl.checkpoint import format as checkpoint
 from trainctl.config.composer import Composer
 from trainctl.training.build import build
-from trainctl.training.hooks.base import Hook
 from trainctl.training.hooks.ema import Ema
-from trainctl.training.loop import Run, evaluate_split, fit
+from trainctl.training.loop import evaluate_split, fit
+from trainctl.training.run import Hook, Run
 
 pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
 
@@ -61,9 +61,9 @@ def test_it_is_the_average_of_all_steps(decay: float) -> None:
 
 def test_the_average_is_what_is_evaluated() -> None:
     run, _ = averaged(0.99)
-    by_average = evaluate_split(run, "val", run.val)
+    by_average = evaluate_split(run, "val", run.val_loader)
     run.averaged = None
-    assert evaluate_split(run, "val", run.val) != by_average
+    assert evaluate_split(run, "val", run.val_loader) != by_average
 
 
 def test_buffers_are_those_of_the_newest_step_and_frozen_weights_stay() -> None:
@@ -155,7 +155,7 @@ def test_it_may_begin_in_the_middle_but_ends_only_when_allowed(trainctl, tmp_pat
     outcome = trainctl("resume", "cut", "train.ema=0.5")
     assert outcome.code == 0, outcome.err
     content = checkpoint.read(at(cut, 12))
-    assert content.state["hooks"]["Ema"]["items"][0] == ["updates", 6]
+    assert content.state["parts"]["Ema"]["items"][0] == ["updates", 6]
     before = everything(cut)
     outcome = trainctl("resume", "cut", "train.ema=null", "epochs=4")
     assert outcome.code == 2

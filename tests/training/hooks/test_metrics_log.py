@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.helpers.small_run import Recorder, make_run
-from trainctl.training.hooks.base import Hook
+from tests.training.test_loop import Recorder, make_run
 from trainctl.training.hooks.metrics_log import MetricsLog
-from trainctl.training.loop import Run, fit
+from trainctl.training.loop import fit
+from trainctl.training.run import Hook, Run
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

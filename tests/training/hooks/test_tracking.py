@@ -15,11 +15,11 @@ from tests.helpers.runs import WORDS, record
 from tests.helpers.small_run import make_run
 from trainctl.errors import InterruptedRunError, NotFiniteError
 from trainctl.training.hooks import tracking
-from trainctl.training.hooks.base import Hook
 from trainctl.training.hooks.metrics_log import MetricsLog
 from trainctl.training.hooks.tracking import Tracking, Watched
 from trainctl.training.interrupts import Stopped
 from trainctl.training.loop import fit
+from trainctl.training.run import Hook
 
 
 class Listener:
