@@ -59,7 +59,7 @@ def capture(
     Raises ConfigError for ``train.capture=true`` where the step cannot be captured.
     """
     asked, device = config.train.capture, batch.targets.device
-    if asked is False or (asked == "auto" and device.type != "cuda"):
+    if not _is_asked(config, device):
         return step, {}, []
     reason, times = obstacle(config, device, run.optimizer), ""
     if asked is True and reason is not None:
@@ -79,6 +79,10 @@ def capture(
     taken = CapturedStep(step.take, batch.count, CudaGraph(device), failed)
     said = f"each step is launched as one CUDA graph{times}"
     return Step(taken, f"{step.name}, CUDA graph"), {"capture": "captured"}, [said]
+
+
+def _is_asked(config: Config, device: torch.device) -> bool:
+    return config.train.capture is True or (config.train.capture == "auto" and device.type == "cuda")
 
 
 def _without(reason: str) -> tuple[str, str]:

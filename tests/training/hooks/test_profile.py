@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from torch import Tensor, nn
 
-from tests.training.test_loop import make_run
-from tests.training.test_resume import killed_after, metrics, record, same_end
+from tests.helpers.program import modules_after
+from tests.helpers.runs import killed_after, metrics, record, same_end
+from tests.helpers.small_run import make_run
 from trainctl.training.hooks.profile import PARTS, Profile, Profiler
 from trainctl.training.loop import fit
 from trainctl.training.run import Hook, Run
