@@ -45,7 +45,7 @@ def at(directory: Path, step: int) -> Path:
 def state(directory: Path, step: int) -> dict[str, Any]:
     """The state of a checkpoint, without what time has a part in."""
     values = json.loads((at(directory, step) / "state.json").read_text())
-    values["hooks"].pop("MetricsLog")
+    values["parts"].pop("metrics_log")
     return {key: values[key] for key in values if key not in ("epoch_seconds", "epoch_samples")}
 
 

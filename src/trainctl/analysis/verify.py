@@ -26,6 +26,9 @@ from trainctl.training import runtime
 from trainctl.training.build import build
 from trainctl.training.run import Hook, Run
 
+# What writes a run down: trained again, it goes without.
+_DETACHED = ("metrics_log", "checkpoints")
+
 
 class Kept(NamedTuple):
     """A whole checkpoint. ``evaluated`` is the step of the last evaluation before it was taken."""
@@ -181,9 +184,9 @@ class Checker(Hook):
         if any(fingerprint != built.data_fingerprint(epoch) for fingerprint, epoch in fingerprints):
             raise _EndedError("data order: the training targets, or their order, are not those of the run")
         if start is not None and changes:
-            resuming.resume(built, start, changes)
+            resuming.resume(built, start, changes, detached=_DETACHED)
         elif start is not None:
-            resuming.resume(built, start)
+            resuming.resume(built, start, detached=_DETACHED)
             self._compare_checkpoint(start, "not restored as stored: ")
 
     def step(self, run: Run, loss: Tensor) -> None:

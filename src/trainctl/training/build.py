@@ -17,6 +17,7 @@ from trainctl.components.optimizers._lean import stock_classes
 from trainctl.config.settings import Config
 from trainctl.data import preprocessing
 from trainctl.data.types import Data
+from trainctl.distributed.context import require_one_process
 from trainctl.errors import ConfigError
 from trainctl.registry.protocols import Criterion, Loader, Stateful
 from trainctl.training import cuda_graph, overfitting, parameters, runtime
@@ -116,7 +117,7 @@ def build(config: Config, data: Data | None = None, recorded: Mapping[str, Any] 
 
     Raises ConfigError where they do not: missing or malformed data, shapes, targets, device.
     """
-    runtime.refuse_distributed()
+    require_one_process()
     if config.train.overfit_batches is not None:
         config = overfitting.simplified(config)
     device = _prepare_device(config)

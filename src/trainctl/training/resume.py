@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,17 @@ from trainctl.training.request import Resumed
 from trainctl.training.run import Run
 
 _COUNTS = ("step", "epoch", "position", "evaluated", "num_bad_epochs", "skipped")
+# A setting that brings a part into the run, or takes it out.
+_PART_OF = {"train.ema": "ema", "train.overfit_batches": "overfit", "scheduler.": "plateau"}
 _COURSE = ("train.epochs", "train.max_steps", "train.batch_size", "train.accumulate", "optim.lr")
 
 
-def resume(built: Built, content: Content, changes: Sequence[Change] = ()) -> None:
+def resume(
+    built: Built, content: Content, changes: Sequence[Change] = (), detached: Sequence[str] = ()
+) -> None:
     """Make ``built`` the run that ``content`` was taken of, with ``changes`` made to it from here on.
+
+    ``detached`` are hooks of the run that ``built`` goes without, by name.
 
     Raises ConfigError for what does not fit: other data, another model, a change that cannot be made.
     """
@@ -39,7 +46,8 @@ def resume(built: Built, content: Content, changes: Sequence[Change] = ()) -> No
     plateau: Plateau | None = run.hook("plateau")
     if plateau is not None and any(key.startswith("scheduler.") for key in keys):
         raise ConfigError("scheduler=reduce_on_plateau: its settings cannot change in the middle of a run")
-    _restore(built, content, rescheduled=rescheduled)
+    free = {part for setting, part in _PART_OF.items() if any(key.startswith(setting) for key in keys)}
+    _restore(built, content, free | set(detached) | ({"scheduler"} if rescheduled else set()))
     if run.state.evaluated == run.state.step:
         # The checkpoint was taken at the end of an epoch, whose time is not the next one's.
         run.state.epoch_seconds, run.state.epoch_samples = 0.0, 0
@@ -64,10 +72,11 @@ def apply(built: Built, resumed: Resumed) -> list[str]:
     return said
 
 
-def _restore(built: Built, content: Content, *, rescheduled: bool) -> None:
+def _restore(built: Built, content: Content, free: AbstractSet[str]) -> None:
     """Give the model, the state and every part of the run what the checkpoint has of it.
 
-    Where the run is ``rescheduled``, the scheduler keeps its own state: its course is another one now.
+    The ``free`` parts need not be on both sides; where one is, as the scheduler of a run whose course is
+    another one now, it keeps its own state.
     """
     run, state = built.run, content.state
     try:
@@ -77,11 +86,9 @@ def _restore(built: Built, content: Content, *, rescheduled: bool) -> None:
             f"the checkpoint's parameters do not fit the model: {_misfit(run, content, error)}",
             "leave the model's arguments as they are; init_from=RUN starts a new run from what fits",
         ) from error
-    parts = built.parts()
-    if rescheduled:
-        parts.pop("scheduler", None)
-        stored = {name: part for name, part in state["parts"].items() if name != "scheduler"}
-        content = replace(content, state={**state, "parts": stored})
+    parts = {name: part for name, part in built.parts().items() if name not in free}
+    stored = {name: part for name, part in state["parts"].items() if name not in free}
+    content = replace(content, state={**state, "parts": stored})
     try:
         snapshot.restore(content, parts)
         run.state.load_state_dict(dict(state))

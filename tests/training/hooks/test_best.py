@@ -52,6 +52,7 @@ def watch(values: Sequence[float], lower_is_better: bool = False, **arguments: A
         run.state.step, run.state.epoch = 10 * number, number
         best.evaluated(run, {name: value, "val/other": 1.0})
         steps.append(run.state.best["step"] if run.state.best else None)
+        run.obey()
         if run.state.stop:
             break
     return run, steps
@@ -87,7 +88,7 @@ def test_without_patience_a_run_never_stops() -> None:
     run, steps = watch([0.5] + [0.1] * 50)
     assert run.state.stop is None
     assert len(steps) == 51
-    assert run.state.stale == 50
+    assert run.state.num_bad_epochs == 50
 
 
 @pytest.mark.parametrize(
@@ -124,5 +125,5 @@ def test_small_improvements_add_up() -> None:
 def test_values_without_the_monitored_one_change_nothing_but_the_newest() -> None:
     run = make_run()
     Best("val/accuracy", 1, lower_is_better=False).evaluated(run, {})
-    assert (run.state.best, run.state.stale, run.state.stop) == (None, 0, None)
+    assert (run.state.best, run.state.num_bad_epochs, run.state.stop) == (None, 0, None)
     assert run.state.last == run.state.where

@@ -14,7 +14,7 @@ from trainctl.training.loop import fit
 def test_clipping_is_the_same_line_written_by_hand(max_norm: float) -> None:
     run, twin = make_run(total_steps=7, hooks=[ClipNorm(max_norm)]), make_run()
     fit(run)
-    for inputs, targets, *_ in twin.train.batches():
+    for inputs, targets, *_ in twin.train_loader.batches():
         loss = twin.criterion(twin.model(inputs), targets)
         twin.optimizer.zero_grad()
         loss.backward()

@@ -112,7 +112,7 @@ def test_a_checkpoint_holds_the_average_as_the_model_and_the_raw_weights_beside_
     own, plain = checkpoint.read(at(tmp_path / "run", 12)), checkpoint.read(at(tmp_path / "raw", 12))
     for name, parameter in plain.model.items():
         if name.endswith(("weight", "bias")):
-            assert torch.equal(own.training[f"hooks.Ema.raw.{name}"], parameter)
+            assert torch.equal(own.training[f"ema.raw.{name}"], parameter)
             assert not torch.equal(own.model[name], parameter)
     losses = [
         [line["train/loss"] for line in metrics(tmp_path / run) if "lr" in line] for run in ("run", "raw")
@@ -139,14 +139,14 @@ def test_verify_takes_its_steps_again(trainctl, tmp_path: Path) -> None:
     outcome = trainctl("verify", "run")
     assert outcome.code == 0, outcome.out + outcome.err
     content = checkpoint.read(at(tmp_path / "run", 12))
-    key = next(name for name in content.training if name.startswith("hooks.Ema.raw"))
+    key = next(name for name in content.training if name.startswith("ema.raw"))
     content.training[key].view(-1)[0] += 1  # type: ignore[index]
     changed = checkpoint.Content(content.model, content.training, content.state)
     shutil.rmtree(at(tmp_path / "run", 12))
     checkpoint.save(tmp_path / "run" / "checkpoints", changed)
     outcome = trainctl("verify", "run")
     assert outcome.code == 1
-    assert "hook Ema" in outcome.out
+    assert "hook ema" in outcome.out
 
 
 def test_it_may_begin_in_the_middle_but_ends_only_when_allowed(trainctl, tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_it_may_begin_in_the_middle_but_ends_only_when_allowed(trainctl, tmp_pat
     outcome = trainctl("resume", "cut", "train.ema=0.5")
     assert outcome.code == 0, outcome.err
     content = checkpoint.read(at(cut, 12))
-    assert content.state["parts"]["Ema"]["items"][0] == ["updates", 6]
+    assert content.state["parts"]["ema"]["items"][0] == ["updates", 6]
     before = everything(cut)
     outcome = trainctl("resume", "cut", "train.ema=null", "epochs=4")
     assert outcome.code == 2
@@ -192,5 +192,5 @@ def test_plain_python_models_are_averaged_too(trainctl, tmp_path: Path) -> None:
     words = ("model=scratch_mlp", "optim=scratch_sgd", "epochs=1", "threads=1", "train.ema=0.9")
     assert trainctl(*words, "hydra.run.dir=run").code == 0
     content = checkpoint.read(next((tmp_path / "run" / "checkpoints").iterdir()))
-    raw = [name for name in content.training if name.startswith("hooks.Ema.raw")]
+    raw = [name for name in content.training if name.startswith("ema.raw")]
     assert len(raw) == len(content.model)

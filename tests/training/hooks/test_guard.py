@@ -339,8 +339,8 @@ def test_sparse_gradients_are_checked() -> None:
 def batches_of(run: Run, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
     epoch = 0
     while steps > 0:
-        for batch in run.train_loader.batches(Cursor(epoch)):
-            yield batch
+        for inputs, targets, *_ in run.train_loader.batches(Cursor(epoch)):
+            yield inputs, targets
             steps -= 1
             if not steps:
                 return
@@ -625,17 +625,19 @@ def test_deferred_every_step_after_a_bad_one_is_kept_from_the_parameters() -> No
 
 
 def test_deferred_no_checkpoint_is_written_after_a_bad_step(tmp_path: Any) -> None:
-    def take(run: Run) -> checkpoint.Content:
-        return snapshot.take(run, {"data": {}}, CPU)
+    def hold(run: Run) -> Callable[[], checkpoint.Content]:
+        content = snapshot.take(run.model.state_dict(), run.state.state_dict(), run.parts())
+        return lambda: content
 
-    saving = Checkpointer(tmp_path / "checkpoints", take, every_steps=10, keep_last=9, overlap=False)
+    saving = Checkpointer(tmp_path / "checkpoints", hold, every_steps=10, keep_last=9)
     run, _, kept = deferred_run(Guard(deferred=True), fused_adam, saving, loss=Breaking(13, math.nan))
     with pytest.raises(NotFiniteError, match="at step 13 "):
         fit(run)
     assert len(kept.calls) == 1
     assert [each.name for each in checkpoint.list_checkpoints(tmp_path / "checkpoints")] == ["step-00000010"]
-    # Asked again, as after an interruption: what it gives now is the run before the step.
-    assert take(run).step == 12
+    # Saved again, as after an interruption: what it gives now is the run before the step.
+    run.save()
+    assert hold(run)().step == 12
 
 
 def test_deferred_an_evaluation_is_not_begun_after_a_bad_step() -> None:

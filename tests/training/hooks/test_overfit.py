@@ -19,6 +19,7 @@ from trainctl.errors import NotLearnedError
 from trainctl.registry.protocols import Cursor
 from trainctl.training.build import build
 from trainctl.training.hooks.overfit import Overfit
+from trainctl.training.run import Control
 from trainctl.training.state import State
 
 QUICK = ("threads=1", "hydra.run.dir=run")
@@ -28,15 +29,15 @@ class OfLosses:
     """What the hook looks at of a run."""
 
     def __init__(self) -> None:
-        self.state = State()
+        self.state, self.control = State(), Control()
 
 
 def fed(losses: list[float], batches: int = 1) -> tuple[Overfit, OfLosses]:
     hook, run = Overfit(batches), OfLosses()
     for loss in losses:
-        run.state.stepped(8, 0.1)
+        run.state.step += 1
         hook.step(run, torch.tensor(loss))  # type: ignore[arg-type]
-        if run.state.stop:
+        if run.control.reason:
             break
     return hook, run
 
@@ -58,19 +59,19 @@ def test_every_batch_must_fall_to_a_hundredth(
 ) -> None:
     hook, run = fed(losses, batches)
     if learned_at is None:
-        assert run.state.stop is None
+        assert run.control.reason is None
         with pytest.raises(NotLearnedError, match=f"not learned in {len(losses)} steps"):
             hook.judge(run)  # type: ignore[arg-type]
     else:
         assert run.state.step == learned_at
-        assert f"learned in {learned_at} steps" in str(run.state.stop)
+        assert f"learned in {learned_at} steps" in str(run.control.reason)
         hook.judge(run)  # type: ignore[arg-type]
 
 
 def test_a_loss_below_zero_shows_nothing() -> None:
     for losses in ([-0.5, -0.6], [2.0, 1.0, -1.0]):
         hook, run = fed(losses)
-        assert run.state.stop is None
+        assert run.control.reason is None
         with pytest.raises(NotLearnedError, match="can be below 0"):
             hook.judge(run)  # type: ignore[arg-type]
 

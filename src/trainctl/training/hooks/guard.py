@@ -44,9 +44,9 @@ class Guard(Hook):
     A loss on the CPU is read at once. On a GPU, reading would wait for the device at every step. There a flag
     on the device, the ``found_inf`` of torch's gradient scalers, keeps a fused optimizer from taking the bad
     step and all that come after it; it is read every 50 steps, before each checkpoint and at the end of each
-    epoch, and the run is put back to before the bad step. The loss is waited for at every step where the
-    optimizer does not heed the flag, where a rung updates the parameters itself, and with
-    ``max_skipped_steps``, which must know at once.
+    epoch, and the run is put back to before the bad step. The loss is waited for at the first step, and at
+    every step where the optimizer does not heed the flag, where a rung updates the parameters itself, and
+    with ``max_skipped_steps``, which must know at once.
 
     Args:
         loss: check the loss.
@@ -118,9 +118,6 @@ class Guard(Hook):
         self._run, self._device = run, next(run.model.parameters()).device
         self._random_state, self._buffers = _random_state_of(self._device), Buffers(run.model)
         self._refused = self._settled = False
-        wanted = self._device.type == "cuda" if self.deferred is None else self.deferred
-        if wanted and not self.max_skipped_steps and Window.is_possible(run.optimizer):
-            self._window = Window(run.optimizer, self._buffers, self._device)
 
     def batch(self, run: Run, batch: Batch) -> None:
         state = run.state
@@ -136,11 +133,15 @@ class Guard(Hook):
     def step(self, run: Run, loss: Tensor) -> None:
         if self._before is None:
             return
-        if self._window is not None and (self._window.leave(self._before, loss) or not self._settled):
+        if self._window is not None and self._window.leave(self._before, loss):
             self._judge(run)
         if not self._settled and not self._refused:
             self._settled = True
             self._buffers.forget_constants(self._before.buffers)
+            # Not before the first step: a fused optimizer makes its state in it, flag or not.
+            wanted = self._device.type == "cuda" if self.deferred is None else self.deferred
+            if wanted and not self.max_skipped_steps and Window.is_possible(run.optimizer):
+                self._window = Window(run.optimizer, self._buffers, self._device)
 
     def poll(self, run: Run) -> None:
         self._judge(run)
