@@ -50,7 +50,7 @@ def test_it_carries_the_configs_the_digits_and_the_licences(wheel: Path) -> None
     for part in (
         "trainctl/conf/config.yaml",
         "trainctl/conf/experiment/mnist_mlp.yaml",
-        "trainctl/datasets/digits.safetensors",
+        "trainctl/components/datasets/digits.safetensors",
         "trainctl/py.typed",
     ):
         assert part in names

@@ -22,6 +22,7 @@ from trainctl.data import Split, Standardize
 from trainctl.errors import ConfigError, NoLearningRateError
 from trainctl.training.build import build
 from trainctl.training.hooks.clip import ClipNorm
+from trainctl.training.loop import train_step
 from trainctl.training.run import Run
 from trainctl.ui.tune import typed
 
@@ -34,7 +35,7 @@ class Parts:
     """What the test takes of a built run."""
 
     def __init__(self, run: Run) -> None:
-        self.run = run
+        self.run, self.trial_step = run, run.step
 
 
 def quadratic(curvature: float, **arguments: Any) -> RangeTest:
@@ -47,11 +48,12 @@ def quadratic(curvature: float, **arguments: Any) -> RangeTest:
         criterion=nn.MSELoss(),
         optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
         scheduler=None,
-        train=ResidentLoader(Split(inputs, torch.zeros(32, 1)), Standardize(), 8, CPU, seed=0),
-        val=None,
+        train_loader=ResidentLoader(Split(inputs, torch.zeros(32, 1)), Standardize(), 8, CPU, seed=0),
+        val_loader=None,
         metrics={},
         precision=FP32,
         total_steps=1,
+        step=train_step,
     )
     given = {"start": 1e-7, "end": 10.0, "steps": 100, **arguments}
     return range_test(Parts(run), **given)  # type: ignore[arg-type]

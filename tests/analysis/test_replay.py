@@ -534,10 +534,12 @@ BROKEN: dict[str, Callable[[dict[str, Any]], Any]] = {
     "a shape of text": lambda state: state["data"].update(input_shape="abc"),
     "counts of text": lambda state: state["data"].update(class_counts=["a"]),
     "no step": lambda state: state.pop("step"),
-    "optimizer is text": lambda state: state.update(optimizer="adam"),
-    "optimizer of other groups": lambda state: state.update(optimizer={"items": [["param_groups", []]]}),
-    "random is a number": lambda state: state.update(random=5),
-    "a tensor that is not there": lambda state: state.update(random={"tensor": "nowhere"}),
+    "optimizer is text": lambda state: state["parts"].update(optimizer="adam"),
+    "optimizer of other groups": lambda state: state["parts"].update(
+        optimizer={"items": [["param_groups", []]]}
+    ),
+    "random is a number": lambda state: state["parts"].update(random=5),
+    "a tensor that is not there": lambda state: state["parts"].update(random={"tensor": "nowhere"}),
     "another model": changed_config("name: turning", "name: mlp"),
     "a call": changed_config("model:\n", "model:\n  _target_: os.system\n"),
 }

@@ -198,10 +198,11 @@ PLANTED: list[tuple[str, str, Callable[[Any, Any, Any], Any]]] = [
     ("random numbers: python.1", "", lambda _, training, __: training["random.python.1"][3:4].add_(1)),
     ("random numbers: numpy.1", "", lambda _, training, __: training["random.numpy.1"][3:4].add_(1)),
     ("scheduler: last_epoch: 7 recorded, 6 now", "",
-     lambda _, __, state: set_item(state["scheduler"], "last_epoch", 7)),
+     lambda _, __, state: set_item(state["parts"]["scheduler"], "last_epoch", 7)),
     ("weights: layers.", "", lambda model, _, __: next(iter(model.values())).view(-1)[:1].add_(1e-6)),
     ("data order: position: 0 recorded, 640 now", "", lambda _, __, state: state.update(position=0)),
-    ("best and early stopping: stale: 7 recorded, ", "", lambda _, __, state: state.update(stale=7)),
+    ("best and early stopping: num_bad_epochs: 7 recorded, ", "",
+     lambda _, __, state: state.update(num_bad_epochs=7)),
 ]  # fmt: skip
 
 
@@ -266,7 +267,10 @@ def test_lines_that_are_missing_or_too_many_are_named(trainctl, run: Path) -> No
 
 @pytest.mark.parametrize(
     ("owner", "what", "named"),
-    [(snapshot, "set_random_states", "random numbers: "), (LambdaLR, "load_state_dict", "scheduler: ")],
+    [
+        (snapshot.RandomStates, "load_state_dict", "random numbers: "),
+        (LambdaLR, "load_state_dict", "scheduler: "),
+    ],
 )
 def test_a_fault_of_resuming_itself_is_named(
     trainctl, run: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, what: str, named: str
@@ -349,7 +353,7 @@ def test_another_environment_is_said_before_the_result(
     (run / "run.json").write_text(json.dumps(values))
     config = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(config.replace("threads: 1\n", "threads: auto\n"))
-    plant(run, 6, lambda _, __, state: state.update(stale=7))
+    plant(run, 6, lambda _, __, state: state.update(num_bad_epochs=7))
     asked: list[int] = []
     monkeypatch.setattr(torch, "set_num_threads", asked.append)
     outcome = trainctl("verify", "run")

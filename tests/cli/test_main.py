@@ -37,7 +37,7 @@ BAD = [
     (["-m", "lr=1e-3,abc"], 2, ["optim.lr=abc: must be a number", "1 of 2 jobs"]),
     (["++model._target_=os.system"], 3, ["model._target_=os.system: refused"]),
     (["++train._partial_=true"], 3, ["train._partial_=true: refused"]),
-    (["hydra.launcher._target_=os.system"], 3, ["hydra.launcher._target_=os.system: refused"]),
+    (["hydra.launcher._target_=os.system"], 2, ["hydra.launcher._target_: there is no such key"]),
     (["+hydra.job_logging.handlers.x.class=subprocess.Popen"], 3, ["refused"]),
     (["hydra.run.dir=/proc/none/run"], 5, ["making the run directory failed"]),
 ]

@@ -37,7 +37,10 @@ def built(*words: str) -> Any:
     ("words", "expected"),
     [
         (("model=scratch_mlp", "compile=true"), "model=scratch_mlp is plain Python"),
-        (("loop=parameters", "optim=sgd", "compile=default"), "compile=default: loop=parameters"),
+        (
+            ("loop=parameters", "optim=sgd", "compile=default"),
+            "compile=default: compile requires loop=optimizer; loop=parameters",
+        ),
     ],
 )
 def test_what_cannot_be_compiled_is_refused(trainctl, words: tuple[str, ...], expected: str) -> None:

@@ -192,10 +192,10 @@ def test_under_a_schedule_the_new_course_counts_as_followed_from_the_start(
     before, after = learning_rates(tmp_path / "run")[:5], learning_rates(tmp_path / "other")[5:]
     assert learning_rates(cut) == [*before, *after]
     ended, expected = state(cut, 16), state(tmp_path / "other", 16)
-    assert ended["scheduler"] == expected["scheduler"]
+    assert ended["parts"]["scheduler"] == expected["parts"]["scheduler"]
     assert (
-        dict(ended["optimizer"]["items"])["param_groups"]
-        == (dict(expected["optimizer"]["items"])["param_groups"])
+        dict(ended["parts"]["optimizer"]["items"])["param_groups"]
+        == (dict(expected["parts"]["optimizer"]["items"])["param_groups"])
     )
 
 
@@ -230,7 +230,7 @@ def test_the_optimizers_other_settings_take_the_new_value(
     cut = killed_after(tmp_path / "run", 5)
     outcome = trainctl("resume", "cut", f"optim.{key}={value}".replace(" ", ""))
     assert outcome.code == 0, outcome.err
-    groups = dict(state(cut, STEPS)["optimizer"]["items"])["param_groups"]
+    groups = dict(state(cut, STEPS)["parts"]["optimizer"]["items"])["param_groups"]
     kept = dict(groups[0]["items"])[key]
     assert kept == ({"tuple": value} if isinstance(value, list) else value)
     assert metrics(cut)[:6] == metrics(tmp_path / "run")[:6]
@@ -397,7 +397,7 @@ def test_early_stopping_counts_on_across_an_interruption(trainctl, tmp_path: Pat
     run = tmp_path / "run"
     end = record(run)["last"]["step"]
     assert end < 200
-    stale = {step: state(run, step)["stale"] for step in saved(run)}
+    stale = {step: state(run, step)["num_bad_epochs"] for step in saved(run)}
     for step in (next(step for step in stale if stale[step] == wanted) for wanted in (1, 2)):
         cut = killed_after(run, step)
         assert trainctl("resume", "cut").code == 0

@@ -11,11 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.program import run as run_program
-from tests.training.test_resume import WORDS, record
+from tests.helpers.program import run as run_program
+from tests.helpers.runs import WORDS, record
 from trainctl.analysis.curves import read_curves
+from trainctl.training.confusion import Confusion
 from trainctl.ui import pictures
-from trainctl.ui.pictures import Confusion, draw_confusion, draw_curves
+from trainctl.ui.pictures import draw_confusion, draw_curves
 
 
 @pytest.fixture
@@ -139,7 +140,7 @@ def test_matplotlib_is_imported_after_the_end_and_without_a_screen(drawn, tmp_pa
     (tmp_path / "watch.py").write_text(
         "import atexit, sys\n"
         "from pathlib import Path\n"
-        "from trainctl import rundir\n"
+        "from trainctl.runs import directory as rundir\n"
         "update = rundir.RunRecord.update\n"
         "def watched(self, **values):\n"
         "    if values.get('status') == 'done':\n"

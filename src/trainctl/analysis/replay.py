@@ -17,6 +17,7 @@ from trainctl.config.settings import Config
 from trainctl.errors import CheckpointError, ConfigError
 from trainctl.training import parameters, runtime
 from trainctl.training.construct import build_model, construct
+from trainctl.training.steps.choose import unguarded_step
 
 _ROWS_AROUND = 4
 _MAX_THREADS = 1024
@@ -86,7 +87,7 @@ def replay(capsule: Capsule, config: Config, device: torch.device) -> Replay:
     counts = None if capsule.class_counts is None else torch.tensor(capsule.class_counts)
     criterion = construct(config.loss, class_counts=counts).to(device)
     optimizer = construct(config.optim, parameters=parameters.groups(config, model))
-    loop = construct(config.loop, config=config)
+    step = unguarded_step(config, construct(config.loop, config=config)).take
     precision = runtime.precision_context(config.train.precision, device)
     _restore(capsule, model, optimizer, device)
     model.train()
@@ -95,7 +96,7 @@ def replay(capsule: Capsule, config: Config, device: torch.device) -> Replay:
     data = Call("inputs", "", values_of([inputs])), Call("targets", "", values_of([targets]))
     watch = Watch(model, criterion)
     with watch.attached(optimizer):
-        loop.step(model, criterion, optimizer, inputs, targets, precision)
+        step(model, criterion, optimizer, inputs, targets, precision)
     lr, place = float(optimizer.param_groups[0]["lr"]), _find(watch, *data)
     of_several = f", batch {watch.batch} of the step's" if config.train.accumulate > 1 else ""
     is_same = device.type == capsule.device

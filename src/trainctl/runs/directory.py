@@ -17,6 +17,7 @@ from typing import Any
 from trainctl.errors import ConfigError, DirectoryTakenError, UnsafeInputError, storage_error
 from trainctl.runs import files
 
+CURVES, CONFUSION = "curves.png", "confusion.png"
 RUN_VERSION = 1
 # A run's own names, and how large its files can be that are read whole; a Git diff may be long.
 _FILES: Mapping[str, float] = {

@@ -13,6 +13,7 @@ from typing import Any
 from trainctl.checkpoint import format as checkpoint
 from trainctl.config.settings import Config
 from trainctl.paths import short_path
+from trainctl.runs.directory import CONFUSION, CURVES
 from trainctl.training.build import Built
 from trainctl.training.confusion import Confusion
 from trainctl.training.display import Display
@@ -22,7 +23,6 @@ from trainctl.training.request import Request
 from trainctl.training.run import Run
 
 log = logging.getLogger("trainctl")
-CURVES, CONFUSION = "curves.png", "confusion.png"
 
 
 def pictures_wanted(config: Config) -> bool:

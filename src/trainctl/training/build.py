@@ -22,7 +22,6 @@ from trainctl.errors import ConfigError
 from trainctl.registry.protocols import Criterion, Loader, Stateful
 from trainctl.training import cuda_graph, overfitting, parameters, runtime
 from trainctl.training.checks import check_batch_of_one, check_fit
-from trainctl.training.compile import Compiled, refuse_compile
 from trainctl.training.construct import build_model, check_loop, check_optimizer, check_part, construct
 from trainctl.training.evaluation import choose_metrics, choose_monitor
 from trainctl.training.hooks.best import Best
@@ -252,6 +251,8 @@ def _attach(run: Run, config: Config, monitor: str, lower_is_better: bool, plate
     train, guard = config.train, config.guard
     hooks: list[Hook] = []
     if config.compile is not False:
+        from trainctl.training.compile import Compiled, refuse_compile
+
         refuse_compile(config, run.model)
         mode = "default" if config.compile is True else config.compile
         hooks.append(Compiled(run.model, mode, train.batch_size))

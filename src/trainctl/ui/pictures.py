@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from trainctl.analysis.curves import Curves, Points, read_curves, smooth
 from trainctl.runs import files
-from trainctl.training.artifacts import CONFUSION, CURVES
-from trainctl.training.confusion import Confusion
+from trainctl.runs.directory import CONFUSION, CURVES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from trainctl.training.confusion import Confusion
 
 _MOST_POINTS = 20_000
 _WITH_NUMBERS, _WITH_NAMES = 14, 40

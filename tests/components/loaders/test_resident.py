@@ -80,9 +80,10 @@ def test_continuing_from_the_cursor_gives_exactly_the_remaining_batches(epoch: i
         position = min(each.samples, done * each.batch_size)
         rest = list(loader(seed=seed).batches(Cursor(epoch, position)))
         assert len(rest) == len(whole) - done
-        for (inputs, targets), (other_inputs, other_targets) in zip(whole[done:], rest, strict=True):
-            assert torch.equal(inputs, other_inputs)
-            assert torch.equal(targets, other_targets)
+        for one, other in zip(whole[done:], rest, strict=True):
+            assert torch.equal(one.inputs, other.inputs)
+            assert torch.equal(one.targets, other.targets)
+            assert (one.count, one.cursor) == (other.count, other.cursor)
 
 
 def test_without_a_seed_the_stored_order_is_kept() -> None:
@@ -103,7 +104,7 @@ def test_a_batch_is_no_window_into_the_storage() -> None:
     for seed in (0, None):
         each = ResidentLoader(Split(inputs, torch.arange(10)), Standardize(), 4, CPU, seed)
         before = inputs.clone()
-        for batch, _ in each.batches():
+        for batch, *_ in each.batches():
             batch.mul_(0)
         assert torch.equal(each.split.inputs, before)
 

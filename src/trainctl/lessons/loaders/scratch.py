@@ -20,7 +20,7 @@ from trainctl.registry.protocols import START, Batch, Cursor
 
 @LOADERS.register("scratch")
 class ScratchLoader:
-    """Dataset, sampler, collate and loader in plain Python, one sample at a time. See trainctl/scratch.
+    """Dataset, sampler, collate and loader in plain Python, one sample at a time. See lessons/scratch.
 
     Batches are those of ``resident``; what a dataset's ``load`` draws at random is drawn anew each epoch, as
     ``workers`` has it. Much slower than either.

@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
-from trainctl.ui.profile import show, text
+import pytest
 
-from trainctl.training.hooks.profile import PARTS, Operator, Profile
+from trainctl.training.hooks.profile import PARTS, Operator, Profile, profile_lines
+from trainctl.ui.display import make_display
 
 
 def made(operators: int = 20) -> Profile:
@@ -20,7 +21,7 @@ def made(operators: int = 20) -> Profile:
 
 
 def test_shares_add_up() -> None:
-    lines = list(text(made(), "run/profile/trace.json"))
+    lines = list(profile_lines(made(), "run/profile/trace.json"))
     assert lines[0] == "where a step goes: 1000 µs a step, mean of 20 steps on the cpu"
     assert [line.split()[0] for line in lines[1:6]] == list(PARTS)
     assert [line.split()[3] for line in lines[1:6]] == ["10%", "20%", "30%", "40%", "0%"]
@@ -29,27 +30,27 @@ def test_shares_add_up() -> None:
 
 
 def test_the_slowest_operators_and_the_rest_of_them() -> None:
-    lines = list(text(made(), ""))
+    lines = list(profile_lines(made(), ""))
     assert "2100 µs a step, 10 traced steps" in lines[6]
     assert len(lines) == 1 + 5 + 1 + 12 + 1 + 1
     assert lines[7].split() == ["aten::op0", "200", "µs", "10%"]
     assert lines[8].split()[:3] == ["aten::op1", "×", "2"]
     # 8 + 7 + … + 1 tens of microseconds are left.
     assert lines[-2].split() == ["8", "more", "360", "µs", "17%"]
-    assert not any("more" in line for line in text(made(5), ""))
+    assert not any("more" in line for line in profile_lines(made(5), ""))
 
 
 def test_names_that_are_too_long_and_times_of_every_size() -> None:
     found = Profile(1, dict.fromkeys(PARTS, 5e7), 1, [Operator("x" * 99, 2e4, 1.0)], "cuda", Path("t"))
-    lines = list(text(found, "t"))
+    lines = list(profile_lines(found, "t"))
     assert "250.0 s a step" in lines[0]
     assert "…" in lines[7]
     assert "20.0 ms" in lines[7]
     assert len(lines[7]) < 80
 
 
-def test_nothing_is_shown_where_nothing_shall_be() -> None:
-    for mode, empty in (("none", True), ("plain", False), ("rich", False)):
-        stream = io.StringIO()
-        show(made(), "t", mode, stream)
-        assert (stream.getvalue() == "") is empty
+@pytest.mark.parametrize("mode", ["none", "plain", "rich"])
+def test_each_display_shows_it_or_nothing(mode: str) -> None:
+    stream = io.StringIO()
+    make_display(mode, None, stream).table(profile_lines(made(), "t"))
+    assert ("where a step goes" in stream.getvalue()) is (mode != "none")
