@@ -187,16 +187,16 @@ def test_weights_that_are_read_without_their_preprocessing_are_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nothing = {"kind": "standardize", "values": {"factor": 1.0, "offset": 0.0}, "tensors": {}}
-    about = exporting._about
+    about = exporting._metadata
 
     def dropped(*arguments):
         return {**about(*arguments), "transform": nothing}
 
-    monkeypatch.setattr(exporting, "_about", dropped)
+    monkeypatch.setattr(exporting, "_metadata", dropped)
     found = lead(LINEAR, tmp_path / "life")
     assert [each.status for each in found.values()][:9] == ["passed"] * 9
     assert found["export safetensors"].status == "failed"
-    assert "predicts something else" in found["export safetensors"].reason
+    assert "predictions differ" in found["export safetensors"].reason
     assert found["export torch"].reason == "after failed export safetensors"
 
 
@@ -209,9 +209,9 @@ def test_a_program_without_its_preprocessing_is_found(
         pytest.importorskip("onnx")
 
     def without(self, inputs):
-        return self.finish(self.model(inputs.float()))
+        return self.predict(self.model(inputs.float()))
 
-    monkeypatch.setattr(exporting.Whole, "forward", without)
+    monkeypatch.setattr(exporting.Pipeline, "forward", without)
     found = lead(LINEAR, tmp_path / "life", (phase,))
     assert found[phase].status == "failed"
-    assert "predicts something else" in found[phase].reason
+    assert "predictions differ" in found[phase].reason

@@ -14,12 +14,13 @@ import torch
 
 from tests.config.test_config import base, changed, problems_of
 from trainctl.components.metrics.accuracy import Accuracy
+from trainctl.components.tasks._base import class_names
 from trainctl.config.settings import Component, check
 from trainctl.data import Data, Split, Standardize
 from trainctl.errors import ConfigError
 from trainctl.registry import METRICS
 from trainctl.training.display import number, short_name, visible
-from trainctl.training.evaluation import choose_metrics, choose_monitor, class_names
+from trainctl.training.evaluation import choose_metrics, choose_monitor
 from trainctl.training.hooks.best import Best, is_better
 from trainctl.ui.live import Rich
 

@@ -40,7 +40,7 @@ def check_predictions(trained: Trained, folder: Path) -> str | None:
     for size in (len(samples), 1):
         source = open_source(path, trained.raw_sample(), trained.reading, settings)
         output = folder / f"predictions-{size}.jsonl"
-        table = Table(output, source.name_of, trained.classes, trained.output_size)
+        table = Table(output, source.unit, trained)
         outcome = predict(predictor, source, table, size)
         if outcome.errors:
             return outcome.errors[0]

@@ -44,9 +44,10 @@ def make_tracking(
 
 def make_confusion(config: Config, built: Built) -> Confusion | None:
     """What counts the classes while the best checkpoint is tested; None where no picture is drawn."""
+    from trainctl.components.tasks._base import task_of
     from trainctl.ui.pictures import Confusion, wanted
 
-    if not wanted(config.pictures) or built.data.task != "classification":
+    if not wanted(config.pictures) or not task_of(built.data).class_numbers:
         return None
     return Confusion(built.data.output_size)
 
@@ -90,7 +91,7 @@ def draw_pictures(
     display: Display,
 ) -> None:
     """Draw the pictures of a run that is done, where they are wanted; says what could not be drawn."""
-    from trainctl.training.evaluation import class_names
+    from trainctl.components.tasks._base import class_names
     from trainctl.ui import pictures
 
     if pictures.wanted(config.pictures):

@@ -14,11 +14,12 @@ import torch
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from trainctl.components.optimizers._lean import stock_classes
+from trainctl.components.tasks._base import check_targets, task_of
 from trainctl.config.settings import Component, Config
 from trainctl.data import preprocessing as preparing
 from trainctl.data.augmentation import make_augment
 from trainctl.data.sampler import epoch_order
-from trainctl.data.types import Data, check_targets, hold_out, limited
+from trainctl.data.types import Data, hold_out, limited
 from trainctl.errors import DISK_ERRORS, ConfigError, TrainctlError
 from trainctl.registry import COMPONENTS, plugins
 from trainctl.registry.protocols import Criterion, Loader, Model, Optimizer, missing
@@ -346,10 +347,8 @@ def order_digest(data: Data, seed: int, epoch: int) -> str:
 
 
 def class_counts(data: Data) -> torch.Tensor | None:
-    """Training samples a class, shape (classes,) int64; None for regression."""
-    if data.task != "classification":
-        return None
-    return torch.bincount(data.train.targets, minlength=data.output_size)
+    """Training samples a class, shape (classes,) int64; None for a task without classes."""
+    return task_of(data).class_counts(data.train.targets, data.output_size)
 
 
 def count_steps(config: Config, batches: int) -> int:
