@@ -14,7 +14,6 @@ import torch
 
 from tests.config.test_config import base, changed, problems_of
 from trainctl.components.metrics.accuracy import Accuracy
-from trainctl.components.tasks._base import class_names
 from trainctl.config.settings import Component, check
 from trainctl.data import Data, Split, Standardize
 from trainctl.errors import ConfigError
@@ -181,14 +180,6 @@ def test_each_call_makes_a_new_metric_with_its_arguments() -> None:
     make: Any = choose_metrics([Component("metric", "top_k_accuracy", {"k": 3})], data())["top_k_accuracy"]
     assert make().k == 3
     assert make() is not make()
-
-
-def test_the_classes_are_the_datasets_or_their_numbers() -> None:
-    assert class_names(data(outputs=2, classes=("cat", "dog"))) == ("cat", "dog")
-    assert class_names(data(outputs=3)) == ("0", "1", "2")
-    # Two classes of one name would share one value.
-    assert class_names(data(outputs=2, classes=("cat", "cat"))) == ("0", "1")
-    assert class_names(data("regression", 2)) == ()
 
 
 # -------------------------------------------------------------------- the monitor

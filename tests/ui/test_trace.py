@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from trainctl.analysis.trace import Layer, Parameter, Timing, Trace, Values
+from trainctl.analysis.trace_report import Layer, Parameter, Timing, Trace, Values
 from trainctl.ui.trace import duration, norm, show, tables
 from trainctl.ui.trace_page import render
 

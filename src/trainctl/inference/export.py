@@ -12,6 +12,7 @@ import platform
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +73,8 @@ class Exported:
 
 
 @dataclass(frozen=True)
-class Source:
-    """What a format's writer gets: the model, its transform, raw samples, and the file's metadata."""
+class _Content:
+    """What goes into a file, and the raw samples to check it with."""
 
     trained: Trained
     transform: nn.Module
@@ -96,10 +97,10 @@ def export(trained: Trained, kind: str, path: Path) -> Exported:
     """
     raw, transform = trained.raw_sample(), trained.transform()
     samples, described = _samples(trained, raw)
-    source = Source(trained, transform, samples, _metadata(trained, raw))
-    expected = _expected(source, described)
+    content = _Content(trained, transform, samples, _metadata(trained, raw))
+    expected = _expected(content, described)
     try:
-        size, difference = _write_checked(_FORMATS[kind], source, expected, path)
+        size, difference = _write_checked(_FORMATS[kind], content, expected, path)
     except OSError as error:
         raise StorageError(
             f"--output {path} cannot be written: {error.strerror or error}", "name another file"
@@ -119,19 +120,13 @@ def export(trained: Trained, kind: str, path: Path) -> Exported:
     )
 
 
-def _write_checked(form: _Format, source: Source, expected: Tensor, path: Path) -> tuple[int, float]:
+def _write_checked(form: _Format, content: _Content, expected: Tensor, path: Path) -> tuple[int, float]:
     """Write the file, compare its predictions and rename it; returns its bytes and the largest difference."""
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
         with _quiet():
-            form.write(temporary, source)
-        descriptor = os.open(temporary, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        with _quiet():
-            found = torch.cat([form.run(temporary, source, part) for part in _parts(source.samples)])
+            files.write(temporary, form.encode(content))
+            found = torch.cat([form.run(temporary, content, part) for part in _parts(content.samples)])
         difference = _difference(expected, found)
         if not difference <= TOLERANCE:
             raise TrainctlError(
@@ -151,16 +146,16 @@ def _parts(samples: Tensor) -> tuple[Tensor, Tensor]:
     return samples[:1], samples[1:]
 
 
-def _expected(source: Source, described: str) -> Tensor:
+def _expected(content: _Content, described: str) -> Tensor:
     """The run's own predictions of the samples."""
     # The file computes in the type of its weights, whatever the training precision.
-    predictor = Predictor(source.trained, source.transform, "fp32")
+    predictor = Predictor(content.trained, content.transform, "fp32")
     try:
-        return torch.cat([predictor(part) for part in _parts(source.samples)])
+        return torch.cat([predictor(part) for part in _parts(content.samples)])
     except (RuntimeError, ValueError, IndexError) as error:
         reason = str(error).partition("\n")[0]
         raise ConfigError(
-            f"model={source.trained.config.model.name} does not accept {described}: {reason}",
+            f"model={content.trained.config.model.name} does not accept {described}: {reason}",
             "an export is checked on samples: put the training data where the run had it",
         ) from error
 
@@ -249,15 +244,12 @@ def require(kind: str) -> None:
         )
 
 
-# ------------------------------------------------------------------ safetensors
-
-
-def _write_safetensors(path: Path, source: Source) -> None:
+def _encode_safetensors(content: _Content) -> bytes:
     # From the checkpoint, where tensors that share memory in the model have been separated.
-    files.write(path, save(dict(source.trained.content.model), {_KEY: source.json}))
+    return save(dict(content.trained.content.model), {_KEY: content.json})
 
 
-def _run_safetensors(path: Path, source: Source, samples: Tensor) -> Tensor:
+def _run_safetensors(path: Path, content: _Content, samples: Tensor) -> Tensor:
     """The predictions of a model that is built from the file alone."""
     with safe_open(path, framework="pt") as stored:
         about = json.loads(stored.metadata()[_KEY])
@@ -266,28 +258,25 @@ def _run_safetensors(path: Path, source: Source, samples: Tensor) -> Tensor:
     model.load_state_dict(load_file(path))
     model.eval()
     described = about["transform"]
-    transform = source.trained.transform() if described is None else make_transform(described)
+    transform = content.trained.transform() if described is None else make_transform(described)
     with torch.no_grad():
         return task_named(about["task"]).predict(model(transform(samples)).float())
 
 
-# ------------------------------------------------------------------ programs
-
-
-def _program(source: Source, kind: str, make: Callable[[Pipeline, tuple[Tensor], Any], Any]) -> Any:
-    """What ``make`` exports of the pipeline, an example input and its dynamic shapes."""
-    trained = source.trained
+def _program(content: _Content, kind: str, export: Callable[..., Any]) -> Any:
+    """The pipeline as ``export`` traces it, for batches of any size."""
+    trained = content.trained
     name = trained.config.model.name
     if not isinstance(trained.model, nn.Module):
         raise ConfigError(
             f"--format {kind}: model={name} is plain Python, which torch cannot trace",
             "use --format safetensors for its weights; a torch.nn model can be exported whole",
         )
-    pipeline = Pipeline(source.transform, trained.model, trained.task).eval()
+    pipeline = Pipeline(content.transform, trained.model, trained.task).eval()
     batch = torch.export.Dim("batch")
     try:
         # A copy: the program would keep the whole tensor that a view belongs to.
-        return make(pipeline, (source.samples[:2].clone(),), {"inputs": {0: batch}})
+        return export(pipeline, (content.samples[:2].clone(),), dynamic_shapes={"inputs": {0: batch}})
     except Exception as error:  # a custom model may fail in any way when it is traced
         reason = " ".join(str(error).split())
         reason = reason if len(reason) <= 200 else f"{reason[:199]}…"
@@ -297,46 +286,37 @@ def _program(source: Source, kind: str, make: Callable[[Pipeline, tuple[Tensor],
         ) from error
 
 
-def _write_program(path: Path, source: Source) -> None:
-    program = _program(
-        source,
-        "torch",
-        lambda pipeline, example, shapes: torch.export.export(
-            pipeline, example, dynamic_shapes=shapes, strict=False
-        ),
-    )
-    torch.export.save(program, path, extra_files={f"{_KEY}.json": source.json})
+def _encode_program(content: _Content) -> bytes:
+    export = partial(torch.export.export, strict=False)
+    buffer = io.BytesIO()
+    torch.export.save(_program(content, "torch", export), buffer, extra_files={f"{_KEY}.json": content.json})
+    return buffer.getvalue()
 
 
-def _run_program(path: Path, source: Source, samples: Tensor) -> Tensor:
+def _run_program(path: Path, content: _Content, samples: Tensor) -> Tensor:
     with torch.no_grad():
         found: Tensor = torch.export.load(path).module()(samples)
     return found
 
 
-def _write_onnx(path: Path, source: Source) -> None:
-    program = _program(
-        source,
-        "onnx",
-        lambda pipeline, example, shapes: torch.onnx.export(
-            pipeline,
-            example,
-            dynamo=True,
-            dynamic_shapes=shapes,
-            input_names=["inputs"],
-            output_names=[source.trained.task.predictions],
-            external_data=False,
-            verbose=False,
-        ),
+def _encode_onnx(content: _Content) -> bytes:
+    export = partial(
+        torch.onnx.export,
+        dynamo=True,
+        input_names=["inputs"],
+        output_names=[content.trained.task.predictions],
+        external_data=False,
+        verbose=False,
     )
-    proto = program.model_proto
-    for key, value in {_KEY: source.json, "classes": json.dumps(list(source.trained.classes))}.items():
+    proto = _program(content, "onnx", export).model_proto
+    for key, value in {_KEY: content.json, "classes": json.dumps(list(content.trained.classes))}.items():
         entry = proto.metadata_props.add()
         entry.key, entry.value = key, value
-    path.write_bytes(proto.SerializeToString())
+    encoded: bytes = proto.SerializeToString()
+    return encoded
 
 
-def _run_onnx(path: Path, source: Source, samples: Tensor) -> Tensor:
+def _run_onnx(path: Path, content: _Content, samples: Tensor) -> Tensor:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -349,20 +329,20 @@ def _run_onnx(path: Path, source: Source, samples: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Format:
-    """How a format is written, and how its file is run to check it."""
+    """How a file is made, and run to check it; ``reader`` names the library."""
 
     suffix: str
-    write: Callable[[Path, Source], None]
-    run: Callable[[Path, Source, Tensor], Tensor]
+    encode: Callable[[_Content], bytes]
+    run: Callable[[Path, _Content, Tensor], Tensor]
     reader: str
 
 
 _FORMATS = {
     "safetensors": _Format(
-        ".safetensors", _write_safetensors, _run_safetensors, "safetensors, into a new model"
+        ".safetensors", _encode_safetensors, _run_safetensors, "safetensors, into a new model"
     ),
-    "torch": _Format(".pt2", _write_program, _run_program, "torch.export.load"),
-    "onnx": _Format(".onnx", _write_onnx, _run_onnx, "onnxruntime"),
+    "torch": _Format(".pt2", _encode_program, _run_program, "torch.export.load"),
+    "onnx": _Format(".onnx", _encode_onnx, _run_onnx, "onnxruntime"),
 }
 FORMATS = {kind: form.suffix for kind, form in _FORMATS.items()}
 """The suffix of each format."""

@@ -127,7 +127,7 @@ def test_every_task_says_what_a_run_needs(name: str) -> None:
 COUNTS = """
 import torch
 from torch import nn
-from trainctl.components.tasks._base import Task
+from trainctl.components.tasks import Task
 from trainctl.data import Data, Split
 from trainctl.errors import ConfigError
 from trainctl.registry import DATASETS, TASKS

@@ -67,8 +67,6 @@ class TableFile:
         self.delimiter = self._find_delimiter(str(dataset.get("delimiter", "auto")))
         self._read_header(dataset.get("header", "auto"))
 
-    # ---------------------------------------------------------------- bytes and text
-
     @property
     def done(self) -> int:
         if self._file is not None and not self._file.closed:
@@ -154,8 +152,6 @@ class TableFile:
                 if any(cells):
                     yield line, cells, ""
 
-    # ---------------------------------------------------------------- columns
-
     def _read_header(self, asked: Any) -> None:
         """Find out whether there is a header, and which cell of a row is which column."""
         sample = [(line, cells) for line, cells, _ in islice(self._rows(), _SAMPLE_ROWS) if cells is not None]
@@ -203,8 +199,6 @@ class TableFile:
             f"use these columns: {show_names(wanted)}",
         )
 
-    # ---------------------------------------------------------------- cells
-
     def batches(self, size: int) -> Iterator[Batch]:
         rows, number = self._rows(), 0
         if self.has_header:
@@ -223,7 +217,7 @@ class TableFile:
         blank = [""] * self.width
         table = [blank if row in errors else cells or blank for row, (_, cells, _) in enumerate(chunk)]
         columns = [
-            self._column(column, [cells[place] for cells in table], place)
+            as_kind(replace(column, number=place + 1, texts=[_text_of(cells[place]) for cells in table]))
             for column, place in zip(self.columns, self.places, strict=True)
         ]
         for column, codes in zip(columns, self.codes, strict=True):
@@ -263,16 +257,16 @@ class TableFile:
             errors.setdefault(row, f"line {chunk[row][0]}, {column.place}: {text!r} {why}")
         return inputs
 
-    def _column(self, like: Column, cells: Sequence[str], place: int) -> Column:
-        texts = [None if cell.lower() in MISSING else cell for cell in cells]
-        return as_kind(replace(like, number=place + 1, texts=texts))
-
     def remarks(self) -> list[str]:
         return [
             f"{place}: {count} cell{'s' if count > 1 else ''} with a category that training did not have"
             for place, count in self.unknown.items()
             if count
         ]
+
+
+def _text_of(cell: str) -> str | None:
+    return None if cell.lower() in MISSING else cell
 
 
 def _plain_reading(width: int) -> dict[str, Any]:
