@@ -80,9 +80,10 @@ def convert(values: Array, dtype: str, *, missing_allowed: bool) -> tuple[Tensor
         converted = np.array(values, dtype=kind, order="C")
         if kind.kind == "f":
             tensor = torch.from_numpy(converted).to(getattr(torch, dtype))
-            bad = torch.isinf(tensor) if missing_allowed else ~torch.isfinite(tensor)
-            return tensor, bad.numpy()
+            refused = torch.isinf(tensor) if missing_allowed else ~torch.isfinite(tensor)
+            return tensor, refused.numpy()
         least, most = (0, 1) if kind.kind == "b" else (int(np.iinfo(kind).min), int(np.iinfo(kind).max))
+        bad: Array
         if values.dtype.kind == "f":
             # As floats: most + 1 is a power of two, and so exact where most is not.
             bad = (values != np.trunc(values)) | ~((values >= float(least)) & (values < float(most + 1)))
