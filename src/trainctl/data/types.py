@@ -154,4 +154,3 @@ def limited(data: Data, limit: int | None) -> Data:
     train = part(data.train)
     assert train is not None
     return replace(data, train=train, val=part(data.val), test=part(data.test))
-

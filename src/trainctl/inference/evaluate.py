@@ -20,9 +20,10 @@ from trainctl.errors import ConfigError
 from trainctl.inference.trained_run import Trained
 from trainctl.registry import DATASETS
 from trainctl.training import runtime
-from trainctl.training.build import build_data, construct
+from trainctl.training.construct import construct
 from trainctl.training.evaluation import choose_metrics
 from trainctl.training.loop import evaluate
+from trainctl.training.prepare_data import build_data
 
 _CHANGED = "the data has changed since training: samples of this split may have been trained on"
 

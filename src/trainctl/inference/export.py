@@ -30,7 +30,8 @@ from trainctl.errors import ConfigError, StorageError, TrainctlError
 from trainctl.inference.predict import Predictor
 from trainctl.inference.trained_run import Trained
 from trainctl.runs import files
-from trainctl.training.build import build_data, build_model
+from trainctl.training.construct import build_model
+from trainctl.training.prepare_data import build_data
 
 TOLERANCE = 1e-5
 _SAMPLES = 256

@@ -11,7 +11,7 @@ from trainctl.config.settings import Component
 from trainctl.data import Data
 from trainctl.errors import ConfigError, Problem
 from trainctl.registry import METRICS
-from trainctl.training.loop import Metric
+from trainctl.training.run import Metric
 
 
 def choose_metrics(chosen: Sequence[Component] | None, data: Data) -> dict[str, Callable[[], Metric]]:
