@@ -226,7 +226,7 @@ class TestSweep:
         ledger.write(ledger.jobs()[3], Row(state="done", attempts=1, exit_code=0))
         entry = gather(["sweep"])[3]
         assert (entry.state, entry.settings["seed"]) == ("unreadable", 3)
-        assert "its run directory is gone" in entry.reason
+        assert "its run directory is missing" in entry.reason
 
     def test_a_damaged_ledger_does_not_hide_the_runs(self, tmp_path: Path) -> None:
         ledger = self.sweep(tmp_path)

@@ -135,7 +135,7 @@ def test_a_loss_that_does_not_fall() -> None:
 def test_a_loss_that_explodes_at_once() -> None:
     with pytest.raises(NoLearningRateError, match=r"explodes within \d steps") as raised:
         quadratic(1e7, start=1e-3)
-    assert raised.value.problems[0].remedy.startswith("begin lower: --from 1e-06")
+    assert raised.value.problems[0].remedy.startswith("start lower: --from 1e-06")
 
 
 def test_an_optimizer_without_a_learning_rate() -> None:

@@ -124,7 +124,7 @@ def test_runs_by_name_by_last_and_one_by_one(trainctl, runs: Path, tmp_path: Pat
     outcome = trainctl("compare", "mine", "last", "runs/1e-3-1")
     assert outcome.code == 0, outcome.err
     assert "2 settings" in outcome.out
-    assert "both have one seed only" in outcome.out
+    assert "both have only one: use seed=1,2,3" in outcome.out
 
 
 class TestCurves:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
-from torch import Tensor
 
-from trainctl.data.types import Data, Split, Standardize, Task, check_targets, hold_out
+from trainctl.data.types import Data, Split, Standardize, hold_out
 from trainctl.errors import ConfigError
 
 
@@ -96,32 +93,3 @@ def test_a_split_knows_its_length_and_gives_parts() -> None:
     assert numbers(split[2:5]) == [2, 3, 4]
     assert numbers(split[torch.tensor([7, 1])]) == [7, 1]
     assert split[torch.tensor([7, 1])].targets.tolist() == [1, 1]
-
-
-def with_targets(targets: Tensor, task: Task = "classification") -> Data:
-    return replace(numbered(len(targets)), task=task, train=Split(torch.zeros(len(targets), 1), targets))
-
-
-@pytest.mark.parametrize(
-    ("targets", "bad"), [([0, 1, 3], 3), ([-1, 0, 1], -1), ([0, 255, 2], 255), ([-7, 99], -7)]
-)
-@pytest.mark.parametrize("where", ["train", "val", "test"])
-def test_a_class_number_out_of_range_is_named_with_its_split(
-    targets: list[int], bad: int, where: str
-) -> None:
-    split = Split(torch.zeros(len(targets), 1), torch.tensor(targets))
-    data = replace(numbered(), **{where: split})
-    with pytest.raises(ConfigError, match=rf"{where} target {bad} is outside its 3 classes \(0 to 2\)"):
-        check_targets(data)
-
-
-def test_as_many_targets_as_inputs() -> None:
-    data = replace(numbered(), test=Split(torch.zeros(4, 1), torch.zeros(3, dtype=torch.int64)))
-    with pytest.raises(ConfigError, match="test has 4 inputs, 3 targets"):
-        check_targets(data)
-
-
-def test_right_targets_pass() -> None:
-    check_targets(hold_out(numbered(), 10, 0))
-    check_targets(with_targets(torch.tensor([[-5.0], [1e6]]), "regression"))
-    check_targets(replace(numbered(), test=Split(torch.zeros(0, 1), torch.zeros(0, dtype=torch.int64))))

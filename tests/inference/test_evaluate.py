@@ -146,7 +146,7 @@ def test_changed_data_is_said(trainctl, table_run: Path, tmp_path: Path) -> None
     write_table(tmp_path / "table.csv", 230, seed=2)
     outcome = trainctl("eval", "table")
     assert outcome.code == 0
-    assert "the data has changed since the run was trained" in outcome.out
+    assert "the data has changed since training" in outcome.out
     assert "to the last digit" not in outcome.out
 
 
@@ -193,7 +193,7 @@ def test_classes_of_other_data_are_found_by_their_names(trainctl, tmp_path: Path
     Image.new("L", (8, 8)).save(tmp_path / "second" / "green" / "0.png")
     outcome = trainctl("eval", "run", "dataset.path=second")
     assert outcome.code == 2
-    assert "has green, which the run was not trained for" in outcome.err
+    assert "has green, which the model was not trained on" in outcome.err
 
 
 def test_a_transform_of_ones_own_is_made_from_the_data_of_training(trainctl, tmp_path: Path) -> None:
@@ -214,8 +214,8 @@ def test_a_transform_of_ones_own_is_made_from_the_data_of_training(trainctl, tmp
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("dataset=synthetic",), "samples of shape (20,) float32, the run was trained on (1, 8, 8) uint8"),
-        (("dataset=thermometer",), "is for regression, the run was trained for classification"),
+        (("dataset=synthetic",), "samples of shape (20,) float32, the model was trained on (1, 8, 8) uint8"),
+        (("dataset=thermometer",), "is for regression, the model was trained for classification"),
         (("dataset=mnits",), "did you mean dataset.name=mnist?"),
         (("dataset.pth=x",), "digits has no argument 'pth'"),
         (("lr=1",), "eval takes dataset=NAME and dataset.KEY=VALUE only"),

@@ -128,14 +128,14 @@ def test_the_data_need_not_be_there(trainctl, folder: Path, trained: Path) -> No
     config.write_text(config.read_text().replace(str(trained), "/nowhere"))
     outcome = trainctl("export", "table", "--format", "torch")
     assert outcome.code == 0, outcome.err
-    assert "on 64 made-up samples (dataset=csv: /nowhere/table.csv not found" in outcome.out
+    assert "on 64 random samples (dataset=csv: /nowhere/table.csv not found" in outcome.out
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "torch", "onnx"])
 def test_a_model_of_token_numbers(trainctl, tmp_path: Path, kind: str) -> None:
     ids = train_on_tokens(trainctl, tmp_path)
     path = f"run{SUFFIX[kind]}"
-    for on_what in ("on 60 samples of tokens", "on 64 made-up samples (dataset=tokens cannot be built"):
+    for on_what in ("on 60 samples of tokens", "on 64 random samples (dataset=tokens cannot be built"):
         outcome = trainctl("export", "run", "--format", kind)
         assert outcome.code == 0, outcome.err
         assert on_what in outcome.out
@@ -152,8 +152,8 @@ def test_a_model_that_takes_nothing_that_is_made_up(trainctl, tmp_path: Path) ->
     plugins._loaded.clear()
     outcome = trainctl("export", "run", "--format", "torch", "--trust-plugins")
     assert outcome.code == 2, outcome.err
-    assert "model=embedding does not take 64 made-up samples (dataset=tokens cannot be built" in outcome.err
-    assert "put the data of training where the run had it" in outcome.err
+    assert "model=embedding does not accept 64 random samples (dataset=tokens cannot be built" in outcome.err
+    assert "put the training data where the run had it" in outcome.err
     assert not (tmp_path / "run.pt2").exists()
 
 
@@ -170,14 +170,14 @@ def test_what_was_trained_in_bf16_computes_in_float32(trainctl, folder: Path) ->
 def test_an_export_that_drops_the_preprocessing_is_found(
     trainctl, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Bare(exporting.Whole):
+    class Bare(exporting.Pipeline):
         def forward(self, inputs: Tensor) -> Tensor:
-            return self.finish(self.model(inputs.float()))
+            return self.predict(self.model(inputs.float()))
 
-    monkeypatch.setattr(exporting, "Whole", Bare)
+    monkeypatch.setattr(exporting, "Pipeline", Bare)
     outcome = trainctl("export", "images", "--format", "torch")
     assert outcome.code == 1
-    assert "what was exported predicts something else: the largest difference is" in outcome.err
+    assert "the exported file's predictions differ from the run's by up to" in outcome.err
     assert not (folder / "images.pt2").exists()
     (folder / "images.onnx").write_bytes(b"before")
     assert trainctl("export", "images", "--format", "onnx").code == 1
@@ -188,7 +188,7 @@ def test_an_export_that_drops_the_preprocessing_is_found(
 def test_statistics_that_are_slightly_off_are_found(
     trainctl, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = exporting.preparing.make_transform
+    made = exporting.make_transform
     stored = load_run("table").transform()
 
     def off(described: Any) -> nn.Module:
@@ -198,10 +198,10 @@ def test_statistics_that_are_slightly_off_are_found(
         return transform
 
     monkeypatch.setattr(exporting.Trained, "transform", lambda trained: stored)
-    monkeypatch.setattr(exporting.preparing, "make_transform", off)
+    monkeypatch.setattr(exporting, "make_transform", off)
     outcome = trainctl("export", "table", "--format", "safetensors")
     assert outcome.code == 1
-    assert "predicts something else" in outcome.err
+    assert "predictions differ" in outcome.err
 
 
 OWN_MODEL = """
@@ -241,7 +241,7 @@ def test_a_model_in_plain_python_is_refused(trainctl, folder: Path) -> None:
     for kind in ("torch", "onnx"):
         outcome = trainctl("export", "run", "--format", kind)
         assert outcome.code == 2
-        assert "model=scratch_mlp is plain Python, which torch cannot follow" in outcome.err
+        assert "model=scratch_mlp is plain Python, which torch cannot trace" in outcome.err
     assert trainctl("export", "run", "--format", "safetensors").code == 0
 
 

@@ -22,7 +22,7 @@ from trainctl import load
 from trainctl.cli.main import main
 from trainctl.components.datasets.digits import digits
 from trainctl.inference.predict import Predictor
-from trainctl.inference.readers.numbers import fit
+from trainctl.inference.readers.base import convert
 from trainctl.inference.trained_run import load_run
 
 
@@ -107,7 +107,7 @@ def test_columns_are_found_by_their_names_in_any_order_and_the_target_is_not_nee
         Path(name).write_bytes(gzip.compress(text.encode()) if packed else text.encode("utf-16"))
         outcome = trainctl("predict", "table", "--input", name, "--output", "second.csv")
         assert outcome.code == 0, outcome.err
-        assert "columns that the run does not use: extra" in outcome.out
+        assert "ignored columns: extra" in outcome.out
         assert rows_of("second.csv") == whole
 
 
@@ -138,9 +138,9 @@ def test_bad_rows_are_named_and_marked_and_the_others_predicted(trainctl, folder
     errors = {int(row["row"]): row["error"] for row in found if row["error"]}
     assert errors == {
         2: "line 3, column 2 (height): 'many' is not a number",
-        3: "line 4: 2 cells, where the table has 3 columns",
+        3: "line 4: 2 cells instead of 3",
         4: "line 6, column 2 (height): 'inf' is not finite",
-        5: "line 7: 4 cells, where the table has 3 columns",
+        5: "line 7: 4 cells instead of 3",
         7: "line 10: the row cannot be read: ',' expected after '\"'",
     }
     for number in errors:
@@ -171,7 +171,7 @@ def test_missing_cells_are_bad_where_training_had_none(trainctl, folder: Path) -
     assert trainctl(*TABLE, *QUICK, *words, "batch_size=16").code == 0
     Path("new.csv").write_text("width,height,colour\n1,,red\n1,2,red\n")
     found = predicted(trainctl, "strict", "new.csv")
-    assert found[0]["error"] == "line 2, column 2 (height): the cell is missing, which no row of training was"
+    assert found[0]["error"] == "line 2, column 2 (height): the cell is missing, which training had none of"
     assert found[1]["prediction"]
 
 
@@ -180,7 +180,7 @@ def test_a_column_that_is_missing_is_named_with_the_nearest(trainctl, folder: Pa
     outcome = trainctl("predict", "table", "--input", "new.csv", "--output", "out.csv")
     assert outcome.code == 2
     assert "has no column height, which the run was trained on" in outcome.err
-    assert "is it the one called hight?" in outcome.err
+    assert "did you mean hight?" in outcome.err
 
 
 def test_memory_does_not_grow_with_the_table(trainctl, folder: Path) -> None:
@@ -234,7 +234,7 @@ def test_images_of_another_size_are_counted(trainctl, folder: Path) -> None:
         Image.new("RGB", size, (200, 100, 0)).save(folder / "new" / f"{number}.png")
     outcome = trainctl("predict", "images", "--input", "new", "--output", "out.csv")
     assert outcome.code == 0
-    assert "1 images of another size were brought to 8×8" in outcome.out
+    assert "1 images of another size were resized to 8×8" in outcome.out
 
 
 @pytest.mark.parametrize("how", ["plain", "packed", "columns", "last", "grey"])
@@ -276,7 +276,10 @@ class Loud:
     [
         ({"x": numpy.zeros((4, 28, 28), numpy.uint8)}, "samples of shape (28, 28), the run was trained on"),
         ({"x": numpy.zeros((4, 8, 8))}, "values of type float64, the run was trained on uint8"),
-        ({"a": numpy.zeros(3), "b": numpy.zeros(3)}, "holds a, b: which are the inputs is not known"),
+        (
+            {"a": numpy.zeros(3), "b": numpy.zeros(3)},
+            "has several arrays, none with the name of the inputs: a, b",
+        ),
         ({"x": numpy.array([Loud()], dtype=object)}, "run was trained on"),
     ],
 )
@@ -323,7 +326,7 @@ def test_what_is_no_token_number_is_named(trainctl, tmp_path: Path) -> None:
     numpy.savez("new.npz", x=cells)
     found = predicted(trainctl, "run", "new.npz")
     assert {int(row["row"]): row["error"] for row in found if row["error"]} == {
-        2: "x[1, 2]: 1.5 is no whole number, and the run was trained on int64",
+        2: "x[1, 2]: 1.5 is not an integer, and the run was trained on int64",
         4: "x[3, 0]: nan does not fit into int64, which the run was trained on",
         5: "x[4, 15]: 1e+19 does not fit into int64, which the run was trained on",
     }
@@ -333,17 +336,17 @@ def test_what_is_no_token_number_is_named(trainctl, tmp_path: Path) -> None:
     Path("new.csv").write_text("".join(",".join(row) + "\n" for row in texts))
     found = predicted(trainctl, "run", "new.csv")
     assert {int(row["row"]): row["error"] for row in found if row["error"]} == {
-        2: "line 2, column 3: '1.5' is no whole number, and the run was trained on int64",
-        4: "line 4, column 1: the cell is missing, which no row of training was",
+        2: "line 2, column 3: '1.5' is not an integer, and the run was trained on int64",
+        4: "line 4, column 1: the cell is missing, which training had none of",
         5: "line 5, column 16: '1e19' does not fit into int64, which the run was trained on",
-        6: "line 6, column 2: '9007199254740993' is too large to be read exactly: give an .npz file",
+        6: "line 6, column 2: '9007199254740993' is too large to be read exactly: use an .npz file",
     }
     close(probabilities(found[6:]), expected[6:])
     texts[0][0] = "40"
     Path("new.csv").write_text(",".join(texts[0]) + "\n")
     outcome = trainctl("predict", "run", "--input=new.csv", "--output=none.csv")
     assert outcome.code == 2
-    assert "does not take samples of shape (16,) int64 (rows 1 to 1): index out of range" in outcome.err
+    assert "does not accept samples of shape (16,) int64 (rows 1 to 1): index out of range" in outcome.err
 
 
 @pytest.mark.parametrize(
@@ -363,12 +366,12 @@ def test_what_is_no_token_number_is_named(trainctl, tmp_path: Path) -> None:
     ],
 )
 def test_what_a_type_holds(wanted: str, good: Any, bad: Any) -> None:
-    found, strange = fit(numpy.asarray(good), wanted, may_lack=False)
+    found, strange = convert(numpy.asarray(good), wanted, missing_allowed=False)
     assert found.dtype == getattr(torch, wanted)
     assert not strange.any()
     expected = torch.from_numpy(numpy.asarray(good)).to(found.dtype)
     assert torch.equal(found, expected)
-    _, strange = fit(numpy.asarray(bad), wanted, may_lack=False)
+    _, strange = convert(numpy.asarray(bad), wanted, missing_allowed=False)
     assert strange.all()
 
 
@@ -402,12 +405,12 @@ def test_a_model_in_plain_python_predicts_and_is_evaluated(trainctl, folder: Pat
         ((), "predict needs --input"),
         (("--input", "new.csv"), "predict needs --output"),
         (("--input=nwe.csv", "--output=out.csv"), "did you mean new.csv?"),
-        (("--input=new.csv", "--output=out.parquet"), "let it end in .csv or .jsonl"),
+        (("--input=new.csv", "--output=out.parquet"), "use .csv or .jsonl"),
         (("--input=new.csv", "--output=new.csv"), "is the input"),
         (("--input=new.csv", "--output=absent/out.csv"), "there is no folder absent"),
         (("--input=new.csv", "--output=out.csv", "--batch-size=0"), "--batch-size 0: must be a whole number"),
         (("--input=new.csv", "--output=out.csv", "lr=1"), "predict takes no KEY=VALUE words"),
-        (("--input=table", "--output=out.csv"), "the run takes no images"),
+        (("--input=table", "--output=out.csv"), "the run was not trained on images"),
         (("--input=empty.csv", "--output=out.csv"), "empty.csv is empty"),
         (("--input=text.png.csv", "--output=out.csv"), "is not text"),
     ],

@@ -176,11 +176,11 @@ def described(**values: Any) -> Callable[[Path], None]:
         (weights_are_a_pickle, 3, "is a pickle"),
         (weights_lead_out, 3, "outside the run"),
         (another_model, 4, "does not fit model=mlp"),
-        (described(task="guessing"), 4, "task is damaged"),
-        (described(input_shape="abc"), 4, "input_shape is damaged"),
+        (described(task="guessing"), 4, "damaged: task"),
+        (described(input_shape="abc"), 4, "damaged: input_shape"),
         (described(output_size=1 << 40, class_counts=None), 2, "model=mlp cannot be built"),
-        (described(class_counts=["a"]), 4, "class_counts is damaged"),
-        (described(raw=3), 4, "says nothing usable of its data"),
+        (described(class_counts=["a"]), 4, "damaged: class_counts"),
+        (described(raw=3), 4, "the description of its data is damaged"),
     ],
     ids=lambda each: getattr(each, "__name__", ""),
 )
@@ -313,10 +313,10 @@ def test_a_transform_that_is_none(use, run: Path, transform: Any) -> None:
     ("values", "message"),
     [
         ({"status": "failed", "reason": "loss nan"}, "the run failed (loss nan): this is its step 4"),
-        ({"status": "interrupted"}, "the run was interrupted and has not ended: this is its step 4"),
-        ({"status": "terminated"}, "the run was terminated and has not ended: this is its step 4"),
-        ({"status": "running"}, "the run was killed and has not ended: this is its step 4"),
-        ({"environment": {"torch": "1.0", "threads": 1}}, "not as it was trained: torch 1.0 → "),
+        ({"status": "interrupted"}, "the run was interrupted before its end: this is its step 4"),
+        ({"status": "terminated"}, "the run was terminated before its end: this is its step 4"),
+        ({"status": "running"}, "the run was killed before its end: this is its step 4"),
+        ({"environment": {"torch": "1.0", "threads": 1}}, "the environment has changed: torch 1.0 → "),
     ],
 )
 def test_a_run_that_has_not_ended_well_is_used_with_a_notice(
@@ -360,7 +360,7 @@ def test_a_device_that_is_not_there_is_said(trainctl, run: Path) -> None:
     outcome = trainctl("eval", "run")
     assert outcome.code == 0, outcome.err
     assert "device=cuda:77: " in outcome.out
-    assert "the CPU is used" in outcome.out
+    assert "using the CPU" in outcome.out
 
 
 def test_the_last_run_and_a_named_one(use, run: Path, tmp_path: Path) -> None:

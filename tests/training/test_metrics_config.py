@@ -17,7 +17,7 @@ from trainctl.data import Data, Split, Standardize
 from trainctl.errors import ConfigError
 from trainctl.registry import METRICS
 from trainctl.training.display import number, visible
-from trainctl.training.evaluation import choose_metrics, choose_monitor, class_names
+from trainctl.training.evaluation import choose_metrics, choose_monitor
 from trainctl.ui.live import Rich
 
 CLASSIFICATION = {"accuracy", "auroc", "balanced_accuracy", "f1", "per_class_accuracy", "top_k_accuracy"}
@@ -160,14 +160,6 @@ def test_a_metric_without_a_task_fits_both() -> None:
         metrics = choose_metrics([Component("metric", "mine")], data(task))
         assert metrics["mine"]().compute() == 1.0
         assert choose_monitor("val/mine", data(task), metrics) == ("val/mine", False)
-
-
-def test_the_classes_are_the_datasets_or_their_numbers() -> None:
-    assert class_names(data(outputs=2, classes=("cat", "dog"))) == ("cat", "dog")
-    assert class_names(data(outputs=3)) == ("0", "1", "2")
-    # Two classes of one name would share one value.
-    assert class_names(data(outputs=2, classes=("cat", "cat"))) == ("0", "1")
-    assert class_names(data("regression", 2)) == ()
 
 
 # -------------------------------------------------------------------- the monitor

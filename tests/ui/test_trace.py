@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from tests.helpers.display import Terminal
-from trainctl.analysis.trace import Layer, Parameter, Timing, Trace, Values
+from trainctl.analysis.trace_report import Layer, Parameter, Timing, Trace, Values
 from trainctl.ui.trace import duration, norm, show, tables
 from trainctl.ui.trace_page import render
 

@@ -1,6 +1,6 @@
-"""Runs as they lie on the disk: found, read, nothing written, nothing imported.
+"""Finding and reading runs on the disk; nothing is written, no plugin is imported.
 
-A run that cannot be read is an entry that says why, so that one damaged file does not hide all the others.
+A run that cannot be read is an entry with the reason, so that one damaged file does not hide the others.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from typing import Any, Literal
 
 from trainctl.config.values import parse_values, read_values
 from trainctl.errors import ConfigError, TrainctlError, storage_error
-from trainctl.runs import directory as rundir
+from trainctl.runs.directory import find, read_record
 from trainctl.runs.metrics_file import newest, training_seconds
 from trainctl.sweep import ledger
 
 State = Literal["done", "failed", "interrupted", "terminated", "running", "waiting", "unreadable"]
-_STATES: tuple[State, ...] = ("done", "failed", "interrupted", "terminated", "running")
-# Which way a metric of trainctl's own is better; newer runs say so themselves.
+_RECORDED_STATES = ("done", "failed", "interrupted", "terminated", "running")
+# For runs that do not record it.
 LOWER_IS_BETTER = {
     "loss": True,
     "mae": True,
@@ -36,16 +36,15 @@ LOWER_IS_BETTER = {
     "r2": False,
     "top_k_accuracy": False,
 }
+# Seconds without a write after which a run on another machine counts as interrupted.
 _NEW = 60.0
 
 
 @dataclass(frozen=True, order=True)
 class Monitor:
-    """The value that decides what is best.
+    """The value that decides what is best, such as ``val/accuracy``.
 
-    Attributes:
-        name: such as ``val/accuracy``.
-        lower_is_better: whether its lowest is the best; None where a run does not say.
+    ``lower_is_better`` is None where a run does not record it.
     """
 
     name: str
@@ -57,18 +56,16 @@ class Entry:
     """A run, or a job of a sweep that has none yet.
 
     Attributes:
-        directory: where it is.
-        state: how it stands; ``unreadable`` where a file of it is damaged or foreign.
-        name: what the user called it.
+        state: ``unreadable`` where a file of it is damaged or foreign.
+        name: the user's name for it.
         settings: its config, flat.
-        exit_code, reason: how it ended, where it did, or why it cannot be read.
-        monitor: what decided which evaluation is its best.
-        value: that evaluation's value; NaN where none was finite, None where there was none.
-        step, epoch: how far it came.
+        exit_code, reason: how it ended, or why it cannot be read.
+        monitor, value: the monitored value at its best; NaN where none was finite, None where there was none.
+        step, epoch: its progress.
         parameters: of its model.
         seconds: from its start to its end, a pause included where it was resumed.
-        training_seconds: of these, what its steps took, where it was evaluated after every epoch.
-        resumed, changed: whether it was carried on, and whether with other settings.
+        training_seconds: the part spent in training steps, where it was evaluated after every epoch.
+        resumed, changed: whether it was resumed, and whether with other settings.
         error: what reading it raised.
     """
 
@@ -98,10 +95,10 @@ class Entry:
 
 
 def gather(places: Iterable[str | Path]) -> list[Entry]:
-    """The runs in ``places``: run directories, ``last``, names, sweeps, or folders that hold any of these.
+    """The runs in ``places``, each once: run directories, ``last``, names, sweeps, or folders of these.
 
-    Each run is there once. Raises ConfigError for a place where there is nothing; StorageError for one that
-    may not be read. When nothing at all can be read, raises what the first one raised.
+    Raises ConfigError for a place without a run, StorageError for one that may not be read, and the first
+    error where no run can be read.
     """
     entries: dict[Path, Entry] = {}
     for place in places:
@@ -119,11 +116,11 @@ def gather(places: Iterable[str | Path]) -> list[Entry]:
 def _at(place: str | Path) -> Iterator[Entry]:
     if Path(place).is_file():
         raise ConfigError(f"{place}: is a file", "give the directory of a run or of a sweep")
-    yield from _below(rundir.find(place))
+    yield from _below(find(place))
 
 
 def _below(directory: Path) -> Iterator[Entry]:
-    """Links to folders are not followed: ``outputs/latest`` is another name for a run that is met anyway."""
+    """Links to folders are not followed: ``outputs/latest`` is a run that is found anyway."""
     try:
         with os.scandir(directory) as found:
             inside = {item.name: item for item in found}
@@ -140,7 +137,7 @@ def _below(directory: Path) -> Iterator[Entry]:
         for entry in _jobs(directory):
             known.add(entry.directory.name)
             yield entry
-        # What an earlier try of a job has left is no run of its own.
+        # The leftovers of an earlier attempt of a job are not a run.
         known |= {name for name in inside if name.partition(".attempt-")[0] in known}
     for name in sorted(inside, key=_natural):
         if name not in known and not name.startswith(".") and inside[name].is_dir(follow_symlinks=False):
@@ -148,22 +145,19 @@ def _below(directory: Path) -> Iterator[Entry]:
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
-    """So that job 10 comes after job 9."""
+    """A sort key that puts job 10 after job 9."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def _jobs(directory: Path) -> Iterator[Entry]:
     try:
-        rows = ledger.open_ledger(directory).rows()
+        yield from map(_job, ledger.open_ledger(directory).rows())
     except TrainctlError as error:
         yield _unreadable(directory, error)
-        return
-    for row in rows:
-        yield _job(row)
 
 
 def _job(row: ledger.Entry) -> Entry:
-    """A job as its run says, as long as the ledger has not heard of something else."""
+    """A job as its run records it, unless the ledger knows of a later state."""
     directory = row.directory
     state: State = row.row.state
     if (directory / "run.json").is_file():
@@ -178,7 +172,7 @@ def _job(row: ledger.Entry) -> Entry:
     except TrainctlError as error:
         return _unreadable(directory, error)
     if state == "done":
-        state, reason = "unreadable", "the job was done, and its run directory is gone"
+        state, reason = "unreadable", "the job was done, but its run directory is missing"
     return Entry(
         directory,
         state,
@@ -207,9 +201,9 @@ def read(directory: Path) -> Entry:
 
 
 def _read(directory: Path) -> Entry:
-    record = rundir.read_record(directory)
+    record = read_record(directory)
     status, reason = record.get("status"), record.get("reason")
-    if status not in _STATES:
+    if status not in _RECORDED_STATES:
         raise ConfigError(f"{directory / 'run.json'} is not valid: status is damaged")
     state: State = status
     # A run that failed before its first step has stored no settings.
@@ -244,7 +238,7 @@ def _read(directory: Path) -> Entry:
 
 
 def _monitor(record: Mapping[str, Any], settings: Mapping[str, Any]) -> Monitor | None:
-    """What the run says, or what ``train.monitor`` means for it."""
+    """The recorded monitor, or what ``train.monitor`` stands for."""
     stored = record.get("monitor")
     if (
         isinstance(stored, Mapping)
@@ -265,7 +259,7 @@ def _value(name: str, best: Mapping[str, Any], last: Mapping[str, Any]) -> float
     value = best.get(name)
     if isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
-    # Nothing was ever best: JSON has no NaN, it is written as text.
+    # No value was ever the best: NaN is text in JSON.
     return math.nan if isinstance(last.get(name), str) else None
 
 
@@ -290,9 +284,9 @@ def _between(started: Any, ended: Any) -> float | None:
 
 
 def _alive(directory: Path) -> bool:
-    """Whether the process that says it trains in ``directory`` is still there.
+    """Whether the process that the lock of ``directory`` names still exists.
 
-    The lock itself is not tried: having it for a moment would be in the way of a run that just starts.
+    The lock is not taken, even for a moment: that could fail a run that is just starting.
     """
     lock = directory / ".lock"
     try:

@@ -1,7 +1,7 @@
-"""The learning-rate range test: train a little at rates that grow from tiny to absurd, and look at the loss.
+"""The learning-rate range test: a few steps at learning rates from far too small to far too large.
 
 Smith, Cyclical Learning Rates for Training Neural Networks, arXiv:1506.01186 (2015). Two rules of thumb read
-a rate off the curve: where the loss falls fastest, and a tenth of where it is lowest.
+a rate off the curve of the loss: where it falls fastest, and a tenth of where it is lowest.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ class Point:
 
 @dataclass(frozen=True)
 class RangeTest:
-    """What the test found.
+    """The result of the test.
 
     Attributes:
         points: the steps taken, in order.
         batch_size: samples a step.
-        epochs: how often the data was gone through.
-        exploded: the learning rate at which the loss left for good; None where it did not.
+        epochs: passes over the data.
+        exploded: the learning rate at which the loss diverged; None where it did not.
         steepest: the learning rate at which the smoothed loss falls fastest.
         lowest: the one at which it is lowest.
     """
@@ -54,7 +54,7 @@ class RangeTest:
 
     @property
     def tenth(self) -> float:
-        """The other rule: a tenth of where the loss is lowest."""
+        """The other rule of thumb."""
         return self.lowest / 10
 
     @property
@@ -66,9 +66,9 @@ class RangeTest:
 def range_test(built: Built, start: float, end: float, steps: int) -> RangeTest:
     """Train ``steps`` steps at learning rates from ``start`` to ``end``, each the same factor above the last.
 
-    The steps are the run's own, clipping included, scheduler and averages not. Nothing of the run is saved;
-    its model is of no use afterwards. Raises NotFiniteError where the first loss is not finite,
-    NoLearningRateError where the curve holds no learning rate.
+    The steps are the run's own with clipping, but without scheduler and averages. Nothing is saved; the model
+    is useless afterwards. Raises NotFiniteError where the first loss is not finite, NoLearningRateError where
+    no learning rate can be read off the curve.
     """
     run = built.run
     shares = _shares(run)
@@ -89,13 +89,13 @@ def range_test(built: Built, start: float, end: float, steps: int) -> RangeTest:
         if not math.isfinite(loss):
             if not losses:
                 raise NotFiniteError(
-                    f"the loss is {loss} at the first step", "look at inputs, targets and the model's outputs"
+                    f"the loss is {loss} at the first step", "check inputs, targets and the model's outputs"
                 )
             exploded = lr
             break
         losses.append(loss)
         samples += batch.count
-        # The mean of those so far, newer ones counting more; the first is not counted as many.
+        # The exponential moving average, corrected for its bias towards the first loss.
         mean = loss if len(losses) == 1 else mean + (loss - mean) * (1 - _DECAY) / (1 - _DECAY ** len(losses))
         best = mean if len(losses) == 1 else min(best, mean)
         if mean > EXPLODED * best:
@@ -110,7 +110,7 @@ def _shares(run: Run) -> list[float]:
     rates = [rate for rate in found if isinstance(rate, float | int) and rate > 0]
     if rates != found:
         raise ConfigError(
-            f"tune lr: {type(run.optimizer).__name__} has no learning rate to set", "choose another optim"
+            f"tune lr: {type(run.optimizer).__name__} has no learning rate to set", "choose another optimizer"
         )
     return [rate / rates[0] for rate in rates]
 
@@ -130,28 +130,28 @@ def _read(
     if exploded is not None and len(losses) < _FEWEST:
         raise NoLearningRateError(
             f"the loss explodes within {len(losses) + 1} steps, at a learning rate of {exploded:.1e}",
-            f"begin lower: --from {rates[0] / 1000:.0e}; or look at the scale of inputs and targets",
+            f"start lower: --from {rates[0] / 1000:.0e}; or check the scale of inputs and targets",
         )
     smoothed = _smooth(losses, max(1.0, len(rates) * _WINDOW))
     points = tuple(map(Point, rates, losses, smoothed))
     lowest = min(range(len(points)), key=lambda number: smoothed[number])
-    # The level it starts from, of steps too small to change anything.
+    # The initial level: these steps are too small to change anything.
     level = sum(losses[: _FEWEST // 2]) / (_FEWEST // 2)
     if level - smoothed[lowest] < _FALL * abs(level):
         raise NoLearningRateError(
             f"the loss does not fall between learning rates of {rates[0]:.0e} and {points[-1].lr:.0e}: from"
             f" {level:.4g} to {smoothed[lowest]:.4g} at best",
-            "take more steps (--steps 300), widen --from and --to, or see whether the model can learn at all:"
+            "take more steps (--steps 300), widen --from and --to, or check that the model can learn at all:"
             " trainctl debug=overfit",
         )
-    # A step changes lr by the same factor, so the difference of two is the slope over log lr.
+    # Learning rates are spaced by one factor, so a difference of losses is the slope over log lr.
     slopes = {number: smoothed[number + 1] - smoothed[number - 1] for number in range(1, max(2, lowest))}
     steepest = min(slopes, key=lambda number: slopes[number])
     return RangeTest(points, batch_size, epochs, exploded, points[steepest].lr, points[lowest].lr)
 
 
 def _smooth(values: Sequence[float], width: float) -> list[float]:
-    """Means weighted by a bell curve of standard deviation ``width`` steps: nothing is shifted."""
+    """Means weighted by a Gaussian of standard deviation ``width`` steps, which shifts nothing."""
     reach = math.ceil(3 * width)
     bell = [math.exp(-0.5 * (offset / width) ** 2) for offset in range(reach + 1)]
     smoothed = []

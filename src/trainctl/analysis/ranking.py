@@ -1,20 +1,25 @@
-"""Which setting won: runs ranked by their monitored validation value, those that differ in the seed folded.
+"""Runs ranked by their monitored validation value; those that differ only in the seed are one setting.
 
-The test split plays no part: what is chosen by it can no longer be measured on it.
+The test split plays no part: a setting that is chosen by it can no longer be measured on it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from trainctl.analysis.discovery import Entry, Monitor, gather
-from trainctl.analysis.noise import findings
-from trainctl.analysis.significance import holm, mean_and_deviation, welch
+from trainctl.analysis.significance import (
+    describe_best_of,
+    describe_difference,
+    holm,
+    mean_and_deviation,
+    welch,
+)
 from trainctl.config.overrides import ALIASES
 from trainctl.config.settings import show
 from trainctl.config.values import base_values
@@ -24,11 +29,13 @@ from trainctl.sweep.pruning import PRUNED
 from trainctl.training.display import number
 
 ABSENT = object()
-"""The value of a setting that a run does not have: another component's argument."""
+"""The value of a setting that a run does not have: an argument of another component."""
 
-# What does not decide how well a run does; the monitor decides in which table it stands.
+# Settings without influence on the result; the monitor decides in which table a run is.
 _BESIDE_GROUPS = ("display", "checkpoint", "tracker", "sweep", "hydra", "pictures", "profile", "seed", "name")
 _BESIDE = ("train.monitor", "dataset.download")
+# Arguments of a dataset that do not change its validation samples.
+_SAME_SAMPLES = ("dataset.name", "dataset.augment", "dataset.root", "dataset.download")
 _SHORT = {key: alias for alias, key in ALIASES.items()}
 
 
@@ -40,10 +47,10 @@ class Row:
         rank: from 1, equal for equal means; None where the mean is not finite.
         settings: the values of the columns.
         runs: one a seed, the best first.
-        values: theirs, in the same order.
+        values: their values, in the same order.
         mean, deviation: of the values; the sample standard deviation (n - 1), None for a single value.
         unfinished: seeds of this setting that did not end.
-        p, p_holm: of Welch's t-test against the first row, alone and corrected; None where not defined.
+        p, p_holm: of Welch's t-test against the first row, plain and corrected; None where not defined.
     """
 
     rank: int | None
@@ -58,22 +65,21 @@ class Row:
 
     @property
     def seconds(self) -> float | None:
-        """Time a run, the mean."""
+        """The mean time of a run."""
         return _mean(run.seconds for run in self.runs)
 
     @property
     def training_seconds(self) -> float | None:
-        """What the steps of a run took, the mean."""
+        """The mean time of a run's training steps."""
         return _mean(run.training_seconds for run in self.runs)
 
 
 @dataclass(frozen=True)
 class Group:
-    """Settings that can be ranked together: the same value of the same data decides what is best.
+    """Settings that can be ranked together: they have the same monitor on the same data.
 
     Attributes:
-        monitor: that value.
-        about: what makes this group different from the others; empty where it is the only one.
+        about: how this group differs from the others; empty where it is the only one.
         columns: the settings that vary, as keys.
         rows: the best first.
         findings: whether the first is better than the second by more than noise, in sentences.
@@ -88,7 +94,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Other:
-    """A run that is not ranked: ``label`` tells it from the others, ``why`` is a reason or how far it is."""
+    """A run that is not ranked: ``label`` identifies it, ``why`` is the reason or its progress."""
 
     entry: Entry
     label: str
@@ -97,12 +103,12 @@ class Other:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Runs, compared.
+    """A comparison of runs.
 
     Attributes:
         groups: the ranked ones, the largest group first.
         others: those that did not end or cannot be ranked.
-        notes: what a reader of the table must know beside.
+        notes: remarks on the tables.
         columns: the settings that are not the same in all runs, ranked or not, as keys.
     """
 
@@ -115,8 +121,7 @@ class Comparison:
 def compare(places: Iterable[str | Path]) -> Comparison:
     """Compare the runs in ``places``: run directories, ``last``, names, sweeps, folders of these.
 
-    Reads only. Raises ConfigError for a place without a run, and what reading raised where nothing can be
-    read at all.
+    Raises ConfigError for a place without a run, and the first error where no run can be read.
     """
     return rank(gather(places))
 
@@ -133,42 +138,41 @@ def shown(value: Any) -> str:
 
 def rank(entries: Sequence[Entry]) -> Comparison:
     """Rank runs that were read."""
-    able = [entry for entry in entries if _not_ranked(entry) is None]
+    why = {id(entry): _not_ranked(entry) for entry in entries}
+    able = [entry for entry in entries if why[id(entry)] is None]
     varying = _varying([entry for entry in entries if entry.settings])
-    notes = []
+    unfinished = [entry for entry in entries if entry.state != "done" and entry.settings]
     kinds: dict[tuple[Any, ...], list[Entry]] = {}
     for entry in able:
         kinds.setdefault(_kind(entry), []).append(entry)
-    unfinished = [entry for entry in entries if entry.state != "done" and entry.settings]
-    groups = []
-    repeated = 0
+    groups, repeated = [], 0
     for members in sorted(kinds.values(), key=len, reverse=True):
         folded, more = _fold(members, varying)
         repeated += more
         groups.append(_group(folded, varying, unfinished))
     if len(groups) > 1:
-        notes.append(
-            f"{len(groups)} tables, because what decides is not the same: values of different metrics or "
-            "data cannot be ranked together"
-        )
         groups = [replace(group, about=_about(group)) for group in groups]
-    if repeated:
-        notes.append(f"{_runs(repeated)} repeat the seed of the same settings: the newest of each counts")
-    if changed := [entry for entry in able if entry.changed]:
-        notes.append(f"{_runs(len(changed))} went on with other settings than at first: the newest are shown")
-    if pruned := [entry for entry in able if entry.reason.startswith(PRUNED)]:
-        names = ", ".join(f"{entry.directory.name} ({entry.reason.partition(':')[0]})" for entry in pruned)
-        notes.append(
-            f"{_runs(len(pruned))} not trained to the end, the value is the best until then: {names}"
-        )
-    if any(entry.resumed for entry in able):
-        notes.append("the time of a run that was resumed includes the pause")
     others = [
-        Other(entry, _label(entry, varying), _not_ranked(entry) or "")
+        Other(entry, _label(entry, varying), reason)
         for entry in entries
-        if _not_ranked(entry) is not None
+        if (reason := why[id(entry)]) is not None
     ]
-    return Comparison(tuple(groups), tuple(others), tuple(notes), tuple(varying))
+    notes = tuple(_notes(able, len(groups), repeated))
+    return Comparison(tuple(groups), tuple(others), notes, tuple(varying))
+
+
+def _notes(ranked: Sequence[Entry], tables: int, repeated: int) -> Iterator[str]:
+    if tables > 1:
+        yield f"{tables} tables: values of different metrics or data cannot be ranked together"
+    if repeated:
+        yield f"{_runs(repeated)} repeat settings and seed of another: the newest of each counts"
+    if changed := [entry for entry in ranked if entry.changed]:
+        yield f"{_runs(len(changed))} resumed with changed settings: the newest are shown"
+    if pruned := [entry for entry in ranked if entry.reason.startswith(PRUNED)]:
+        names = ", ".join(f"{entry.directory.name} ({entry.reason.partition(':')[0]})" for entry in pruned)
+        yield f"{_runs(len(pruned))} not trained to the end, the value is the best until then: {names}"
+    if any(entry.resumed for entry in ranked):
+        yield "the time of a resumed run includes the pause"
 
 
 def _runs(count: int) -> str:
@@ -181,15 +185,15 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 
 def _not_ranked(entry: Entry) -> str | None:
-    """Why an entry has no place in the ranking, or how far it is; None where it has one."""
+    """Why an entry is not ranked, or its progress; None where it is ranked."""
     if entry.state in ("failed", "unreadable"):
-        return entry.reason or "no reason was written down"
+        return entry.reason or "no reason recorded"
     if entry.state != "done":
         return "; ".join(filter(None, (_progress(entry), entry.reason)))
     if entry.monitor is None or entry.value is None:
         return f"{entry.monitor.name if entry.monitor else 'the monitored value'} was never computed"
     if entry.monitor.lower_is_better is None:
-        return f"whether less {entry.monitor.name} is better is not written down"
+        return f"cannot rank: run.json does not say whether lower {entry.monitor.name} is better"
     return None
 
 
@@ -208,7 +212,7 @@ def _progress(entry: Entry) -> str:
 
 
 def _kind(entry: Entry) -> tuple[Any, ...]:
-    """What must be equal for two values to be comparable."""
+    """What must be equal for the values of two runs to be comparable."""
     assert entry.monitor is not None
     loss = {key: _same(value) for key, value in entry.settings.items() if key.startswith("loss.")}
     decides_by_loss = entry.monitor.name == "val/loss"
@@ -238,7 +242,7 @@ def _is_beside(key: str) -> bool:
 
 
 def setting(entry: Entry, key: str) -> Any:
-    """What ``key`` is in a run: what its config does not give has its default; ABSENT without one."""
+    """The value of ``key`` in a run: from its config, else its default; ABSENT without one."""
     if key in entry.settings:
         return entry.settings[key]
     group, _, argument = key.partition(".")
@@ -250,7 +254,7 @@ def setting(entry: Entry, key: str) -> Any:
 
 @cache
 def _defaults(group: str, name: str) -> Mapping[str, Any]:
-    """The defaults of a component's arguments; none for a plugin's, which is not imported to look."""
+    """The defaults of a component's arguments; none for a plugin's, which is not imported."""
     try:
         parameters = COMPONENTS[group].signature(name).parameters
     except TrainctlError:
@@ -259,7 +263,7 @@ def _defaults(group: str, name: str) -> Mapping[str, Any]:
 
 
 def _same(value: Any) -> Any:
-    """A value to tell settings apart by: 1 and 1.0 are one number, true is none."""
+    """A value that is equal for equal settings: 1 and 1.0 are the same number, true is not 1."""
     if isinstance(value, list | tuple):
         return tuple(map(_same, value))
     if isinstance(value, Mapping):
@@ -281,9 +285,9 @@ def _key(entry: Entry, varying: Sequence[str]) -> tuple[Any, ...]:
 
 
 def _fold(entries: Sequence[Entry], varying: Sequence[str]) -> tuple[dict[Any, dict[Any, Entry]], int]:
-    """The runs by setting and seed, and how many there are of the same setting and the same seed.
+    """The runs by setting and seed, the newest of each, and how many were left out for that.
 
-    Two of these are one measurement, not two: counted twice they would make the noise look smaller.
+    Two runs of one setting and seed are one measurement: counted twice they would hide noise.
     """
     folded: dict[Any, dict[Any, Entry]] = {}
     for entry in sorted(entries, key=lambda entry: entry.ended):
@@ -321,7 +325,7 @@ def _group(
         rows.append(Row(None, settings, runs, values, mean, deviation, lost))
     rows.sort(key=lambda row: (not math.isfinite(row.mean), better(row.mean)))
     rows = _tested(_numbered(rows))
-    return Group(monitor, "", tuple(columns), tuple(rows), tuple(findings(rows, monitor, columns)))
+    return Group(monitor, "", tuple(columns), tuple(rows), tuple(_findings(rows, monitor, columns)))
 
 
 def _numbered(rows: Sequence[Row]) -> list[Row]:
@@ -336,7 +340,7 @@ def _numbered(rows: Sequence[Row]) -> list[Row]:
 
 
 def _tested(rows: Sequence[Row]) -> list[Row]:
-    """With the p-values of the first against each other."""
+    """The rows with the p-values of the first against each other one."""
     tests = [welch(rows[0].values, row.values) for row in rows[1:]]
     known = [test.p for test in tests if test is not None]
     adjusted = iter(holm(known))
@@ -347,3 +351,24 @@ def _tested(rows: Sequence[Row]) -> list[Row]:
             for row, test in zip(rows[1:], tests, strict=True)
         ),
     ]
+
+
+def _findings(rows: Sequence[Row], monitor: Monitor, columns: Sequence[str]) -> Iterator[str]:
+    """What the ranking means, in sentences."""
+    ranked = [row for row in rows if row.rank is not None]
+    if len(ranked) > 1:
+        first, second = ranked[:2]
+        yield describe_difference(monitor.name, first.values, second.values, second.p_holm, len(ranked))
+    if len(ranked) > 2:
+        yield describe_best_of(len(ranked), [row.p_holm for row in ranked if row.p_holm is not None])
+    if lost := sum(row.unfinished > 0 for row in rows):
+        yield (
+            f"{lost} setting{'s' if lost > 1 else ''} had seeds that did not end: the mean is of the others, "
+            "which may be the lucky ones"
+        )
+    changing = [key for key in columns if key.startswith("dataset.") and key not in _SAME_SAMPLES]
+    if changing:
+        yield (
+            f"{', '.join(changing)} var{'y' if len(changing) > 1 else 'ies'}: the validation samples are not"
+            " all the same, which may explain part of a difference"
+        )

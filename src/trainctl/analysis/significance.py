@@ -1,4 +1,4 @@
-"""Whether two sets of values differ by more than their own scatter: Welch's t-test and Holm's correction.
+"""Is one setting better than another by more than the noise of the seeds? Welch's t-test, Holm's correction.
 
 Plain Python, because a table should not wait for SciPy; the tests compare it with SciPy's.
 """
@@ -9,13 +9,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from trainctl.training.display import number
+
+LEVEL = 0.05
+"""The p-value below which a difference counts as more than noise."""
 _ROUNDS = 10_000
 _TINY = 1e-300
 
 
 @dataclass(frozen=True)
 class Test:
-    """What a t-test found.
+    """The result of a t-test.
 
     Attributes:
         statistic: t, positive where the first mean is the larger.
@@ -69,7 +73,7 @@ def welch(first: Sequence[float], second: Sequence[float]) -> Test | None:
 
 
 def two_sided_p(statistic: float, freedom: float) -> float:
-    """How likely Student's t with ``freedom`` degrees is at least as far from 0 as ``statistic``."""
+    """The probability of Student's t, with ``freedom`` degrees, at least as far from 0 as ``statistic``."""
     square = statistic * statistic
     if square == math.inf:
         return 0.0
@@ -115,7 +119,7 @@ def _not_zero(value: float) -> float:
 
 
 def holm(values: Sequence[float]) -> list[float]:
-    """The p-values of tests that belong together, made as large as their number asks for, in the same order.
+    """The p-values of several tests, corrected for their number, in the same order.
 
     Source: S. Holm, Scandinavian Journal of Statistics 6 (1979).
     """
@@ -124,3 +128,50 @@ def holm(values: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(values) - position) * values[index]))
         adjusted[index] = largest
     return adjusted
+
+
+def describe_difference(
+    name: str, first: Sequence[float], second: Sequence[float], p_holm: float | None, settings: int
+) -> str:
+    """Whether the best two of ``settings`` differ in ``name`` by more than the noise of the seeds.
+
+    The test is unpaired even where both have the same seeds: one seed under two settings is not the same
+    draw, the two runs part within a few steps. If it nearly is, Welch's test errs towards no difference.
+    """
+    a, b = mean_and_deviation(first)[0], mean_and_deviation(second)[0]
+    if a == b:
+        return f"first and second are equal in {name}"
+    gap = f"first and second differ by {number(abs(a - b))} in {name}"
+    few = [place for place, values in (("first", first), ("second", second)) if len(values) < 2]
+    if few:
+        who = "both have" if len(few) == 2 else f"the {few[0]} has"
+        return f"{gap}; too few seeds for a significance test, {who} only one: use seed=1,2,3"
+    test = welch(first, second)
+    if test is None:
+        return f"{gap}; no significance test: the seed changed nothing in either of them"
+    described = (
+        f"Welch's t-test: p = {_p(test.p)}, t = {abs(test.statistic):.2f}, df = {test.freedom:.1f}, "
+        f"n = {len(first)} and {len(second)}"
+    )
+    if test.p >= LEVEL:
+        return f"{gap}, within the noise of the seeds ({described}): more seeds may separate them"
+    if p_holm is not None and p_holm >= LEVEL:
+        return (
+            f"{gap} ({described}), but the first was picked as the best of {settings}: with Holm's "
+            f"correction p = {_p(p_holm)}, which may be noise; more seeds may separate them"
+        )
+    return f"{gap}, more than the noise of the seeds ({described})"
+
+
+def describe_best_of(settings: int, corrected: Sequence[float]) -> str:
+    """A warning about the best of many; ``corrected`` are the p-values of the others against it."""
+    text = f"{settings} settings were compared, and the best of many is also the luckiest"
+    text += ": expect a little less of it with new seeds"
+    if corrected:
+        same = sum(p >= LEVEL for p in corrected)
+        text += f"; {same} of {len(corrected)} others do not differ from it significantly (Welch, Holm, 5 %)"
+    return text
+
+
+def _p(value: float) -> str:
+    return f"{value:.2g}" if value >= 1e-4 else f"{value:.0e}"

@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from trainctl.data.types import Data, ItemSplit, Split
-from trainctl.errors import ConfigError
-from trainctl.training.evaluation import class_names
 
 # By module and name, so that nothing is imported that the run does not use.
 _KINDS: Mapping[str, tuple[str, str, frozenset[str]]] = {
@@ -44,13 +41,13 @@ def describe(data: Data) -> dict[str, Any]:
     for one that is not trainctl's own: the dataset has to make that again.
     """
     return {
-        "raw": _describe_raw(data),
+        "raw": describe_raw(data),
         "reading": dict(data.reading),
         "transform": describe_transform(data.transform),
     }
 
 
-def _describe_raw(data: Data) -> dict[str, Any] | None:
+def describe_raw(data: Data) -> dict[str, Any] | None:
     if isinstance(data.train, ItemSplit):
         if data.reading.get("kind") != "image":
             return None
@@ -106,67 +103,9 @@ def _with_nan(values: Any) -> Any:
     return math.nan if values is None else values
 
 
-# ------------------------------------------------------------------ other data for a trained model
-
-
-def as_trained(
-    data: Data,
-    *,
-    task: str,
-    raw: Mapping[str, Any] | None,
-    output_size: int,
-    classes: Sequence[str],
-    transform: nn.Module,
-) -> Data:
-    """``data`` for a model that was trained on other data: with that one's transform and class numbers.
-
-    Raises ConfigError where the samples or their classes are not what the model was trained for.
-    """
-    if data.task != task:
-        raise ConfigError(
-            f"dataset {data.name} is for {data.task}, the run was trained for {task}",
-            "evaluate it on data of its own kind",
-        )
-    found = _describe_raw(data)
-    if raw is not None and found is not None and found != raw:
-        raise ConfigError(
-            f"dataset {data.name} gives samples of shape {shown(found)}, the run was trained on {shown(raw)}",
-            "evaluate it on data of the same shape and type",
-        )
-    if data.task == "regression":
-        if data.output_size != output_size:
-            raise ConfigError(
-                f"dataset {data.name} has {data.output_size} values to predict, the run was trained for"
-                f" {output_size}",
-                "evaluate it on data with the same targets",
-            )
-        return replace(data, transform=transform)
-    own = class_names(data)
-    foreign = [name for name in own if name not in classes]
-    if foreign:
-        raise ConfigError(
-            f"dataset {data.name} has {_some(foreign)}, which the run was not trained for",
-            f"its classes are: {_some(classes)}",
-        )
-    if own != tuple(classes):
-        number = torch.tensor([list(classes).index(name) for name in own])
-        splits = {
-            part: replace(split, targets=number[split.targets])
-            for part in ("train", "val", "test")
-            if (split := getattr(data, part)) is not None
-        }
-        data = replace(data, **splits, output_size=output_size, classes=tuple(classes))
-    return replace(data, transform=transform)
-
-
 def shown(raw: Mapping[str, Any]) -> str:
     """The shape and type of raw samples, for people."""
     return f"({', '.join(map(str, raw['shape']))}{',' if len(raw['shape']) == 1 else ''}) {raw['dtype']}"
-
-
-def _some(names: Sequence[str], limit: int = 12) -> str:
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
 
 
 def first_samples(split: Split | ItemSplit, count: int) -> Tensor:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from trainctl.errors import ConfigError
-
-Task = Literal["classification", "regression"]
 
 
 @dataclass(frozen=True)
@@ -70,6 +68,7 @@ class Data:
     """The splits of a dataset and what a model needs to know of them.
 
     Attributes:
+        task: what the targets mean, a name in the registry ``TASKS``.
         train, val, test: the splits; ``val`` is None until :func:`hold_out` makes it, ``test`` may be None.
         input_shape: one sample's shape after ``transform``, without the batch dimension.
         output_size: number of classes, or of values to predict.
@@ -83,7 +82,7 @@ class Data:
     """
 
     name: str
-    task: Task
+    task: str
     train: AnySplit
     test: AnySplit | None
     input_shape: tuple[int, ...]
@@ -155,25 +154,3 @@ def limited(data: Data, limit: int | None) -> Data:
     train = part(data.train)
     assert train is not None
     return replace(data, train=train, val=part(data.val), test=part(data.test))
-
-
-def check_targets(data: Data) -> None:
-    """Raise ConfigError where the targets do not fit the task or the number of classes."""
-    if data.task not in ("classification", "regression"):
-        raise ConfigError(f"dataset {data.name}: task {data.task!r} is neither classification nor regression")
-    for label, split in (("train", data.train), ("val", data.val), ("test", data.test)):
-        if split is None or not len(split):
-            continue
-        if len(split) != len(split.targets):
-            raise ConfigError(
-                f"dataset {data.name}: {label} has {len(split)} inputs, {len(split.targets)} targets"
-            )
-        if data.task == "classification":
-            low, high = int(split.targets.min()), int(split.targets.max())
-            if low < 0 or high >= data.output_size:
-                bad = low if low < 0 else high
-                raise ConfigError(
-                    f"dataset {data.name}: {label} target {bad} is outside its {data.output_size} classes"
-                    f" (0 to {data.output_size - 1})",
-                    "number the classes from 0, or correct the number of classes",
-                )

@@ -1,4 +1,4 @@
-"""A trained model as one file, read back by whoever will use it before it gets its name."""
+"""A trained model as one file, checked by loading it with its own library before it gets its name."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import logging
 import os
 import platform
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,46 +23,45 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from trainctl import __version__
+from trainctl.components.tasks._base import Task, task_named
 from trainctl.config.settings import Component
-from trainctl.data import preprocessing as preparing
+from trainctl.data.preprocessing import first_samples, make_transform
 from trainctl.errors import ConfigError, StorageError, TrainctlError
-from trainctl.inference.predict import Predictor, finish
+from trainctl.inference.predict import Predictor
 from trainctl.inference.trained_run import Trained
 from trainctl.runs import files
 from trainctl.training.construct import build_model
 from trainctl.training.prepare_data import build_data
 
-FORMATS = {"safetensors": ".safetensors", "torch": ".pt2", "onnx": ".onnx"}
 TOLERANCE = 1e-5
 _SAMPLES = 256
 _KEY = "trainctl"
 
 
-class Whole(nn.Module):
-    """Preprocessing, model and what makes predictions of its outputs, in one.
+class Pipeline(nn.Module):
+    """Preprocessing, model and the step from outputs to predictions, as one module.
 
     Shape: raw samples (N, *raw) → probabilities (N, classes), or values (N, outputs).
     """
 
-    def __init__(self, transform: nn.Module, model: nn.Module, task: str) -> None:
+    def __init__(self, transform: nn.Module, model: nn.Module, task: Task) -> None:
         super().__init__()
-        self.transform, self.model = transform, model
-        self.finish = finish(task)
+        self.transform, self.model, self.predict = transform, model, task.predict
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return self.finish(self.model(self.transform(inputs)).to(torch.float32))
+        return self.predict(self.model(self.transform(inputs)).to(torch.float32))
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written.
+    """The file that was written.
 
     Attributes:
         path, size: the file and its bytes.
-        difference: the largest between its predictions and the run's.
-        samples: what they were compared on.
-        inputs, outputs: what it takes and gives.
-        read_by: what it was read back with.
+        difference: the largest one between its predictions and the run's.
+        samples: the samples they were compared on.
+        inputs, outputs: shape and type of what it takes and gives.
+        read_by: the library that read it back.
     """
 
     path: Path
@@ -73,119 +73,129 @@ class Exported:
     read_by: str
 
 
+@dataclass(frozen=True)
+class _Content:
+    """What goes into a file, and the raw samples to check it with."""
+
+    trained: Trained
+    transform: nn.Module
+    samples: Tensor
+    metadata: Mapping[str, Any]
+
+    @property
+    def json(self) -> str:
+        return json.dumps(self.metadata)
+
+
 def export(trained: Trained, kind: str, path: Path) -> Exported:
-    """Write the model of ``trained``, on the CPU, to ``path``, as one of FORMATS, and check it.
+    """Write the model of ``trained``, on the CPU, to ``path`` in the format ``kind``, and check it.
 
     The file is written under a temporary name, loaded by its own library, and compared with the run's
-    predictions on samples of the run's data; then it gets its name.
+    predictions on samples of the run's data; then it is renamed.
 
     Raises ConfigError for a model that the format cannot hold and where its library is not installed,
-    TrainctlError (exit 1) where the predictions are others, StorageError where the disk will not take it.
+    TrainctlError (exit 1) where the predictions differ, StorageError where the file cannot be written.
     """
-    transform = trained.transform()
-    raw = trained.raw_sample()
-    samples, of_what = _samples(trained, raw)
-    expected = _expected(trained, transform, samples, of_what)
-    about = _about(trained, raw)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    write, check, reader = {
-        "safetensors": (_write_safetensors, _run_safetensors, "safetensors, into a model built anew"),
-        "torch": (_write_program, _run_program, "torch.export.load"),
-        "onnx": (_write_onnx, _run_onnx, "onnxruntime"),
-    }[kind]
+    raw, transform = trained.raw_sample(), trained.transform()
+    samples, described = _samples(trained, raw)
+    content = _Content(trained, transform, samples, _metadata(trained, raw))
+    expected = _expected(content, described)
     try:
-        try:
-            with _quiet():
-                write(temporary, trained, transform, samples, about)
-            descriptor = os.open(temporary, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-            with _quiet():
-                found = [check(temporary, trained, part) for part in (samples[:1], samples[1:])]
-            difference = _difference(expected, torch.cat(found))
-            if not difference <= TOLERANCE:
-                raise TrainctlError(
-                    f"what was exported predicts something else: the largest difference is {difference:.1e}",
-                    f"more than {TOLERANCE:.0e} is an error; nothing is left of it",
-                )
-            size = temporary.stat().st_size
-            files.rename(temporary, path)
-        except OSError as error:
-            raise StorageError(
-                f"--output {path} cannot be written: {error.strerror or error}", "name another file"
-            ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-    alone = kind == "safetensors"
-    what = "the model's own inputs" if alone else "raw samples"
-    shape = trained.input_shape if alone else tuple(raw["shape"])
-    dtype = "float32" if alone else raw["dtype"]
-    gives = "outputs" if alone else "probabilities" if trained.task == "classification" else "values"
+        size, difference = _write_checked(_FORMATS[kind], content, expected, path)
+    except OSError as error:
+        raise StorageError(
+            f"--output {path} cannot be written: {error.strerror or error}", "name another file"
+        ) from error
+    weights_only = kind == "safetensors"
+    what = "model inputs" if weights_only else "raw samples"
+    shape = trained.input_shape if weights_only else tuple(raw["shape"])
+    gives = "outputs" if weights_only else trained.task.predictions
     return Exported(
         path,
         size,
         difference,
-        of_what,
-        f"{what} (N, {', '.join(map(str, shape))}) {dtype}",
+        described,
+        f"{what} (N, {', '.join(map(str, shape))}) {'float32' if weights_only else raw['dtype']}",
         f"{gives} (N, {expected.shape[1]}) float32",
-        reader,
+        _FORMATS[kind].reader,
     )
 
 
-def _expected(trained: Trained, transform: nn.Module, samples: Tensor, of_what: str) -> Tensor:
-    """The run's own predictions of ``samples``."""
-    # What is exported computes in the type of its weights, whatever the run was trained in.
-    predictor = Predictor(trained, transform, "fp32")
+def _write_checked(form: _Format, content: _Content, expected: Tensor, path: Path) -> tuple[int, float]:
+    """Write the file, compare its predictions and rename it; returns its bytes and the largest difference."""
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
-        return torch.cat([predictor(part) for part in (samples[:1], samples[1:])])
+        with _quiet():
+            files.write(temporary, form.encode(content))
+            found = torch.cat([form.run(temporary, content, part) for part in _parts(content.samples)])
+        difference = _difference(expected, found)
+        if not difference <= TOLERANCE:
+            raise TrainctlError(
+                f"the exported file's predictions differ from the run's by up to {difference:.1e}",
+                f"at most {TOLERANCE:.0e} is allowed; the file was deleted",
+            )
+        size = temporary.stat().st_size
+        files.rename(temporary, path)
+        return size, difference
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _parts(samples: Tensor) -> tuple[Tensor, Tensor]:
+    """Two batches, because a file that takes only one batch size would be of no use."""
+    return samples[:1], samples[1:]
+
+
+def _expected(content: _Content, described: str) -> Tensor:
+    """The run's own predictions of the samples."""
+    # The file computes in the type of its weights, whatever the training precision.
+    predictor = Predictor(content.trained, content.transform, "fp32")
+    try:
+        return torch.cat([predictor(part) for part in _parts(content.samples)])
     except (RuntimeError, ValueError, IndexError) as error:
         reason = str(error).partition("\n")[0]
         raise ConfigError(
-            f"model={trained.config.model.name} does not take {of_what}: {reason}",
-            "what is exported is checked on samples: put the data of training where the run had it",
+            f"model={content.trained.config.model.name} does not accept {described}: {reason}",
+            "an export is checked on samples: put the training data where the run had it",
         ) from error
 
 
 def _difference(expected: Tensor, found: Tensor) -> float:
-    """The largest difference; of what is larger than 1, relative to it."""
+    """The largest difference, relative for values above 1."""
     if expected.shape != found.shape:
         return float("inf")
     wide = expected.to(torch.float64)
     return float(((found.to(torch.float64) - wide).abs() / wide.abs().clamp(min=1)).max())
 
 
-# ------------------------------------------------------------------ what is compared, what is told
-
-
 def _samples(trained: Trained, raw: Mapping[str, Any]) -> tuple[Tensor, str]:
-    """Raw samples to compare on, (at least 3, …): the data's own, or made up where it is not there."""
+    """Raw samples to compare on, (at least 3, …): the dataset's, or random ones where it is missing."""
     try:
         data = build_data(trained.config.dataset, trained.reading)
         split = next(split for split in (data.test, data.val, data.train) if split is not None and len(split))
-        found = preparing.first_samples(split, _SAMPLES).contiguous()
+        found = first_samples(split, _SAMPLES).contiguous()
         described = {"shape": list(found.shape[1:]), "dtype": str(found.dtype).removeprefix("torch.")}
         if described == {"shape": list(raw["shape"]), "dtype": raw["dtype"]} and len(found) > 2:
             return found, f"{len(found)} samples of {data.name}"
         reason = "the data has changed"
     except TrainctlError as error:
         reason = str(error)
-    return _made_up((64, *raw["shape"]), getattr(torch, raw["dtype"])), f"64 made-up samples ({reason})"
+    shape, dtype = (64, *raw["shape"]), getattr(torch, raw["dtype"])
+    return _random_samples(shape, dtype), f"64 random samples ({reason})"
 
 
-def _made_up(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+def _random_samples(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     if dtype.is_floating_point or dtype.is_complex:
         return torch.randn(shape, generator=generator).to(dtype)
-    # Bytes are pixels. Other whole numbers may be numbers of something, of which there are two at least.
+    # Bytes are pixels. Other integers may be indices, of which there are two at least.
     most = 256 if dtype == torch.uint8 else 2
     return torch.randint(0, most, shape, generator=generator).to(dtype)
 
 
-def _about(trained: Trained, raw: Mapping[str, Any]) -> dict[str, Any]:
-    """What a reader of the file needs to know, plain JSON values."""
+def _metadata(trained: Trained, raw: Mapping[str, Any]) -> dict[str, Any]:
+    """What a reader of the file needs to know, as plain JSON values."""
     data, model = trained.content.state["data"], trained.config.model
     return {
         "version": 1,
@@ -194,7 +204,7 @@ def _about(trained: Trained, raw: Mapping[str, Any]) -> dict[str, Any]:
         "model": {"name": model.name, "arguments": model.arguments},
         "input_shape": list(trained.input_shape),
         "output_size": trained.output_size,
-        "task": trained.task,
+        "task": trained.task.name,
         "classes": list(trained.classes),
         "raw": dict(raw),
         "reading": dict(trained.reading),
@@ -209,7 +219,7 @@ def _about(trained: Trained, raw: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Exporters print, warn and log a good deal that is of no use to who called them."""
+    """Hide what the exporters print, warn and log: none of it helps the user."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -224,37 +234,23 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def _whole(trained: Trained, transform: nn.Module, kind: str) -> Whole:
-    if not isinstance(trained.model, nn.Module):
-        name = trained.config.model.name
+def require(kind: str) -> None:
+    """Raise ConfigError where the library that a format needs is not installed."""
+    needed = ("onnx", "onnxscript", "onnxruntime") if kind == "onnx" else ()
+    absent = [name for name in needed if importlib.util.find_spec(name) is None]
+    if absent:
         raise ConfigError(
-            f"--format {kind}: model={name} is plain Python, which torch cannot follow",
-            "--format safetensors holds its weights; a model of torch.nn can be exported whole",
+            f"--format {kind}: {', '.join(absent)} is not installed",
+            "install it: pip install 'trainctl[onnx]'",
         )
-    return Whole(transform, trained.model, trained.task).eval()
 
 
-def _unsupported(trained: Trained, kind: str, error: Exception) -> ConfigError:
-    reason = " ".join(str(error).split())
-    reason = reason if len(reason) <= 200 else f"{reason[:199]}…"
-    return ConfigError(
-        f"--format {kind}: model={trained.config.model.name} cannot be exported: {type(error).__name__}:"
-        f" {reason}",
-        "--format safetensors holds the weights of every model; TRAINCTL_DEBUG=1 shows the traceback",
-    )
+def _encode_safetensors(content: _Content) -> bytes:
+    # From the checkpoint, where tensors that share memory in the model have been separated.
+    return save(dict(content.trained.content.model), {_KEY: content.json})
 
 
-# ------------------------------------------------------------------ safetensors
-
-
-def _write_safetensors(
-    path: Path, trained: Trained, transform: nn.Module, samples: Tensor, about: Mapping[str, Any]
-) -> None:
-    # As the checkpoint has them: tensors that share memory in the model are tensors of their own there.
-    files.write(path, save(dict(trained.content.model), {_KEY: json.dumps(about)}))
-
-
-def _run_safetensors(path: Path, trained: Trained, samples: Tensor) -> Tensor:
+def _run_safetensors(path: Path, content: _Content, samples: Tensor) -> Tensor:
     """The predictions of a model that is built from the file alone."""
     with safe_open(path, framework="pt") as stored:
         about = json.loads(stored.metadata()[_KEY])
@@ -262,67 +258,66 @@ def _run_safetensors(path: Path, trained: Trained, samples: Tensor) -> Tensor:
     model = build_model(component, tuple(about["input_shape"]), about["output_size"])
     model.load_state_dict(load_file(path))
     model.eval()
-    transform = (
-        trained.transform() if about["transform"] is None else preparing.make_transform(about["transform"])
-    )
+    described = about["transform"]
+    transform = content.trained.transform() if described is None else make_transform(described)
     with torch.no_grad():
-        return finish(about["task"])(model(transform(samples)).float())
+        return task_named(about["task"]).predict(model(transform(samples)).float())
 
 
-# ------------------------------------------------------------------ programs
-
-
-def _program(whole: Whole, samples: Tensor) -> torch.export.ExportedProgram:
+def _program(content: _Content, kind: str, export: Callable[..., Any]) -> Any:
+    """The pipeline as ``export`` traces it, for batches of any size."""
+    trained = content.trained
+    name = trained.config.model.name
+    if not isinstance(trained.model, nn.Module):
+        raise ConfigError(
+            f"--format {kind}: model={name} is plain Python, which torch cannot trace",
+            "use --format safetensors for its weights; a torch.nn model can be exported whole",
+        )
+    pipeline = Pipeline(content.transform, trained.model, trained.task).eval()
     batch = torch.export.Dim("batch")
-    # A copy: of a part the program would keep all the samples.
-    return torch.export.export(
-        whole, (samples[:2].clone(),), dynamic_shapes={"inputs": {0: batch}}, strict=False
-    )
-
-
-def _write_program(
-    path: Path, trained: Trained, transform: nn.Module, samples: Tensor, about: Mapping[str, Any]
-) -> None:
-    whole = _whole(trained, transform, "torch")
     try:
-        program = _program(whole, samples)
-    except Exception as error:  # whatever a model of one's own does that cannot be followed
-        raise _unsupported(trained, "torch", error) from error
-    torch.export.save(program, path, extra_files={f"{_KEY}.json": json.dumps(about)})
+        # A copy: the program would keep the whole tensor that a view belongs to.
+        return export(pipeline, (content.samples[:2].clone(),), dynamic_shapes={"inputs": {0: batch}})
+    except Exception as error:  # a custom model may fail in any way when it is traced
+        reason = " ".join(str(error).split())
+        reason = reason if len(reason) <= 200 else f"{reason[:199]}…"
+        raise ConfigError(
+            f"--format {kind}: model={name} cannot be exported: {type(error).__name__}: {reason}",
+            "use --format safetensors for its weights; TRAINCTL_DEBUG=1 shows the traceback",
+        ) from error
 
 
-def _run_program(path: Path, trained: Trained, samples: Tensor) -> Tensor:
+def _encode_program(content: _Content) -> bytes:
+    export = partial(torch.export.export, strict=False)
+    buffer = io.BytesIO()
+    torch.export.save(_program(content, "torch", export), buffer, extra_files={f"{_KEY}.json": content.json})
+    return buffer.getvalue()
+
+
+def _run_program(path: Path, content: _Content, samples: Tensor) -> Tensor:
     with torch.no_grad():
         found: Tensor = torch.export.load(path).module()(samples)
     return found
 
 
-def _write_onnx(
-    path: Path, trained: Trained, transform: nn.Module, samples: Tensor, about: Mapping[str, Any]
-) -> None:
-    whole = _whole(trained, transform, "onnx")
-    try:
-        program = torch.onnx.export(
-            whole,
-            (samples[:2].clone(),),
-            dynamo=True,
-            dynamic_shapes={"inputs": {0: torch.export.Dim("batch")}},
-            input_names=["inputs"],
-            output_names=["probabilities" if trained.task == "classification" else "values"],
-            external_data=False,
-            verbose=False,
-        )
-        assert program is not None
-        proto = program.model_proto
-    except Exception as error:  # the same
-        raise _unsupported(trained, "onnx", error) from error
-    for key, value in {_KEY: json.dumps(about), "classes": json.dumps(list(trained.classes))}.items():
+def _encode_onnx(content: _Content) -> bytes:
+    export = partial(
+        torch.onnx.export,
+        dynamo=True,
+        input_names=["inputs"],
+        output_names=[content.trained.task.predictions],
+        external_data=False,
+        verbose=False,
+    )
+    proto = _program(content, "onnx", export).model_proto
+    for key, value in {_KEY: content.json, "classes": json.dumps(list(content.trained.classes))}.items():
         entry = proto.metadata_props.add()
         entry.key, entry.value = key, value
-    path.write_bytes(proto.SerializeToString())
+    encoded: bytes = proto.SerializeToString()
+    return encoded
 
 
-def _run_onnx(path: Path, trained: Trained, samples: Tensor) -> Tensor:
+def _run_onnx(path: Path, content: _Content, samples: Tensor) -> Tensor:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -333,15 +328,22 @@ def _run_onnx(path: Path, trained: Trained, samples: Tensor) -> Tensor:
     return torch.from_numpy(numpy.asarray(found))
 
 
-def require(kind: str) -> None:
-    """Raise ConfigError where the library that a format needs is not installed."""
-    absent = [
-        name
-        for name in (("onnx", "onnxscript", "onnxruntime") if kind == "onnx" else ())
-        if importlib.util.find_spec(name) is None
-    ]
-    if absent:
-        raise ConfigError(
-            f"--format {kind}: {', '.join(absent)} is not installed",
-            "install it: pip install 'trainctl[onnx]'",
-        )
+@dataclass(frozen=True)
+class _Format:
+    """How a file is made, and run to check it; ``reader`` names the library."""
+
+    suffix: str
+    encode: Callable[[_Content], bytes]
+    run: Callable[[Path, _Content, Tensor], Tensor]
+    reader: str
+
+
+_FORMATS = {
+    "safetensors": _Format(
+        ".safetensors", _encode_safetensors, _run_safetensors, "safetensors, into a new model"
+    ),
+    "torch": _Format(".pt2", _encode_program, _run_program, "torch.export.load"),
+    "onnx": _Format(".onnx", _encode_onnx, _run_onnx, "onnxruntime"),
+}
+FORMATS = {kind: form.suffix for kind, form in _FORMATS.items()}
+"""The suffix of each format."""

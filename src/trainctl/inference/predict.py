@@ -1,4 +1,4 @@
-"""From raw samples to predictions, and to a file of them."""
+"""Raw samples to predictions, and predictions to a file."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import csv
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
+from typing import TextIO
 
 import torch
 from torch import Tensor, nn
 
 from trainctl.data.preprocessing import shown
 from trainctl.errors import ConfigError, StorageError
-from trainctl.inference.readers import Batch, Source
+from trainctl.inference.readers.base import Batch, Source
 from trainctl.inference.trained_run import Trained
 from trainctl.runs import files
 from trainctl.training import runtime
@@ -28,10 +28,9 @@ _SHOWN_ERRORS = 5
 
 
 class Predictor:
-    """Raw samples to probabilities or values, in evaluation mode, batch by batch.
+    """Raw samples to what the task predicts, in evaluation mode, one batch a call.
 
-    For classification the softmax of the outputs, which for log-probabilities are the probabilities
-    themselves; for regression the outputs as they are. ``precision`` is the run's where it is not said.
+    ``precision`` defaults to the run's.
 
     Shape: (N, *raw) → (N, classes) or (N, outputs) float32 on the CPU.
     """
@@ -40,25 +39,16 @@ class Predictor:
         runtime.set_deterministic(trained.config.deterministic)
         runtime.set_matmul_precision(trained.config.train.matmul)
         self.model, self.transform, self.device = trained.model, transform, trained.device
-        self.precision = runtime.precision_context(
-            precision or trained.config.train.precision, trained.device
-        )
-        self.finish = finish(trained.task)
+        precision = precision or trained.config.train.precision
+        self.precision = runtime.precision_context(precision, trained.device)
+        self.task = trained.task
 
     @torch.no_grad()
     def __call__(self, raw: Tensor) -> Tensor:
         inputs = self.transform(raw.to(self.device))
         with self.precision:
             outputs = self.model(inputs)
-        result: Tensor = self.finish(outputs.float()).cpu()
-        return result
-
-
-def finish(task: str) -> Callable[[Tensor], Tensor]:
-    """What makes of a model's outputs (N, …) what is predicted, (N, classes) or (N, outputs)."""
-    if task == "classification":
-        return lambda outputs: outputs.softmax(1)
-    return lambda outputs: outputs.flatten(1)
+        return self.task.predict(outputs.float()).cpu()
 
 
 # ------------------------------------------------------------------ the file
@@ -66,7 +56,7 @@ def finish(task: str) -> Callable[[Tensor], Tensor]:
 
 @dataclass
 class Outcome:
-    """What a prediction has come to: samples, those of them without one, the first of their errors."""
+    """Counts of samples and of those without a prediction (``bad``), and the first errors."""
 
     samples: int = 0
     bad: int = 0
@@ -74,31 +64,26 @@ class Outcome:
 
 
 class Table:
-    """A file of predictions, a line a sample; it has its name only when it is whole.
+    """A file of predictions, one line a sample; it appears under its name when it is complete.
 
-    In a ``.csv`` the columns are the sample's row or file, the prediction, ``probability_CLASS`` for each
-    class, and ``error``, which says why a sample has no prediction. In a ``.jsonl`` a line has the same keys,
-    the probabilities as one object.
+    In a ``.csv`` the columns are the sample's row or file, those of the task, and ``error``, the reason for a
+    missing prediction. In a ``.jsonl`` a line is a JSON object of the same content.
 
-    Raises StorageError where the disk will not take it.
+    Raises StorageError where the file cannot be written.
     """
 
-    def __init__(self, path: Path, name_of: str, classes: Sequence[str], outputs: int) -> None:
-        self.path, self.name_of, self.classes = path, name_of, tuple(classes)
+    def __init__(self, path: Path, unit: str, trained: Trained) -> None:
+        self.path, self.unit, self.task, self.classes = path, unit, trained.task, trained.classes
+        self.columns = trained.task.columns(trained.classes, trained.output_size)
         self.temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        several = outputs > 1 and not classes
-        self.values = (
-            [f"prediction_{number}" for number in range(1, outputs + 1)] if several else ["prediction"]
-        )
         self.write = self._write_csv if path.suffix.lower() == ".csv" else self._write_json
 
     def __enter__(self) -> Table:
-        with self._on_the_disk():
+        with self._storage_errors():
             self.stream: TextIO = self.temporary.open("w", encoding="utf-8", newline="")
         self.rows = csv.writer(self.stream, lineterminator="\n")
         if self.write == self._write_csv:
-            columns = [f"probability_{name}" for name in self.classes]
-            self.rows.writerow([self.name_of, *self.values, *columns, "error"])
+            self.rows.writerow([self.unit, *self.columns, "error"])
         return self
 
     def __exit__(
@@ -109,7 +94,7 @@ class Table:
                 with contextlib.suppress(OSError):
                     self.stream.close()
                 return
-            with self._on_the_disk():
+            with self._storage_errors():
                 with self.stream:
                     self.stream.flush()
                     os.fsync(self.stream.fileno())
@@ -119,7 +104,7 @@ class Table:
                 self.temporary.unlink(missing_ok=True)
 
     @contextlib.contextmanager
-    def _on_the_disk(self) -> Any:
+    def _storage_errors(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
@@ -130,63 +115,43 @@ class Table:
 
     def add(self, batch: Batch, predictions: Tensor, outcome: Outcome) -> None:
         """Write a batch; ``predictions`` are those of ``batch.inputs``, in their order."""
-        rows = iter(zip(predictions.tolist(), predictions.argmax(1).tolist(), strict=True))
-        with self._on_the_disk():
+        rows = iter(predictions.tolist())
+        with self._storage_errors():
             for place, name in enumerate(batch.names):
                 error = batch.errors.get(place, "")
-                values: list[float] = []
-                best = 0
-                if not error:
-                    values, best = next(rows)
-                    if not all(map(math.isfinite, values)):
-                        error = "the model's output is not finite"
+                values = [] if error else next(rows)
+                if not all(map(math.isfinite, values)):
+                    error = "the model's output is not finite"
                 outcome.samples += 1
                 if error:
                     outcome.bad += 1
                     if len(outcome.errors) < _SHOWN_ERRORS:
-                        what = name if self.name_of == "file" else f"{self.name_of} {name}"
+                        what = name if self.unit == "file" else f"{self.unit} {name}"
                         outcome.errors.append(f"{what}: {error}")
-                self.write(name, [] if error else [_shortest(value) for value in values], best, error)
+                # As many digits as tell a float32 from every other.
+                self.write(name, [float(f"{value:.9g}") for value in values], error)
 
-    def _write_csv(self, name: int | str, values: list[float], best: int, error: str) -> None:
-        if error:
-            blank = [""] * (len(self.values) + len(self.classes))
-            self.rows.writerow([name, *blank, error])
-        else:
-            named = [self.classes[best]] if self.classes else []
-            self.rows.writerow([name, *named, *values, ""])
+    def _write_csv(self, name: int | str, prediction: list[float], error: str) -> None:
+        cells = [""] * len(self.columns) if error else self.task.cells(prediction, self.classes)
+        self.rows.writerow([name, *cells, error])
 
-    def _write_json(self, name: int | str, values: list[float], best: int, error: str) -> None:
-        row: dict[str, Any] = {self.name_of: name}
-        if error:
-            row["error"] = error
-        elif self.classes:
-            row["prediction"] = self.classes[best]
-            row["probabilities"] = dict(zip(self.classes, values, strict=True))
-        else:
-            row["prediction"] = values[0] if len(values) == 1 else values
-        self.stream.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-
-def _shortest(value: float) -> float:
-    """A float32 with as many digits as tell it from every other."""
-    return float(f"{value:.9g}")
+    def _write_json(self, name: int | str, prediction: list[float], error: str) -> None:
+        fields = {"error": error} if error else self.task.fields(prediction, self.classes)
+        self.stream.write(json.dumps({self.unit: name, **fields}, ensure_ascii=False) + "\n")
 
 
 def check_output(output: Path, source: Path) -> None:
     """Raise ConfigError where predictions cannot be written to ``output``."""
     if output.suffix.lower() not in SUFFIXES:
-        raise ConfigError(
-            f"--output {output}: what it is to be is not known", f"let it end in {' or '.join(SUFFIXES)}"
-        )
+        raise ConfigError(f"--output {output}: unknown file type", f"use {' or '.join(SUFFIXES)}")
     if output.is_dir():
         raise ConfigError(
             f"--output {output}: is a folder", f"name a file in it: {output / 'predictions.csv'}"
         )
     if not output.absolute().parent.is_dir():
-        raise ConfigError(f"--output {output}: there is no folder {output.parent}", "make it first")
+        raise ConfigError(f"--output {output}: there is no folder {output.parent}", "create it first")
     if output.exists() and output.resolve() == source.resolve():
-        raise ConfigError(f"--output {output}: is the input", "name another file")
+        raise ConfigError(f"--output {output}: is the input file", "name another file")
 
 
 def predict(
@@ -198,22 +163,22 @@ def predict(
 ) -> Outcome:
     """Predict all of ``source`` into ``table``; ``watch`` is called after each batch.
 
-    Raises ConfigError where there is nothing to predict, or no sample that could be.
+    Raises ConfigError where no sample could be predicted.
     """
     outcome = Outcome()
     with table:
         for batch in source.batches(batch_size):
-            table.add(batch, _predicted(predictor, batch, source.name_of), outcome)
+            table.add(batch, _predicted(predictor, batch, source.unit), outcome)
             watch(outcome)
         if outcome.bad == outcome.samples:
             why = f": {outcome.errors[0]}" if outcome.errors else ""
             raise ConfigError(
-                f"none of {outcome.samples} {table.name_of}s could be predicted{why}", "nothing was written"
+                f"none of {outcome.samples} {table.unit}s could be predicted{why}", "nothing was written"
             )
     return outcome
 
 
-def _predicted(predictor: Predictor, batch: Batch, name_of: str) -> Tensor:
+def _predicted(predictor: Predictor, batch: Batch, unit: str) -> Tensor:
     if not len(batch.inputs):
         return torch.empty(0, 1)
     try:
@@ -222,7 +187,7 @@ def _predicted(predictor: Predictor, batch: Batch, name_of: str) -> Tensor:
         reason = str(error).partition("\n")[0]
         described = {"shape": batch.inputs.shape[1:], "dtype": str(batch.inputs.dtype).removeprefix("torch.")}
         raise ConfigError(
-            f"the model does not take samples of shape {shown(described)} ({name_of}s {batch.names[0]} to"
+            f"the model does not accept samples of shape {shown(described)} ({unit}s {batch.names[0]} to"
             f" {batch.names[-1]}): {reason}",
-            "give samples as in training; or a smaller --batch-size where memory is short",
+            "use samples as in training, or a smaller --batch-size if memory ran out",
         ) from error

@@ -1,4 +1,4 @@
-"""From a run directory back to a model, and to the inputs it was trained on."""
+"""From a run directory to its trained model and the inputs that the model needs."""
 
 from __future__ import annotations
 
@@ -10,38 +10,38 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainctl.checkpoint import format as checkpoint
-from trainctl.checkpoint.format import Content
+from trainctl.checkpoint.format import Content, folder_name, newest_valid
+from trainctl.checkpoint.format import read as read_checkpoint
+from trainctl.components.tasks._base import Task, task_named
 from trainctl.config.settings import Config
 from trainctl.config.stored import read_config
 from trainctl.data import Data
-from trainctl.data import preprocessing as preparing
+from trainctl.data.preprocessing import first_samples, make_transform
 from trainctl.errors import CheckpointError, ConfigError
-from trainctl.registry import plugins
+from trainctl.registry import TASKS, plugins
 from trainctl.registry.protocols import Model
-from trainctl.runs import directory as rundir
+from trainctl.runs.directory import find, is_training, read_record
 from trainctl.training import runtime
 from trainctl.training.construct import build_model
 from trainctl.training.prepare_data import build_data, data_fingerprint
 
-_TASKS = ("classification", "regression")
 _DTYPES = {str(each).removeprefix("torch.") for each in vars(torch).values() if isinstance(each, torch.dtype)}
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What was trained, and how its inputs are made.
+    """A trained model with the description of its inputs and outputs.
 
     Attributes:
         directory, record, config: the run.
-        checkpoint, content: the checkpoint and what stands in it.
+        checkpoint, content: the checkpoint's folder and its content.
         model: in evaluation mode, on ``device``.
-        task, input_shape, output_size: what the model takes and gives.
-        classes: one name a class; empty for regression.
-        class_counts: training samples a class; None for regression.
-        raw: shape and type of one raw sample, as :func:`trainctl.data.preprocessing.describe` says it.
+        task, input_shape, output_size: the model's inputs and outputs.
+        classes: one name a class; empty for a task without classes.
+        class_counts: training samples a class; None for a task without classes.
+        raw: shape and type of one raw sample, see :func:`trainctl.data.preprocessing.describe`.
         reading: how raw samples are read from files.
-        notices: what people must be told of the run before its results.
+        notices: warnings to print before any result.
     """
 
     directory: Path
@@ -51,7 +51,7 @@ class Trained:
     content: Content
     model: Model
     device: torch.device
-    task: str
+    task: Task
     input_shape: tuple[int, ...]
     output_size: int
     classes: tuple[str, ...]
@@ -65,23 +65,23 @@ class Trained:
         return self.content.step
 
     def raw_sample(self) -> Mapping[str, Any]:
-        """Shape and type of one raw sample; where the run does not say, from one of the dataset's."""
+        """Shape and type of one raw sample; taken from the dataset where the run has not stored them."""
         if self.raw is not None:
             return self.raw
-        sample = preparing.first_samples(build_data(self.config.dataset, self.reading).train, 1)
+        sample = first_samples(build_data(self.config.dataset, self.reading).train, 1)
         return {"shape": list(sample.shape[1:]), "dtype": str(sample.dtype).removeprefix("torch.")}
 
     def trained_on(self, data: Data) -> bool:
-        """Whether the training targets, and their order, are those of the run."""
+        """Whether the training targets and their order are those of the run."""
         state = self.content.state
         fingerprint = data_fingerprint(data, self.config.seed, int(state["epoch"]))
         return bool(state.get("data_fingerprint") == fingerprint)
 
     def transform(self) -> nn.Module:
-        """What turns a raw batch into the model's input, as in training, on ``device``.
+        """The module that turns a raw batch into the model's input, as in training, on ``device``.
 
-        A dataset's own that trainctl does not know is made by that dataset again, which takes its data.
-        Raises CheckpointError where what is stored is no transform, ConfigError where that data is another.
+        A custom transform is built again by its dataset, from the training data. Raises CheckpointError for a
+        damaged description, ConfigError where that data has changed.
         """
         described = self.content.state["data"].get("transform")
         if described is None:
@@ -89,11 +89,11 @@ class Trained:
             if self.trained_on(data):
                 return data.transform.to(self.device)
             raise ConfigError(
-                f"dataset={self.config.dataset.name} makes its transform from its data, which has changed",
-                "restore the data that the run was trained on",
+                f"dataset={self.config.dataset.name} fits its transform to its data, which has changed",
+                "restore the training data",
             )
         try:
-            return preparing.make_transform(described).to(self.device)
+            return make_transform(described).to(self.device)
         except ValueError as error:
             raise CheckpointError(f"{self.checkpoint} holds {error}") from error
 
@@ -114,16 +114,16 @@ def load_run(
     trust_plugins: bool = False,
     device: torch.device | None = None,
 ) -> Trained:
-    """The ``best`` or ``last`` model of a run, and what is needed to use it.
+    """The ``best`` or ``last`` model of a run, and all that is needed to use it.
 
-    Without ``device`` it is the run's, with the run's number of threads, so that results are the same to the
-    last digit; or the CPU where that device is not there.
+    ``device`` defaults to the run's, with its number of threads so that results are the same to the last
+    digit, and to the CPU where that device is missing.
 
     Raises ConfigError where there is no run, CheckpointError without a usable checkpoint, UnsafeInputError
-    for changed plugins and for files that no run holds.
+    for changed plugins and unsafe files.
     """
-    directory = rundir.find(run)
-    record = rundir.read_record(directory)
+    directory = find(run)
+    record = read_record(directory)
     if not (directory / "config.yaml").is_file():
         raise _no_checkpoint(directory, record)
     stored = (record.get("environment") or {}).get("plugins") or []
@@ -136,19 +136,16 @@ def load_run(
     chosen, content, notices = _choose(directory, record, which)
     known = _described(chosen, content)
     if device is None:
-        device, said = _device_of(config, record)
-        notices += said
+        device, differences = _device_of(config, record)
+        notices += differences
     model = build_model(config.model, known["input_shape"], known["output_size"])
     try:
         model.load_state_dict(content.model)
     except (RuntimeError, KeyError) as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(f"{chosen} does not fit model={config.model.name}: {reason}") from error
-    # Only now, when the model that was built says that there can be so many.
-    if known["task"] == "regression":
-        known["classes"] = ()
-    elif len(set(known["classes"])) != known["output_size"]:
-        known["classes"] = tuple(str(number) for number in range(known["output_size"]))
+    # After the model was built: a damaged output_size would make a list of any length.
+    known["classes"] = known["task"].class_names(known["classes"], known["output_size"])
     model = model.to(device)
     model.eval()
     return Trained(
@@ -164,46 +161,43 @@ def load_run(
     )
 
 
-# ------------------------------------------------------------------ which checkpoint
-
-
 def _choose(directory: Path, record: Mapping[str, Any], which: str) -> tuple[Path, Content, list[str]]:
-    """The checkpoint, its content, and what is to be said of others.
+    """The checkpoint, its content, and notices about damaged ones.
 
-    The best one is never replaced by another; in the place of a damaged newest one the newest whole one is
-    used, and both are named.
+    There is no substitute for a damaged best checkpoint; for a damaged newest one it is the newest valid one,
+    with a notice.
     """
     folder, best = directory / "checkpoints", record.get("best")
     if not best and not any(folder.glob("step-*")):
         raise _no_checkpoint(directory, record)
     if which == "best" and best:
-        chosen = folder / checkpoint.folder_name(best["step"])
+        chosen = folder / folder_name(best["step"])
         try:
-            return chosen, checkpoint.read(chosen), []
+            return chosen, read_checkpoint(chosen), []
         except CheckpointError as error:
-            remedy = "--checkpoint last takes the newest one (which='last' in Python)"
+            remedy = "use the newest one: --checkpoint last (which='last' in Python)"
             raise CheckpointError(str(error), remedy) from error
     try:
-        chosen, content, broken = checkpoint.newest_valid(folder)
+        chosen, content, broken = newest_valid(folder)
     except CheckpointError:
-        # A run that goes on replaces its checkpoints: what was listed may be gone when it is read.
-        if not rundir.is_training(directory):
+        # A running run replaces its checkpoints: one that was listed may be gone when it is read.
+        if not is_training(directory):
             raise
-        chosen, content, broken = checkpoint.newest_valid(folder)
+        chosen, content, broken = newest_valid(folder)
     notices = [f"damaged, not used: {reason}" for _, reason in broken]
     best = content.state.get("best")
     if which == "best" and isinstance(best, dict) and best.get("step") != content.step:
-        # A run that has not ended has its best one in its checkpoints only.
+        # Before a run has ended, only its checkpoints name the best one.
         try:
-            chosen = folder / checkpoint.folder_name(int(best["step"]))
-            content = checkpoint.read(chosen)
+            chosen = folder / folder_name(int(best["step"]))
+            content = read_checkpoint(chosen)
         except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{chosen} does not say which step was the best") from error
+            raise CheckpointError(f"{chosen} does not name the best step") from error
     return chosen, content, notices
 
 
 def _no_checkpoint(directory: Path, record: Mapping[str, Any]) -> CheckpointError:
-    if rundir.is_training(directory):
+    if is_training(directory):
         return CheckpointError(
             f"{directory} has no checkpoint yet: the run is still being trained",
             "wait until the first one is saved",
@@ -212,33 +206,32 @@ def _no_checkpoint(directory: Path, record: Mapping[str, Any]) -> CheckpointErro
     reason = f" ({record['reason']})" if how == "failed" and record.get("reason") else ""
     return CheckpointError(
         f"{directory} has no checkpoint: the run {how} before the first one was saved{reason}",
-        "train it again; trainctl resume needs a checkpoint, too",
+        "train it again; trainctl resume also needs a checkpoint",
     )
 
 
 def _state_of(directory: Path, record: Mapping[str, Any], content: Content) -> list[str]:
-    """How the run ended, where it is not done."""
+    """A notice about a run that is not done."""
     status, reason = record.get("status"), record.get("reason")
     if status == "done":
         return []
-    here = f"this is its step {content.step}"
     if status == "failed":
-        return [f"the run failed{f' ({reason})' if reason else ''}: {here}"]
-    if status != "running":
-        return [f"the run was {status} and has not ended: {here}"]
-    if rundir.is_training(directory):
-        return [f"the run is still being trained: {here}"]
-    return [f"the run was killed and has not ended: {here}"]
+        how = f"failed{f' ({reason})' if reason else ''}"
+    elif status == "running" and is_training(directory):
+        how = "is still being trained"
+    else:
+        how = f"was {'killed' if status == 'running' else status} before its end"
+    return [f"the run {how}: this is its step {content.step}"]
 
 
 def _device_of(config: Config, record: Mapping[str, Any]) -> tuple[torch.device, list[str]]:
-    """The run's device, and what differs from its environment where that moves the last digits."""
+    """The run's device, and notices where the environment changes the last digits."""
     notices = []
     try:
         device = runtime.choose_device(config.device)
     except ConfigError as error:
         device = torch.device("cpu")
-        notices.append(f"{error}: the CPU is used")
+        notices.append(f"{error}: using the CPU")
     then = record.get("environment") or {}
     threads = then.get("threads")
     if device.type == "cpu" and threads:
@@ -249,20 +242,17 @@ def _device_of(config: Config, record: Mapping[str, Any]) -> tuple[torch.device,
         if key in then and str(then[key]).partition(" ")[0] != now
     ]
     if differing:
-        notices.append(f"not as it was trained: {', '.join(differing)}; the last digits may differ")
+        notices.append(f"the environment has changed: {', '.join(differing)}; the last digits may differ")
     return device, notices
 
 
-# ------------------------------------------------------------------ what it says of itself
-
-
 def _described(chosen: Path, content: Content) -> dict[str, Any]:
-    """What a checkpoint says of its data. Raises CheckpointError for what cannot be."""
+    """A checkpoint's description of its data. Raises CheckpointError where it is damaged."""
     try:
         data = content.state["data"]
         shape, size, names = data["input_shape"], data["output_size"], data["classes"]
         counts, raw, reading = data.get("class_counts"), data.get("raw"), data.get("reading") or {}
-        _require(data["task"] in _TASKS, "task")
+        _require(data["task"] in TASKS.names(), "task")
         _require(_counts(shape), "input_shape")
         _require(type(size) is int and size > 0, "output_size")
         _require(isinstance(names, list) and all(isinstance(name, str) for name in names), "classes")
@@ -270,9 +260,9 @@ def _described(chosen: Path, content: Content) -> dict[str, Any]:
         _require(raw is None or (_counts(raw["shape"]) and raw["dtype"] in _DTYPES), "raw")
         _require(isinstance(reading, dict), "reading")
     except (KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{chosen} says nothing usable of its data: {error}") from error
+        raise CheckpointError(f"{chosen}: the description of its data is damaged: {error}") from error
     return {
-        "task": data["task"],
+        "task": task_named(data["task"]),
         "input_shape": tuple(shape),
         "output_size": size,
         "classes": tuple(names),
@@ -288,4 +278,4 @@ def _counts(values: Any, least: int = 1) -> bool:
 
 def _require(fine: bool, what: str) -> None:
     if not fine:
-        raise TypeError(f"{what} is damaged")
+        raise TypeError(what)

@@ -235,6 +235,7 @@ LOADERS = Registry(
 )
 LOOPS = Registry("loop", "loop", "rungs", supplied=("config",))
 METRICS = Registry("metric", "metric", "metrics", supplied=("output_size", "classes"))
+TASKS = Registry("task", "task", "tasks")
 TRACKERS = Registry("tracker", "tracker", "trackers", common=_common(Parameter("every", Count, 1)))
 
 COMPONENTS: dict[str, Registry] = {
@@ -253,6 +254,7 @@ __all__ = [
     "OPTIMS",
     "REQUIRED",
     "SCHEDULERS",
+    "TASKS",
     "TRACKERS",
     "Parameter",
     "Registry",

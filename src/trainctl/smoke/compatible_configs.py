@@ -9,33 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from trainctl.components.tasks._base import task_named
 from trainctl.errors import ConfigError
-from trainctl.registry import COMPONENTS, LOSSES, METRICS
+from trainctl.registry import COMPONENTS, LOSSES, METRICS, TASKS
 from trainctl.smoke.cases import Case
 
-_VALUES = ("dataset=synthetic", "++dataset.task=regression", "++dataset.outputs=3")
-_REGRESSION = (*_VALUES, "loss=mse")
 _IMAGES = ("dataset=synthetic", "++dataset.shape=[3,32,32]")
 _HANDWRITING = ("dataset=synthetic", "++dataset.shape=[1,28,28]")
 _PLAIN = ("optim=sgd", "model=linear")
 _ITEMS = ("dataset=image_folder", "dataset.path='{images}'", "dataset.size=[8,8]", "dataset.cache=false")
-_TRIED = (
-    (),
-    _REGRESSION,
-    _HANDWRITING,
-    _IMAGES,
-    ("optim=sgd",),
-    (*_PLAIN, *_REGRESSION),
-    _ITEMS,
-)
-_TARGETS = {
-    "class": (),
-    "value": _VALUES,
-    "binary": (*_VALUES, "++dataset.targets=binary"),
-    "sign": (*_VALUES, "++dataset.targets=sign"),
-    "labels": (*_VALUES, "++dataset.targets=labels"),
-}
-_SHARES = (*_VALUES, "++dataset.targets=shares")
+_TARGETS = {name: (f"++dataset.targets={name}",) for name in ("binary", "sign", "labels", "shares")}
+"""What the ``synthetic`` dataset makes for a kind of loss, beside what its task needs."""
 _ENDINGS = {"bce": "Sigmoid", "nll": "{LogSoftmax:1}", "kl_div": "{LogSoftmax:1}"}
 """The last layer for losses that want probabilities or their logarithms: only their docstrings say so."""
 
@@ -48,7 +32,9 @@ def partners(case: Case, name: str) -> Iterator[tuple[str, ...]]:
     if case.group not in (*COMPONENTS, METRICS.group):
         yield ()
         return
-    tried = [*_declared(case, name), *_TRIED]
+    by_task = [_of_task(task) for task in TASKS.names()]
+    plain = [(*_PLAIN, *words) for words in by_task if words]
+    tried = [*_declared(case, name), *by_task, _HANDWRITING, _IMAGES, ("optim=sgd",), *plain, _ITEMS]
     if case.group == "model":
         # Its weights are enough to be written and read several times; Adam's moments are tried elsewhere.
         tried = [("optim=sgd", *words) for words in tried if "optim=sgd" not in words]
@@ -64,14 +50,23 @@ def target_kind(name: str) -> str | None:
     return kind if isinstance(kind, str) else None
 
 
+def _of_task(name: str) -> tuple[str, ...]:
+    """Data of a task and a loss for it; nothing for the task of the default config."""
+    task = task_named(name)
+    return (*task.example, f"loss={task.loss}") if task.example else ()
+
+
 def _declared(case: Case, name: str) -> list[tuple[str, ...]]:
     if case.group == METRICS.group:
-        return [_REGRESSION] if getattr(METRICS.load(name), "task", "") == "regression" else []
+        task = getattr(METRICS.load(name), "task", None)
+        return [] if task is None else [_of_task(task)]
     if case.group != LOSSES.group:
         return []
-    words = _SHARES if name == "kl_div" else _TARGETS.get(str(target_kind(name)))
-    if words is None:
+    kind = "value" if name == "kl_div" else target_kind(name)
+    fitting = [task for task in map(task_named, TASKS.names()) if kind in task.loss_targets]
+    if not fitting:
         return []
+    words = (*fitting[0].example, *_TARGETS.get("shares" if name == "kl_div" else str(kind), ()))
     outputs = 3 if words else 10
 
     def ending(last: str) -> tuple[str, ...]:

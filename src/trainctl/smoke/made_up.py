@@ -14,16 +14,18 @@ from typing import Any
 
 import numpy
 
+from trainctl.components.tasks._base import Task, task_named
 from trainctl.config.settings import Component, show
 from trainctl.data.tables.text import choose_delimiter
 from trainctl.errors import MissingDataError
+from trainctl.registry import TASKS
 
 _ROWS = 96
 _CLASSES = ("circle", "cross", "square", "star", "ring", "moon", "arrow", "wave", "spiral", "heart")
 _COLOURS = ("red", "green", "blue")
 _NUMBER = re.compile(r"-?[1-9]\d*")
 # Nothing says how many classes or values an absent file has, nor what shape its arrays: the likeliest first.
-_OUTPUTS: Mapping[str, tuple[int, ...]] = {"classification": (3, 10, 2), "regression": (1, 3, 10)}
+_CLASS_COUNTS, _VALUE_COUNTS = (3, 10, 2), (1, 3, 10)
 _SHAPES = ((4,), (3, 32, 32), (1, 28, 28), (16, 8))
 
 
@@ -32,15 +34,15 @@ class Form:
     """What made-up data is like.
 
     Attributes:
-        task: what its targets are.
         kind: what the loss compares the outputs with, where it says so.
+        classes: whether the targets are classes, not values.
         rows: how many samples there are.
         outputs: how many classes, or values to predict.
         shape: one sample's, where the file does not decide it.
     """
 
-    task: str = "classification"
     kind: str | None = None
+    classes: bool = True
     rows: int = _ROWS
     outputs: int = 3
     shape: tuple[int, ...] = (4,)
@@ -87,12 +89,12 @@ def stand_ins(
     tasks = _tasks(dataset, missing, kind)
     shapes = _SHAPES if dataset.name == "npz" else ((4,),)
     forms = [
-        Form(task, kind, rows, outputs, shape)
+        Form(kind, task.class_numbers, rows, outputs, shape)
         for task in tasks
         for outputs, shape in product(_outputs(dataset, task), shapes)
     ]
     # Where the loss wants another kind of targets than the config says, no data will do.
-    contradicts = kind is not None and (kind == "class") != (tasks[0] == "classification")
+    contradicts = kind is not None and kind not in tasks[0].loss_targets
     for number, form in enumerate(forms):
         place = folder / "made-up" / str(number)
         place.mkdir(parents=True, exist_ok=True)
@@ -108,20 +110,20 @@ def stand_ins(
         yield StandIn(tuple(words), note, guessed=not contradicts)
 
 
-def _tasks(dataset: Component, missing: MissingDataError, kind: str | None) -> tuple[str, ...]:
-    """What the targets may be: what the config says, else what the loss is for."""
-    asked = dataset.arguments.get("task", "auto" if dataset.name in _FINDS_TASK else "classification")
+def _tasks(dataset: Component, missing: MissingDataError, kind: str | None) -> list[Task]:
+    """The tasks that the data may be for: the config's, else those that the loss is for."""
+    first = str(missing.stand_in["task"])
+    asked = dataset.arguments.get("task", "auto" if dataset.name in _FINDS_TASK else first)
     if asked != "auto":
-        return (str(asked),)
-    if kind is not None:
-        return ("classification" if kind == "class" else "regression",)
-    first = str(missing.stand_in.get("task", "classification"))
-    return (first, *(task for task in _OUTPUTS if task != first))
+        return [task_named(str(asked))]
+    tasks = [task_named(name) for name in sorted(TASKS.names(), key=lambda name: name != first)]
+    return [task for task in tasks if kind in task.loss_targets] or tasks
 
 
-def _outputs(dataset: Component, task: str) -> tuple[int, ...]:
-    one_value = task == "regression" and dataset.name != "npz"  # a table has one column of targets
-    return (1,) if one_value else _OUTPUTS[task]
+def _outputs(dataset: Component, task: Task) -> tuple[int, ...]:
+    if task.class_numbers:
+        return _CLASS_COUNTS
+    return _VALUE_COUNTS if dataset.name == "npz" else (1,)  # a table has one column of targets
 
 
 def _shares(dataset: Component, samples: int) -> tuple[list[str], int]:
@@ -157,7 +159,7 @@ def images(folder: Path, arguments: Mapping[str, Any], form: Form) -> Path:
 
 def _targets(total: Any, form: Form) -> Any:
     """What is to be predicted, of (rows,) numbers that go with the inputs: class numbers, or values."""
-    if form.task == "classification":
+    if form.classes:
         # By rank, so that every class has as many rows as every other.
         return total.argsort().argsort() * form.outputs // len(total)
     if form.kind == "binary":
@@ -200,7 +202,7 @@ def _table(arguments: Mapping[str, Any], form: Form) -> tuple[list[str], list[li
     rows = [
         [
             _CLASSES[int(targets[row])]
-            if column == goal and form.task == "classification"
+            if column == goal and form.classes
             else round(float(targets[row]), 4)
             if column == goal
             else _COLOURS[row % len(_COLOURS)]
@@ -252,9 +254,9 @@ def _npz(folder: Path, arguments: Mapping[str, Any], form: Form) -> Path:
     for inputs_name, targets_name in pairs:
         inputs = generator.normal(size=(form.rows, *form.shape)).astype(numpy.float32)
         targets = _targets(inputs.reshape(form.rows, -1).sum(1), form)
-        if form.task == "regression" and form.outputs > 1:
+        if not form.classes and form.outputs > 1:
             targets = numpy.stack([targets] * form.outputs, 1)
-        whole = numpy.int64 if form.task == "classification" else numpy.float32
+        whole = numpy.int64 if form.classes else numpy.float32
         arrays |= {inputs_name: inputs, targets_name: targets.astype(whole)}
     numpy.savez(path, **arrays)
     return path

@@ -13,7 +13,7 @@ import numpy
 from PIL import Image
 from torch import Tensor
 
-from trainctl.data import preprocessing as preparing
+from trainctl.data.preprocessing import first_samples
 from trainctl.data.tables.text import choose_delimiter
 from trainctl.inference.predict import Predictor, Table, predict
 from trainctl.inference.readers import open_source
@@ -40,7 +40,7 @@ def check_predictions(trained: Trained, folder: Path) -> str | None:
     for size in (len(samples), 1):
         source = open_source(path, trained.raw_sample(), trained.reading, settings)
         output = folder / f"predictions-{size}.jsonl"
-        table = Table(output, source.name_of, trained.classes, trained.output_size)
+        table = Table(output, source.unit, trained)
         outcome = predict(predictor, source, table, size)
         if outcome.errors:
             return outcome.errors[0]
@@ -66,7 +66,7 @@ def check_predictions(trained: Trained, folder: Path) -> str | None:
 def _raw(trained: Trained) -> Tensor:
     data = build_data(trained.config.dataset, trained.reading)
     split = next(each for each in (data.test, data.val, data.train) if each is not None and len(each))
-    return preparing.first_samples(split, _SAMPLES).contiguous()
+    return first_samples(split, _SAMPLES).contiguous()
 
 
 def _differing(one: _Rows, other: _Rows) -> int | None:

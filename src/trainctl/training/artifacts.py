@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from trainctl.checkpoint import format as checkpoint
+from trainctl.components.tasks._base import class_names, task_of
 from trainctl.config.settings import Config
 from trainctl.paths import short_path
 from trainctl.runs.directory import CONFUSION, CURVES
 from trainctl.training.build import Built
 from trainctl.training.confusion import Confusion
 from trainctl.training.display import Display
-from trainctl.training.evaluation import class_names
 from trainctl.training.interrupts import Stopped
 from trainctl.training.request import Request
 from trainctl.training.run import Run
@@ -33,7 +33,7 @@ def pictures_wanted(config: Config) -> bool:
 def make_confusion(request: Request, built: Built) -> Confusion | None:
     """Counts the classes while the best checkpoint is tested; None where no picture is drawn."""
     drawn = request.draw is not None and pictures_wanted(request.config)
-    return Confusion(built.data.output_size) if drawn and built.data.task == "classification" else None
+    return Confusion(built.data.output_size) if drawn and task_of(built.data).class_numbers else None
 
 
 def counting(run: Run, confusion: Confusion | None) -> Run:

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from trainctl.components.tasks._base import task_named, task_of
 from trainctl.config.settings import Config
 from trainctl.data import Data
 from trainctl.errors import ConfigError
-from trainctl.registry import DATASETS
+from trainctl.registry import DATASETS, TASKS
 from trainctl.registry.protocols import Batch, Criterion, Model, named_modules
 from trainctl.training.runtime import random_state_kept
 
@@ -85,29 +86,21 @@ def check_batch_of_one(config: Config, model: Model, inputs: torch.Tensor, sampl
         ) from error
 
 
-# What the targets of a loss are, and the loss to use where they are not.
-_OF_CLASSES = ("class",)
+# The kinds of loss whose targets have the shape of the outputs.
 _OF_VALUES = ("value", "binary", "sign", "labels")
 
 
-def _or_task(config: Config, task: str) -> str:
-    """What else to type, where the dataset reads its targets as it is told."""
-    told = "task" in DATASETS.signature(config.dataset.name).names
-    return f", or say dataset.task={task}" if told else ""
-
-
 def _check_target_kind(config: Config, kind: str | None, data: Data, outputs: Any, targets: Any) -> None:
-    if kind in _OF_CLASSES and data.task != "classification":
+    task = task_of(data)
+    fitting = [name for name in TASKS.names() if kind in task_named(name).loss_targets]
+    if fitting and task.name not in fitting:
+        chosen_by_user = "task" in DATASETS.signature(config.dataset.name).names
+        other = f", or dataset.task={fitting[0]}" if chosen_by_user else ""
         raise ConfigError(
             _mismatch(config, outputs, targets),
-            f"the targets are values: use loss=mse{_or_task(config, 'classification')}",
+            f"the targets are {task.targets}: use loss={task.loss}{other}",
         )
-    if kind in _OF_VALUES and data.task == "classification":
-        raise ConfigError(
-            _mismatch(config, outputs, targets),
-            f"the targets are class numbers: use loss=cross_entropy{_or_task(config, 'regression')}",
-        )
-    if kind in _OF_CLASSES and not (outputs.dim() >= 2 and outputs.shape[1] == data.output_size):
+    if kind == "class" and not (outputs.dim() >= 2 and outputs.shape[1] == data.output_size):
         raise ConfigError(
             _mismatch(config, outputs, targets),
             f"model={config.model.name} must give outputs of shape (N, {data.output_size})",

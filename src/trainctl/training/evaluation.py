@@ -6,13 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from trainctl.components.tasks._base import class_names, task_of
 from trainctl.config.settings import Component
 from trainctl.data import Data
 from trainctl.errors import ConfigError, Problem
 from trainctl.registry import METRICS
 from trainctl.training.run import Metric
-
-_AUTO = {"classification": ("accuracy",), "regression": ("mse", "mae", "r2")}
 
 
 def choose_metrics(chosen: Sequence[Component] | None, data: Data) -> dict[str, Callable[[], Metric]]:
@@ -22,7 +21,7 @@ def choose_metrics(chosen: Sequence[Component] | None, data: Data) -> dict[str, 
     make useless for the data.
     """
     if chosen is None:
-        chosen = [Component(METRICS.group, name) for name in _AUTO[data.task]]
+        chosen = [Component(METRICS.group, name) for name in task_of(data).metrics]
     misfits = [metric.name for metric in chosen if not _fits(metric.name, data)]
     if misfits:
         fitting = [name for name in METRICS.names() if _fits(name, data)]
@@ -52,21 +51,13 @@ def _maker(metric: Component, supplied: Mapping[str, Any]) -> Callable[[], Metri
     return partial(METRICS.load(metric.name), **metric.arguments, **wanted)
 
 
-def class_names(data: Data) -> tuple[str, ...]:
-    """One name a class, all different: the dataset's own, or the numbers where it has none."""
-    if data.task == "classification" and len(set(data.classes)) != data.output_size:
-        return tuple(str(number) for number in range(data.output_size))
-    return data.classes
-
-
 def choose_monitor(monitor: str, data: Data, metrics: Mapping[str, Any]) -> tuple[str, bool]:
     """The value that decides what is best, and whether less of it is better.
 
-    ``auto`` is the accuracy of a classification where it is computed, else the loss. Raises ConfigError for
-    a value that the run does not compute.
+    ``auto`` leaves the choice to the task. Raises ConfigError for a value that the run does not compute.
     """
     if monitor == "auto":
-        monitor = "val/accuracy" if data.task == "classification" and "accuracy" in metrics else "val/loss"
+        monitor = task_of(data).monitor(metrics)
     single = [name for name in metrics if not getattr(METRICS.load(name), "several", False)]
     known = [f"val/{name}" for name in ("loss", *single)]
     if monitor not in known:

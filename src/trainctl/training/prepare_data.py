@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 
+from trainctl.components.tasks._base import check_targets, task_of
 from trainctl.config.settings import Component, Config
 from trainctl.data.augmentation import make_augment
 from trainctl.data.sampler import epoch_order
-from trainctl.data.types import AnySplit, Data, check_targets, hold_out, limited
+from trainctl.data.types import AnySplit, Data, hold_out, limited
 from trainctl.errors import ConfigError
 from trainctl.registry.protocols import Loader
 from trainctl.training import overfitting
@@ -83,7 +84,5 @@ def data_fingerprint(data: Data, seed: int, epoch: int) -> str:
 
 
 def class_counts(data: Data) -> torch.Tensor | None:
-    """Training samples a class, shape (classes,) int64; None for regression."""
-    if data.task != "classification":
-        return None
-    return torch.bincount(data.train.targets, minlength=data.output_size)
+    """Training samples a class, shape (classes,) int64; None for a task without classes."""
+    return task_of(data).class_counts(data.train.targets, data.output_size)

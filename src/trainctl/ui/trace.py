@@ -13,7 +13,7 @@ from operator import add
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
-    from trainctl.analysis.trace import Layer, Parameter, Trace, Values
+    from trainctl.analysis.trace_report import Layer, Parameter, Trace, Values
 
 NOTHING = "–"
 _NOTE_WIDTH = 100

@@ -10,7 +10,7 @@ from trainctl.ui import trace as tables
 from trainctl.ui.trace import NOTHING, Table
 
 if TYPE_CHECKING:
-    from trainctl.analysis.trace import Layer, Trace
+    from trainctl.analysis.trace_report import Layer, Trace
 
 _STYLE = """
 :root {

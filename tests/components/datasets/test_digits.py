@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from trainctl.components.datasets.digits import digits
-from trainctl.data.types import check_targets
+from trainctl.components.tasks._base import check_targets
 
 
 def test_sizes_types_and_ranges() -> None:

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from trainctl.components.datasets.mnist import mnist
-from trainctl.data.types import Data, check_targets
+from trainctl.components.tasks._base import check_targets
+from trainctl.data.types import Data
 from trainctl.errors import ConfigError, MissingDataError
 
 TRAIN_IMAGES, TRAIN_LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"

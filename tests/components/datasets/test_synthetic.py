@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from trainctl.components.datasets.synthetic import synthetic
-from trainctl.data.types import check_targets
+from trainctl.components.tasks._base import check_targets
 from trainctl.errors import ConfigError
 
 TASKS: list[Any] = ["classification", "regression"]

@@ -65,9 +65,9 @@ def _predict(trained: Trained, source: Path, output: Path, size: int) -> None:
     for notice in opened.notices:
         print(notice)
     predictor = Predictor(trained, trained.transform())
-    table = Table(output, opened.name_of, trained.classes, trained.output_size)
+    table = Table(output, opened.unit, trained)
     started = time.perf_counter()
-    with progress(opened.total, opened.name_of) as shown:
+    with progress(opened.total, opened.unit) as shown:
         outcome = predict(
             predictor,
             opened,
@@ -83,5 +83,5 @@ def _predict(trained: Trained, source: Path, output: Path, size: int) -> None:
         print(remark)
     bad = f", {outcome.bad:,} without a prediction: see its column error" if outcome.bad else ""
     took = duration(time.perf_counter() - started)
-    many = f"{outcome.samples:,} {opened.name_of}{'' if outcome.samples == 1 else 's'}"
+    many = f"{outcome.samples:,} {opened.unit}{'' if outcome.samples == 1 else 's'}"
     print(f"{many} in {took}: {short_path(output.absolute())}{bad}")

@@ -11,7 +11,7 @@ from trainctl.cli.built_config import built_from
 from trainctl.errors import ConfigError, NotFiniteError, StorageError, nearest
 
 if TYPE_CHECKING:
-    from trainctl.analysis.trace import Trace
+    from trainctl.analysis.trace_report import Trace
 
 OPTIONS = ("--html", "--config-dir", "--config-name")
 

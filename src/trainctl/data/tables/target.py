@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from trainctl.data.tables.columns import Column
-from trainctl.data.types import Task
 from trainctl.errors import ConfigError
 
 _MOST_CLASSES = 20
@@ -19,7 +18,7 @@ _MOST_CLASSES = 20
 class Target:
     """What is predicted: ``classes`` are empty for regression; ``why`` says how the task was chosen."""
 
-    task: Task
+    task: str
     classes: tuple[str, ...]
     why: str
 
@@ -70,7 +69,7 @@ def encode_target(file: str, lines: Sequence[int], row_word: str, column: Column
 
     Raises ConfigError for a class that ``target`` does not have.
     """
-    if target.task == "regression":
+    if not target.classes:
         return column.values.to(torch.float32).unsqueeze(1)
     number = {name: index for index, name in enumerate(target.classes)}
     labels = _labels(column)

@@ -14,24 +14,24 @@ from torch import Tensor
 
 from trainctl.data.images.decoding import SUFFIXES, Decoder
 from trainctl.errors import ConfigError
-from trainctl.inference.readers import Batch
+from trainctl.inference.readers.base import Batch
 
 _THREADS = 16
 
 
 def takes_images(raw: Mapping[str, Any]) -> bool:
-    """Whether raw samples of this shape and type are pixels: bytes in one channel or three."""
+    """Whether raw samples are pixels: bytes in one or three channels."""
     return raw["dtype"] == "uint8" and len(raw["shape"]) == 3 and raw["shape"][0] in (1, 3)
 
 
 class ImageFiles:
     """All images below a folder, in the order of their names, or a single one.
 
-    They are decoded as in training: turned upright, laid over white where they are transparent, brought to
-    the size and the channels of training.
+    They are decoded as in training: turned upright, transparency over white, resized, converted to its
+    channels.
     """
 
-    name_of = "file"
+    unit = "file"
 
     def __init__(self, path: Path, raw: Mapping[str, Any], reading: Mapping[str, Any]) -> None:
         channels, height, width = raw["shape"]
@@ -39,12 +39,12 @@ class ImageFiles:
         self.files, others = _below(path) if path.is_dir() else ([path.name], 0)
         if not self.files:
             raise ConfigError(
-                f"--input {path}: there are no images in it", f"images end in {', '.join(sorted(SUFFIXES))}"
+                f"--input {path}: no images found", f"images end in {', '.join(sorted(SUFFIXES))}"
             )
         self.notices = [f"{others} other file{'s' if others > 1 else ''} ignored"] if others else []
         self.decode = Decoder((height, width), channels, reading.get("resize", "crop"))
         self.largest = int(reading.get("largest", 255))
-        # A run on a folder of images has brought them to one size, too; any other has not seen that.
+        # Training on a folder of images resizes them, too; after any other training it is worth a remark.
         self.resizing_is_new = reading.get("kind") != "image" or self.largest != 255
         self.total, self.done, self.resized = len(self.files), 0, 0
 
@@ -61,7 +61,7 @@ class ImageFiles:
                 yield Batch(tuple(names), torch.stack(good) if good else empty, errors)
 
     def _load(self, name: str) -> Tensor | str:
-        """The pixels, or what is wrong with the file."""
+        """The pixels, or why the file cannot be read."""
         path = str(self.root / name)
         try:
             image = self.decode(path)
@@ -76,10 +76,8 @@ class ImageFiles:
         return image
 
     def remarks(self) -> list[str]:
-        if not self.resized:
-            return []
         size = "×".join(map(str, self.decode.size))
-        return [f"{self.resized} images of another size were brought to {size}"]
+        return [f"{self.resized} images of another size were resized to {size}"] if self.resized else []
 
 
 def _below(folder: Path) -> tuple[list[str], int]:

@@ -1,4 +1,4 @@
-"""Rows of a text table, read as the one that the run was trained on."""
+"""Rows of a CSV file, read like the table that the run was trained on."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ from trainctl.data.tables.rows import show_names
 from trainctl.data.tables.table import column_like, encode, number_categories
 from trainctl.data.tables.text import MARKS, choose_delimiter, decode
 from trainctl.errors import ConfigError, StorageError, nearest
-from trainctl.inference.readers import Batch
-from trainctl.inference.readers.numbers import EXACT, fit, require_readable, why_unfit
+from trainctl.inference.readers.base import Batch, convert, require_readable, why_bad
 
 _GZIP = b"\x1f\x8b"
 _SAMPLE = 1 << 18
 _CHUNK = 1 << 20
 _SAMPLE_ROWS = 200
+# From here on float64, in which cells are read, does not hold every integer.
+_EXACT = 2.0**53
 _Row = tuple[int, list[str] | None, str]
 
 
 class TableFile:
-    """A CSV file, plain or gzipped, whose columns are found by the names of training, or by their places.
+    """A CSV file, plain or gzipped. Columns are found by their names in training, or by number.
 
-    The target may be among them, and is not looked at. A row with too few or too many cells, or with a cell
-    that does not fit its column, is one of the ``errors``; a category that training did not have is like a
-    missing one, and counted.
+    The target column is ignored. A row with a wrong number of cells, or with a cell that does not fit its
+    column, is one of the ``errors``; a category that training did not have counts as missing.
     """
 
-    name_of = "row"
+    unit = "row"
 
     def __init__(
         self, path: Path, raw: Mapping[str, Any], reading: Mapping[str, Any], dataset: Mapping[str, Any]
@@ -55,8 +55,8 @@ class TableFile:
         else:
             require_readable(raw["dtype"], f"--input {path}")
             self.reading = _plain_reading(raw["shape"][0])
-        # What was a table is prepared by its categories; other rows of numbers keep their type.
-        self.wanted = None if self.reading is reading else str(raw["dtype"])
+        # Rows of a table are encoded by category, other rows of numbers converted to this type.
+        self.dtype = None if self.reading is reading else str(raw["dtype"])
         self.columns = [column_like(each) for each in self.reading["columns"]]
         self.codes = [number_categories(each["categories"]) for each in self.reading["columns"]]
         self.skip_lines = int(dataset.get("skip_lines", 0))
@@ -66,8 +66,6 @@ class TableFile:
         self.encoding = self._find_encoding(str(dataset.get("encoding", "auto")))
         self.delimiter = self._find_delimiter(str(dataset.get("delimiter", "auto")))
         self._read_header(dataset.get("header", "auto"))
-
-    # ---------------------------------------------------------------- bytes and text
 
     @property
     def done(self) -> int:
@@ -85,7 +83,7 @@ class TableFile:
                 self._file = file
                 yield gzip.GzipFile(fileobj=file) if packed else file  # type: ignore[misc]
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise ConfigError(f"{self.path} is a damaged gzip file: {error}", "copy it once more") from error
+            raise ConfigError(f"{self.path} is a damaged gzip file: {error}", "copy it again") from error
         except OSError as error:
             raise StorageError(
                 f"{self.path} cannot be read: {error.strerror or error}", "check its permissions"
@@ -94,14 +92,14 @@ class TableFile:
             self._file = None
 
     def _find_encoding(self, asked: str) -> str:
-        """As the dataset finds it: a byte order mark, else UTF-8, else cp1252."""
+        """As in training: the byte order mark, else UTF-8, else cp1252."""
         with self._bytes() as content:
             sample = content.read(_SAMPLE)
             if not sample.strip():
                 raise ConfigError(f"{self.path} is empty", "name another file with --input FILE")
             marked = next((name for mark, name in MARKS if sample.startswith(mark)), None)
             if asked != "auto" or marked is not None:
-                decode(b"", str(self.path), asked)  # refuses an encoding that is none
+                decode(b"", str(self.path), asked)  # raises for an unknown encoding
                 return asked if asked != "auto" else str(marked)
             whole = len(sample) < _SAMPLE
             _, guess = decode(sample if whole else sample[: sample.rfind(b"\n") + 1], str(self.path), "auto")
@@ -129,11 +127,11 @@ class TableFile:
             return ","  # one column has no delimiter
 
     def _text(self, content: BinaryIO) -> io.TextIOWrapper:
-        # A byte that is no text becomes a mark that no number and no category has.
+        # A byte that cannot be decoded becomes a character that no number and no category has.
         return io.TextIOWrapper(content, encoding=self.encoding, errors="replace", newline="")
 
     def _rows(self) -> Iterator[_Row]:
-        """Each row that is not blank: its line, its cells, or what is wrong with it."""
+        """Each row that is not blank: its line and its cells, or why it cannot be read."""
         with self._bytes() as content, self._text(content) as text:
             lines: Iterator[str] = (line.replace("\x1a", "") for line in text)
             if self.delimiter == " ":
@@ -154,10 +152,8 @@ class TableFile:
                 if any(cells):
                     yield line, cells, ""
 
-    # ---------------------------------------------------------------- columns
-
     def _read_header(self, asked: Any) -> None:
-        """Find out whether there is a header, and which cell of a row belongs to which column."""
+        """Find out whether there is a header, and which cell of a row is which column."""
         sample = [(line, cells) for line, cells, _ in islice(self._rows(), _SAMPLE_ROWS) if cells is not None]
         if not sample:
             raise ConfigError(f"{self.path} has no rows", "name another file with --input FILE")
@@ -181,18 +177,18 @@ class TableFile:
         absent = [name for name in wanted if name not in place]
         if absent:
             close = nearest(absent[0], [name for name in names if name not in wanted])
-            hint = f"is it the one called {show_names([close])}? " if close else ""
+            hint = f"did you mean {show_names([close])}? " if close else ""
             raise ConfigError(
                 f"{self.path} has no column {show_names(absent)}, which the run was trained on",
                 f"{hint}there are: {show_names(names)}",
             )
         others = [name for name in names if name not in wanted and name != self.reading["target"]["name"]]
         if others:
-            self.notices.append(f"columns that the run does not use: {show_names(others)}")
+            self.notices.append(f"ignored columns: {show_names(others)}")
         return [place[name] for name in wanted]
 
     def _by_number(self, wanted: Sequence[str]) -> list[int]:
-        """As in training, or, without the target and what else was not used, one after the other."""
+        """By their numbers in training; in order where the file has the input columns only."""
         if self.width == self.reading["width"]:
             return [column.number - 1 for column in self.columns]
         if self.width == len(self.columns):
@@ -200,10 +196,8 @@ class TableFile:
         raise ConfigError(
             f"{self.path} has {self.width} columns{'' if self.has_header else ' without names'}, the run was"
             f" trained on {len(self.columns)} of {self.reading['width']}",
-            f"give these columns: {show_names(wanted)}",
+            f"use these columns: {show_names(wanted)}",
         )
-
-    # ---------------------------------------------------------------- cells
 
     def batches(self, size: int) -> Iterator[Batch]:
         rows, number = self._rows(), 0
@@ -219,18 +213,18 @@ class TableFile:
             if cells is None:
                 errors[row] = wrong
             elif len(cells) != self.width:
-                errors[row] = f"line {line}: {len(cells)} cells, where the table has {self.width} columns"
+                errors[row] = f"line {line}: {len(cells)} cells instead of {self.width}"
         blank = [""] * self.width
         table = [blank if row in errors else cells or blank for row, (_, cells, _) in enumerate(chunk)]
         columns = [
-            self._column(column, [cells[place] for cells in table], place)
+            as_kind(replace(column, number=place + 1, texts=[_text_of(cells[place]) for cells in table]))
             for column, place in zip(self.columns, self.places, strict=True)
         ]
         for column, codes in zip(columns, self.codes, strict=True):
             wrong_here = dict(column.bad)
             if self.reading["missing"] != "mean":
                 absent = column.missing().nonzero().flatten().tolist()
-                wrong_here |= dict.fromkeys(absent, "is missing, which no row of training was")
+                wrong_here |= dict.fromkeys(absent, "is missing, which training had none of")
             for row, reason in wrong_here.items():
                 text = (column.texts or ())[row]
                 what = "the cell" if text is None else repr(text if len(text) <= 40 else f"{text[:37]}...")
@@ -238,34 +232,30 @@ class TableFile:
             if column.kind == "text":
                 strange = [text for text in column.texts or () if text is not None and text not in codes]
                 self.unknown[column.place] += len(strange)
-        if self.wanted is None:
+        if self.dtype is None:
             inputs = encode(columns, self.codes)
         else:
-            inputs = self._numbers(columns, self.wanted, chunk, errors)
+            inputs = self._numbers(columns, self.dtype, chunk, errors)
         good = [row for row in range(len(chunk)) if row not in errors]
         names = tuple(range(before + 1, before + len(chunk) + 1))
         return Batch(names, inputs[torch.tensor(good, dtype=torch.int64)], errors)
 
     def _numbers(
-        self, columns: Sequence[Column], wanted: str, chunk: Sequence[_Row], errors: dict[int, str]
+        self, columns: Sequence[Column], dtype: str, chunk: Sequence[_Row], errors: dict[int, str]
     ) -> Tensor:
-        """The cells in the type that the run was trained on, (N, columns); adds to ``errors``."""
+        """The cells as ``dtype``, (N, columns); adds to ``errors``."""
         values = torch.stack([column.values for column in columns], dim=1).numpy()
-        # Cells that are missing, or no numbers, are among the errors already.
-        inputs, strange = fit(values, wanted, may_lack=True)
-        inexact = ~strange & (abs(values) >= EXACT) & (not inputs.is_floating_point())
+        # Cells that are missing, or not numbers, are among the errors already.
+        inputs, strange = convert(values, dtype, missing_allowed=True)
+        inexact = ~strange & (abs(values) >= _EXACT) & (not inputs.is_floating_point())
         for row, place in np.argwhere(strange | inexact).tolist():
             column = columns[place]
-            why = why_unfit(values[row, place], wanted)
+            why = why_bad(values[row, place], dtype)
             if inexact[row, place]:
-                why = "is too large to be read exactly: give an .npz file"
+                why = "is too large to be read exactly: use an .npz file"
             text = (column.texts or ())[row]
             errors.setdefault(row, f"line {chunk[row][0]}, {column.place}: {text!r} {why}")
         return inputs
-
-    def _column(self, like: Column, cells: Sequence[str], place: int) -> Column:
-        texts = [None if cell.lower() in MISSING else cell for cell in cells]
-        return as_kind(replace(like, number=place + 1, texts=texts))
 
     def remarks(self) -> list[str]:
         return [
@@ -275,8 +265,12 @@ class TableFile:
         ]
 
 
+def _text_of(cell: str) -> str | None:
+    return None if cell.lower() in MISSING else cell
+
+
 def _plain_reading(width: int) -> dict[str, Any]:
-    """For samples that are rows of numbers and were no table: their columns in order."""
+    """The columns of samples that are rows of numbers, but not from a table."""
     column = {"kind": "number", "comma": False, "categories": []}
     columns = [{**column, "name": str(number), "number": number} for number in range(1, width + 1)]
     return {"named": False, "width": width, "missing": "error", "columns": columns}

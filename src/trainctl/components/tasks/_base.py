@@ -1,0 +1,178 @@
+"""What the targets of a dataset mean: everything in a run that depends on it is asked of its task."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from trainctl.data.types import Data
+from trainctl.errors import ConfigError
+from trainctl.registry import TASKS
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """One class: how many of its samples were found, and how many of its predictions were right.
+
+    ``precision``, ``recall`` and ``f1`` are None where there was nothing to count.
+    """
+
+    name: str
+    precision: float | None
+    recall: float | None
+    f1: float | None
+    support: int
+
+
+@dataclass(frozen=True)
+class Residuals:
+    """Target minus prediction of one output. ``r2`` is None where the targets do not vary."""
+
+    output: int
+    mean: float
+    std: float
+    quantiles: Mapping[float, float]
+    r2: float | None
+
+
+@dataclass(frozen=True)
+class Worst:
+    """A sample of the split, from 1, whose prediction is far off in one output."""
+
+    sample: int
+    output: int
+    target: float
+    prediction: float
+
+    @property
+    def residual(self) -> float:
+        return self.target - self.prediction
+
+
+@dataclass(frozen=True, kw_only=True)
+class Details:
+    """The tables that ``eval`` shows below loss and metrics; a task fills those that suit it.
+
+    ``confusion`` counts (true, predicted), (classes, classes).
+    """
+
+    classes: tuple[ClassRow, ...] = ()
+    confusion: tuple[tuple[int, ...], ...] = ()
+    residuals: tuple[Residuals, ...] = ()
+    worst: tuple[Worst, ...] = ()
+
+
+class Task:
+    """A task whose targets are any float values: the defaults that a task of one's own changes.
+
+    Attributes:
+        name: the name that it is registered under.
+        targets: what a target is, for messages.
+        predictions: what the predictions are, for messages.
+        loss: the loss that a message recommends.
+        loss_targets: the ``target`` of the losses that fit.
+        metrics: those of a run that chooses none.
+        best: the metric that ``train.monitor=auto`` monitors where it is computed.
+        class_numbers: whether a target is the number of one class, so that confusions can be counted.
+        example: overrides for a small run with such targets.
+    """
+
+    name = ""
+    targets = "values"
+    predictions = "values"
+    loss = "mse"
+    loss_targets: Collection[str] = ("value",)
+    metrics: tuple[str, ...] = ()
+    best = "loss"
+    class_numbers = False
+    example: tuple[str, ...] = ()
+
+    def check(self, where: str, targets: Tensor, outputs: int) -> None:
+        """Raise ConfigError for targets that do not fit ``outputs``; ``where`` begins the message."""
+
+    def class_names(self, names: Sequence[str], outputs: int) -> tuple[str, ...]:
+        """A different name for each class; empty where there are no classes."""
+        return ()
+
+    def class_counts(self, targets: Tensor, outputs: int) -> Tensor | None:
+        """Samples of each class, (classes,) int64; None where there are no classes."""
+        return None
+
+    def monitor(self, metrics: Collection[str]) -> str:
+        """What ``train.monitor=auto`` stands for in a run that computes ``metrics``."""
+        return f"val/{self.best}" if self.best in metrics else "val/loss"
+
+    def as_trained(self, data: Data, outputs: int, classes: Sequence[str]) -> Data:
+        """``data`` with the targets of a model that was trained on other data.
+
+        Raises ConfigError where its targets are not those of the model.
+        """
+        if data.output_size != outputs:
+            raise ConfigError(
+                f"dataset {data.name} has {data.output_size} values to predict, the model predicts {outputs}",
+                "evaluate it on data with the same targets",
+            )
+        return data
+
+    def predict(self, outputs: Tensor) -> Tensor:
+        """The predictions that a model's ``outputs`` (N, …) stand for, (N, classes) or (N, outputs)."""
+        return outputs.flatten(1)
+
+    def columns(self, classes: Sequence[str], outputs: int) -> list[str]:
+        """The columns of a CSV file of predictions."""
+        if outputs == 1:
+            return ["prediction"]
+        return [f"prediction_{number}" for number in range(1, outputs + 1)]
+
+    def cells(self, prediction: Sequence[float], classes: Sequence[str]) -> list[Any]:
+        """One sample's prediction in these columns."""
+        return list(prediction)
+
+    def fields(self, prediction: Sequence[float], classes: Sequence[str]) -> dict[str, Any]:
+        """One sample's prediction in a JSON object."""
+        return {"prediction": prediction[0] if len(prediction) == 1 else list(prediction)}
+
+    def kept(self, outputs: Tensor) -> Tensor:
+        """The part of a batch's outputs that :meth:`details` needs."""
+        return outputs
+
+    def details(self, kept: Tensor, targets: Tensor, classes: Sequence[str]) -> Details:
+        """The tables of an evaluation; ``kept`` and ``targets`` are those of the whole split, on the CPU."""
+        return Details()
+
+
+def task_named(name: str) -> Task:
+    """The task registered as ``name``. Raises ConfigError when there is none."""
+    task: Task = TASKS.load(name)()
+    return task
+
+
+def task_of(data: Data) -> Task:
+    """The task of a dataset. Raises ConfigError when there is no such task."""
+    if data.task not in TASKS.names():
+        raise ConfigError(
+            f"dataset {data.name}: task {data.task!r} does not exist",
+            f"there are: {', '.join(TASKS.names())}",
+        )
+    return task_named(data.task)
+
+
+def class_names(data: Data) -> tuple[str, ...]:
+    """A different name for each class: the dataset's own, or numbers where it has none."""
+    return task_of(data).class_names(data.classes, data.output_size)
+
+
+def check_targets(data: Data) -> None:
+    """Raise ConfigError where the targets do not fit the inputs, the task or the number of outputs."""
+    task = task_of(data)
+    for label, split in (("train", data.train), ("val", data.val), ("test", data.test)):
+        if split is None or not len(split):
+            continue
+        if len(split) != len(split.targets):
+            raise ConfigError(
+                f"dataset {data.name}: {label} has {len(split)} inputs, {len(split.targets)} targets"
+            )
+        task.check(f"dataset {data.name}: {label}", split.targets, data.output_size)

@@ -1,0 +1,55 @@
+"""Regression: targets are values, one or several a sample."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy
+import torch
+from torch import Tensor
+
+from trainctl.components.tasks._base import Details, Residuals, Task, Worst
+from trainctl.registry import TASKS
+
+QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+_WORST = 5
+
+
+@TASKS.register("regression")
+class Regression(Task):
+    """Values: targets are float32 of shape (N, outputs)."""
+
+    name = "regression"
+    loss = "mse"
+    loss_targets = ("value", "binary", "sign", "labels")
+    metrics = ("mse", "mae", "r2")
+    example = ("dataset=synthetic", "++dataset.task=regression", "++dataset.outputs=3")
+
+    def details(self, kept: Tensor, targets: Tensor, classes: Sequence[str]) -> Details:
+        outputs, targets = kept.reshape(len(targets), -1), targets.reshape(len(targets), -1)
+        return Details(residuals=tuple(_residuals(outputs, targets)), worst=tuple(_worst(outputs, targets)))
+
+
+def _residuals(outputs: Tensor, targets: Tensor) -> Iterator[Residuals]:
+    wanted, given = targets.to(torch.float64).numpy(), outputs.to(torch.float64).numpy()
+    for column in range(wanted.shape[1]):
+        target = wanted[:, column]
+        residual = target - given[:, column]
+        deviation = float(numpy.square(target - target.mean()).sum())
+        quantiles = numpy.quantile(residual, QUANTILES).tolist()
+        yield Residuals(
+            column + 1,
+            float(residual.mean()),
+            float(residual.std()),
+            dict(zip(QUANTILES, quantiles, strict=True)),
+            1 - float(numpy.square(residual).sum()) / deviation if deviation > 0 else None,
+        )
+
+
+def _worst(outputs: Tensor, targets: Tensor) -> Iterator[Worst]:
+    """The samples with the largest residuals, each in its worst output."""
+    residuals = (targets.to(torch.float64) - outputs.to(torch.float64)).abs().nan_to_num(nan=torch.inf)
+    largest, column = residuals.max(1)
+    for row in largest.argsort(descending=True, stable=True)[:_WORST].tolist():
+        output = int(column[row])
+        yield Worst(row + 1, output + 1, float(targets[row, output]), float(outputs[row, output]))

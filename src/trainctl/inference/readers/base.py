@@ -1,0 +1,103 @@
+"""What every reader yields, and the conversion of numbers to the type of the training samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainctl.data.arrays import Array
+from trainctl.errors import ConfigError
+
+# NumPy has no bfloat16: torch rounds to it.
+_READ_AS: Mapping[str, Any] = {
+    "bool": np.bool_,
+    "bfloat16": np.float32,
+    **{name: np.dtype(name) for name in ("float16", "float32", "float64")},
+    **{f"{sign}int{bits}": np.dtype(f"{sign}int{bits}") for sign in ("", "u") for bits in (8, 16, 32, 64)},
+}
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Consecutive samples of a file.
+
+    Attributes:
+        names: the row number or the file name of each sample.
+        inputs: the raw samples that could be read, (M, …) in the stored type.
+        errors: why the others could not be read, by place in ``names``.
+    """
+
+    names: tuple[int | str, ...]
+    inputs: Tensor
+    errors: Mapping[int, str] = field(default_factory=dict)
+
+
+class Source(Protocol):
+    """Samples in a file or a folder.
+
+    Attributes:
+        unit: what ``Batch.names`` name: ``row`` or ``file``.
+        total: the bytes, samples or files to read, in the unit of ``done``.
+        done: how many of those have been read.
+        notices: messages to print before the first batch.
+    """
+
+    unit: str
+    total: int
+    notices: list[str]
+
+    @property
+    def done(self) -> int: ...
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        """All samples, ``size`` at a time. Raises ConfigError where the file itself is damaged."""
+
+    def remarks(self) -> list[str]:
+        """Messages to print after the last batch."""
+
+
+def require_readable(dtype: str, what: str) -> None:
+    """Raise ConfigError for a type of samples that no reader supports."""
+    if dtype not in _READ_AS:
+        raise ConfigError(f"{what}: the run was trained on {dtype}, which cannot be read from a file")
+
+
+def convert(values: Array, dtype: str, *, missing_allowed: bool) -> tuple[Tensor, Array]:
+    """``values`` as ``dtype``, and a mask of those that it cannot hold.
+
+    A float is rounded, as it was for training. An integer is not: 0.5 is no token, and a number that is too
+    large would wrap around to another one. NaN is a missing value where ``missing_allowed``.
+
+    Shape: (N, …) of numbers → (N, …) of ``dtype``, (N, …) bool.
+    """
+    kind = np.dtype(_READ_AS[dtype])
+    with np.errstate(over="ignore", invalid="ignore"):  # the mask reports what overflows
+        converted = np.array(values, dtype=kind, order="C")
+        if kind.kind == "f":
+            tensor = torch.from_numpy(converted).to(getattr(torch, dtype))
+            refused = torch.isinf(tensor) if missing_allowed else ~torch.isfinite(tensor)
+            return tensor, refused.numpy()
+        least, most = (0, 1) if kind.kind == "b" else (int(np.iinfo(kind).min), int(np.iinfo(kind).max))
+        bad: Array
+        if values.dtype.kind == "f":
+            # As floats: most + 1 is a power of two, and so exact where most is not.
+            bad = (values != np.trunc(values)) | ~((values >= float(least)) & (values < float(most + 1)))
+        elif values.dtype.kind == "b":
+            bad = np.zeros(values.shape, dtype=bool)
+        else:
+            bad = (values < least) | (values > most)
+    return torch.from_numpy(converted), bad
+
+
+def why_bad(value: Any, dtype: str) -> str:
+    """Why :func:`convert` marks ``value``, as the end of a message."""
+    if np.dtype(_READ_AS[dtype]).kind == "f":
+        return f"is not finite in {dtype}"
+    if np.isfinite(value) and value != np.trunc(value):
+        return f"is not an integer, and the run was trained on {dtype}"
+    return f"does not fit into {dtype}, which the run was trained on"
