@@ -22,7 +22,7 @@ from tests.conftest import Outcome
 from tests.program import run as run_program
 from trainctl.analysis.replay import Replay, replay
 from trainctl.checkpoint import bad_step as capsule
-from trainctl.checkpoint import format as checkpoint
+from trainctl.checkpoint.format import FILES, CheckpointData, read_checkpoint, save_checkpoint
 from trainctl.config.settings import Config
 from trainctl.ui.replay import show
 
@@ -33,7 +33,7 @@ import torch
 from torch import nn
 from trainctl.lessons import scratch
 from trainctl.data import Data, Split
-from trainctl.registry import DATASETS, LOSSES, MODELS, OPTIMS
+from trainctl.registry import DATASETS, LOSSES, MODELS, OPTIMIZERS
 
 
 @DATASETS.register("planted")
@@ -207,7 +207,7 @@ class Fussy(torch.optim.SGD):
         return super().step(closure)
 
 
-@OPTIMS.register("fussy")
+@OPTIMIZERS.register("fussy")
 def fussy(parameters, lr: float = 0.1) -> torch.optim.Optimizer:
     """Raises where a gradient is not finite."""
     return Fussy(parameters, lr=lr)
@@ -243,7 +243,7 @@ def break_down(trainctl: Program, *words: str, directory: str = "run") -> Path:
 
 def result_of(path: Path) -> Replay:
     """What the command computes, for a look at more than it prints."""
-    from trainctl.config.stored import parse_config
+    from trainctl.config.stored_config import parse_config
 
     kept = capsule.read(path)
     config: Config = parse_config(kept.config, "capsule", lambda named: None)
@@ -424,11 +424,11 @@ def test_an_infinity_that_does_no_harm_is_passed_over(trainctl: Program, parts: 
 
 
 def test_parameters_that_were_bad_before_the_step_are_named(trainctl: Program, parts: Path) -> None:
-    kept = checkpoint.read(break_down(trainctl, "model.name=turning"))
+    kept = read_checkpoint(break_down(trainctl, "model.name=turning"))
     weight = kept.model["1.first.weight"].clone()
     weight[2, 3] = math.inf
-    changed = checkpoint.Content({**kept.model, "1.first.weight": weight}, kept.training, kept.state)
-    path = checkpoint.save(Path("other"), changed, finite=False)
+    changed = CheckpointData({**kept.model, "1.first.weight": weight}, kept.training, kept.state)
+    path = save_checkpoint(Path("other"), changed, finite=False)
     assert result_of(path).where == "in the parameters, before the step: 1.first.weight"
 
 
@@ -652,10 +652,10 @@ def test_a_device_that_is_not_there(trainctl: Program, parts: Path) -> None:
     assert outcome.code == 2
     assert "no CUDA device" in outcome.err
     # A step that was trained on one is run on the CPU, and that is said.
-    kept = checkpoint.read(path)
+    kept = read_checkpoint(path)
     state = {**kept.state, "capsule": {**kept.state["capsule"], "device": "cuda"}}
     training = {**kept.training, "batch.random": torch.zeros(16, dtype=torch.uint8)}
-    other = checkpoint.save(Path("other"), checkpoint.Content(kept.model, training, state))
+    other = save_checkpoint(Path("other"), CheckpointData(kept.model, training, state))
     outcome = trainctl("replay", str(other))
     assert outcome.code == 0, outcome.err
     assert "cpu, not cuda as in training: random numbers such as dropout masks are others" in words_of(
@@ -663,7 +663,7 @@ def test_a_device_that_is_not_there(trainctl: Program, parts: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("name", [*checkpoint._FILES, "manifest.json"])
+@pytest.mark.parametrize("name", [*FILES, "manifest.json"])
 def test_a_flipped_byte_is_noticed(trainctl: Program, parts: Path, name: str) -> None:
     path = break_down(trainctl, "model.name=turning")
     content = bytearray((path / name).read_bytes())

@@ -19,7 +19,7 @@ from torch import Tensor
 from trainctl.analysis.trace import BY_HAND, Parameter, Trace, _Clock, trace
 from trainctl.cli.commands.trace import training_words
 from trainctl.config.composer import Composer
-from trainctl.config.overrides import friendly
+from trainctl.config.overrides import to_hydra
 from trainctl.config.settings import Config
 from trainctl.training.build import Built, build
 from trainctl.ui.trace_page import render
@@ -68,7 +68,7 @@ def odd(tmp_path: Path) -> tuple[str, ...]:
 
 
 def configured(*words: str) -> Config:
-    return Composer().compose([friendly(word) for word in words]).config
+    return Composer().compose([to_hydra(word) for word in words]).config
 
 
 def traced(*words: str) -> tuple[Trace, Built]:

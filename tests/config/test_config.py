@@ -12,19 +12,13 @@ import pytest
 import yaml
 from annotated_types import Ge, Gt, Le, Lt
 
-from trainctl.config.settings import (
-    Component,
-    check,
-    check_component,
-    describe,
-    known_keys,
-    show,
-    unknown_key,
-)
+from trainctl.config.settings import Component
+from trainctl.config.validation import check, check_component, known_keys, unknown_key
 from trainctl.errors import ConfigError, Problem
 from trainctl.paths import conf_directory
 from trainctl.registry import COMPONENTS, MODELS, SCHEDULERS
 from trainctl.registry import constraints as ranges
+from trainctl.registry.constraints import describe, show
 
 BASE = yaml.safe_load((conf_directory() / "config.yaml").read_text())
 GROUPS: dict[str, str] = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ import yaml
 
 from trainctl.errors import ConfigError
 from trainctl.paths import conf_directory
-from trainctl.registry import COMPONENTS, DATASETS, METRICS, MODELS, OPTIMS, SCHEDULERS, Registry
+from trainctl.registry import COMPONENTS, DATASETS, METRICS, MODELS, OPTIMIZERS, SCHEDULERS, Registry
 
 MEMBERS = [(group, name) for group, registry in COMPONENTS.items() for name in registry.names()]
 
@@ -75,7 +74,7 @@ def test_a_signature_is_the_same_whether_or_not_it_is_imported(
 
 def test_what_trainctl_supplies_is_no_argument_of_a_config() -> None:
     assert "input_shape" not in MODELS.signature("mlp").names
-    assert "parameters" not in OPTIMS.signature("adam").names
+    assert "parameters" not in OPTIMIZERS.signature("adam").names
     assert SCHEDULERS.signature("cosine").names == ("warmup", "final")
 
 
@@ -92,13 +91,13 @@ def test_every_dataset_takes_the_validation_split(name: str) -> None:
 
 def test_an_unknown_name_gets_the_nearest_and_the_list() -> None:
     with pytest.raises(ConfigError) as caught:
-        OPTIMS.load("adamm")
+        OPTIMIZERS.load("adamm")
     (problem,) = caught.value.problems
     assert problem.message == "optim.name=adamm: there is no such optimizer"
     assert "did you mean optim.name=adam" in problem.remedy
-    assert all(name in problem.remedy for name in OPTIMS.names())
+    assert all(name in problem.remedy for name in OPTIMIZERS.names())
     with pytest.raises(ConfigError, match="no such optimizer"):
-        OPTIMS.signature("adamm")
+        OPTIMIZERS.signature("adamm")
 
 
 def test_an_unknown_name_that_is_near_nothing_gets_the_list_alone() -> None:
@@ -139,7 +138,7 @@ def test_one_module_may_register_its_name_again() -> None:
 
 def test_two_modules_may_not_register_one_name() -> None:
     MODELS.register("mine")(made_in("here"))
-    with pytest.raises(ConfigError, match="there registers the model 'mine', which here defines"):
+    with pytest.raises(ConfigError, match="there registers the model 'mine', a name taken by here"):
         MODELS.register("mine")(made_in("there"))
 
 
@@ -148,11 +147,11 @@ def test_a_shipped_name_is_taken_whether_or_not_it_is_imported(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delitem(MODELS._entries, name, raising=False)
-    with pytest.raises(ConfigError, match=rf"which trainctl\.models\.{name} defines"):
+    with pytest.raises(ConfigError, match=rf"a name taken by trainctl\.components\.models\.{name}"):
         MODELS.register(name)(made_in("elsewhere"))
 
 
 def test_private_files_are_no_members() -> None:
-    registry = Registry("optim", "optimizer", "optims")
-    assert list(Path(registry._folder).glob("_*.py"))
+    registry = Registry("optim", "optimizer", "optimizers")
+    assert [path for folder in registry._folders for path in folder.glob("_*.py")]
     assert not [name for name in registry.names() if name.startswith("_")]

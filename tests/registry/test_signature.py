@@ -19,7 +19,8 @@ REGISTRIES = [*COMPONENTS.values(), METRICS]
 MEMBERS = [
     pytest.param(registry, path, id=f"{registry.group}-{path.stem}")
     for registry in REGISTRIES
-    for path in sorted(registry._folder.glob("[!_]*.py"))
+    for folder in registry._folders
+    for path in sorted(folder.glob("[!_]*.py"))
 ]
 
 
@@ -183,7 +184,7 @@ def test_keywords_without_a_target_hide_nothing() -> None:
 
 
 def test_registered_keywords_without_a_target_are_refused(tmp_path: Path) -> None:
-    from trainctl.config.settings import check_component
+    from trainctl.config.validation import check_component
 
     @MODELS.register("open_ended")
     def open_ended(size: int = 3, **kwargs: Any) -> None: ...

@@ -18,8 +18,7 @@ import yaml
 from tests.reliability.children import Trial, spawn
 from tests.reliability.disk import BEFORE, Disk, contents, killing
 from tests.reliability.runs import OUTPUTS, RUN, Course
-from trainctl.checkpoint import format as checkpoint
-from trainctl.checkpoint.format import MODEL, STATE, TRAINING
+from trainctl.checkpoint.format import MODEL, STATE, TRAINING, manifest_bytes, manifest_entry
 from trainctl.cli.main import main as cli
 
 _ROOM = 1024
@@ -494,8 +493,8 @@ def _checkpoint(run: Path) -> Path:
 
 def _list(path: Path) -> None:
     """A manifest that says what is there."""
-    entries = {file: checkpoint._entry((path / file).read_bytes()) for file in (MODEL, TRAINING, STATE)}
-    (path / "manifest.json").write_bytes(checkpoint._manifest(entries))
+    entries = {file: manifest_entry((path / file).read_bytes()) for file in (MODEL, TRAINING, STATE)}
+    (path / "manifest.json").write_bytes(manifest_bytes(entries))
 
 
 def _bytes(file: str, content: bytes, run: Path, outside: Path) -> None:
@@ -525,7 +524,7 @@ def _sparse_and_listed(file: str, run: Path, outside: Path) -> None:
         stream.truncate(_HUGE)
     manifest = json.loads((path / "manifest.json").read_text())
     manifest["files"][file]["size"] = _HUGE
-    (path / "manifest.json").write_bytes(checkpoint._manifest(manifest["files"]))
+    (path / "manifest.json").write_bytes(manifest_bytes(manifest["files"]))
 
 
 def _gone(name: str, run: Path, outside: Path) -> None:

@@ -14,12 +14,12 @@ from typing import Any
 
 from tests.reliability.children import Ended, spawn
 from tests.reliability.disk import Disk, Op
-from trainctl.checkpoint import format as checkpoint
-from trainctl.checkpoint.format import MODEL, STATE, TRAINING
+from trainctl.checkpoint.format import MODEL, STATE, TRAINING, folder_name, verify_checkpoint
+from trainctl.checkpoint.store import LocalStore
 from trainctl.cli.main import main as cli
 from trainctl.config import composer as compose
-from trainctl.config.overrides import friendly
-from trainctl.config.stored import stored_files
+from trainctl.config.overrides import to_hydra
+from trainctl.config.stored_config import stored_files
 from trainctl.errors import TrainctlError
 from trainctl.registry import plugins
 
@@ -79,7 +79,7 @@ class Course:
     seconds: float = 0.0
 
     def __post_init__(self) -> None:
-        composed = compose.Composer(None, None).compose([friendly(word) for word in self.words])
+        composed = compose.Composer(None, None).compose([to_hydra(word) for word in self.words])
         self._composer, self._stored = _Composed(composed), stored_files(composed)
 
     def start(self, patch: Patch = nothing) -> int:
@@ -120,7 +120,7 @@ class Course:
         self.checkpoints = _names(run)
 
     def _last(self, run: Path) -> Path:
-        return run / "checkpoints" / checkpoint.folder_name(self.saved[-1][1])
+        return run / "checkpoints" / folder_name(self.saved[-1][1])
 
     def _recorded(self, patch: Patch) -> int:
         patch()
@@ -198,14 +198,13 @@ def _names(run: Path) -> set[str]:
 
 def mark_saves(disk: Disk) -> None:
     """Note the end of each save among the operations."""
-    save = checkpoint.save
+    commit = LocalStore.commit
 
-    def marked(folder: Path, content: Any, *words: Any, **options: Any) -> Path:
-        path = save(folder, content, *words, **options)
-        disk.mark(content.step)
-        return path
+    def marked(store: LocalStore, name: str, manifest: bytes) -> None:
+        commit(store, name, manifest)
+        disk.mark(int(name.removeprefix("step-")))
 
-    checkpoint.save = marked
+    LocalStore.commit = marked  # type: ignore[method-assign]
 
 
 # ------------------------------------------------------------------- broken, and carried on
@@ -217,7 +216,7 @@ def half_made(folder: Path, course: Course) -> str | None:
     for path in sorted((run / "checkpoints").glob("*")) if run.is_dir() else ():
         if path.name.startswith("step-"):
             try:
-                checkpoint.verify(path)
+                verify_checkpoint(path)
             except TrainctlError as error:
                 return f"{path.name} is not whole: {error}"
     names = [path.name for path in run.iterdir()] if run.is_dir() else []

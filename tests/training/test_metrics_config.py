@@ -14,7 +14,8 @@ import torch
 
 from tests.config.test_config import base, changed, problems_of
 from trainctl.components.metrics.accuracy import Accuracy
-from trainctl.config.settings import Component, check
+from trainctl.config.settings import Component
+from trainctl.config.validation import check
 from trainctl.data import Data, Split, Standardize
 from trainctl.errors import ConfigError
 from trainctl.registry import METRICS
@@ -69,7 +70,7 @@ FORM = "must be auto, or a list such as [accuracy, {top_k_accuracy: {k: 3}}]"
         ([{"f1": {}, "accuracy": {}}], f"train.metrics=[{{f1: {{}}, accuracy: {{}}}}]: {FORM}"),
         (["f11"], "train.metrics=f11: there is no such metric"),
         ([{"f11": {"average": "micro"}}], "train.metrics=f11: there is no such metric"),
-        (["f1", {"f1": {"average": "micro"}}], "train.metrics=f1: named twice"),
+        (["f1", {"f1": {"average": "micro"}}], "train.metrics=f1: listed twice"),
         ([{"f1": {"averag": "micro"}}], "train.metrics.f1.averag=micro: metric f1 has no argument 'averag'"),
         ([{"f1": {"name": "mae"}}], "train.metrics.f1.name=mae: metric f1 has no argument 'name'"),
         (

@@ -14,9 +14,9 @@ import pytest
 import yaml
 
 from tests.program import start
-from trainctl.checkpoint import format as checkpoint
+from trainctl.checkpoint.format import MODEL, STATE, TRAINING, folder_name
 from trainctl.cli.main import main
-from trainctl.runs import directory as rundir
+from trainctl.runs.directory import lock
 from trainctl.training.hooks.signals import Signals
 
 STEPS = 12
@@ -53,7 +53,7 @@ def saved(directory: Path) -> list[int]:
 
 
 def at(directory: Path, step: int) -> Path:
-    return directory / "checkpoints" / checkpoint.folder_name(step)
+    return directory / "checkpoints" / folder_name(step)
 
 
 def state(directory: Path, step: int) -> dict[str, Any]:
@@ -83,7 +83,7 @@ def killed_after(source: Path, step: int, name: str = "cut") -> Path:
 def same_end(one: Path, other: Path, step: int = STEPS) -> bool:
     files = all(
         (at(one, step) / name).read_bytes() == (at(other, step) / name).read_bytes()
-        for name in (checkpoint.MODEL, checkpoint.TRAINING)
+        for name in (MODEL, TRAINING)
     )
     return files and state(one, step) == state(other, step) and metrics(one) == metrics(other)
 
@@ -180,9 +180,7 @@ def test_interrupted_in_the_middle_of_an_evaluation(
     assert state(other, 8)["evaluated"] == 4
     assert trainctl("resume", "other").code == 0
     assert metrics(other) == metrics(whole)
-    assert (at(other, STEPS) / checkpoint.MODEL).read_bytes() == (
-        at(whole, STEPS) / checkpoint.MODEL
-    ).read_bytes()
+    assert (at(other, STEPS) / MODEL).read_bytes() == (at(whole, STEPS) / MODEL).read_bytes()
 
 
 # ------------------------------------------------------------------ settings that change
@@ -341,9 +339,7 @@ def test_what_does_not_reach_the_training_may_change(trainctl, whole: Path, word
     outcome = trainctl("resume", "cut", *words)
     assert outcome.code == 0, outcome.err
     assert metrics(cut) == metrics(whole)
-    assert (at(cut, STEPS) / checkpoint.TRAINING).read_bytes() == (
-        at(whole, STEPS) / checkpoint.TRAINING
-    ).read_bytes()
+    assert (at(cut, STEPS) / TRAINING).read_bytes() == (at(whole, STEPS) / TRAINING).read_bytes()
 
 
 INEXACT = [
@@ -511,14 +507,14 @@ def test_without_a_checkpoint_it_says_how_to_start_again(trainctl, whole: Path) 
     assert f"trainctl {' '.join(WORDS[:2])}" in outcome.err
 
 
-def damage(directory: Path, step: int, name: str = checkpoint.TRAINING) -> None:
+def damage(directory: Path, step: int, name: str = TRAINING) -> None:
     path = at(directory, step) / name
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("name", [checkpoint.MODEL, checkpoint.TRAINING, checkpoint.STATE, "manifest.json"])
+@pytest.mark.parametrize("name", [MODEL, TRAINING, STATE, "manifest.json"])
 def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(trainctl, whole: Path, name: str) -> None:
     cut = killed_after(whole, 7)
     damage(cut, 7, name)
@@ -565,7 +561,7 @@ def test_nothing_is_changed_where_all_are_damaged(trainctl, whole: Path) -> None
 def test_a_run_that_is_being_trained_is_refused(trainctl, whole: Path) -> None:
     cut = killed_after(whole, 5)
     before = (cut / "run.json").read_bytes()
-    with rundir.lock(cut):
+    with lock(cut):
         outcome = trainctl("resume", "cut", "lr=0.01")
     assert outcome.code == 7
     assert "another process is training in it" in outcome.err

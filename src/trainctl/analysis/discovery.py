@@ -18,8 +18,9 @@ from typing import Any, Literal
 
 from trainctl.config.values import parse_values, read_values
 from trainctl.errors import ConfigError, TrainctlError, storage_error
-from trainctl.runs import directory as rundir
+from trainctl.runs.directory import find
 from trainctl.runs.metrics_file import newest, training_seconds
+from trainctl.runs.record import read_record
 from trainctl.sweep import ledger
 
 State = Literal["done", "failed", "interrupted", "terminated", "running", "waiting", "unreadable"]
@@ -113,7 +114,7 @@ def gather(places: Iterable[str | Path]) -> list[Entry]:
 def _at(place: str | Path) -> Iterator[Entry]:
     if Path(place).is_file():
         raise ConfigError(f"{place}: is a file", "give the directory of a run or of a sweep")
-    yield from _below(rundir.find(place))
+    yield from _below(find(place))
 
 
 def _below(directory: Path) -> Iterator[Entry]:
@@ -201,7 +202,7 @@ def read(directory: Path) -> Entry:
 
 
 def _read(directory: Path) -> Entry:
-    record = rundir.read_record(directory)
+    record = read_record(directory)
     status, reason = record.get("status"), record.get("reason")
     if status not in _STATES:
         raise ConfigError(f"{directory / 'run.json'} is not valid: status is damaged")

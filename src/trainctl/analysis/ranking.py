@@ -16,10 +16,10 @@ from trainctl.analysis.discovery import Entry, Monitor, gather
 from trainctl.analysis.noise import findings
 from trainctl.analysis.significance import holm, mean_and_deviation, welch
 from trainctl.config.overrides import ALIASES
-from trainctl.config.settings import show
 from trainctl.config.values import base_values
 from trainctl.errors import TrainctlError
 from trainctl.registry import COMPONENTS
+from trainctl.registry.constraints import show
 from trainctl.sweep.pruning import PRUNED
 from trainctl.training.display import number
 

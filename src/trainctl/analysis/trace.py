@@ -21,8 +21,9 @@ import torch
 from torch import Tensor
 
 from trainctl.checkpoint.snapshot import random_states, set_random_states
-from trainctl.config.settings import Config, show
+from trainctl.config.settings import Config
 from trainctl.errors import NotFiniteError
+from trainctl.registry.constraints import show
 from trainctl.registry.protocols import named_modules
 from trainctl.training.build import Built
 from trainctl.training.hooks.clip import ClipNorm

@@ -13,15 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainctl.checkpoint import format as checkpoint
 from trainctl.checkpoint import snapshot
-from trainctl.checkpoint.format import Content
+from trainctl.checkpoint.format import CheckpointData, read_checkpoint, verify_checkpoint
+from trainctl.checkpoint.retention import choose_checkpoint
 from trainctl.config.config_diff import Change
 from trainctl.config.settings import Config
-from trainctl.config.stored import Era, era_of
+from trainctl.config.stored_config import ConfigVersion, version_at
 from trainctl.errors import CheckpointError, ConfigError, NotFiniteError, TrainctlError
 from trainctl.registry import COMPONENTS
-from trainctl.runs import directory as rundir
+from trainctl.runs.directory import find
+from trainctl.runs.record import read_record
 from trainctl.training import resume as resuming
 from trainctl.training import runtime
 from trainctl.training.build import Built, build
@@ -74,7 +75,7 @@ class Stretch:
     end: int
     checkpoint: Kept | None
     marks: tuple[Kept, ...]
-    era: Era
+    era: ConfigVersion
     changes: tuple[Change, ...] = ()
 
 
@@ -143,7 +144,7 @@ def find_checkpoints(folder: Path) -> tuple[list[Kept], list[str]]:
     kept, broken = [], []
     for path in sorted(folder.glob("step-*"), key=lambda path: (len(path.name), path.name)):
         try:
-            state = checkpoint.read(path).state
+            state = read_checkpoint(path).state
             kept.append(Kept(path, int(state["step"]), int(state["evaluated"])))
         except CheckpointError as error:
             broken.append(str(error))
@@ -158,16 +159,16 @@ def find_checkpoints(folder: Path) -> tuple[list[Kept], list[str]]:
 # ------------------------------------------------------------------ what to do
 
 
-def courses(eras: Sequence[Era]) -> list[Era]:
+def courses(eras: Sequence[ConfigVersion]) -> list[ConfigVersion]:
     """The eras without those that trained as the next one does: one that only trained longer, say."""
-    found: list[Era] = []
+    found: list[ConfigVersion] = []
     for era in eras:
         before = found.pop() if found and _same_course(found[-1], era) else None
         found.append(era if before is None else replace(era, threads=era.threads or before.threads))
     return found
 
 
-def _same_course(before: Era, after: Era) -> bool:
+def _same_course(before: ConfigVersion, after: ConfigVersion) -> bool:
     # Where max_steps ends a run, it is evaluated in the middle of an epoch.
     whole = {era.config.train.max_steps for era in (before, after)} == {None}
     return all(
@@ -177,7 +178,11 @@ def _same_course(before: Era, after: Era) -> bool:
 
 
 def plan(
-    kept: Sequence[Kept], recorded: Recorded, eras: Sequence[Era], limit: int, beginning: str | None = None
+    kept: Sequence[Kept],
+    recorded: Recorded,
+    eras: Sequence[ConfigVersion],
+    limit: int,
+    beginning: str | None = None,
 ) -> list[Stretch | Gap]:
     """The stretches of a run, each at most ``limit`` steps, or to the next checkpoint.
 
@@ -188,7 +193,7 @@ def plan(
     found: list[Stretch | Gap] = []
     for start in (None, *(kept if resumes else ())):
         step = 0 if start is None else start.step
-        era = era_of(eras, step + 1)
+        era = version_at(eras, step + 1)
         until = horizon if era.until is None else era.until
         marks = [each for each in kept if step < each.step <= until]
         if resumes:
@@ -200,7 +205,7 @@ def plan(
         if start is None and beginning is not None:
             found.append(Gap(step, end, beginning))
             continue
-        changes = () if start is None else tuple(era.changes(era_of(eras, step)))
+        changes = () if start is None else tuple(era.changes(version_at(eras, step)))
         found.append(Stretch(step, max(step, end), start, tuple(marks), era, changes))
     for era in eras[:-1]:
         if era.until is not None and era.until < horizon and all(each.step != era.until for each in kept):
@@ -217,14 +222,14 @@ def why_no_beginning(init_from: str | None) -> str | None:
     if init_from == "last":
         return "init_from=last was another run then"
     try:
-        directory = rundir.find(init_from)
-        checkpoint.verify(checkpoint.best_of(directory, rundir.read_record(directory)))
+        directory = find(init_from)
+        verify_checkpoint(choose_checkpoint(directory, read_record(directory)))
     except TrainctlError as error:
         return f"init_from: {error}"
     return None
 
 
-def recorded_config(era: Era, stretch_from: Kept | None, record: Mapping[str, Any]) -> Config:
+def recorded_config(era: ConfigVersion, stretch_from: Kept | None, record: Mapping[str, Any]) -> Config:
     """The settings of ``era`` with the threads of then, and the device of then where it is there."""
     config, environment = era.config, record.get("environment") or {}
     device = config.device
@@ -281,9 +286,9 @@ def _first_difference(
 def _put(built: Built, comparing: _Comparing, stretch: Stretch) -> None:
     """Bring the run to the start of the stretch. Raises _DifferentError where that comes out as another."""
     kept = stretch.checkpoint
-    start = None if kept is None else checkpoint.read(kept.path)
+    start = None if kept is None else read_checkpoint(kept.path)
     known = [] if start is None or stretch.changes else [start]
-    known += [checkpoint.read(mark.path) for mark in stretch.marks[:1]]
+    known += [read_checkpoint(mark.path) for mark in stretch.marks[:1]]
     for content in known:
         if content.state["order"] != built.order_digest(content.state["epoch"]):
             raise _DifferentError(
@@ -356,7 +361,7 @@ class _Comparing(Hook):
         absent = sorted(expected - self._evaluated)
         return f"evaluation at step {absent[0]}: recorded, not made now" if absent else None
 
-    def content(self, run: Run) -> Content:
+    def content(self, run: Run) -> CheckpointData:
         """The run as a checkpoint would hold it."""
         epoch = run.state.epoch
         if epoch not in self._orders:
@@ -377,7 +382,7 @@ class _Comparing(Hook):
                 _compare_value(what, then.get(key), now.get(key), self.tolerance)
 
     def _compare_all(self, run: Run, mark: Kept) -> None:
-        found = compare(checkpoint.read(mark.path), self.content(run), self.tolerance)
+        found = compare(read_checkpoint(mark.path), self.content(run), self.tolerance)
         if found is not None:
             raise _DifferentError(f"{found[0]} at step {mark.step}: {found[1]}")
 
@@ -385,7 +390,7 @@ class _Comparing(Hook):
 # ------------------------------------------------------------------ comparing
 
 
-def compare(then: Content, now: Content, tolerance: float = 0.0) -> tuple[str, str] | None:
+def compare(then: CheckpointData, now: CheckpointData, tolerance: float = 0.0) -> tuple[str, str] | None:
     """What differs first between two contents, in the order of cause and effect, and where in it.
 
     With a ``tolerance`` the results of evaluations are left out: of two that are nearly the same either may
@@ -404,13 +409,13 @@ def compare(then: Content, now: Content, tolerance: float = 0.0) -> tuple[str, s
     return None
 
 
-def _causes(now: Content) -> Iterator[tuple[str, Callable[[Content], Any]]]:
+def _causes(now: CheckpointData) -> Iterator[tuple[str, Callable[[CheckpointData], Any]]]:
     """What decides how a run goes on, causes first, each with the way to find it."""
 
-    def packed(content: Content, value: Any) -> Any:
+    def packed(content: CheckpointData, value: Any) -> Any:
         return snapshot.unpack(value, content.training)
 
-    def hook(name: str) -> Callable[[Content], Any]:
+    def hook(name: str) -> Callable[[CheckpointData], Any]:
         return lambda content: packed(content, content.state["hooks"].get(name))
 
     yield "data order", lambda content: {key: content.state[key] for key in ("order", *_CURSOR)}

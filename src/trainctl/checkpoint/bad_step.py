@@ -14,8 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainctl.checkpoint import format as checkpoint
-from trainctl.checkpoint.format import Content
+from trainctl.checkpoint.format import CheckpointData, read_checkpoint
 from trainctl.errors import CheckpointError, UnsafeInputError
 
 _INPUTS, _TARGETS, _RANDOM = "batch.inputs", "batch.targets", "batch.random"
@@ -37,7 +36,7 @@ class Capsule:
         input_shape, output_size, class_counts: what the model and the criterion are built from.
     """
 
-    content: Content
+    content: CheckpointData
     inputs: Tensor
     targets: Tensor
     random_state: Tensor
@@ -57,8 +56,12 @@ class Capsule:
 
 
 def of(
-    before: Content, inputs: Tensor, targets: Tensor, random_state: Tensor, described: Mapping[str, Any]
-) -> Content:
+    before: CheckpointData,
+    inputs: Tensor,
+    targets: Tensor,
+    random_state: Tensor,
+    described: Mapping[str, Any],
+) -> CheckpointData:
     """The capsule of the step after ``before``.
 
     ``random_state`` is torch's before the step, of the device that the batch is on. ``described`` says
@@ -67,7 +70,7 @@ def of(
     batch = {_INPUTS: inputs.detach().cpu(), _TARGETS: targets.detach().cpu(), _RANDOM: random_state}
     where = {"device": inputs.device.type, "threads": torch.get_num_threads()}
     state = {**before.state, "capsule": {**where, **described}}
-    return Content(before.model, {**before.training, **batch}, state)
+    return CheckpointData(before.model, {**before.training, **batch}, state)
 
 
 def read(path: Path) -> Capsule:
@@ -77,7 +80,7 @@ def read(path: Path) -> Capsule:
     trainctl's holds: a link, a pickle.
     """
     _refuse_links(path)
-    content = checkpoint.read(path)
+    content = read_checkpoint(path)
     state = content.state
     if not isinstance(state.get("capsule"), dict):
         raise CheckpointError(

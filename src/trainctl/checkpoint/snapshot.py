@@ -10,7 +10,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from trainctl.checkpoint.format import Content
+from trainctl.checkpoint.format import CheckpointData
 from trainctl.errors import CheckpointError, ConfigError
 from trainctl.registry.protocols import Model
 from trainctl.training.loop import Run
@@ -20,7 +20,7 @@ Packed = Any
 ``{"items": [[key, value], …]}``, because JSON has neither tuples nor keys that are numbers."""
 
 
-def take(run: Run, described: Mapping[str, Any], device: torch.device) -> Content:
+def take(run: Run, described: Mapping[str, Any], device: torch.device) -> CheckpointData:
     """Copy everything that decides how ``run`` goes on: training may continue while it is written.
 
     ``described`` goes into the state as it is. Hooks that have something pending bring it to its file.
@@ -39,7 +39,9 @@ def gather(run: Run) -> dict[str, Any]:
     }
 
 
-def assemble(gathered: Mapping[str, Any], described: Mapping[str, Any], states: Mapping[str, Any]) -> Content:
+def assemble(
+    gathered: Mapping[str, Any], described: Mapping[str, Any], states: Mapping[str, Any]
+) -> CheckpointData:
     """The content of a checkpoint, copied from what was gathered, with the random states ``states``."""
     tensors: dict[str, Tensor] = {}
     state = {
@@ -51,7 +53,7 @@ def assemble(gathered: Mapping[str, Any], described: Mapping[str, Any], states: 
         **described,
     }
     model = {name: _copied(tensor) for name, tensor in gathered["model"].items()}
-    return Content(model, tensors, state)
+    return CheckpointData(model, tensors, state)
 
 
 def weights(model: Model) -> dict[str, Tensor]:
@@ -59,7 +61,7 @@ def weights(model: Model) -> dict[str, Tensor]:
     return {name: _copied(tensor) for name, tensor in model.state_dict().items()}
 
 
-def restore(run: Run, content: Content, device: torch.device) -> None:
+def restore(run: Run, content: CheckpointData, device: torch.device) -> None:
     """Make ``run`` what it was when ``content`` was taken.
 
     Raises ConfigError where model or optimizer are other ones, CheckpointError where something is missing.
@@ -88,7 +90,7 @@ def restore(run: Run, content: Content, device: torch.device) -> None:
         raise CheckpointError(f"the checkpoint lacks {error}: an exact resume is not possible") from error
 
 
-def _misfit(run: Run, content: Content, error: Exception) -> str:
+def _misfit(run: Run, content: CheckpointData, error: Exception) -> str:
     """The first tensor that does not fit, and how."""
     own = run.model.state_dict()
     for name in sorted({*content.model, *own}):

@@ -10,16 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainctl.checkpoint import format as checkpoint
-from trainctl.checkpoint.format import Content
+from trainctl.checkpoint.format import CheckpointData, folder_name, read_checkpoint
+from trainctl.checkpoint.retention import newest_valid
 from trainctl.config.settings import Config
-from trainctl.config.stored import read_config
+from trainctl.config.stored_config import read_config
 from trainctl.data import Data
 from trainctl.data import preprocessing as preparing
 from trainctl.errors import CheckpointError, ConfigError
 from trainctl.registry import plugins
 from trainctl.registry.protocols import Model
-from trainctl.runs import directory as rundir
+from trainctl.runs.directory import find, is_training
+from trainctl.runs.record import read_record
 from trainctl.training import runtime
 from trainctl.training.build import build_data, build_model, order_digest
 
@@ -47,7 +48,7 @@ class Trained:
     record: Mapping[str, Any]
     config: Config
     checkpoint: Path
-    content: Content
+    content: CheckpointData
     model: Model
     device: torch.device
     task: str
@@ -121,8 +122,8 @@ def load_run(
     Raises ConfigError where there is no run, CheckpointError without a usable checkpoint, UnsafeInputError
     for changed plugins and for files that no run holds.
     """
-    directory = rundir.find(run)
-    record = rundir.read_record(directory)
+    directory = find(run)
+    record = read_record(directory)
     if not (directory / "config.yaml").is_file():
         raise _no_checkpoint(directory, record)
     stored = (record.get("environment") or {}).get("plugins") or []
@@ -166,7 +167,7 @@ def load_run(
 # ------------------------------------------------------------------ which checkpoint
 
 
-def _choose(directory: Path, record: Mapping[str, Any], which: str) -> tuple[Path, Content, list[str]]:
+def _choose(directory: Path, record: Mapping[str, Any], which: str) -> tuple[Path, CheckpointData, list[str]]:
     """The checkpoint, its content, and what is to be said of others.
 
     The best one is never replaced by another; in the place of a damaged newest one the newest whole one is
@@ -176,33 +177,33 @@ def _choose(directory: Path, record: Mapping[str, Any], which: str) -> tuple[Pat
     if not best and not any(folder.glob("step-*")):
         raise _no_checkpoint(directory, record)
     if which == "best" and best:
-        chosen = folder / checkpoint.folder_name(best["step"])
+        chosen = folder / folder_name(best["step"])
         try:
-            return chosen, checkpoint.read(chosen), []
+            return chosen, read_checkpoint(chosen), []
         except CheckpointError as error:
             remedy = "--checkpoint last takes the newest one (which='last' in Python)"
             raise CheckpointError(str(error), remedy) from error
     try:
-        chosen, content, broken = checkpoint.newest_valid(folder)
+        chosen, content, broken = newest_valid(folder)
     except CheckpointError:
         # A run that goes on replaces its checkpoints: what was listed may be gone when it is read.
-        if not rundir.is_training(directory):
+        if not is_training(directory):
             raise
-        chosen, content, broken = checkpoint.newest_valid(folder)
+        chosen, content, broken = newest_valid(folder)
     notices = [f"damaged, not used: {reason}" for _, reason in broken]
     best = content.state.get("best")
     if which == "best" and isinstance(best, dict) and best.get("step") != content.step:
         # A run that has not ended has its best one in its checkpoints only.
         try:
-            chosen = folder / checkpoint.folder_name(int(best["step"]))
-            content = checkpoint.read(chosen)
+            chosen = folder / folder_name(int(best["step"]))
+            content = read_checkpoint(chosen)
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{chosen} does not say which step was the best") from error
     return chosen, content, notices
 
 
 def _no_checkpoint(directory: Path, record: Mapping[str, Any]) -> CheckpointError:
-    if rundir.is_training(directory):
+    if is_training(directory):
         return CheckpointError(
             f"{directory} has no checkpoint yet: the run is still being trained",
             "wait until the first one is saved",
@@ -215,7 +216,7 @@ def _no_checkpoint(directory: Path, record: Mapping[str, Any]) -> CheckpointErro
     )
 
 
-def _state_of(directory: Path, record: Mapping[str, Any], content: Content) -> list[str]:
+def _state_of(directory: Path, record: Mapping[str, Any], content: CheckpointData) -> list[str]:
     """How the run ended, where it is not done."""
     status, reason = record.get("status"), record.get("reason")
     if status == "done":
@@ -225,7 +226,7 @@ def _state_of(directory: Path, record: Mapping[str, Any], content: Content) -> l
         return [f"the run failed{f' ({reason})' if reason else ''}: {here}"]
     if status != "running":
         return [f"the run was {status} and has not ended: {here}"]
-    if rundir.is_training(directory):
+    if is_training(directory):
         return [f"the run is still being trained: {here}"]
     return [f"the run was killed and has not ended: {here}"]
 
@@ -255,7 +256,7 @@ def _device_of(config: Config, record: Mapping[str, Any]) -> tuple[torch.device,
 # ------------------------------------------------------------------ what it says of itself
 
 
-def _described(chosen: Path, content: Content) -> dict[str, Any]:
+def _described(chosen: Path, content: CheckpointData) -> dict[str, Any]:
     """What a checkpoint says of its data. Raises CheckpointError for what cannot be."""
     try:
         data = content.state["data"]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainctl.config.settings import Config
-from trainctl.runs.directory import RunRecord
+from trainctl.runs.record import RunRecord
 from trainctl.training.display import Display
 from trainctl.training.interrupts import Stopped
 
@@ -72,11 +72,11 @@ def finish(
 
     Called when ``run.json`` says how the run has ended: nothing of this can change that.
     """
-    from trainctl.checkpoint import format as checkpoint
+    from trainctl.checkpoint.format import MODEL, folder_name
     from trainctl.ui import pictures
 
     draw_pictures(config, built, directory, best_step, confusion, display)
-    weights = directory / "checkpoints" / checkpoint.folder_name(best_step) / checkpoint.MODEL
+    weights = directory / "checkpoints" / folder_name(best_step) / MODEL
     names = ("config.yaml", pictures.CURVES, pictures.CONFUSION)
     tracking.close(status, [weights, *(directory / name for name in names)])
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from trainctl.config.settings import Config
 from trainctl.errors import NotLearnedError
 from trainctl.paths import short_path
-from trainctl.runs import directory as rundir
+from trainctl.runs.record import RunRecord
 from trainctl.training.display import Display
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("trainctl")
 
 
-def attach(run: Run, config: Config, directory: Path, display: Display, record: rundir.RunRecord) -> None:
+def attach(run: Run, config: Config, directory: Path, display: Display, record: RunRecord) -> None:
     """Hang the profiler on the run, and let what is found out at its start, such as whether the model can be
     compiled, be said on the screen and in the record."""
     if config.profile:
@@ -44,7 +44,7 @@ def release(run: Run, config: Config) -> None:
         _profiler(run).close()
 
 
-def show_profile(run: Run, config: Config, display: Display, record: rundir.RunRecord) -> None:
+def show_profile(run: Run, config: Config, display: Display, record: RunRecord) -> None:
     """Show, log and record where the time of a step went."""
     if not config.profile:
         return

@@ -6,9 +6,9 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainctl.config.settings import show
 from trainctl.paths import short_path
-from trainctl.runs import directory as rundir
+from trainctl.registry.constraints import show
+from trainctl.runs.record import RunRecord
 from trainctl.training import artifacts as _tracking
 from trainctl.training.display import Display, visible
 
@@ -54,7 +54,7 @@ def header(request: Request, built: Any) -> tuple[str, list[tuple[str, str]]]:
     return f"run {short_path(request.directory)}", rows
 
 
-def closing(display: Display, record: rundir.RunRecord, directory: Path, best_step: int) -> None:
+def closing(display: Display, record: RunRecord, directory: Path, best_step: int) -> None:
     """Show and log best, last and test, and where things are."""
     from trainctl.checkpoint.format import folder_name
 

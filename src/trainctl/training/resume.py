@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from trainctl.checkpoint import snapshot
-from trainctl.checkpoint.format import Content
+from trainctl.checkpoint.format import CheckpointData
 from trainctl.config.config_diff import Change
 from trainctl.errors import CheckpointError, ConfigError
 from trainctl.runs import files
@@ -20,7 +20,7 @@ _COUNTS = ("step", "epoch", "position", "evaluated", "stale", "skipped")
 _COURSE = ("train.epochs", "train.max_steps", "train.batch_size", "train.accumulate", "optim.lr")
 
 
-def resume(built: Built, content: Content, changes: Sequence[Change] = ()) -> None:
+def resume(built: Built, content: CheckpointData, changes: Sequence[Change] = ()) -> None:
     """Make ``built`` the run that ``content`` was taken of, with ``changes`` made to it from here on.
 
     Raises ConfigError for what does not fit: other data, another model, a change that cannot be made.
@@ -57,7 +57,7 @@ def resume(built: Built, content: Content, changes: Sequence[Change] = ()) -> No
     _check_length(built, keys)
 
 
-def check_data(built: Built, content: Content, *, allowed: bool = False) -> None:
+def check_data(built: Built, content: CheckpointData, *, allowed: bool = False) -> None:
     """Raise ConfigError where the data, or the order that it comes in, is not the checkpoint's."""
     state = content.state
     if not allowed and state["order"] != built.order_digest(state["epoch"]):
@@ -69,7 +69,7 @@ def check_data(built: Built, content: Content, *, allowed: bool = False) -> None
         raise CheckpointError("the checkpoint's position lies behind the end of the data")
 
 
-def _check_state(content: Content) -> None:
+def _check_state(content: CheckpointData) -> None:
     """Raise CheckpointError where something is missing or cannot be: nothing is begun with it."""
     state = content.state
     wrong = [key for key in _COUNTS if type(state.get(key)) is not int or not 0 <= state[key] < 2**63]
@@ -90,7 +90,7 @@ def _check_state(content: Content) -> None:
         )
 
 
-def content_groups(content: Content) -> list[dict[str, Any]]:
+def content_groups(content: CheckpointData) -> list[dict[str, Any]]:
     """The optimizer's parameter groups in a checkpoint."""
     state = snapshot.unpack(content.state["optimizer"], content.training)
     # One that is made of several, as muon is, has theirs.

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 from trainctl.config.settings import Config
 from trainctl.errors import ConfigError, Problem, StorageError, TrainctlError, WorkerError, storage_error
 from trainctl.paths import short_path
-from trainctl.runs import directory as rundir
 from trainctl.runs import files
+from trainctl.runs.directory import lock, point_latest
+from trainctl.runs.record import RunRecord, now, read_record
 from trainctl.training import artifacts as _tracking
 from trainctl.training import observers as _habits
 from trainctl.training.display import Display
@@ -28,7 +29,7 @@ from trainctl.ui.display import make_display
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from trainctl.checkpoint.format import Content
+    from trainctl.checkpoint.format import CheckpointData
     from trainctl.config.config_diff import Change
     from trainctl.training.build import Built
     from trainctl.training.hooks.base import Hook
@@ -51,7 +52,7 @@ class Resumed:
     """
 
     checkpoint: Path
-    content: Content
+    content: CheckpointData
     broken: tuple[tuple[Path, str], ...] = ()
     changes: tuple[Change, ...] = ()
 
@@ -63,7 +64,7 @@ class Resumed:
             "reason": None,
             "ended": None,
             "resumed": {
-                "at": rundir.now(),
+                "at": now(),
                 "step": self.content.step,
                 "checkpoint": self.checkpoint.name,
                 "damaged": [path.name for path, _ in self.broken],
@@ -124,13 +125,13 @@ def train(request: Request, display: Display | None = None) -> dict[str, Any]:
     """
     config, directory = request.config, request.directory
     display = display or make_display(config.display.mode, config.display.every)
-    with rundir.lock(directory), log_file(directory), storage_errors(directory):
-        before = None if request.resumed is None else rundir.read_record(directory)
+    with lock(directory), log_file(directory), storage_errors(directory):
+        before = None if request.resumed is None else read_record(directory)
         if request.resumed is None:
-            record = rundir.RunRecord(directory, command=request.command, name=config.name, git=git_state())
+            record = RunRecord(directory, command=request.command, name=config.name, git=git_state())
         else:
             resumed = request.resumed.recorded(request.command)
-            record = rundir.RunRecord.again(directory, **resumed, name=config.name)
+            record = RunRecord.again(directory, **resumed, name=config.name)
         try:
             _train(request, record, display)
         except BaseException as error:
@@ -146,7 +147,7 @@ def train(request: Request, display: Display | None = None) -> dict[str, Any]:
     return record.values
 
 
-def _train(request: Request, record: rundir.RunRecord, display: Display) -> None:
+def _train(request: Request, record: RunRecord, display: Display) -> None:
     # torch is imported here, after the config has been found right and the directory is ours.
     with importing():
         from trainctl.checkpoint import snapshot
@@ -172,11 +173,11 @@ def _train(request: Request, record: rundir.RunRecord, display: Display) -> None
         monitor={"name": built.monitor, "lower_is_better": built.lower_is_better},
     )
     # Only now: until here `last` means the run before, in init_from=last, say.
-    not_latest = rundir.point_latest(directory) if request.latest else None
+    not_latest = point_latest(directory) if request.latest else None
 
     orders: dict[int, str] = {}
 
-    def take(run: Run) -> Content:
+    def take(run: Run) -> CheckpointData:
         epoch = run.state.epoch
         if epoch not in orders:
             orders.clear()
@@ -245,7 +246,7 @@ def _train(request: Request, record: rundir.RunRecord, display: Display) -> None
         status="done" if unlearned is None else "failed",
         exit_code=0 if unlearned is None else unlearned.exit_code,
         reason=run.state.stop if unlearned is None else str(unlearned),
-        ended=rundir.now(),
+        ended=now(),
         test=test_record(run.state, test),
         **({"skipped": run.state.skipped} if run.state.skipped else {}),
     )
@@ -275,7 +276,9 @@ def checkpointing(config: Config, built: Built) -> dict[str, Any]:
     }
 
 
-def capsule_keeper(request: Request, take: Callable[[Run], Content], stored: list[dict[str, str]]) -> Keep:
+def capsule_keeper(
+    request: Request, take: Callable[[Run], CheckpointData], stored: list[dict[str, str]]
+) -> Keep:
     """What a guard keeps a bad step with: a capsule in the run directory.
 
     Args:
@@ -283,8 +286,8 @@ def capsule_keeper(request: Request, take: Callable[[Run], Content], stored: lis
         stored: the plugins, as the run's record has them.
     """
     from trainctl.checkpoint import bad_step as capsule
-    from trainctl.checkpoint import format as checkpoint
     from trainctl.checkpoint import snapshot
+    from trainctl.checkpoint.format import folder_name, save_checkpoint
 
     folder = request.directory / "capsules"
 
@@ -293,10 +296,10 @@ def capsule_keeper(request: Request, take: Callable[[Run], Content], stored: lis
         # The step was that of the weights that train, not of their average.
         before = replace(take(run), model=snapshot.weights(run.model))
         content = capsule.of(before, inputs, targets, random_state, described)
-        name = checkpoint.folder_name(run.state.step + 1)
+        name = folder_name(run.state.step + 1)
         if (folder / name).exists():  # of this step under other settings
             files.remove_folder(folder / name)
-        return short_path(checkpoint.save(folder, content, name, finite=False))
+        return short_path(save_checkpoint(folder, content, name, finite=False))
 
     return keep
 
@@ -328,7 +331,7 @@ def _test(built: Built, directory: Path, confusion: Confusion | None = None) -> 
 
     What ``confusion`` counts is that split, or without one the validation split.
     """
-    from trainctl.checkpoint import format as checkpoint
+    from trainctl.checkpoint.format import folder_name, read_checkpoint
     from trainctl.training.loop import evaluate_split
 
     run = built.run
@@ -336,8 +339,8 @@ def _test(built: Built, directory: Path, confusion: Confusion | None = None) -> 
     if loader is None:
         return {}
     if run.state.best is not None and run.state.best["step"] != run.state.step:
-        best = directory / "checkpoints" / checkpoint.folder_name(run.state.best["step"])
-        run.result.load_state_dict(checkpoint.read(best).model)
+        best = directory / "checkpoints" / folder_name(run.state.best["step"])
+        run.result.load_state_dict(read_checkpoint(best).model)
     values = evaluate_split(_tracking.counting(run, confusion), split, loader)
     return values if split == "test" else {}
 
@@ -359,11 +362,11 @@ def git_state() -> dict[str, Any] | None:
 def record_stop(directory: Path, error: BaseException) -> None:
     """Write into ``run.json`` what stopped a run before it could do so itself."""
     with contextlib.suppress(ConfigError, OSError):
-        if rundir.read_record(directory).get("status") == "running":
-            record_failure(rundir.RunRecord.again(directory), error)
+        if read_record(directory).get("status") == "running":
+            record_failure(RunRecord.again(directory), error)
 
 
-def record_failure(record: rundir.RunRecord, error: BaseException) -> None:
+def record_failure(record: RunRecord, error: BaseException) -> None:
     """Write into ``run.json`` how ``error`` ended the run."""
     if isinstance(error, OSError):
         error = storage_error(error, "writing the run")
@@ -378,7 +381,7 @@ def record_failure(record: rundir.RunRecord, error: BaseException) -> None:
     unforeseen = code == 1 and not isinstance(error, TrainctlError)
     log.error("%s: %s", status, reason, exc_info=error if unforeseen else None)
     with contextlib.suppress(OSError):  # the disk that failed the run may fail this, too
-        record.update(status=status, exit_code=code, reason=reason, ended=rundir.now())
+        record.update(status=status, exit_code=code, reason=reason, ended=now())
 
 
 @contextlib.contextmanager

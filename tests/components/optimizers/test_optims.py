@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from trainctl.components.optimizers._lean import has_fused, lean, make
-from trainctl.registry import OPTIMS
+from trainctl.registry import OPTIMIZERS
 
 CASES: list[Any] = [
     pytest.param(name, arguments, stock, {**fixed, **arguments}, id=f"{name}-{number}")
@@ -60,7 +60,7 @@ def train(model: nn.Module, optimizer: Optimizer, steps: int, first: int = 0) ->
 
 
 def build(name: str, model: nn.Module, **arguments: Any) -> Optimizer:
-    optimizer = OPTIMS.load(name)(model.parameters(), **arguments)
+    optimizer = OPTIMIZERS.load(name)(model.parameters(), **arguments)
     assert isinstance(optimizer, Optimizer)
     return optimizer
 
@@ -71,7 +71,7 @@ def equal(first: nn.Module, second: nn.Module) -> bool:
 
 
 def test_what_is_tested_here_ships() -> None:
-    assert {case.values[0] for case in CASES} == set(NAMES) <= set(OPTIMS.names())
+    assert {case.values[0] for case in CASES} == set(NAMES) <= set(OPTIMIZERS.names())
 
 
 @pytest.mark.parametrize(("name", "arguments", "stock", "same"), CASES)
@@ -193,7 +193,7 @@ def test_a_copy_trains_on_its_own(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_closure_and_a_second_group_work(name: str) -> None:
     model = network()
-    optimizer = OPTIMS.load(name)(model[0].parameters())  # type: ignore[operator, index]
+    optimizer = OPTIMIZERS.load(name)(model[0].parameters())  # type: ignore[operator, index]
     optimizer.add_param_group({"params": list(model[2].parameters()), "lr": 0.0, "weight_decay": 0.0})  # type: ignore[index]
 
     def closure() -> Tensor:
@@ -235,10 +235,10 @@ def test_parameters_may_come_from_a_generator() -> None:
 def test_steps_import_no_compiler() -> None:
     program = """
 import sys, torch
-from trainctl.registry import OPTIMS
+from trainctl.registry import OPTIMIZERS
 for name in ("sgd", "sgd_momentum", "adam", "adamw"):
     parameter = torch.nn.Parameter(torch.ones(3))
-    optimizer = OPTIMS.load(name)([parameter])
+    optimizer = OPTIMIZERS.load(name)([parameter])
     for _ in range(2):
         optimizer.zero_grad()
         parameter.square().sum().backward()

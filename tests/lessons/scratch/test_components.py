@@ -18,7 +18,7 @@ from trainctl.data import ItemSplit, Split, Standardize
 from trainctl.errors import ConfigError
 from trainctl.lessons import scratch
 from trainctl.lessons.loaders.scratch import ScratchLoader
-from trainctl.registry import LOADERS, LOSSES, MODELS, OPTIMS
+from trainctl.registry import LOADERS, LOSSES, MODELS, OPTIMIZERS
 from trainctl.registry import protocols as protocol
 from trainctl.training.loop import evaluate, train_step
 
@@ -120,7 +120,7 @@ def test_a_run_is_the_one_made_of_torch(name: str, stock: str, arguments: dict[s
     ):
         model = make(MODELS, model_name, (5,), 2, dropout=0.2)
         criterion = LOSSES.load(loss)()
-        optimizer = OPTIMS.load(optimizer_name)(model.parameters(), **arguments, **more)
+        optimizer = OPTIMIZERS.load(optimizer_name)(model.parameters(), **arguments, **more)
         assert isinstance(optimizer, protocol.Optimizer)
         assert protocol.missing(protocol.Optimizer, optimizer) == []
         inputs, targets = torch.randn(8, 5), torch.randn(8, 2)
@@ -137,7 +137,7 @@ def test_a_run_is_the_one_made_of_torch(name: str, stock: str, arguments: dict[s
 def test_any_mix_learns(model_name: str, loss: str, optimizer_name: str) -> None:
     model = make(MODELS, model_name, (4,), 2, hidden=[16])
     criterion = LOSSES.load(loss)()
-    optimizer = OPTIMS.load(optimizer_name)(model.parameters(), lr=0.05)
+    optimizer = OPTIMIZERS.load(optimizer_name)(model.parameters(), lr=0.05)
     inputs = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
     targets = (inputs.sum(1) > 0).long()
     first = evaluate(model, criterion, [(inputs, targets)], {}, nullcontext())["loss"]
@@ -317,7 +317,7 @@ def test_batches_are_made_on_the_gpu() -> None:
 def test_what_is_tested_here_ships() -> None:
     assert {"scratch_linear", "scratch_mlp"} <= set(MODELS.names())
     assert {"scratch_mse", "scratch_cross_entropy"} <= set(LOSSES.names())
-    assert {"scratch_sgd", "scratch_adam"} <= set(OPTIMS.names())
+    assert {"scratch_sgd", "scratch_adam"} <= set(OPTIMIZERS.names())
     assert "scratch" in LOADERS.names()
 
 
@@ -326,7 +326,7 @@ def test_torchs_modules_are_no_part_of_them() -> None:
         model = MODELS.load(name)((5,), 3)
         assert isinstance(model, scratch.Module)
         assert not any(isinstance(each, nn.Module) for _, each in protocol.named_modules(model))
-    assert not isinstance(OPTIMS.load("scratch_adam")([torch.ones(1)]), torch.optim.Optimizer)
+    assert not isinstance(OPTIMIZERS.load("scratch_adam")([torch.ones(1)]), torch.optim.Optimizer)
 
 
 def test_everything_from_scratch_trains_by_name(trainctl: Any) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from trainctl.errors import ConfigError, TrainctlError, nearest
 from trainctl.paths import short_path
 from trainctl.registry import plugins
-from trainctl.runs import directory as rundir
+from trainctl.runs.directory import find
 from trainctl.training.startup import collector_paused, importing
 
 _OPTIONS = ("--device", "--trust-plugins")
@@ -41,7 +41,7 @@ def run(words: Sequence[str]) -> int:
             plugins.refuse_changed(named, kept.plugins)
 
     with collector_paused():
-        from trainctl.config.stored import parse_config
+        from trainctl.config.stored_config import parse_config
 
         config = parse_config(kept.config, f"{path}/state.json", trusted)
     result = replay(kept, config, choose_device(kept, device))
@@ -83,4 +83,4 @@ def _parse(words: Sequence[str]) -> tuple[Path, str | None, bool]:
         return Path(plain[0]).absolute(), device, trust_plugins
     if Path(plain[0]).exists():
         raise ConfigError(f"{plain[0]}: is a file, a capsule is a folder", _REMEDY)
-    return rundir.find(plain[0]), device, trust_plugins
+    return find(plain[0]), device, trust_plugins

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 from trainctl.errors import CheckpointError, ConfigError, DirectoryTakenError, StorageError, nearest
 from trainctl.paths import short_path
 from trainctl.registry import plugins
-from trainctl.runs import directory as rundir
+from trainctl.runs.directory import find
+from trainctl.runs.record import read_record
 from trainctl.training.report import device_name
 from trainctl.training.startup import collector_paused, importing
 
 if TYPE_CHECKING:
     from trainctl.analysis.verify import Checked, Gap, Stretch
-    from trainctl.config.stored import Era
+    from trainctl.config.stored_config import ConfigVersion
 
 _OPTIONS = ("--steps", "--trust-plugins")
 _STEPS = 200
@@ -45,7 +46,7 @@ def run(words: list[str]) -> int:
     changed plugins, DirectoryTakenError while another process trains in the directory.
     """
     asked = _parse(words)
-    return verify(rundir.find(asked.run), asked.steps, trust_plugins=asked.trust_plugins)
+    return verify(find(asked.run), asked.steps, trust_plugins=asked.trust_plugins)
 
 
 def _parse(words: Sequence[str]) -> _Asked:
@@ -78,9 +79,9 @@ def _parse(words: Sequence[str]) -> _Asked:
 def verify(directory: Path, steps: int, *, trust_plugins: bool) -> int:
     """Verify the run in ``directory``, at most ``steps`` a stretch; returns the exit code."""
     with collector_paused():
-        from trainctl.config.stored import read_eras
+        from trainctl.config.stored_config import read_versions
 
-        record = rundir.read_record(directory)
+        record = read_record(directory)
         _refuse_running(directory)
         if not (directory / "config.yaml").is_file():
             raise CheckpointError(
@@ -93,7 +94,7 @@ def verify(directory: Path, steps: int, *, trust_plugins: bool) -> int:
             if not trust_plugins:
                 plugins.refuse_changed(named, stored)
 
-        eras = read_eras(directory, trusted)
+        eras = read_versions(directory, trusted)
         for era in eras[:-1]:
             trusted(era.plugins)
     with importing():
@@ -152,7 +153,7 @@ def _refuse_running(directory: Path) -> None:
 # ------------------------------------------------------------------ what is said
 
 
-def _other_environment(era: Era, record: Mapping[str, Any]) -> list[str]:
+def _other_environment(era: ConfigVersion, record: Mapping[str, Any]) -> list[str]:
     """Versions, device and threads that are not those of the run."""
     import torch
 
@@ -176,7 +177,7 @@ def _other_environment(era: Era, record: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _changes(eras: Sequence[Era]) -> list[str]:
+def _changes(eras: Sequence[ConfigVersion]) -> list[str]:
     return [
         f"settings changed at step {before.until}: {', '.join(map(str, after.changes(before)))}"
         for before, after in pairwise(eras)

@@ -10,8 +10,14 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from trainctl.checkpoint import format as checkpoint
-from trainctl.checkpoint.format import Content
+from trainctl.checkpoint.format import (
+    CheckpointData,
+    folder_name,
+    ready_to_save,
+    save_checkpoint,
+    verify_checkpoint,
+)
+from trainctl.checkpoint.retention import prune_checkpoints, remove_leftovers
 from trainctl.errors import CheckpointError, StorageError
 from trainctl.training.hooks.base import Hook
 from trainctl.training.loop import Run
@@ -43,7 +49,7 @@ class Checkpointer(Hook):
     def __init__(
         self,
         folder: Path,
-        take: Callable[[Run], Content],
+        take: Callable[[Run], CheckpointData],
         *,
         every_steps: int | None = None,
         every_epochs: int | Literal["auto"] | None = 1,
@@ -68,14 +74,14 @@ class Checkpointer(Hook):
             ThreadPoolExecutor(1, thread_name_prefix="checkpoint") if overlap else None
         )
         self._writing: Future[None] | None = None
-        self._held: dict[int, Callable[[], Content]] = {}
+        self._held: dict[int, Callable[[], CheckpointData]] = {}
 
     def start(self, run: Run) -> None:
         self._saved_at = time.monotonic()
-        checkpoint.clear(self.folder)
+        remove_leftovers(self.folder)
         if self.saved_step == run.state.step:
             # Killed after the save that it goes on from, a run had this still to do.
-            checkpoint.prune(self.folder, self._kept(run), self.keep_last)
+            prune_checkpoints(self.folder, self._kept(run), self.keep_last)
 
     def step(self, run: Run, loss: Tensor) -> None:
         if self._writing is not None and self._writing.done():
@@ -118,7 +124,7 @@ class Checkpointer(Hook):
         Unless ``now``, one that the next would delete is not made, and another stays in memory.
         """
         step = run.state.step
-        path = self.folder / checkpoint.folder_name(step)
+        path = self.folder / folder_name(step)
         if self.saved_step == step:
             return path
         kept = self._kept(run)
@@ -131,9 +137,9 @@ class Checkpointer(Hook):
             self._write_held(kept)
         return path
 
-    def hold(self, run: Run) -> Callable[[], Content]:
+    def hold(self, run: Run) -> Callable[[], CheckpointData]:
         """Copy the run; what is returned gives the copy. Raises NotFiniteError where a parameter is not."""
-        content = checkpoint.checked(self.take(run))
+        content = ready_to_save(self.take(run))
         return lambda: content
 
     def _is_due(self) -> bool:
@@ -156,18 +162,18 @@ class Checkpointer(Hook):
         best = run.state.best
         return {step for _, step in self._ranked} | ({int(best["step"])} if best else set())
 
-    def _write(self, contents: Sequence[Content], kept: set[int]) -> None:
+    def _write(self, contents: Sequence[CheckpointData], kept: set[int]) -> None:
         for content in contents:
             self.sync()
-            path = checkpoint.save(self.folder, content, finite=False)
+            path = save_checkpoint(self.folder, content, finite=False)
             try:
-                checkpoint.verify(path)
+                verify_checkpoint(path)
             except CheckpointError as error:
                 # Exit 5, not 4: the older checkpoints are there, and the run can be resumed from them.
                 raise StorageError(
                     f"what was just saved does not read back: {error}", "check the disk, then resume the run"
                 ) from error
-        checkpoint.prune(self.folder, kept, self.keep_last)
+        prune_checkpoints(self.folder, kept, self.keep_last)
 
     def wait(self) -> None:
         """Wait for the checkpoint that is being written. Raises what went wrong with it."""

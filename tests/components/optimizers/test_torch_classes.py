@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from trainctl.config.settings import Component
-from trainctl.registry import OPTIMS
+from trainctl.registry import OPTIMIZERS
 from trainctl.training.build import construct
 
-FAMILY = {
+CLASS_NAMES = {
     "adadelta": "Adadelta",
     "adafactor": "Adafactor",
     "adagrad": "Adagrad",
@@ -35,7 +35,7 @@ def test_every_optimizer_of_torch_can_be_chosen_or_is_refused_with_a_reason() ->
             and class_name != "Optimizer"
         ):
             name = names.get(class_name, class_name.lower())
-            assert name in OPTIMS.names() or OPTIMS.refused[name], class_name
+            assert name in OPTIMIZERS.names() or OPTIMIZERS.refused[name], class_name
 
 
 def network() -> nn.Sequential:
@@ -54,17 +54,17 @@ def steps(model: nn.Module, optimizer: torch.optim.Optimizer, count: int = 5) ->
     return [parameter.detach().clone() for parameter in model.parameters()]
 
 
-@pytest.mark.parametrize("name", FAMILY)
+@pytest.mark.parametrize("name", CLASS_NAMES)
 def test_it_steps_as_the_stock_class_to_the_last_bit(name: str) -> None:
     ours, theirs = network(), network()
     lean = construct(Component("optim", name, {"lr": 0.01}), parameters=list(ours.parameters()))
-    stock = getattr(torch.optim, FAMILY[name])(theirs.parameters(), lr=0.01)
-    assert type(lean).__name__ == FAMILY[name]
+    stock = getattr(torch.optim, CLASS_NAMES[name])(theirs.parameters(), lr=0.01)
+    assert type(lean).__name__ == CLASS_NAMES[name]
     for own, other in zip(steps(ours, lean), steps(theirs, stock), strict=True):
         assert torch.equal(own, other)
 
 
-@pytest.mark.parametrize("name", OPTIMS.names())
+@pytest.mark.parametrize("name", OPTIMIZERS.names())
 def test_it_trains_by_name_and_its_state_comes_back(trainctl, name: str) -> None:
     outcome = trainctl(f"optim={name}", "train.max_steps=4", "threads=1", "model.hidden=[16]")
     assert outcome.code == 0, outcome.err
