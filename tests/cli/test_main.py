@@ -46,7 +46,7 @@ BAD = [
     (["++train._partial_=true"], 3, ["train._partial_=true: refused"]),
     (["hydra.launcher._target_=os.system"], 3, ["hydra.launcher._target_=os.system: refused"]),
     (["+hydra.job_logging.handlers.x.class=subprocess.Popen"], 3, ["refused"]),
-    (["hydra.run.dir=/proc/none/run"], 5, ["making the run directory failed"]),
+    (["hydra.run.dir=/proc/none/run"], 5, ["creating the run directory failed"]),
 ]
 
 

@@ -171,7 +171,7 @@ def test_it_may_begin_in_the_middle_but_ends_only_when_allowed(trainctl, tmp_pat
     before = everything(cut)
     outcome = trainctl("resume", "cut", "train.ema=null", "epochs=4")
     assert outcome.code == 2
-    assert "training would go on from the averaged weights" in outcome.err
+    assert "training would continue from the averaged weights" in outcome.err
     assert everything(cut) == before
     assert trainctl("resume", "cut", "train.ema=null", "epochs=4", "--allow-change").code == 0
 
