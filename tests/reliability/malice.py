@@ -19,7 +19,7 @@ from tests.reliability.children import Trial, spawn
 from tests.reliability.disk import BEFORE, Disk, contents, killing
 from tests.reliability.runs import OUTPUTS, RUN, Course
 from trainctl.checkpoint.format import MODEL, STATE, TRAINING, manifest_bytes, manifest_entry
-from trainctl.cli.main import main as cli
+from trainctl.cli.main import main
 
 _ROOM = 1024
 _GROWTH = 64
@@ -81,11 +81,11 @@ def prepare(course: Course, root: Path) -> float:
     assert found == ["step-00000008"], found
     # Its second step is not finite, and kept.
     words = [*course.words, "optim.lr=1e38", "hydra.run.dir=outputs/bad"]
-    ended = spawn(lambda: cli.main(words), root)
+    ended = spawn(lambda: main(words), root)
     assert ended.code == 6, ended
     twin = root / "twin"
     shutil.copytree(root / OUTPUTS, twin / OUTPUTS, symlinks=True)
-    ended = spawn(lambda: cli.main(["resume", str(RUN)]), twin)
+    ended = spawn(lambda: main(["resume", str(RUN)]), twin)
     assert ended.code == 0, ended
     return ended.megabytes
 
@@ -103,7 +103,7 @@ def _tried(evil: Evil, root: Path, normal: float, folder: Path) -> str | None:
         (outside / file).write_bytes(b"not ours\n")
     evil.plant(folder / RUN, outside)
     before, abroad = contents(folder / OUTPUTS), contents(outside)
-    ended = spawn(lambda: cli.main(list(evil.command)), folder, timeout=10, room=_ROOM)
+    ended = spawn(lambda: main(list(evil.command)), folder, timeout=10, room=_ROOM)
     if ended.code not in evil.codes or ended.timed_out:
         return f"expected {evil.codes}: {ended}"
     if "Traceback (" in ended.text or "error: internal" in ended.text:

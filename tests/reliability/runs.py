@@ -16,10 +16,10 @@ from tests.reliability.children import Ended, spawn
 from tests.reliability.disk import Disk, Op
 from trainctl.checkpoint.format import MODEL, STATE, TRAINING, folder_name, verify_checkpoint
 from trainctl.checkpoint.store import LocalStore
-from trainctl.cli.main import main as cli
+from trainctl.cli.main import main
 from trainctl.config import composer as compose
+from trainctl.config import stored_config
 from trainctl.config.overrides import to_hydra
-from trainctl.config.stored_config import stored_files
 from trainctl.errors import TrainctlError
 from trainctl.registry import plugins
 
@@ -80,15 +80,15 @@ class Course:
 
     def __post_init__(self) -> None:
         composed = compose.Composer(None, None).compose([to_hydra(word) for word in self.words])
-        self._composer, self._stored = _Composed(composed), stored_files(composed)
+        self._composer, self._stored = _Composed(composed), stored_config.stored_files(composed)
 
     def start(self, patch: Patch = nothing) -> int:
         """The command itself; only Hydra's part, three quarters of its time, was done before the fork."""
         patch()
         compose.Composer = lambda *words: self._composer  # type: ignore[assignment, misc]
         compose.run_directory = lambda composed: str(RUN)
-        compose.stored_files = lambda composed: dict(self._stored)
-        return cli.main(self.words)
+        stored_config.stored_files = lambda composed: dict(self._stored)
+        return main(self.words)
 
     def saved_before(self, number: int) -> int | None:
         """The step of the newest save that was complete before operation ``number``."""
@@ -246,7 +246,7 @@ def resume(folder: Path, patch: Patch = nothing) -> Ended:
 
     def work() -> int:
         patch()
-        return cli.main(["resume", str(RUN)])
+        return main(["resume", str(RUN)])
 
     return spawn(work, folder)
 

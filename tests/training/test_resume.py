@@ -390,11 +390,14 @@ OTHER = [
 
 @pytest.mark.parametrize("word", OTHER)
 @pytest.mark.parametrize("options", [(), ("--allow-change",)], ids=["", "allowed"])
-def test_another_component_is_another_run(trainctl, whole: Path, word: str, options: tuple[str, ...]) -> None:
+def test_a_different_component_is_refused(trainctl, whole: Path, word: str, options: tuple[str, ...]) -> None:
     cut = killed_after(whole, 5)
     outcome = trainctl("resume", "cut", word, *options)
     assert outcome.code == 2
-    assert "another" in outcome.err
+    refused = (
+        "cannot be applied to an existing run" if word.startswith("experiment") else "cannot resume with a"
+    )
+    assert refused in outcome.err
     assert len(outcome.err.splitlines()) == 2
     assert record(cut)["status"] == "running"
 
