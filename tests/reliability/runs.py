@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ from trainctl.config import stored_config
 from trainctl.config.overrides import to_hydra
 from trainctl.errors import TrainctlError
 from trainctl.registry import plugins
+from trainctl.training.hooks import metrics_log
 
 OUTPUTS = Path("outputs")
 RUN = OUTPUTS / "run"
@@ -291,6 +293,8 @@ def own_environment(folder: Path) -> None:
     """None of the caller's settings and installed plugins; everything below ``folder``."""
     os.chdir(folder)
     plugins.entry_points = lambda group: ()  # type: ignore[assignment]
+    # The trials number the file operations: none may depend on how fast the machine is.
+    metrics_log._SECONDS = math.inf
     os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
     for name in ("TRAINCTL_DEBUG", "HYDRA_FULL_ERROR", "WORLD_SIZE"):
         os.environ.pop(name, None)
