@@ -28,7 +28,8 @@ from trainctl.config.overrides import to_hydra
 from trainctl.config.stored_config import stored_files
 from trainctl.runs.directory import claim
 from trainctl.sweep.fused import plan, train_group
-from trainctl.training.train import Request, train
+from trainctl.training.request import Request
+from trainctl.training.train import train
 
 RATES = (1e-3, 3e-3, 1e-2, 3e-4)
 COMMON = ("device=cpu", "display.mode=none", "pictures=false")

@@ -40,6 +40,12 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
             del each._entries[name]
 
 
+@pytest.fixture
+def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests that write many checkpoints: no power fails in them."""
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
+
+
 def _is_own(component: Callable[..., object]) -> bool:
     return component.__module__.startswith("trainctl.")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.files import put
 from trainctl.config.validation import known_keys
 
 REPOSITORY = Path(__file__).parents[1]
@@ -54,8 +55,7 @@ def test_the_option_file_of_the_docs_works(trainctl, tmp_path: Path) -> None:
     page = REPOSITORY / "docs" / "components.md"
     option, local = blocks(page, "yaml")
     (tmp_path / "my_model.py").write_text(blocks(page, "python")[0])
-    (tmp_path / "conf" / "model").mkdir(parents=True)
-    (tmp_path / "conf" / "model" / "my_net.yaml").write_text(option)
+    put(tmp_path / "conf" / "model" / "my_net.yaml", option)
     (tmp_path / "conf" / "local.yaml").write_text(local)
     outcome = trainctl("model=my_net", "epochs=1", "threads=1")
     assert outcome.code == 0, outcome.err

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.files import put
+
 REPOSITORY = Path(__file__).parents[1]
 
 
@@ -71,8 +73,7 @@ def test_it_carries_the_configs_the_digits_and_the_licences(wheel: Path) -> None
 )
 def test_it_works_from_any_folder(installed: Path, words: list[str], expected: str, tmp_path: Path) -> None:
     # An unrelated project's conf must not get in the way.
-    (tmp_path / "conf").mkdir()
-    (tmp_path / "conf" / "config.yaml").write_text("defaults: [database]\nunrelated: true\n")
+    put(tmp_path / "conf" / "config.yaml", "defaults: [database]\nunrelated: true\n")
     done = subprocess.run([str(installed), *words], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert expected in done.stdout

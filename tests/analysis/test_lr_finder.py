@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.training.test_loop import CPU, FP32
-from tests.training.test_resume import record
+from tests.helpers.runs import record
+from tests.helpers.small_run import CPU, FP32
 from trainctl.analysis.lr_finder import RangeTest, _smooth, range_test
 from trainctl.components.loaders.resident import ResidentLoader
 from trainctl.config.composer import Composer
@@ -22,7 +22,7 @@ from trainctl.data import Split, Standardize
 from trainctl.errors import ConfigError, NoLearningRateError
 from trainctl.training.build import build
 from trainctl.training.hooks.clip import ClipNorm
-from trainctl.training.loop import Run
+from trainctl.training.run import Run
 from trainctl.ui.tune import typed
 
 

@@ -8,19 +8,18 @@ import re
 import shutil
 import subprocess
 from dataclasses import dataclass, replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor
 
+from tests.helpers.page import Page
 from trainctl.analysis.trace import BY_HAND, Parameter, Trace, _Clock, trace
-from trainctl.cli.commands.trace import training_words
 from trainctl.config.composer import Composer
 from trainctl.config.overrides import to_hydra
 from trainctl.config.settings import Config
+from trainctl.registry.protocols import Cursor
 from trainctl.training.build import Built, build
 from trainctl.ui.trace_page import render
 
@@ -98,7 +97,7 @@ def by_hand(*words: str, clip: float | None = None, parts: int = 1) -> ByHand:
     built = build(configured(*words))
     run = built.run
     model, criterion, optimizer = run.model.train(), run.criterion, run.optimizer
-    inputs, targets = next(iter(run.train.batches(0, 0)))
+    inputs, targets, *_ = next(iter(run.train_loader.batches(Cursor(0, 0))))
     before = {name: item.detach().clone() for name, item in model.named_parameters()}
     random = torch.get_rng_state()
 
@@ -271,27 +270,6 @@ class TestTheNumbers:
             each.dtype for layer in result.layers if layer.kind == "Linear" for each in layer.outputs
         } == {"bfloat16"}
 
-    def test_of_a_regression(self) -> None:
-        words = ("experiment=linear_regression", "threads=1", "device=cpu")
-        result, _ = traced(*words)
-        agree(result, by_hand(*words))
-        assert result.targets.dtype == "float32"
-
-    def test_of_samples_that_are_loaded_one_by_one(self, tmp_path: Path) -> None:
-        for number in range(24):
-            folder = tmp_path / "images" / "ab"[number % 2]
-            folder.mkdir(parents=True, exist_ok=True)
-            Image.new("RGB", (6, 6), (10 * number, 0, 90)).save(folder / f"{number}.png")
-        words = ("dataset=image_folder", "dataset.path=images", "dataset.size=[6,6]", "batch_size=8")
-        words = (*words, "dataset.max_resident_gb=0", "loader.workers=2", "model=linear", "threads=1")
-        result, built = traced(*words)
-        built.close()
-        hand = by_hand(*words)
-        hand.built.close()
-        agree(result, hand)
-        assert "2 processes" in built.loading
-        assert result.inputs.shape == (8, 3, 6, 6)
-
     def test_of_modules_and_an_optimizer_in_plain_python(self) -> None:
         words = ("model=scratch_mlp", "loss=scratch_cross_entropy", "optim=scratch_adam", "threads=1")
         result, _ = traced(*words, "loader=scratch")
@@ -449,23 +427,6 @@ class TestTheTimes:
         assert timing.first >= 0.02
         assert timing.steps == 5
 
-    def test_a_slow_backward_is_between_zero_grad_and_step(self) -> None:
-        config = configured(*SMALL, "train.accumulate=2")
-        built = build(config)
-        model, criterion = built.run.model, built.run.criterion
-
-        def slow(outputs: Tensor, targets: Tensor) -> Tensor:
-            loss = type(criterion).forward(criterion, outputs, targets)
-            loss.register_hook(lambda gradient: __import__("time").sleep(0.01))
-            return loss
-
-        criterion.forward = slow
-        timing = trace(built, config).timing
-        assert timing is not None
-        assert timing.phases["backward"] >= 0.02
-        assert timing.phases["loss"] < 0.01
-        assert model.training
-
     def test_what_lies_between_the_parts_goes_to_the_right_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def phases(*spans: tuple[str, float, float]) -> dict[str, float]:
             clock = _Clock(lambda: None, list(spans))
@@ -532,15 +493,6 @@ class TestTheVerb:
         assert (outcome.code, outcome.out) == (code, "")
         assert message in outcome.err
 
-    def test_a_page_that_cannot_be_written_is_told(self, trainctl, tmp_path: Path) -> None:
-        (tmp_path / "loop").symlink_to("loop")
-        outcome = trainctl("trace", *SMALL, "--html", "loop/page.html")
-        assert outcome.code == 5
-        (tmp_path / "link").symlink_to("nowhere/page.html")
-        outcome = trainctl("trace", *SMALL, "--html", "link")
-        assert outcome.code == 5
-        assert "--html link: cannot be written" in outcome.err
-
     def test_an_added_folder_of_options_counts(self, trainctl, tmp_path: Path) -> None:
         (tmp_path / "more" / "experiment").mkdir(parents=True)
         option = "# @package _global_\nmodel:\n  hidden: [5]\n"
@@ -548,24 +500,6 @@ class TestTheVerb:
         outcome = trainctl("trace", "--config-dir=more", "experiment=mine", "threads=1")
         assert outcome.code == 0, outcome.err
         assert "(64, 5)" in outcome.out
-
-    def test_help_names_it_and_its_own_help_is_the_help(self, trainctl) -> None:
-        text = trainctl("--help").out
-        assert "One training step, explained" in text
-        assert trainctl("trace", "--help").out == text
-
-    @pytest.mark.parametrize(
-        ("typed", "kept"),
-        [
-            (["trace", "model="], ["model="]),
-            (["trace", "--html", "a.html", "lr=1", "mod"], ["lr=1", "mod"]),
-            (["trace", "--html=a.html", "mod"], ["mod"]),
-            (["trace", "--ht"], ["--ht"]),
-            (["trace", "--html", "a"], [""]),
-        ],
-    )
-    def test_completion_is_that_of_training(self, typed: list[str], kept: list[str]) -> None:
-        assert training_words(typed) == kept
 
     @pytest.mark.parametrize(
         ("line", "offered"),
@@ -580,40 +514,6 @@ class TestTheVerb:
         monkeypatch.setenv("COMP_LINE", line)
         monkeypatch.setenv("COMP_POINT", str(len(line)))
         assert trainctl("-sc", "query=bash").out.split() == offered
-
-
-class Page(HTMLParser):
-    """Reads a page: is every tag closed, what does it refer to, what do its tables say?"""
-
-    VOID = ("meta", "link", "br", "hr", "img", "input")
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.references: list[str] = []
-        self.tags: list[str] = []
-        self.rows: list[list[str]] = []
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.references += [
-            value or "" for name, value in attrs if name in ("src", "href", "srcset", "action")
-        ]
-        if tag not in self.VOID:
-            self.open.append(tag)
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th"):
-            self.rows[-1].append("")
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] in ("td", "th"):
-            self.rows[-1][-1] += data
 
 
 @pytest.fixture
@@ -647,13 +547,6 @@ class TestThePage:
         assert "script" not in parsed.tags
         assert "prefers-color-scheme: dark" in html
         assert 'name="viewport"' in html
-
-    def test_has_a_tree_that_folds_and_tables_with_headers(self, page: tuple[str, str]) -> None:
-        html, _ = page
-        parsed = Page(html)
-        assert parsed.tags.count("details") == parsed.tags.count("summary") == 2
-        assert html.count('<th scope="col"') >= 12
-        assert html.count('<th scope="row"') == len(parsed.rows) - 3
 
     def test_opens_in_a_browser_without_a_word_on_the_console(
         self, page: tuple[str, str], tmp_path: Path

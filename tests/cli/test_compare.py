@@ -7,13 +7,12 @@ import io
 import json
 import shutil
 import statistics
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.program import run
+from tests.helpers.program import modules_after, run
+from tests.helpers.runs import record
 from trainctl.analysis.ranking import compare
 from trainctl.cli.main import main
 from trainctl.ui.compare import show
@@ -37,10 +36,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def runs(trained: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(trained, tmp_path / "runs"))
-
-
-def record(directory: Path) -> dict:
-    return json.loads((directory / "run.json").read_text())
 
 
 def test_the_table_is_what_the_runs_say(trainctl, runs: Path) -> None:
@@ -242,10 +237,5 @@ def test_without_torch_from_the_installed_program(runs: Path, tmp_path: Path) ->
     done = run("compare", "runs", "--html", "page.html", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "3 settings, 9 runs" in done.stdout
-    code = (
-        "import sys; from trainctl.cli.main import main; assert main(['compare', 'runs', '--curves', "
-        "'--html', 'p.html', '--csv', 't.csv', '--json', 't.json']) == 0; "
-        "assert not {'torch', 'numpy', 'scipy', 'matplotlib'} & set(sys.modules)"
-    )
-    again = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
-    assert again.returncode == 0, again.stderr
+    words = ("compare", "runs", "--curves", "--html", "p.html", "--csv", "t.csv", "--json", "t.json")
+    assert not {"torch", "numpy", "scipy", "matplotlib"} & modules_after(*words, cwd=tmp_path)

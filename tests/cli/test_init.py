@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import trainctl as package
-from tests.program import run
-from tests.training.test_resume import everything, record
+from tests.helpers.program import run
+from tests.helpers.runs import everything, record
 from trainctl.cli.commands.init import starter_files
 
 QUICK = ("epochs=1", "threads=1", "display.mode=none")

@@ -9,52 +9,16 @@ import sys
 from typing import Annotated, Any, Literal
 
 import pytest
-import yaml
 from annotated_types import Ge, Gt, Le, Lt
 
+from tests.helpers.configs import GROUPS, base, changed, option, problems_of
 from trainctl.config.settings import Component
 from trainctl.config.validation import check, check_component, known_keys, unknown_key
-from trainctl.errors import ConfigError, Problem
+from trainctl.errors import Problem
 from trainctl.paths import conf_directory
 from trainctl.registry import COMPONENTS, MODELS, SCHEDULERS
 from trainctl.registry import constraints as ranges
 from trainctl.registry.constraints import describe, show
-
-BASE = yaml.safe_load((conf_directory() / "config.yaml").read_text())
-GROUPS: dict[str, str] = {
-    group: name
-    for entry in BASE.pop("defaults")
-    if isinstance(entry, dict)
-    for group, name in entry.items()
-    if name is not None and group != "hydra" and (conf_directory() / group).is_dir()
-}
-
-
-def option(group: str, name: str) -> dict[str, Any]:
-    content: dict[str, Any] = yaml.safe_load((conf_directory() / group / f"{name}.yaml").read_text())
-    return content
-
-
-def base() -> dict[str, Any]:
-    """The values of the base config, composed by hand."""
-    return {**copy.deepcopy(BASE), **{group: option(group, name) for group, name in GROUPS.items()}}
-
-
-def changed(key: str, value: Any) -> dict[str, Any]:
-    values = base()
-    *path, leaf = key.split(".")
-    node = values
-    for part in path:
-        node = node[part]
-    node[leaf] = value
-    return values
-
-
-def problems_of(values: dict[str, Any]) -> tuple[Problem, ...]:
-    with pytest.raises(ConfigError) as caught:
-        check(values)
-    assert caught.value.exit_code == 2
-    return caught.value.problems
 
 
 def test_the_base_config_is_right() -> None:
@@ -108,21 +72,14 @@ METRICS_TEXT = "auto, or a list such as [accuracy, {top_k_accuracy: {k: 3}}]"
 BAD_SETTINGS: list[tuple[str, Any, str, str]] = [
     ("seed", -1, "-1", SEED),
     ("seed", 2**63, str(2**63), SEED),
-    ("seed", 1.5, "1.5", SEED),
     ("seed", True, "true", SEED),
-    ("seed", None, "null", SEED),
     ("device", "gpu", "gpu", "auto, cpu, cuda, cuda:N or mps"),
     ("device", "cuda:x", "cuda:x", "auto, cpu, cuda, cuda:N or mps"),
     ("device", "cpu\n", "cpu\n", "auto, cpu, cuda, cuda:N or mps"),
-    ("device", 0, "0", "auto, cpu, cuda, cuda:N or mps"),
     ("threads", 0, "0", THREADS),
-    ("threads", "many", "many", THREADS),
     ("threads", True, "true", THREADS),
-    ("deterministic", 1, "1", "true or false"),
     ("deterministic", "yes", "yes", "true or false"),
-    ("compile", 1, "1", COMPILE),
     ("compile", "fast", "fast", COMPILE),
-    ("compile", None, "null", COMPILE),
     ("profile", "yes", "yes", "true or false"),
     ("name", 5, "5", "text or null"),
     ("init_from", 5, "5", "text or null"),
@@ -130,32 +87,24 @@ BAD_SETTINGS: list[tuple[str, Any, str, str]] = [
     ("plugins", [1], "[1]", "a list in which each item is text"),
     ("pictures", "no", "no", "true or false"),
     ("train.epochs", 0, "0", f"{COUNT} or null"),
-    ("train.epochs", 1.5, "1.5", f"{COUNT} or null"),
-    ("train.epochs", 2.0, "2.0", f"{COUNT} or null"),
     ("train.epochs", "3", "3", f"{COUNT} or null"),
     ("train.max_steps", -5, "-5", f"{COUNT} or null"),
     ("train.batch_size", 0, "0", COUNT),
-    ("train.batch_size", None, "null", COUNT),
-    ("train.batch_size", [64], "[64]", COUNT),
     ("train.batch_size", {"a": 1}, "{a: 1}", COUNT),
     ("train.accumulate", 0, "0", COUNT),
     ("train.metrics", "accuracy", "accuracy", METRICS_TEXT),
-    ("train.metrics", [3], "[3]", METRICS_TEXT),
     ("train.precision", "fp16", "fp16", "one of fp32, bf16"),
     ("train.matmul", "tf32", "tf32", "one of highest, high, medium"),
     ("train.capture", "graph", "graph", "true or false or auto"),
     ("train.clip_norm", 0, "0", "a number greater than 0 or null"),
-    ("train.clip_norm", -1.0, "-1.0", "a number greater than 0 or null"),
     ("train.clip_norm", math.inf, "inf", "a number greater than 0 or null"),
     ("train.clip_norm", True, "true", "a number greater than 0 or null"),
     ("train.ema", 0, "0", "a number greater than 0 and below 1 or null"),
     ("train.ema", 1.0, "1.0", "a number greater than 0 and below 1 or null"),
     ("train.overfit_batches", 0, "0", f"{COUNT} or null"),
-    ("train.metrics", "f1", "f1", "auto, or a list such as [accuracy, {top_k_accuracy: {k: 3}}]"),
     ("train.monitor", "train/loss", "train/loss", "auto, or val/METRIC"),
     ("train.monitor", "val/", "val/", "auto, or val/METRIC"),
     ("train.patience", 0, "0", f"{COUNT} or null"),
-    ("train.min_delta", -0.1, "-0.1", "a number of at least 0"),
     ("train.min_delta", math.nan, "nan", "a number of at least 0"),
     ("checkpoint.every_epochs", 0, "0", f"auto or {COUNT} or null"),
     ("checkpoint.every_steps", 0, "0", f"{COUNT} or null"),
@@ -192,14 +141,9 @@ BAD_ARGUMENTS: list[tuple[str, Any, str, str, str]] = [
     ("model.hidden", [128, 0], "[128, 0]", f"a list in which each item is {COUNT}", "[128, 64]"),
     ("model.hidden", [1.5, True], "[1.5, true]", f"a list in which each item is {COUNT}", "[128, 64]"),
     ("model.dropout", 1.0, "1.0", "a number of at least 0 and below 1", "0.0"),
-    ("model.dropout", math.nan, "nan", "a number of at least 0 and below 1", "0.0"),
     ("model.normalization", "group", "group", "one of none, batch, layer", "none"),
-    ("loss.label_smoothing", -0.1, "-0.1", "a number of at least 0 and below 1", "0.0"),
-    ("optim.lr", True, "true", "a number greater than 0", "0.001"),
     ("optim.lr", "fast", "fast", "a number greater than 0", "0.001"),
-    ("optim.lr", 0, "0", "a number greater than 0", "0.001"),
     ("optim.lr", math.inf, "inf", "a number greater than 0", "0.001"),
-    ("optim.lr", -math.inf, "-inf", "a number greater than 0", "0.001"),
     ("optim.lr", None, "null", "a number greater than 0", "0.001"),
     ("optim.betas", [0.9], "[0.9]", "a list of 2, each a number of at least 0 and below 1", "[0.9, 0.999]"),
     (
@@ -212,7 +156,6 @@ BAD_ARGUMENTS: list[tuple[str, Any, str, str, str]] = [
     ("optim.amsgrad", 1, "1", "true or false", "false"),
     ("optim.fused", "yes", "yes", "true or false or null", "null"),
     ("dataset.val", 1.0, "1.0", "a number greater than 0 and below 1 or a whole number of at least 0", "0.1"),
-    ("dataset.val", -1, "-1", "a number greater than 0 and below 1 or a whole number of at least 0", "0.1"),
     (
         "dataset.val",
         True,
@@ -220,7 +163,6 @@ BAD_ARGUMENTS: list[tuple[str, Any, str, str, str]] = [
         "a number greater than 0 and below 1 or a whole number of at least 0",
         "0.1",
     ),
-    ("dataset.split_seed", -1, "-1", SEED, "0"),
     ("dataset.split_seed", 2**63, str(2**63), SEED, "0"),
 ]
 

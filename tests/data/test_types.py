@@ -90,11 +90,6 @@ def test_standardize_is_its_formula(scale: float, mean: float, std: float, dtype
     assert torch.equal(raw, before)
 
 
-def test_standardize_by_default_changes_no_value() -> None:
-    raw = torch.randn(5, 3)
-    assert torch.equal(Standardize()(raw), raw)
-
-
 def test_a_split_knows_its_length_and_gives_parts() -> None:
     split = numbered(10).train
     assert len(split) == 10

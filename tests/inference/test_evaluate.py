@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import random
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +13,12 @@ import torch
 from PIL import Image
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-from tests.training.test_resume import everything
+from tests.helpers.program import modules_after
+from tests.helpers.runs import everything, record
+from tests.helpers.trained import COLOURS, PLUGIN, QUICK, TABLE, write_table
 from trainctl import load
 from trainctl.cli.main import main
 from trainctl.components.datasets.digits import digits
-
-QUICK = ("threads=1", "display.mode=none")
-COLOURS = ("red", "green", "blue")
 
 
 @pytest.fixture(scope="module")
@@ -39,37 +34,10 @@ def run(trained: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(trained, tmp_path / "run"))
 
 
-def record(run: Path) -> dict[str, Any]:
-    return json.loads((run / "run.json").read_text())
-
-
 def evaluated(trainctl, *words: str) -> dict[str, Any]:
     outcome = trainctl("eval", *words, "--json")
     assert outcome.code == 0, outcome.err
     return json.loads(outcome.out)
-
-
-def write_table(path: Path, rows: int, seed: int, *, shift: float = 0.0, colours=COLOURS) -> list[list[Any]]:
-    """Rows of two numbers and a colour, whose class follows from the first number and the colour."""
-    draw = random.Random(seed)
-    table = []
-    for number in range(rows):
-        width, height, colour = draw.gauss(shift, 1), draw.gauss(50, 9), draw.choice(colours)
-        kind = "yes" if width + (colour == "red") > 0 else "no"
-        table.append([number, f"{width:.4f}", f"{height:.4f}", colour, kind])
-    with path.open("w", newline="") as file:
-        csv.writer(file).writerows([["id", "width", "height", "colour", "kind"], *table])
-    return table
-
-
-TABLE = (
-    "dataset=csv",
-    "dataset.path=table.csv",
-    "dataset.drop=[id]",
-    "model.hidden=[8]",
-    "epochs=30",
-    "lr=0.02",
-)
 
 
 @pytest.fixture
@@ -228,33 +196,6 @@ def test_classes_of_other_data_are_found_by_their_names(trainctl, tmp_path: Path
     assert "has green, which the run was not trained for" in outcome.err
 
 
-PLUGIN = """
-import torch
-from torch import nn
-from trainctl.data import Data, Split
-from trainctl.registry import DATASETS
-
-
-class Centre(nn.Module):
-    def __init__(self, inputs):
-        super().__init__()
-        self.mean = inputs.mean(0)
-
-    def forward(self, inputs):
-        return inputs - self.mean
-
-
-@DATASETS.register("own")
-def own(shift: float = 0.0) -> Data:
-    generator = torch.Generator().manual_seed(0)
-    inputs = torch.randn(120, 4, generator=generator)
-    targets = (inputs[:, 0] > 0).long()
-    splits = Split(inputs[:90] + shift, targets[:90]), Split(inputs[90:] + shift, targets[90:])
-    fit = lambda train: Centre(train.inputs)
-    return Data("own", "classification", *splits, (4,), 2, nn.Identity(), fit=fit)
-"""
-
-
 def test_a_transform_of_ones_own_is_made_from_the_data_of_training(trainctl, tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(PLUGIN)
     words = ("plugins=[./own.py]", "dataset.name=own", "epochs=20", "batch_size=30", "hydra.run.dir=run")
@@ -312,8 +253,5 @@ def test_without_a_split_it_says_which_there_are(trainctl, tmp_path: Path) -> No
     assert evaluated(trainctl, "run")["split"] == "train"
 
 
-def test_evaluating_leaves_the_compiler_alone(trained: Path) -> None:
-    lines = ("import sys", "from trainctl.cli.main import main", f"main(['eval', {str(trained)!r}])")
-    code = "\n".join([*lines, "print('torch._dynamo' in sys.modules)"])
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert done.stdout.splitlines()[-1] == "False", done.stderr
+def test_evaluating_leaves_the_compiler_alone(trained: Path, tmp_path: Path) -> None:
+    assert "torch._dynamo" not in modules_after("eval", str(trained), cwd=tmp_path)

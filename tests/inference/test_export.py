@@ -14,9 +14,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from tests.inference.test_evaluate import PLUGIN, QUICK, TABLE, write_table
-from tests.inference.test_predict import train_on_tokens
-from tests.training.test_resume import everything
+from tests.helpers.runs import everything
+from tests.helpers.trained import PLUGIN, QUICK, TABLE, train_on_tokens, write_table
 from trainctl import load
 from trainctl.cli.main import main
 from trainctl.components.datasets.digits import digits

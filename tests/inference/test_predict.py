@@ -16,8 +16,8 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.inference.test_evaluate import QUICK, TABLE, write_table
-from tests.training.test_resume import everything
+from tests.helpers.runs import everything
+from tests.helpers.trained import QUICK, TABLE, train_on_tokens, write_table
 from trainctl import load
 from trainctl.cli.main import main
 from trainctl.components.datasets.digits import digits
@@ -302,43 +302,6 @@ def test_a_damaged_array_is_named(trainctl, folder: Path) -> None:
 
 # ------------------------------------------------------------------ whole numbers
 
-TOKENS = """
-import numpy
-import torch
-from torch import nn
-from trainctl.data import Data, Split
-from trainctl.registry import DATASETS, MODELS
-
-
-@DATASETS.register("tokens")
-def tokens(path: str = "ids.npy", type: str = "int64") -> Data:
-    ids = torch.from_numpy(numpy.load(path)).to(getattr(torch, type))
-    split = Split(ids, (ids[:, 0] > 20).long())
-    return Data("tokens", "classification", split, split, tuple(ids.shape[1:]), 2, nn.Identity())
-
-
-@MODELS.register("embedding")
-class Embedding(nn.Module):
-    def __init__(self, input_shape, output_size):
-        super().__init__()
-        self.table = nn.Embedding(40, 8)
-        self.layer = nn.Linear(8 * input_shape[0], output_size)
-
-    def forward(self, inputs):
-        return self.layer(self.table(inputs).flatten(1))
-"""
-
-
-def train_on_tokens(trainctl, folder: Path) -> torch.Tensor:
-    """Train on rows of token numbers; returns some of them."""
-    ids = torch.randint(0, 40, (60, 16), generator=torch.Generator().manual_seed(0))
-    numpy.save(folder / "ids.npy", ids.numpy())
-    (folder / "own.py").write_text(TOKENS)
-    words = ("plugins=[./own.py]", "dataset.name=tokens", "model.name=embedding", "epochs=1", "batch_size=20")
-    outcome = trainctl(*words, *QUICK, f"dataset.path={folder}/ids.npy", "hydra.run.dir=run")
-    assert outcome.code == 0, outcome.err
-    return ids[:9]
-
 
 def test_token_numbers_are_predicted_as_what_they_are(trainctl, tmp_path: Path) -> None:
     ids = train_on_tokens(trainctl, tmp_path)
@@ -476,36 +439,3 @@ def test_a_disk_that_will_not_take_it_is_exit_5(
     assert "--output out.csv cannot be written: No space left on device" in outcome.err
     assert not Path("out.csv").exists()
     assert not list(folder.glob(".out*"))
-
-
-@pytest.mark.slow
-def test_the_test_images_of_mnist_as_files_have_the_classes_of_the_evaluation(
-    trainctl, mnist_root: Path, tmp_path: Path
-) -> None:
-    words = ("dataset=mnist", f"dataset.root={mnist_root}", "train.max_steps=200", "hydra.run.dir=run")
-    assert trainctl(*words, *QUICK).code == 0
-    found = json.loads(trainctl("eval", "run", "--json").out)
-    recorded = json.loads((tmp_path / "run" / "run.json").read_text())["test"]
-    assert found["values"] == {key: recorded[key] for key in ("test/loss", "test/accuracy")}
-
-    from trainctl.components.datasets.mnist import mnist
-
-    test = mnist(str(mnist_root)).test
-    (tmp_path / "images").mkdir()
-    for number, image in enumerate(test.inputs):
-        Image.fromarray(image[0].numpy()).save(f"images/{number:05d}.png", compress_level=0)
-    rows = predicted(trainctl, "run", "images")
-    confusion = numpy.zeros((10, 10), dtype=int)
-    numpy.add.at(confusion, (test.targets.numpy(), [int(row["prediction"]) for row in rows]), 1)
-    assert confusion.tolist() == found["confusion"]
-
-    import onnxruntime
-
-    for kind, suffix in (("torch", "pt2"), ("onnx", "onnx")):
-        assert trainctl("export", "run", "--format", kind, "--output", f"model.{suffix}").code == 0
-    session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
-    (by_onnx,) = session.run(None, {"inputs": test.inputs.numpy()})
-    by_program = torch.export.load("model.pt2").module()(test.inputs).detach().numpy()
-    for values in (by_onnx, by_program):
-        numpy.testing.assert_allclose(values, probabilities(rows), atol=1e-5)
-        assert values.argmax(1).tolist() == [int(row["prediction"]) for row in rows]

@@ -15,8 +15,8 @@ import pytest
 
 from tests.analysis.test_verify import plant
 from tests.conftest import Outcome
-from tests.inference.test_evaluate import QUICK
-from tests.training.test_resume import everything
+from tests.helpers.runs import everything
+from tests.helpers.trained import QUICK
 from trainctl import load
 from trainctl.cli.main import main
 from trainctl.components.datasets.digits import digits

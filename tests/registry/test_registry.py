@@ -2,74 +2,19 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from typing import Any
 
 import pytest
-import yaml
 
 from trainctl.errors import ConfigError
 from trainctl.paths import conf_directory
-from trainctl.registry import COMPONENTS, DATASETS, METRICS, MODELS, OPTIMIZERS, SCHEDULERS, Registry
-
-MEMBERS = [(group, name) for group, registry in COMPONENTS.items() for name in registry.names()]
-
-
-@pytest.mark.parametrize(
-    ("group", "names"),
-    [
-        ("model", {"linear", "mlp", "sequential"}),
-        ("loss", {"cross_entropy", "mse"}),
-        ("optim", {"adam", "adamw", "sgd", "sgd_momentum"}),
-        ("scheduler", {"cosine", "none"}),
-        ("loader", {"auto", "resident", "workers"}),
-        ("dataset", {"digits", "mnist", "synthetic"}),
-    ],
-)
-def test_what_ships_can_be_chosen(group: str, names: set[str]) -> None:
-    assert names <= set(COMPONENTS[group].names())
-    assert COMPONENTS[group].names() == sorted(COMPONENTS[group].names())
-
-
-def test_metrics_are_there() -> None:
-    assert {"accuracy", "mae", "mse", "r2"} <= set(METRICS.names())
-
-
-def test_names_and_signatures_need_no_torch() -> None:
-    program = """
-import sys
-from trainctl.registry import COMPONENTS
-for registry in COMPONENTS.values():
-    for name in registry.names():
-        assert registry.signature(name).summary
-assert not {"torch", "hydra", "omegaconf", "rich"} & set(sys.modules), sorted(sys.modules)
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-
-
-@pytest.mark.parametrize(("group", "name"), MEMBERS)
-def test_a_member_has_an_option_and_the_option_its_name(group: str, name: str) -> None:
-    option = yaml.safe_load((conf_directory() / group / f"{name}.yaml").read_text())
-    assert option["name"] == name
+from trainctl.registry import COMPONENTS, DATASETS, MODELS, OPTIMIZERS, SCHEDULERS, Registry
 
 
 def test_every_option_names_a_member() -> None:
     for group, registry in COMPONENTS.items():
         options = {path.stem for path in (conf_directory() / group).glob("*.yaml")}
-        assert options == set(registry.names())
-
-
-@pytest.mark.parametrize(("group", "name"), MEMBERS)
-def test_a_signature_is_the_same_whether_or_not_it_is_imported(
-    group: str, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    registry = COMPONENTS[group]
-    registry.load(name)
-    after = registry.signature(name)
-    monkeypatch.delitem(registry._entries, name)
-    assert registry.signature(name) == after
+        assert sorted(options) == registry.names()
 
 
 def test_what_trainctl_supplies_is_no_argument_of_a_config() -> None:
@@ -116,12 +61,6 @@ def test_a_component_of_ones_own_is_registered_and_found() -> None:
     assert MODELS.takes("my_net") == {"output_size"}
 
 
-def test_registering_gives_the_object_back_unchanged() -> None:
-    def component() -> None: ...
-
-    assert MODELS.register("mine")(component) is component
-
-
 def made_in(module: str) -> Any:
     def component() -> None: ...
 
@@ -153,5 +92,5 @@ def test_a_shipped_name_is_taken_whether_or_not_it_is_imported(
 
 def test_private_files_are_no_members() -> None:
     registry = Registry("optim", "optimizer", "optimizers")
-    assert [path for folder in registry._folders for path in folder.glob("_*.py")]
+    assert any(list(folder.glob("_*.py")) for folder in registry._folders)
     assert not [name for name in registry.names() if name.startswith("_")]

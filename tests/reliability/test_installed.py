@@ -15,7 +15,8 @@ import numpy
 import pytest
 from PIL import Image
 
-from tests.program import PROGRAM
+from tests.helpers.program import PROGRAM
+from tests.helpers.runs import metrics
 from trainctl.checkpoint.format import MODEL, TRAINING
 
 STEPS = 3000
@@ -92,9 +93,3 @@ def processes(session: int) -> Iterator[int]:
             continue
         if int(of) == session and state != "Z":
             yield int(path.parent.name)
-
-
-def metrics(run: Path) -> list[dict[str, object]]:
-    """What the run recorded, without what depends on the time."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "samples_per_second"} for line in lines]

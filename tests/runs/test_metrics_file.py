@@ -3,15 +3,46 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from trainctl.runs.metrics_file import newest, parse_lines
+import pytest
+
+from trainctl.runs import metrics_file
+from trainctl.runs.metrics_file import newest, rows
 
 
-def test_lines_are_parsed_together_and_one_by_one_alike() -> None:
+@pytest.mark.parametrize("block", [1, 16, 2**20])
+def test_a_damaged_line_is_none_whatever_the_size_of_a_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    monkeypatch.setattr(metrics_file, "_BLOCK", block)
+    path = tmp_path / "metrics.jsonl"
     good = b'{"step": 1}\n{"step": 2}\n'
-    assert parse_lines(good) == ([{"step": 1}, {"step": 2}], 0)
-    assert parse_lines(good + b'{"st\n3\n1, 2\n') == ([{"step": 1}, {"step": 2}], 3)
-    assert parse_lines(b"") == ([], 0)
+    path.write_bytes(good + b'\n{"st\n3\n1, 2\n' + good)
+    assert list(rows(path)) == [{"step": 1}, {"step": 2}, None, None, None, {"step": 1}, {"step": 2}]
+    assert list(rows(path, size=len(good))) == [{"step": 1}, {"step": 2}]
+    path.write_bytes(b"")
+    assert list(rows(path)) == []
+
+
+@pytest.mark.parametrize(("end", "last"), [(b'{"st', []), (b'{"step": 3}', [{"step": 3}])])
+def test_a_last_line_without_its_end_is_read_where_it_is_whole(tmp_path: Path, end: bytes, last: Any) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 2}\n' + end)
+    assert list(rows(path)) == [{"step": 2}, *last]
+
+
+def test_of_very_many_steps_some_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    lines = []
+    for step in range(1, 1001):
+        lines.append(f'{{"step": {step}, "train/loss": 1.0}}\n')
+        if step % 50 == 0:
+            lines.append(f'{{"step": {step}, "val/loss": 0.5}}\n')
+    path.write_text("".join(lines))
+    read = [row for row in rows(path, most_steps=100) if row is not None]
+    assert 90 <= sum("train/loss" in row for row in read) <= 110
+    assert [row["step"] for row in read if "val/loss" in row] == list(range(50, 1001, 50))
 
 
 def test_the_newest_line_is_the_last_that_is_whole(tmp_path: Path) -> None:

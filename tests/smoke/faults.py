@@ -10,6 +10,7 @@ from torch import nn
 
 from trainctl.components.loaders.resident import ResidentLoader
 from trainctl.registry import LOADERS, MODELS, OPTIMIZERS
+from trainctl.registry.protocols import Cursor
 
 
 class Small(nn.Module):
@@ -150,7 +151,7 @@ class Repeating(ResidentLoader):
         super().__init__(split, transform, batch_size, device, seed, augment)
 
     def batches(self, epoch: int = 0, position: int = 0):
-        return super().batches(epoch, 0)
+        return super().batches(Cursor(epoch, 0))
 
 
 @MODELS.register("restless")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.smoke.lives import built
+from tests.helpers.lives import built
 from trainctl.smoke.lifecycle import Life
 from trainctl.training.hooks import metrics_log
 

@@ -10,13 +10,8 @@ from xml.etree import ElementTree
 import pytest
 import xmlschema
 
-from tests.program import run
-from trainctl.config.composer import Composer
-from trainctl.inference import export as exporting
-from trainctl.smoke.cases import Case
-from trainctl.smoke.entry import begin_victim
-from trainctl.smoke.lifecycle import Life, Telling
-from trainctl.smoke.report import PHASES, Result
+from tests.helpers.program import run
+from trainctl.smoke.report import PHASES
 
 HERE = Path(__file__).parent
 # What is tried, the phase that fails, and what is said of it.
@@ -160,58 +155,3 @@ def test_the_junit_file_is_valid_and_counts_right(smoked, folder) -> None:
     for suite in root.iter("testsuite"):
         assert {case.attrib["classname"] for case in suite.iter("testcase")} == {suite.attrib["name"]}
         assert int(suite.attrib["skipped"]) == len(list(suite.iter("skipped")))
-
-
-# ------------------------------------------------------------------ in this process
-
-
-def lead(case: Case, folder: Path, phases: tuple[str, ...] = ()) -> dict[str, Result]:
-    """The life of a case, killed in a process of its own; then the phases that are done once a model."""
-
-    def kill(directory: Path, stored: dict[str, str], command: str) -> int:
-        process = begin_victim(folder, directory, stored, command)
-        process.join()
-        return int(process.exitcode or 0)
-
-    results: list[Result] = []
-    life = Life(Composer(), case, (), folder, kill, Telling(results.append, lambda note: None))
-    if life.lead():
-        life.export(life.used, phases)
-    return {each.phase: each for each in results}
-
-
-LINEAR = Case("model", "model=linear", ("model=linear",))
-
-
-def test_weights_that_are_read_without_their_preprocessing_are_found(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    nothing = {"kind": "standardize", "values": {"factor": 1.0, "offset": 0.0}, "tensors": {}}
-    about = exporting._about
-
-    def dropped(*arguments):
-        return {**about(*arguments), "transform": nothing}
-
-    monkeypatch.setattr(exporting, "_about", dropped)
-    found = lead(LINEAR, tmp_path / "life")
-    assert [each.status for each in found.values()][:9] == ["passed"] * 9
-    assert found["export safetensors"].status == "failed"
-    assert "predicts something else" in found["export safetensors"].reason
-    assert found["export torch"].reason == "after failed export safetensors"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("phase", ["export torch", "export onnx"])
-def test_a_program_without_its_preprocessing_is_found(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: str
-) -> None:
-    if phase == "export onnx":
-        pytest.importorskip("onnx")
-
-    def without(self, inputs):
-        return self.finish(self.model(inputs.float()))
-
-    monkeypatch.setattr(exporting.Whole, "forward", without)
-    found = lead(LINEAR, tmp_path / "life", (phase,))
-    assert found[phase].status == "failed"
-    assert "predicts something else" in found[phase].reason

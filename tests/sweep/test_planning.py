@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.training.test_loop import make_run
+from tests.helpers.small_run import make_run
 from trainctl.config.composer import Composer
 from trainctl.sweep.checking import check_jobs
 from trainctl.sweep.planning import Plan, make_plan, shape_key
 from trainctl.sweep.pool import places
-from trainctl.training.hooks.base import Hook
 from trainctl.training.hooks.timing import Timing
 from trainctl.training.loop import fit
+from trainctl.training.run import Hook
 
 
 def plan(*words: str) -> Plan:

@@ -17,7 +17,9 @@ from optuna.study import Study as OptunaStudy
 from optuna.study import load_study
 from optuna.trial import TrialState
 
-from tests.program import start
+from tests.helpers.files import put
+from tests.helpers.program import start, wait_for
+from tests.helpers.runs import record
 from trainctl.config.composer import Composer
 from trainctl.errors import ConfigError
 from trainctl.sweep.ledger import Ledger
@@ -34,10 +36,6 @@ def stored(directory: Path) -> OptunaStudy:
     """The search as optuna's own tools read it."""
     storage = JournalStorage(JournalFileBackend(str(directory / "search.jsonl")))
     return load_study(study_name="search", storage=storage)
-
-
-def record(directory: Path) -> dict:
-    return json.loads((directory / "run.json").read_text())
 
 
 def states(directory: Path) -> list[str]:
@@ -360,8 +358,7 @@ def test_a_search_in_which_nothing_can_be_learned_stops_early(trainctl, tmp_path
 def test_a_search_whose_configs_have_changed_is_not_carried_on(trainctl, tmp_path: Path) -> None:
     words = (*SEARCH, LR, "hydra.sweeper.trials=1", *FAST)
     assert trainctl(*words).code == 0
-    (tmp_path / "conf").mkdir()
-    (tmp_path / "conf/local.yaml").write_text("# @package _global_\ntrain:\n  clip_norm: 1.0\n")
+    put(tmp_path / "conf/local.yaml", "# @package _global_\ntrain:\n  clip_norm: 1.0\n")
     for again in (words, ("resume", "s")):
         outcome = trainctl(*again)
         assert outcome.code == 2
@@ -392,9 +389,9 @@ def test_a_search_with_plugins_is_carried_on_where_they_are(trainctl, tmp_path: 
 
 
 def test_the_space_can_come_from_a_file(trainctl, tmp_path: Path) -> None:
-    (tmp_path / "conf").mkdir()
-    (tmp_path / "conf/local.yaml").write_text(
-        '# @package _global_\nhydra:\n  sweeper:\n    params: {optim.lr: "choice(1e-2,1e-3)", seed: 1}\n'
+    put(
+        tmp_path / "conf/local.yaml",
+        '# @package _global_\nhydra:\n  sweeper:\n    params: {optim.lr: "choice(1e-2,1e-3)", seed: 1}\n',
     )
     outcome = trainctl(*SEARCH, "seed=2", "hydra.sweeper.sampler=grid", *FAST)
     assert outcome.code == 0, outcome.err
@@ -405,15 +402,14 @@ def test_the_space_can_come_from_a_file(trainctl, tmp_path: Path) -> None:
     assert len(words) == 2
 
 
-def kill_and_carry_on(trainctl, tmp_path: Path, moments: list[float], trials: int) -> None:
-    """SIGKILL the search at these moments (seconds), then let it end; check that each trial was told once."""
+@pytest.mark.slow
+def test_a_search_that_is_killed_again_and_again_tells_each_trial_once(trainctl, tmp_path: Path) -> None:
+    trials = 8
     words = (*SEARCH, LR, "optim=sgd,adam", f"hydra.sweeper.trials={trials}", "epochs=4", "threads=1")
     words = (*words, "checkpoint.every_steps=5", "hydra.sweep.dir=s")
-    for moment in moments:
+    for moment in (0.0, 1.0, 2.5, 0.3, 4.0, 1.7, 0.1, 3.1, 0.6, 2.0):
         process = start(*words, cwd=tmp_path)
-        until = time.monotonic() + 60
-        while not list(tmp_path.glob("s/*/checkpoints/step-*")) and time.monotonic() < until:
-            time.sleep(0.05)
+        wait_for(lambda: list(tmp_path.glob("s/*/checkpoints/step-*")))
         time.sleep(moment)
         process.send_signal(signal.SIGKILL)
         process.communicate()
@@ -430,13 +426,3 @@ def kill_and_carry_on(trainctl, tmp_path: Path, moments: list[float], trials: in
         lines = (tmp_path / f"s/{trial.user_attrs['job']}/metrics.jsonl").read_text().splitlines()
         steps = [values["step"] for values in map(json.loads, lines) if "train/loss" in values]
         assert steps == list(range(1, max(steps) + 1))
-
-
-@pytest.mark.slow
-def test_a_search_that_is_killed_goes_on_with_the_trials_left(trainctl, tmp_path: Path) -> None:
-    kill_and_carry_on(trainctl, tmp_path, [0.0], trials=3)
-
-
-@pytest.mark.slow
-def test_a_search_that_is_killed_again_and_again(trainctl, tmp_path: Path) -> None:
-    kill_and_carry_on(trainctl, tmp_path, [0.0, 1.0, 2.5, 0.3, 4.0, 1.7, 0.1, 3.1, 0.6, 2.0], trials=8)

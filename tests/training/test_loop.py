@@ -3,103 +3,31 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from trainctl.components.loaders.resident import ResidentLoader, epoch_order
+from tests.helpers.small_run import (
+    CPU,  # noqa: F401 - tests/hooks/test_guard.py takes it from here
+    FP32,
+    Recorder,
+    all_equal,
+    blobs,
+    make_run,
+    network,
+    parameters,
+)
+from trainctl.components.loaders.resident import epoch_order
 from trainctl.components.metrics.accuracy import Accuracy
 from trainctl.components.metrics.mae import MeanAbsoluteError
 from trainctl.components.metrics.mse import MeanSquaredError
 from trainctl.components.metrics.r2 import R2
-from trainctl.data import Split, Standardize
-from trainctl.training.hooks.base import Hook
-from trainctl.training.loop import Run, evaluate, evaluate_split, evaluating, fit, train_step
-
-CPU = torch.device("cpu")
-FP32: Any = nullcontext()
-
-
-def blobs(samples: int, seed: int = 0) -> Split:
-    """Learnable classification data: six numbers, three classes."""
-    generator = torch.Generator().manual_seed(seed)
-    inputs = torch.randn(samples, 6, generator=generator)
-    weight = torch.randn(6, 3, generator=torch.Generator().manual_seed(99))
-    return Split(inputs, (inputs @ weight).argmax(1))
-
-
-def network(seed: int = 0, dropout: float = 0.0) -> nn.Module:
-    torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Dropout(dropout), nn.Linear(16, 3))
-
-
-def make_run(
-    total_steps: int = 10,
-    samples: int = 50,
-    batch_size: int = 8,
-    val: int = 20,
-    lr: float = 0.1,
-    hooks: Sequence[Hook] = (),
-    dropout: float = 0.0,
-) -> Run:
-    """A small run: 50 samples in batches of 8 are 7 steps an epoch, the last one of 2."""
-    torch.set_num_threads(1)  # more would wait for each other at this size
-    model = network(dropout=dropout)
-    return Run(
-        model=model,
-        criterion=nn.CrossEntropyLoss(),
-        optimizer=torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9),
-        scheduler=None,
-        train=ResidentLoader(blobs(samples), Standardize(), batch_size, CPU, seed=0),
-        val=ResidentLoader(blobs(val, 1), Standardize(), batch_size, CPU, None) if val else None,
-        metrics={"accuracy": Accuracy},
-        precision=FP32,
-        total_steps=total_steps,
-        hooks=list(hooks),
-    )
-
-
-def parameters(model: nn.Module) -> list[Tensor]:
-    return [parameter.detach().clone() for parameter in model.parameters()]
-
-
-def all_equal(first: Sequence[Tensor], second: Sequence[Tensor]) -> bool:
-    return len(first) == len(second) and all(map(torch.equal, first, second))
-
-
-class Recorder(Hook):
-    """Writes down every event and the cursor at it."""
-
-    def __init__(self) -> None:
-        self.events: list[str] = []
-        self.losses: list[float] = []
-        self.cursors: list[tuple[int, int]] = []
-        self.rates: list[float] = []
-        self.values: list[dict[str, float]] = []
-
-    def start(self, run: Run) -> None:
-        self.events.append("start")
-
-    def step(self, run: Run, loss: Tensor) -> None:
-        self.events.append(f"step {run.state.step}")
-        self.losses.append(loss.item())
-        self.cursors.append((run.state.epoch, run.state.position))
-        self.rates.append(run.state.lr)
-
-    def poll(self, run: Run) -> None:
-        self.events.append("poll")
-
-    def evaluated(self, run: Run, values: Mapping[str, float]) -> None:
-        self.events.append(f"evaluated {run.state.epoch} {run.state.position}")
-        self.values.append(dict(values))
-
-    def end(self, run: Run) -> None:
-        self.events.append("end")
-
+from trainctl.data import Split
+from trainctl.training.loop import evaluate, evaluate_split, fit, train_step
+from trainctl.training.run import Hook, Run
 
 # ------------------------------------------------------------------- train_step
 
@@ -131,29 +59,9 @@ def test_a_step_is_the_same_four_lines_by_hand(optimizer: str, dropout: float) -
         loss.backward()
         their_optimizer.step()
         assert torch.equal(loss, recorded)
+        assert recorded.shape == ()
+        assert not recorded.requires_grad
     assert all_equal(parameters(ours), parameters(theirs))
-
-
-def test_the_loss_of_a_step_is_a_scalar_that_holds_no_graph() -> None:
-    model = network()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    batch = blobs(8)
-    loss = train_step(model, nn.CrossEntropyLoss(), optimizer, batch.inputs, batch.targets, FP32)
-    assert loss.shape == ()
-    assert not loss.requires_grad
-
-
-def test_gradients_of_an_earlier_step_do_not_add_up() -> None:
-    model = network()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    batch = blobs(8)
-    for _ in range(2):
-        train_step(model, nn.CrossEntropyLoss(), optimizer, batch.inputs, batch.targets, FP32)
-        gradients = [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
-    fresh = copy.deepcopy(model)
-    fresh.zero_grad()
-    nn.CrossEntropyLoss()(fresh(batch.inputs), batch.targets).backward()
-    assert all_equal(gradients, [each.grad for each in fresh.parameters() if each.grad is not None])
 
 
 def test_precision_covers_the_forward_pass_only() -> None:
@@ -177,7 +85,7 @@ def batched(split: Split, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         yield split.inputs[start : start + size], split.targets[start : start + size]
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 7, 16, 30, 31, 64])
+@pytest.mark.parametrize("size", [1, 7, 31, 64])
 def test_evaluating_a_classifier_is_exact_for_any_last_batch(size: int) -> None:
     split, model = blobs(31), network(dropout=0.5)
     values = evaluate(model, nn.CrossEntropyLoss(), batched(split, size), {"accuracy": Accuracy}, FP32)
@@ -189,7 +97,7 @@ def test_evaluating_a_classifier_is_exact_for_any_last_batch(size: int) -> None:
     assert values["accuracy"] == (outputs.argmax(1) == split.targets).double().mean().item()
 
 
-@pytest.mark.parametrize("size", [1, 4, 5, 29, 30, 100])
+@pytest.mark.parametrize("size", [1, 5, 29])
 def test_evaluating_a_regression_is_exact_for_any_last_batch(size: int) -> None:
     torch.manual_seed(3)
     model = nn.Linear(4, 2)
@@ -221,31 +129,20 @@ def test_evaluating_changes_neither_mode_nor_parameters_nor_gradients_nor_random
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
 @pytest.mark.parametrize("training", [True, False])
-def test_the_mode_of_before_is_back_after_an_exception(training: bool) -> None:
+def test_the_mode_of_before_is_back_after_an_exception(training: bool, error: type[BaseException]) -> None:
     model = network().train(training)
 
     def failing() -> Iterator[tuple[Tensor, Tensor]]:
         yield blobs(4).inputs, blobs(4).targets
         assert not model.training
-        raise OSError("the batches ended early")
+        raise error("the batches ended early")
 
-    with pytest.raises(OSError, match="ended early"):
+    with pytest.raises(error, match="ended early"):
         evaluate(model, nn.CrossEntropyLoss(), failing(), {}, FP32)
     assert model.training is training
     assert torch.is_grad_enabled()
-
-
-def test_evaluating_restores_the_mode_also_around_an_interrupt() -> None:
-    def interrupted(model: nn.Module) -> None:
-        with evaluating(model):
-            assert not model.training
-            raise KeyboardInterrupt
-
-    model = network().train()
-    with pytest.raises(KeyboardInterrupt):
-        interrupted(model)
-    assert model.training
 
 
 def test_metrics_get_full_precision_outputs_also_under_autocast() -> None:
@@ -264,9 +161,9 @@ def test_metrics_get_full_precision_outputs_also_under_autocast() -> None:
 
 def test_each_evaluation_starts_from_nothing() -> None:
     run = make_run()
-    assert run.val is not None
-    first = evaluate_split(run, "val", run.val)
-    assert evaluate_split(run, "val", run.val) == first
+    assert run.val_loader is not None
+    first = evaluate_split(run, "val", run.val_loader)
+    assert evaluate_split(run, "val", run.val_loader) == first
     assert set(first) == {"val/loss", "val/accuracy"}
 
 
@@ -383,15 +280,6 @@ def test_training_continues_from_its_cursor_bit_for_bit(cut: int) -> None:
     assert whole.state == parts.state
 
 
-def test_the_learning_rate_is_recorded_before_the_scheduler_moves_it() -> None:
-    recorder = Recorder()
-    run = make_run(total_steps=4, lr=1.0, hooks=[recorder])
-    run.scheduler = torch.optim.lr_scheduler.LambdaLR(run.optimizer, lambda step: 0.5**step)
-    fit(run)
-    assert recorder.rates == [1.0, 0.5, 0.25, 0.125]
-    assert run.optimizer.param_groups[0]["lr"] == 0.0625
-
-
 class StopAt(Hook):
     def __init__(self, step: int) -> None:
         self.at = step
@@ -472,10 +360,3 @@ def test_training_time_and_samples_are_those_of_the_epoch_that_ended() -> None:
     fit(make_run(total_steps=9, hooks=[Watcher()]))
     assert [samples for samples, _ in seen] == [50, 16]
     assert all(0 < seconds < 60 for _, seconds in seen)
-
-
-def test_training_learns() -> None:
-    recorder = Recorder()
-    fit(make_run(total_steps=140, samples=200, val=100, hooks=[recorder]))
-    assert recorder.values[-1]["val/accuracy"] > 0.85
-    assert recorder.values[-1]["val/loss"] < 0.5 * recorder.losses[0]

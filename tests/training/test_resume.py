@@ -2,90 +2,41 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import signal
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from tests.program import start
-from trainctl.checkpoint.format import MODEL, STATE, TRAINING, folder_name
+from tests.helpers.program import start, wait_for
+from tests.helpers.runs import (
+    EVERY,
+    FED,
+    OWN,
+    PLUGIN,
+    STEPS,
+    TABLE,
+    WORDS,
+    at,
+    config,
+    damage,
+    everything,
+    killed_after,
+    learning_rates,
+    metrics,
+    record,
+    same_end,
+    saved,
+    state,
+    write_table,
+)
+from trainctl.checkpoint.format import MODEL, STATE, TRAINING
 from trainctl.cli.main import main
-from trainctl.runs.directory import lock
 from trainctl.training.hooks.signals import Signals
 
-STEPS = 12
-WORDS = ("epochs=3", "batch_size=320", "threads=1", "model.hidden=[16]", "model.dropout=0.3")
-EVERY = ("checkpoint.every_steps=1", "checkpoint.keep_last=100", "display.mode=none", "hydra.run.dir=run")
-
-
-@pytest.fixture(autouse=True)
-def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Many checkpoints are written here, and no power fails."""
-    monkeypatch.setattr("os.fsync", lambda descriptor: None)
-
-
-def record(directory: Path) -> dict[str, Any]:
-    return json.loads((directory / "run.json").read_text())
-
-
-def config(directory: Path) -> dict[str, Any]:
-    return yaml.safe_load((directory / "config.yaml").read_text())
-
-
-def metrics(directory: Path) -> list[dict[str, Any]]:
-    """What was measured, without how long it took."""
-    lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
-    return [{key: line[key] for key in line if key != "samples_per_second"} for line in lines]
-
-
-def learning_rates(directory: Path) -> list[float]:
-    return [line["lr"] for line in metrics(directory) if "lr" in line]
-
-
-def saved(directory: Path) -> list[int]:
-    return [int(path.name.removeprefix("step-")) for path in sorted(directory.glob("checkpoints/step-*"))]
-
-
-def at(directory: Path, step: int) -> Path:
-    return directory / "checkpoints" / folder_name(step)
-
-
-def state(directory: Path, step: int) -> dict[str, Any]:
-    """The state of a checkpoint, without what time has a part in."""
-    values = json.loads((at(directory, step) / "state.json").read_text())
-    values["hooks"].pop("MetricsLog")
-    return {key: values[key] for key in values if key not in ("epoch_seconds", "epoch_samples")}
-
-
-def everything(directory: Path) -> dict[str, bytes]:
-    return {str(path): path.read_bytes() for path in sorted(directory.rglob("*")) if path.is_file()}
-
-
-def killed_after(source: Path, step: int, name: str = "cut") -> Path:
-    """A copy of a run as a kill leaves it whose newest checkpoint is that of ``step``."""
-    target = source.with_name(name)
-    shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(source, target)
-    for each in saved(target):
-        if each > step:
-            shutil.rmtree(at(target, each))
-    values = {**record(target), "status": "running", "exit_code": None, "ended": None, "test": None}
-    (target / "run.json").write_text(json.dumps(values))
-    return target
-
-
-def same_end(one: Path, other: Path, step: int = STEPS) -> bool:
-    files = all(
-        (at(one, step) / name).read_bytes() == (at(other, step) / name).read_bytes()
-        for name in (MODEL, TRAINING)
-    )
-    return files and state(one, step) == state(other, step) and metrics(one) == metrics(other)
+pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
 
 
 @pytest.fixture(scope="module")
@@ -133,22 +84,6 @@ def test_a_run_interrupted_after_any_step_ends_as_one_that_was_not(
         assert {key: record(cut)[key] for key in ("best", "last", "test")} == {
             key: record(run)[key] for key in ("best", "last", "test")
         }
-
-
-PLUGIN = """
-import torch
-from trainctl.data import Data, ItemSplit, Standardize
-from trainctl.registry import DATASETS
-
-def load(item):
-    return (torch.rand(1, 4, 4) * 255).to(torch.uint8)
-
-@DATASETS.register("items")
-def items(samples: int = 600) -> Data:
-    split = ItemSplit(range(samples), torch.arange(samples) % 10, load)
-    return Data("items", "classification", split, None, (1, 4, 4), 10, Standardize(255.0, 0.5, 0.25))
-"""
-FED = ("plugins=[./items.py]", "dataset.name=items", "dataset.val=0.1", "batch_size=135")
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -394,10 +329,8 @@ def test_a_different_component_is_refused(trainctl, whole: Path, word: str, opti
     cut = killed_after(whole, 5)
     outcome = trainctl("resume", "cut", word, *options)
     assert outcome.code == 2
-    refused = (
-        "cannot be applied to an existing run" if word.startswith("experiment") else "cannot resume with a"
-    )
-    assert refused in outcome.err
+    experiment = word.startswith("experiment")
+    assert ("to an existing run" if experiment else "cannot resume with a different") in outcome.err
     assert len(outcome.err.splitlines()) == 2
     assert record(cut)["status"] == "running"
 
@@ -510,13 +443,6 @@ def test_without_a_checkpoint_it_says_how_to_start_again(trainctl, whole: Path) 
     assert f"trainctl {' '.join(WORDS[:2])}" in outcome.err
 
 
-def damage(directory: Path, step: int, name: str = TRAINING) -> None:
-    path = at(directory, step) / name
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
 @pytest.mark.parametrize("name", [MODEL, TRAINING, STATE, "manifest.json"])
 def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(trainctl, whole: Path, name: str) -> None:
     cut = killed_after(whole, 7)
@@ -532,15 +458,6 @@ def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(trainctl, whole: P
     assert record(cut)["resumed"]["damaged"] == ["step-00000007", "step-00000006"]
     assert metrics(cut) == metrics(whole)
     assert saved(cut) == saved(whole)
-
-
-def test_a_checkpoint_without_its_manifest_is_damaged(trainctl, whole: Path) -> None:
-    cut = killed_after(whole, 7)
-    (at(cut, 7) / "manifest.json").unlink()
-    outcome = trainctl("resume", "cut", "display.mode=plain")
-    assert outcome.code == 0
-    assert "resumed from step-00000006" in outcome.out
-    assert "damaged-step-00000007" in outcome.out
 
 
 def test_nothing_is_changed_where_all_are_damaged(trainctl, whole: Path) -> None:
@@ -559,35 +476,6 @@ def test_nothing_is_changed_where_all_are_damaged(trainctl, whole: Path) -> None
 
 
 # ------------------------------------------------------------------ what is not the run's any more
-
-
-def test_a_run_that_is_being_trained_is_refused(trainctl, whole: Path) -> None:
-    cut = killed_after(whole, 5)
-    before = (cut / "run.json").read_bytes()
-    with lock(cut):
-        outcome = trainctl("resume", "cut", "lr=0.01")
-    assert outcome.code == 7
-    assert "another process is training in it" in outcome.err
-    assert (cut / "run.json").read_bytes() == before
-    assert trainctl("resume", "cut").code == 0
-
-
-CSV = "dataset=csv"
-
-
-def write_table(path: Path, shift: int = 0) -> None:
-    rows = [f"{n % 7},{n % 5},{n * n % 11},{'abc'[(n + shift) % 3]}" for n in range(300)]
-    path.write_text("\n".join(["a,b,c,label", *rows]) + "\n")
-
-
-TABLE = (
-    "dataset=csv",
-    "dataset.path=table.csv",
-    "dataset.target=label",
-    "batch_size=64",
-    "epochs=3",
-    "threads=1",
-)
 
 
 def test_changed_data_is_refused(trainctl, tmp_path: Path) -> None:
@@ -617,17 +505,6 @@ def test_data_given_anew_is_stored_for_every_folder(
     assert trainctl("resume", "cut", "dataset.path=moved.csv", "--allow-change").code == 0
     assert metrics(cut) == metrics(tmp_path / "run")
     assert config(cut)["dataset"]["path"] == str(tmp_path / "moved.csv")
-
-
-OWN = """
-from torch import optim
-from trainctl.registry import SCHEDULERS
-from trainctl.components.schedulers.none import none
-
-@SCHEDULERS.register("own")
-def own(optimizer, step_size: int = 2):
-    return optim.lr_scheduler.StepLR(optimizer, step_size)
-"""
 
 
 def test_a_changed_plugin_is_refused_unless_it_is_trusted(trainctl, tmp_path: Path) -> None:
@@ -719,9 +596,7 @@ def test_what_steps_by_hand_does_not_resume(trainctl, tmp_path: Path) -> None:
 def test_the_warning_of_a_scheduler_saves_and_the_run_goes_on(trainctl, tmp_path: Path) -> None:
     words = ("threads=1", "epochs=100000", "hydra.run.dir=run", "display.mode=none")
     process = start(*words, cwd=tmp_path)
-    deadline = time.monotonic() + 60
-    while not saved(tmp_path / "run") and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_for(lambda: saved(tmp_path / "run"))
     process.send_signal(signal.SIGUSR1)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 143

@@ -59,20 +59,6 @@ def test_a_gpu_is_taken_and_one_too_many_refused() -> None:
         runtime.choose_device(f"cuda:{count}")
 
 
-@pytest.mark.parametrize("world", [None, "1"])
-def test_one_process_is_fine(world: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    if world:
-        monkeypatch.setenv("WORLD_SIZE", world)
-    runtime.refuse_distributed()
-
-
-@pytest.mark.parametrize("world", ["2", "64"])
-def test_several_processes_are_refused(world: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", world)
-    with pytest.raises(ConfigError, match=f"WORLD_SIZE={world}"):
-        runtime.refuse_distributed()
-
-
 def test_a_seed_repeats_what_is_drawn() -> None:
     drawn = []
     for seed in (3, 3, 4):

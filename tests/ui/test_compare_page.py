@@ -8,11 +8,11 @@ import re
 import shutil
 import subprocess
 from html import unescape
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
+from tests.helpers.page import Page
 from trainctl.analysis.discovery import Entry, Monitor
 from trainctl.analysis.ranking import Comparison, rank
 from trainctl.ui.compare_page import render
@@ -62,47 +62,9 @@ def comparison(tmp_path: Path) -> Comparison:
     return rank([*runs, bad])
 
 
-class Parsed(HTMLParser):
-    """Tags, what they refer to, and the text of the cells by row."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.references: list[str] = []
-        self.rows: list[list[str]] = []
-        self.attributes: dict[str, list[dict[str, str]]] = {}
-        self._in_cell = False
-        self.feed(html)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.attributes.setdefault(tag, []).append({name: value or "" for name, value in attrs})
-        self.references += [value or "" for name, value in attrs if name in ("src", "href", "srcset")]
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th"):
-            self.rows[-1].append("")
-            self._in_cell = True
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag in ("td", "th"):
-            self._in_cell = False
-
-    def handle_data(self, data: str) -> None:
-        if self._in_cell:
-            self.rows[-1][-1] += data
-
-    def column(self, name: str) -> list[str]:
-        """The cells under a heading of the first table."""
-        heading = next(row for row in self.rows if name in row)
-        at = heading.index(name)
-        first = self.rows.index(heading) + 1
-        return [row[at] for row in self.rows[first : first + len(VALUES)]]
-
-
 def test_needs_nothing_from_elsewhere(comparison: Comparison) -> None:
     html = render(comparison)
-    parsed = Parsed(html)
+    parsed = Page(html)
     assert parsed.references == ["data:,"]
     without_namespace = html.replace("http://www.w3.org/2000/svg", "")
     assert re.search(r"https?:|@import|url\(|fetch\(|XMLHttpRequest|import\(", without_namespace) is None
@@ -112,7 +74,7 @@ def test_needs_nothing_from_elsewhere(comparison: Comparison) -> None:
 
 
 def test_the_names_of_others_are_text(comparison: Comparison) -> None:
-    parsed = Parsed(render(comparison))
+    parsed = Page(render(comparison))
     assert parsed.tags.count("script") == 2
     assert "img" not in parsed.tags
     assert any(EVIL in cell for row in parsed.rows for cell in row)
@@ -131,7 +93,7 @@ def test_the_curves_in_it_are_thinned_and_keep_their_extremes(comparison: Compar
     assert len(html) < 300_000
 
 
-def in_browser(html: str, script: str, tmp_path: Path) -> tuple[Parsed, str]:
+def in_browser(html: str, script: str, tmp_path: Path) -> tuple[Page, str]:
     """The page after ``script`` ran in it, parsed, and the text that the script left in ``#result``."""
     if BROWSER is None:
         pytest.skip("no chromium is installed")
@@ -156,7 +118,7 @@ def in_browser(html: str, script: str, tmp_path: Path) -> tuple[Parsed, str]:
     assert "CONSOLE" not in done.stderr
     result = re.search(r'<pre id="result">(.*?)</pre>', done.stdout, re.DOTALL)
     assert result is not None
-    return Parsed(done.stdout), unescape(result[1])
+    return Page(done.stdout), unescape(result[1])
 
 
 CLICK = """
@@ -170,8 +132,8 @@ def test_opens_with_the_table_as_it_was_and_curves_drawn(comparison: Comparison,
     html = render(comparison)
     page, result = in_browser(html, CLICK + "say(document.title);", tmp_path)
     assert json.loads(result) == "9 runs compared"
-    assert page.column("lr") == ["2.0", "10.0", "0.5", "0.001"]
-    assert [row[1:] for row in page.rows] == [row[1:] for row in Parsed(html).rows]
+    assert page.column("lr", len(VALUES)) == ["2.0", "10.0", "0.5", "0.001"]
+    assert [row[1:] for row in page.rows] == [row[1:] for row in Page(html).rows]
     paths = page.attributes["path"]
     # Two seeds of four settings, a thin line and a thick one each; the failed run has no course.
     assert [path["class"] for path in paths].count("train") == 8
@@ -195,7 +157,7 @@ def test_a_click_on_a_heading_sorts_by_number(
 ) -> None:
     script = CLICK + "".join(f"click({json.dumps(name)});" for name in clicks)
     page, _ = in_browser(render(comparison), script, tmp_path)
-    assert page.column(column) == expected
+    assert page.column(column, len(VALUES)) == expected
     (sorted_by,) = [each for each in page.attributes["th"] if "aria-sort" in each]
     assert sorted_by["aria-sort"] == (
         "descending" if len(clicks) == 2 and clicks[0] == clicks[1] else "ascending"

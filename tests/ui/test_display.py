@@ -9,18 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.display import Terminal
 from trainctl.paths import short_path
 from trainctl.training.display import Silent, duration, number
 from trainctl.ui.display import make_display
 from trainctl.ui.live import Rich
 from trainctl.ui.plain import Plain
-
-
-class Terminal(io.StringIO):
-    """A stream that says it is a terminal."""
-
-    def isatty(self) -> bool:
-        return True
 
 
 @pytest.fixture(autouse=True)
@@ -35,17 +29,13 @@ def _terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         (0.0, "0.0000"),
         (0.5, "0.5000"),
         (0.12345, "0.1235"),
-        (-12.3, "-12.3000"),
         (0.001, "0.0010"),
         (0.00099, "9.900e-04"),
-        (99999.0, "99999.0000"),
         (1e5, "1.000e+05"),
         (-1e-9, "-1.000e-09"),
         (math.nan, "nan"),
         (math.inf, "inf"),
-        (-math.inf, "-inf"),
         (3, "3"),
-        (123456789, "123456789"),
         ("nan", "nan"),
         (None, "None"),
     ],
@@ -59,15 +49,11 @@ def test_a_number_for_a_table(value: object, text: str) -> None:
     [
         (0.0, "0.0 s"),
         (0.44, "0.4 s"),
-        (9.9, "9.9 s"),
         (10.0, "10 s"),
-        (59.4, "59 s"),
         (60.0, "1:00"),
-        (185.0, "3:05"),
         (3599.0, "59:59"),
         (3599.6, "1:00:00"),
         (3723.0, "1:02:03"),
-        (360000.0, "100:00:00"),
     ],
 )
 def test_a_duration_in_words(seconds: float, text: str) -> None:
@@ -85,11 +71,8 @@ def test_a_path_is_as_short_as_it_can_be_typed(tmp_path: Path) -> None:
         ("auto", True, Rich),
         ("auto", False, Plain),
         ("plain", True, Plain),
-        ("plain", False, Plain),
         ("rich", True, Rich),
-        ("rich", False, Rich),
         ("none", True, Silent),
-        ("none", False, Silent),
     ],
 )
 def test_the_display_that_fits_the_stream(mode: str, terminal: bool, expected: type) -> None:

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 import pytest
 from rich.console import Console
 
-from tests.ui.test_plain import PROGRESS, Broken, Still, play
+from tests.helpers.display import PROGRESS, Broken, Still, play
+from tests.helpers.program import wait_for
 from trainctl.training.display import Progress
 from trainctl.ui.live import Rich, sparkline
 
@@ -155,9 +156,7 @@ def test_the_live_line_is_redrawn_and_gone_in_the_end() -> None:
     display, source = rich(console), Counting()
     threads = threading.active_count()
     display.live(source)
-    deadline = time.monotonic() + 5
-    while source.calls < 3 and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_for(lambda: source.calls >= 3, 5)
     display.close()
     assert source.calls >= 3
     assert ends_with(threads)

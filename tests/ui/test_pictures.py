@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 from pathlib import Path
 
@@ -14,8 +13,9 @@ from PIL import Image
 
 from tests.program import run as run_program
 from tests.training.test_resume import WORDS, record
+from trainctl.analysis.curves import read_curves
 from trainctl.ui import pictures
-from trainctl.ui.pictures import Confusion, draw_confusion, draw_curves, read_curves, smoothed
+from trainctl.ui.pictures import Confusion, draw_confusion, draw_curves
 
 
 @pytest.fixture
@@ -139,13 +139,13 @@ def test_matplotlib_is_imported_after_the_end_and_without_a_screen(drawn, tmp_pa
     (tmp_path / "watch.py").write_text(
         "import atexit, sys\n"
         "from pathlib import Path\n"
-        "from trainctl import rundir\n"
-        "update = rundir.RunRecord.update\n"
+        "from trainctl.runs.record import RunRecord\n"
+        "update = RunRecord.update\n"
         "def watched(self, **values):\n"
         "    if values.get('status') == 'done':\n"
         "        Path('before').write_text(str('matplotlib' in sys.modules))\n"
         "    update(self, **values)\n"
-        "rundir.RunRecord.update = watched\n"
+        "RunRecord.update = watched\n"
         "names = ('matplotlib', 'matplotlib.pyplot', 'torch._dynamo')\n"
         "atexit.register(lambda: Path('after').write_text(str([name in sys.modules for name in names])))\n"
     )
@@ -198,9 +198,9 @@ def test_many_classes_have_fewer_names_and_no_numbers(classes: int) -> None:
     assert max(figure.get_size_inches()) <= 11
 
 
-def write(path: Path, *rows: dict[str, object]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
+def write(directory: Path, *rows: dict[str, object]) -> Path:
+    (directory / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return directory
 
 
 def test_curves_are_what_the_file_says(tmp_path: Path) -> None:
@@ -210,9 +210,8 @@ def test_curves_are_what_the_file_says(tmp_path: Path) -> None:
     rows.insert(4, {"step": 4, "epoch": 1, "train/loss": "nan", "lr": "inf"})
     rows.append({"step": 8, "epoch": 1, "val/loss": 0.2, "val/r2": -3.0, "val/f1": 0.5, "val/accuracy": 0.7})
     rows.append({"step": 8, "epoch": 1, "test/loss": 0.3})
-    curves = read_curves(write(tmp_path / "metrics.jsonl", *rows))
-    assert curves.steps["train/loss"] == [1, 2, 3, 4, 4, 5, 6, 7, 8]
-    assert math.isnan(curves.values["train/loss"][4])
+    curves = read_curves(write(tmp_path, *rows))
+    assert [step for step, _ in curves.train] == list(range(1, 9))
     figure = draw_curves(curves, "title")
     assert figure is not None
     assert [axis.get_ylabel() for axis in figure.axes] == ["loss", "val", "val r2", "learning rate"]
@@ -221,32 +220,7 @@ def test_curves_are_what_the_file_says(tmp_path: Path) -> None:
     assert [line.get_label() for line in figure.axes[1].get_lines()] == ["val f1", "val accuracy"]
 
 
-def test_of_very_many_steps_some_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pictures, "_MOST_POINTS", 100)
-    rows: list[dict[str, object]] = []
-    for step in range(1, 1001):
-        rows.append({"step": step, "epoch": 1, "train/loss": 1.0, "lr": 0.1})
-        if step % 50 == 0:
-            rows.append({"step": step, "epoch": 1, "val/loss": 0.5})
-    curves = read_curves(write(tmp_path / "metrics.jsonl", *rows))
-    assert 90 <= len(curves.steps["train/loss"]) <= 110
-    assert curves.steps["val/loss"] == list(range(50, 1001, 50))
-
-
-def test_without_a_step_there_is_nothing_to_draw(tmp_path: Path) -> None:
-    (tmp_path / "metrics.jsonl").write_text("")
-    assert draw_curves(read_curves(tmp_path / "metrics.jsonl"), "") is None
-
-
-def test_nothing_but_nan_can_be_drawn(tmp_path: Path) -> None:
-    rows = [{"step": step, "epoch": 1, "train/loss": "nan", "lr": "nan"} for step in (1, 2)]
-    figure = draw_curves(read_curves(write(tmp_path / "metrics.jsonl", *rows)), "")
-    assert figure is not None
-    assert len(pictures._png(figure)) > 1000
-
-
-def test_the_mean_runs_without_a_lag_at_its_beginning() -> None:
-    assert smoothed([3.0] * 500) == pytest.approx([3.0] * 500)
-    assert smoothed([math.nan, 2.0, math.nan])[1:] == pytest.approx([2.0, 2.0])
-    noisy = smoothed([1.0 + (-1) ** step for step in range(1000)])
-    assert all(abs(value - 1) < 0.05 for value in noisy[200:])
+def test_without_a_finite_step_there_is_nothing_to_draw(tmp_path: Path) -> None:
+    nan: dict[str, object] = {"step": 1, "epoch": 1, "train/loss": "nan", "lr": "nan"}
+    assert draw_curves(read_curves(write(tmp_path)), "") is None
+    assert draw_curves(read_curves(write(tmp_path, nan)), "") is None

@@ -8,41 +8,9 @@ from typing import Any
 
 import pytest
 
-from trainctl.training.display import Display, Progress, Silent
+from tests.helpers.display import Broken, play
+from trainctl.training.display import Silent
 from trainctl.ui.plain import Plain
-
-PROGRESS = Progress(
-    step=107,
-    total_steps=300,
-    epoch=2,
-    epochs=3,
-    epoch_step=7,
-    epoch_steps=100,
-    loss=0.12344,
-    smoothed=0.2,
-    epoch_loss=0.31,
-    lr=0.001,
-    speed=1234.4,
-)
-
-
-class Still:
-    def progress(self) -> Progress:
-        return PROGRESS
-
-
-def play(display: Display) -> None:
-    """A whole run's worth of events."""
-    display.header("run outputs/x", [("model", "mlp: 3 parameters"), ("device", "cpu")])
-    display.notice("optim.momentum is dropped")
-    display.live(Still())
-    display.step(PROGRESS)
-    display.epoch(PROGRESS, {"val/loss": 0.25, "val/accuracy": 0.9}, 12.0, best=True)
-    display.epoch(PROGRESS, {}, 3.0, best=False)
-    display.closing(
-        {"best": {"step": 5, "val/loss": 0.25}, "test": {"test/loss": 0.5}}, [("run", "outputs/x")]
-    )
-    display.close()
 
 
 def test_a_whole_run_line_by_line() -> None:
@@ -73,21 +41,6 @@ def test_each_line_is_there_at_once() -> None:
     os.close(reading)
 
 
-class Broken(io.StringIO):
-    """A stream whose other end has gone."""
-
-    def __init__(self, error: Exception) -> None:
-        super().__init__()
-        self.error, self.calls = error, 0
-
-    def write(self, text: str) -> int:
-        self.calls += 1
-        raise self.error
-
-    def isatty(self) -> bool:
-        return True
-
-
 @pytest.mark.parametrize(
     "error", [BrokenPipeError(32, "Broken pipe"), OSError(5, "I/O error"), ValueError("closed")]
 )
@@ -106,12 +59,6 @@ def test_a_real_pipe_without_a_reader_is_no_error() -> None:
     finally:
         with pytest.raises(BrokenPipeError):
             stream.close()
-
-
-def test_a_closed_stream_is_no_error() -> None:
-    stream = io.StringIO()
-    stream.close()
-    play(Plain(stream))
 
 
 def test_silence_is_silent(capfd: pytest.CaptureFixture[str]) -> None:

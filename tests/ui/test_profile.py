@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
-from trainctl.training.hooks.profile import PARTS, Operator, Profile
 from trainctl.ui.profile import show, text
+
+from trainctl.training.hooks.profile import PARTS, Operator, Profile
 
 
 def made(operators: int = 20) -> Profile:

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.ui.test_display import Terminal
-from tests.ui.test_plain import Broken
+from tests.helpers.display import Broken, Terminal
 from trainctl.errors import ConfigError, InterruptedRunError, Problem, TerminatedRunError
 from trainctl.ui.errors import show_error
 from trainctl.ui.listing import Listing
@@ -80,12 +79,6 @@ def test_a_terminal_gets_lines_that_fit() -> None:
     assert cut.endswith(" …")
     assert f"  mlp  {LONG}".startswith(cut[:-2])
     assert whole == "  cnn  short"
-
-
-def test_an_empty_group_is_no_error() -> None:
-    stream = io.StringIO()
-    Listing(stream).group("model", {})
-    assert stream.getvalue() == "model\n"
 
 
 def test_a_component_shows_its_doc_and_its_arguments_in_columns() -> None:

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 
+from tests.helpers.display import Terminal
 from trainctl.analysis.trace import Layer, Parameter, Timing, Trace, Values
 from trainctl.ui.trace import duration, norm, show, tables
 from trainctl.ui.trace_page import render
@@ -56,13 +57,6 @@ STEP = Trace(
     findings=(),
     not_finite=None,
 )
-
-
-class Terminal(io.StringIO):
-    encoding = "utf-8"
-
-    def isatty(self) -> bool:
-        return True
 
 
 def shown(trace: Trace, mode: str = "plain") -> list[str]:

@@ -6,6 +6,7 @@ import io
 
 import pytest
 
+from tests.helpers.display import Terminal
 from trainctl.analysis.lr_finder import Point, RangeTest
 from trainctl.ui.tune import plot, show, typed, words
 
@@ -18,11 +19,6 @@ def valley(exploded: float | None = 5.0) -> RangeTest:
     ]
     points = tuple(Point(lr, loss, loss) for lr, loss in zip(rates, losses, strict=True))
     return RangeTest(points, 64, 2.5, exploded, 3e-3, 1e-2)
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
 
 
 @pytest.mark.parametrize(

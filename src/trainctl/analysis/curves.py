@@ -1,68 +1,66 @@
-"""The course of a run, as points to draw: the training loss smoothed, the evaluations as they are."""
+"""A run's curves as points to draw: loss, learning rate, evaluations."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from trainctl.analysis.discovery import Entry
-from trainctl.runs.metrics_file import parse_lines
+from trainctl.runs.metrics_file import rows
 
 Points = list[tuple[int, float]]
 _WINDOWS = 50
 
 
-@dataclass(frozen=True)
+@dataclass
 class Curves:
-    """A run's curves, each a list of (step, value) by step; values are finite.
+    """Each a list of (step, value) by step; values that are not finite are left out.
 
     Attributes:
-        train: the training loss of every step, smoothed, thinned.
-        val: the evaluations by name, such as ``val/loss``.
+        train: the training loss.
+        lr: the learning rate.
+        val: the evaluations by name, such as ``val/loss``; those of single classes are left out.
         damaged: lines of ``metrics.jsonl`` that could not be read.
     """
 
-    train: Points
-    val: Mapping[str, Points]
+    train: Points = field(default_factory=list)
+    lr: Points = field(default_factory=list)
+    val: dict[str, Points] = field(default_factory=dict)
     damaged: int = 0
 
+    def to_draw(self, most: int) -> Curves:
+        """The same with the training loss smoothed, about ``most`` points a curve."""
+        val = {name: thin(points, most) for name, points in self.val.items()}
+        return Curves(thin(smooth(self.train), most), thin(self.lr, most), val, self.damaged)
 
-def has_course(entry: Entry) -> bool:
-    """Whether a run has curves that may be read: not where a file of its is damaged or foreign."""
-    path = entry.directory / "metrics.jsonl"
-    return entry.state != "unreadable" and path.is_file() and not path.is_symlink()
 
-
-def read_curves(directory: Path, most: int) -> Curves:
-    """The curves of the run in ``directory``, about ``most`` points each; empty ones where there are none."""
+def read_curves(directory: Path, most_steps: int | None = None) -> Curves:
+    """The curves of the run in ``directory``, empty without a ``metrics.jsonl``; ``most_steps`` as in
+    :func:`trainctl.runs.metrics_file.rows`."""
+    curves = Curves()
     try:
-        content = (directory / "metrics.jsonl").read_bytes()
+        for row in rows(directory / "metrics.jsonl", most_steps=most_steps):
+            if row is None:
+                curves.damaged += 1
+                continue
+            step = row.get("step")
+            if type(step) is not int:
+                continue
+            for name, value in row.items():
+                # metrics.jsonl has NaN and infinity as text.
+                if type(value) not in (float, int) or not math.isfinite(value):
+                    continue
+                point = (step, float(value))
+                if name == "train/loss":
+                    curves.train.append(point)
+                elif name == "lr":
+                    curves.lr.append(point)
+                elif name.startswith("val/") and name.count("/") == 1:
+                    curves.val.setdefault(name, []).append(point)
     except OSError:
-        return Curves([], {})
-    lines, damaged = parse_lines(content)
-    train: Points = []
-    val: dict[str, Points] = {}
-    for line in lines:
-        step = line.get("step")
-        if type(step) is not int:
-            continue
-        if "train/loss" in line:
-            _add(train, step, line["train/loss"])
-        else:
-            for name, value in line.items():
-                if name.startswith("val/") and name.count("/") == 1:
-                    _add(val.setdefault(name, []), step, value)
-    thinned = {name: thin(points, most) for name, points in val.items() if points}
-    return Curves(thin(smooth(train), most), thinned, damaged)
-
-
-def _add(points: Points, step: int, value: Any) -> None:
-    # What is not finite is written as text: there is nothing to draw.
-    if isinstance(value, float | int) and not isinstance(value, bool) and math.isfinite(value):
-        points.append((step, float(value)))
+        return Curves()
+    return curves
 
 
 def smooth(points: Points) -> Points:
@@ -80,16 +78,16 @@ def smooth(points: Points) -> Points:
 
 
 def thin(points: Points, most: int) -> Points:
-    """At most ``most`` of the points (four at least): the first, the last, and of each stretch between them
+    """At most ``most`` of the points (four at least): the first, the last, and of each segment between them
     the lowest and the highest, so that no spike is lost."""
     if len(points) <= max(most, 4):
         return points
-    stretches = (max(most, 4) - 2) // 2
+    segments = (max(most, 4) - 2) // 2
     inner = points[1:-1]
     kept = [points[0]]
-    for number in range(stretches):
-        stretch = inner[number * len(inner) // stretches : (number + 1) * len(inner) // stretches]
-        kept += sorted({min(stretch, key=_height), max(stretch, key=_height)})
+    for number in range(segments):
+        segment = inner[number * len(inner) // segments : (number + 1) * len(inner) // segments]
+        kept += sorted({min(segment, key=_height), max(segment, key=_height)})
     return [*kept, points[-1]]
 
 

@@ -91,6 +91,12 @@ class Entry:
     ended: str = ""
     error: TrainctlError | None = None
 
+    @property
+    def has_curves(self) -> bool:
+        """Whether ``metrics.jsonl`` may be read: not where a file of the run is damaged or foreign."""
+        path = self.directory / "metrics.jsonl"
+        return self.state != "unreadable" and path.is_file() and not path.is_symlink()
+
 
 def gather(places: Iterable[str | Path]) -> list[Entry]:
     """The runs in ``places``: run directories, ``last``, names, sweeps, or folders that hold any of these.

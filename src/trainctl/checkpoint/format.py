@@ -23,6 +23,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from trainctl.checkpoint.store import MANIFEST, LocalStore, Store, refuse_foreign
+from trainctl.checkpoint.upgrade import upgraded
 from trainctl.errors import CheckpointError, NotFiniteError, UnsafeInputError
 
 _MANIFEST_VERSION = 2
@@ -156,7 +157,7 @@ def read(store: Store, name: str) -> CheckpointData:
         state = json.loads(data[STATE])
         if not isinstance(state, dict) or not _is_count(state.get("step")):
             raise CheckpointError(f"{where}/{STATE} has no valid step")
-        return CheckpointData(load_tensors(data[MODEL]), load_tensors(data[TRAINING]), state)
+        return CheckpointData(load_tensors(data[MODEL]), load_tensors(data[TRAINING]), upgraded(state))
     except (SafetensorError, ValueError, RecursionError, MemoryError) as error:
         raise CheckpointError(f"{where} is no usable checkpoint: {_reason(error)}") from error
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from trainctl import __version__, meta_kernels
+from trainctl import __version__
 from trainctl.errors import ConfigError, InterruptedRunError, TrainctlError, nearest, storage_error
 from trainctl.training.interrupts import Stopped, held_back, terminable
 from trainctl.training.startup import collector_paused, load_libraries_meanwhile
@@ -39,11 +39,7 @@ _FLAGS = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; returns its exit code. Errors are shown, never raised."""
-    if arguments is None:
-        words = sys.argv[1:]
-        meta_kernels.later()
-    else:
-        words = list(arguments)
+    words = sys.argv[1:] if arguments is None else list(arguments)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal without × or · must not end a run
@@ -240,7 +236,11 @@ def _train(options: Any, words: list[str]) -> int:
         from trainctl.config.composer import Composer, run_directory
         from trainctl.config.stored_config import stored_files
         from trainctl.runs.directory import claim
-        from trainctl.training.train import Request, command_line, record_stop, train
+        from trainctl.training.failures import record_stop
+        from trainctl.training.request import Request, command_line
+        from trainctl.training.train import train
+        from trainctl.ui.display import make_display
+        from trainctl.ui.pictures import draw
 
         composer = Composer(options.config_dir, options.config_name)
     command = command_line(words)
@@ -258,8 +258,9 @@ def _train(options: Any, words: list[str]) -> int:
         # A directory that is taken has a record, which must not say "running" for ever.
         with held_back():
             directory = claim(where, named=named)
-        request = Request(composed.config, files, directory, composed.notices, command)
-        values = composer.run(composed, directory, lambda: train(request))
+        request = Request(composed.config, files, directory, composed.notices, command, draw=draw)
+        display = make_display(composed.config.display.mode, composed.config.display.every)
+        values = composer.run(composed, directory, lambda: train(request, display))
     except (Stopped, KeyboardInterrupt) as error:
         if directory is not None:
             record_stop(directory, error)

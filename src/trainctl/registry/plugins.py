@@ -22,7 +22,6 @@ from importlib.machinery import (
 from importlib.metadata import entry_points
 from pathlib import Path
 
-from trainctl import meta_kernels
 from trainctl.errors import ConfigError, TrainctlError, UnsafeInputError
 
 ENTRY_POINTS = "trainctl.plugins"
@@ -126,7 +125,6 @@ def _key(plugin: str) -> str:
 def _once(label: str, plugin: str) -> Path | None:
     key = _key(plugin)
     if key not in _loaded:
-        meta_kernels.now()
         try:
             _loaded[key] = _import_file(Path(key)) if _is_file(plugin) else _import_module(key)
         except TrainctlError:

@@ -1,4 +1,4 @@
-"""``metrics.jsonl`` read back: all of it, its evaluations only, or its last line. No torch."""
+"""``metrics.jsonl`` read back: all rows, its evaluations only, or its last row. No torch."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ import json
 import mmap
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trainctl.errors import ConfigError
+
 _TAIL = 2**16
+_BLOCK = 2**20
 
 
 def newest(path: Path) -> Mapping[str, Any]:
@@ -70,20 +74,73 @@ def evaluations(path: Path) -> Iterator[dict[str, Any]]:
         return
 
 
-def parse_lines(content: bytes) -> tuple[list[dict[str, Any]], int]:
-    """All lines of a ``metrics.jsonl``, and how many of them are no JSON object.
+def rows(
+    path: Path, size: int | None = None, most_steps: int | None = None
+) -> Iterator[dict[str, Any] | None]:
+    """Every line of a ``metrics.jsonl`` in order, None for a damaged one.
 
-    All at once, as a list: a third of the time that one by one takes.
+    A last line that a kill has cut off is left out. Lines are parsed a block at a time: that takes a third of
+    the time of one by one. Raises OSError where the file cannot be read.
+
+    Args:
+        size: read the first ``size`` bytes only.
+        most_steps: of more training steps than that, return a regular selection; evaluations are all there.
     """
-    lines: Sequence[bytes] = [line for line in content.split(b"\n") if line.strip()]
+    with path.open("rb") as file:
+        stride, number = 1, 0
+        if most_steps is not None:
+            stride = max(1, sum(1 for _ in file) // most_steps)
+            file.seek(0)
+        left = os.fstat(file.fileno()).st_size if size is None else size
+        while left > 0 and (block := file.read(min(_BLOCK, left))):
+            if not block.endswith(b"\n"):
+                block += file.readline()
+            left -= len(block)
+            *lines, unfinished = block.split(b"\n")
+            if _parsed(unfinished) is not None:
+                lines.append(unfinished)
+            yield from _parse_lines(
+                [
+                    line
+                    for index, line in enumerate(lines, number)
+                    if line.strip() and (index % stride == 0 or b'"train/loss"' not in line)
+                ]
+            )
+            number += len(lines)
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """Losses and evaluations by step, each a row."""
+
+    steps: Mapping[int, Mapping[str, Any]]
+    evaluations: Mapping[int, Mapping[str, Any]]
+
+
+def recorded(path: Path) -> Recorded:
+    """What a ``metrics.jsonl`` holds. Raises ConfigError where it is missing or a line is damaged."""
+    found = Recorded(steps := {}, evaluations := {})
+    try:
+        for number, row in enumerate(rows(path), 1):
+            if row is None or type(row.get("step")) is not int:
+                raise ConfigError(f"{path} line {number} is damaged")
+            if "train/loss" in row:
+                steps[row["step"]] = row
+            elif any(key.startswith("val/") for key in row):
+                evaluations[row["step"]] = row
+    except FileNotFoundError:
+        raise ConfigError(f"{path} is missing: there is nothing to compare with") from None
+    return found
+
+
+def _parse_lines(lines: Sequence[bytes]) -> list[dict[str, Any] | None]:
     try:
         values = json.loads(b"[" + b",".join(lines) + b"]")
     except (ValueError, RecursionError):
         values = []
     if len(values) != len(lines):
         values = [_parsed(line) for line in lines]
-    good = [value for value in values if isinstance(value, dict)]
-    return good, len(lines) - len(good)
+    return [value if isinstance(value, dict) else None for value in values]
 
 
 def _parsed(line: bytes) -> Any:

@@ -15,8 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainctl.analysis import verify as verifying
-from trainctl.checkpoint import snapshot
+from trainctl.analysis.differences import compare
 from trainctl.checkpoint.format import CheckpointData, folder_name, read_checkpoint
 from trainctl.cli.commands.resume import make_request
 from trainctl.config.composer import Composed, Composer
@@ -28,6 +27,7 @@ from trainctl.inference import evaluate as scoring
 from trainctl.inference import export as exporting
 from trainctl.inference.trained_run import Trained, load_run
 from trainctl.registry import COMPONENTS, TRACKERS, plugins
+from trainctl.runs import metrics_file
 from trainctl.runs.directory import claim
 from trainctl.runs.record import read_record
 from trainctl.smoke.cases import Case
@@ -36,12 +36,12 @@ from trainctl.smoke.made_up import Form, images, stand_ins
 from trainctl.smoke.predicting import check_predictions
 from trainctl.smoke.report import AFTER_FAILED, ONCE, Result
 from trainctl.smoke.settings import LIMIT, SETTINGS, STEPS
-from trainctl.training.build import Built, build, build_data
+from trainctl.training.build import Built, build
 from trainctl.training.display import Silent
-from trainctl.training.hooks.base import Hook
-from trainctl.training.hooks.metrics_log import MetricsLog
-from trainctl.training.loop import Run
-from trainctl.training.train import Request, train
+from trainctl.training.prepare_data import build_data
+from trainctl.training.request import Request
+from trainctl.training.run import Hook, Run
+from trainctl.training.train import train
 
 _COMMAND = "trainctl smoke"
 
@@ -61,6 +61,8 @@ class _UnknownFormError(ConfigError):
 class _Keep(Hook):
     """Copies the run after its last step, as the checkpoint of that step holds it."""
 
+    name = "smoke"
+
     content: CheckpointData | None = None
 
     def __init__(self, built: Built) -> None:
@@ -68,10 +70,8 @@ class _Keep(Hook):
 
     def step(self, run: Run, loss: Tensor) -> None:
         if run.state.step == STEPS:
-            order = self.built.order_digest(run.state.epoch)
-            without = replace(run, hooks=[hook for hook in run.hooks if hook is not self])
             with contextlib.suppress(CheckpointError):  # it is the saving that says so
-                self.content = snapshot.take(without, {"order": order}, self.built.device)
+                self.content = self.built.snapshot()
 
 
 @dataclass
@@ -289,8 +289,8 @@ class Life:
         saved = read_checkpoint(self._checkpoint(self.used, STEPS))
         read_checkpoint(self._checkpoint(self.used, 1))
         assert self.content is not None
-        if (found := verifying.compare(saved, self.content)) is not None:
-            raise _FailedError(f"what was saved is not what the same two steps gave before: {_listed(found)}")
+        if (found := compare(saved, self.content)) is not None:
+            raise _FailedError(f"what was saved is not what the same two steps gave before: {found}")
 
     def _run(self, directory: Path) -> dict[str, Any]:
         claim(directory, named=True)
@@ -332,13 +332,13 @@ class Life:
         """Every loss and all of the last checkpoint: to the last bit those of the uninterrupted run."""
         self._refuse_unresumable()
         runs = [self.used, self.folder / "killed"]
-        one, other = (verifying.read_metrics(run / "metrics.jsonl") for run in runs)
+        one, other = (metrics_file.recorded(run / "metrics.jsonl") for run in runs)
         for step in range(1, STEPS + 1):
             losses = [each.steps.get(step, {}).get("train/loss") for each in (one, other)]
             _same(f"loss of step {step}", *losses)
-        whole, resumed = (_without_log(read_checkpoint(self._checkpoint(run, STEPS))) for run in runs)
-        if (found := verifying.compare(whole, resumed)) is not None:
-            raise _FailedError(f"resumed, it is not the uninterrupted run: {_listed(found)}")
+        whole, resumed = (read_checkpoint(self._checkpoint(run, STEPS)) for run in runs)
+        if (found := compare(whole, resumed)) is not None:
+            raise _FailedError(f"resumed, it is not the uninterrupted run: {found}")
         before, after = (each.evaluations.get(STEPS, {}) for each in (one, other))
         for name in {**before, **after}:
             if name != "samples_per_second":
@@ -389,12 +389,6 @@ def _settings(component: Component) -> tuple[str, list[tuple[str, Any]]]:
     return component.name, sorted(component.arguments.items())
 
 
-def _without_log(content: CheckpointData) -> CheckpointData:
-    """Without the length of metrics.jsonl: the times of an evaluation in it have more digits or fewer."""
-    hooks = {name: kept for name, kept in content.state["hooks"].items() if name != MetricsLog.__name__}
-    return replace(content, state={**content.state, "hooks": hooks})
-
-
 def _takes(config: Config, word: str) -> bool:
     """Whether the component that ``config`` has chosen takes the argument that ``word`` sets."""
     group, _, rest = split_override(word)[1].partition(".")
@@ -429,10 +423,6 @@ def _finished(request: Request) -> dict[str, Any]:
 def _same(what: str, uninterrupted: object, resumed: object) -> None:
     if json.dumps(uninterrupted) != json.dumps(resumed):
         raise _FailedError(f"{what}: {uninterrupted} uninterrupted, {resumed} resumed")
-
-
-def _listed(found: tuple[str, str]) -> str:
-    return ": ".join(part for part in found if part)
 
 
 def _short(word: str) -> str:

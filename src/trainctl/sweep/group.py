@@ -13,7 +13,7 @@ from trainctl.sweep.ledger import Job, Ledger, Row, here
 from trainctl.training.interrupts import Stopped
 
 if TYPE_CHECKING:
-    from trainctl.training.train import Request
+    from trainctl.training.request import Request
 
 _BEAT_EVERY = 2.0
 

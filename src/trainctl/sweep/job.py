@@ -26,8 +26,10 @@ from trainctl.runs.record import now, read_record
 from trainctl.sweep.ledger import Job, Ledger, Row, here
 from trainctl.sweep.pruning import pruning_hooks
 from trainctl.training.display import Display, Progress, Silent, Source
+from trainctl.training.failures import record_stop
 from trainctl.training.interrupts import Stopped
-from trainctl.training.train import Request, record_stop, train
+from trainctl.training.request import Request
+from trainctl.training.train import train
 
 log = logging.getLogger("trainctl")
 _BEAT_EVERY = 0.5
@@ -173,6 +175,9 @@ class Beating:
 
     def epoch(self, progress: Progress, values: Mapping[str, float], seconds: float, *, best: bool) -> None:
         self._shown.epoch(progress, values, seconds, best=best)
+
+    def table(self, lines: Sequence[str]) -> None:
+        self._shown.table(lines)
 
     def closing(self, rows: Mapping[str, Mapping[str, object]], places: Sequence[tuple[str, str]]) -> None:
         self._shown.closing(rows, places)

@@ -364,7 +364,7 @@ class Task:
         directory: the sweep's.
         command: the command line, for ``run.json``.
         shown: the job has the terminal for itself.
-        began: when the sweep was started, as ``rundir.now`` says it.
+        began: when the sweep was started, as ``now`` gives it.
     """
 
     directory: str

@@ -18,17 +18,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from trainctl import meta_kernels
 from trainctl.errors import InterruptedRunError
 from trainctl.training.interrupts import Stopped, terminable
 from trainctl.training.startup import importing
 
-meta_kernels.later()
 with importing():
     import torch
 
-    from trainctl.checkpoint import bad_step as capsule
-    from trainctl.checkpoint import snapshot
+    from trainctl.checkpoint import bad_step, snapshot
     from trainctl.config import composer
     from trainctl.sweep.group import run_group
     from trainctl.sweep.job import run_job
@@ -38,7 +35,7 @@ with importing():
     from trainctl.training.hooks import checkpointer, console, guard, metrics_log, signals
 
 # Imported here for the processes that are forked: a run needs them all.
-_WARM = (build, capsule, checkpointer, composer, console, guard, metrics_log, resuming, signals, snapshot)
+_WARM = (bad_step, build, checkpointer, composer, console, guard, metrics_log, resuming, signals, snapshot)
 
 
 def work(

@@ -53,15 +53,6 @@ def _cuda_count() -> int:
         return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
-def refuse_distributed() -> None:
-    """Raise ConfigError under torchrun: one device a run."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError(
-            f"WORLD_SIZE={os.environ['WORLD_SIZE']}: trainctl trains on one device a run",
-            "start it without torchrun; choose the device with device=cuda:N",
-        )
-
-
 def seed_everything(seed: int) -> None:
     """Seed torch on all devices, NumPy and Python: initialisation, dropout and whatever else draws."""
     random.seed(seed)

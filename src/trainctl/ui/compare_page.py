@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from trainctl.analysis.curves import Curves, Points, has_course, read_curves
+from trainctl.analysis.curves import Curves, Points, read_curves
 from trainctl.analysis.discovery import Entry
 from trainctl.analysis.ranking import ABSENT, Comparison, Group, Row
 from trainctl.ui.compare import Table, clean, in_order, label, others, place, table, title
@@ -167,7 +167,7 @@ def _series(comparison: Comparison, most: int) -> Iterator[dict[str, Any]]:
 
 
 def _drawn(run: Entry, most: int) -> dict[str, Any]:
-    curves = read_curves(run.directory, most) if has_course(run) else Curves([], {})
+    curves = read_curves(run.directory).to_draw(most) if run.has_curves else Curves()
     return {
         "seed": str(run.settings.get("seed", "")),
         "damaged": curves.damaged,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from trainctl.analysis.curves import Curves, Points, bounds, has_course, read_curves
+from trainctl.analysis.curves import Curves, Points, bounds, read_curves
 from trainctl.analysis.ranking import Comparison
 from trainctl.training.display import number
 from trainctl.ui.compare import clean, in_order, label, place
@@ -53,7 +53,7 @@ def pictures(comparison: Comparison, most: int, width: int, *, letters: bool) ->
     names = dict.fromkeys(group.monitor.name for group in comparison.groups)
     for name in ("train/loss", *(names or ("val/loss",))):
         curves = [
-            [run.train if name == "train/loss" else list(run.val.get(name, ())) for run in item.runs]
+            [run.train if name == "train/loss" else run.val.get(name, []) for run in item.runs]
             for item in items
         ]
         # One evaluation is no course.
@@ -85,12 +85,12 @@ def _items(comparison: Comparison, most: int) -> tuple[list[_Item], int]:
             rank = "–" if row.rank is None else str(row.rank)
             named.append((f"{rank}  {label(row)}", [run.directory for run in row.runs]))
     for other in in_order(comparison.others):
-        if has_course(other.entry):
+        if other.entry.has_curves:
             text = clean(other.label) or place(other.entry.directory)
             named.append((f"{other.entry.state}  {text}", [other.entry.directory]))
     items = []
     for text, directories in named[: min(most, len(_LETTERS))]:
-        runs = [read_curves(directory, _POINTS) for directory in directories]
+        runs = [read_curves(directory).to_draw(_POINTS) for directory in directories]
         damaged = sum(run.damaged for run in runs)
         items.append(_Item(f"{text}  ({_lines(damaged)} left out)" if damaged else text, runs))
     return items, len(named)

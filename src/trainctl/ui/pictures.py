@@ -6,69 +6,27 @@ matplotlib is imported when one is drawn and not before, without pyplot, which w
 from __future__ import annotations
 
 import io
-import json
 import logging
 import math
-import os
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
+from trainctl.analysis.curves import Curves, Points, read_curves, smooth
 from trainctl.runs import files
+from trainctl.training.artifacts import CONFUSION, CURVES
+from trainctl.training.confusion import Confusion
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-CURVES, CONFUSION = "curves.png", "confusion.png"
 _MOST_POINTS = 20_000
-_MOST_CLASSES = 1000
 _WITH_NUMBERS, _WITH_NAMES = 14, 40
 _RAW, _SMOOTH, _VAL = "#7db4dc", "#1f77b4", "#d95f02"
 _METRICS = ("#d95f02", "#1b9e77", "#7570b3", "#e7298a", "#66a61e", "#a6761d")
-
-
-def wanted(asked: bool) -> bool:
-    """Whether to draw: ``TRAINCTL_PICTURES=0`` turns pictures off for all that a shell starts."""
-    return asked and os.environ.get("TRAINCTL_PICTURES", "") not in ("0", "false")
-
-
-class Confusion:
-    """Counts which class was taken for which; a metric that adds no value of its own.
-
-    ``update`` does not wait for the device, and never raises: what cannot be counted has no picture.
-
-    Shape: outputs (N, classes), targets (N,).
-    """
-
-    def __init__(self, classes: int) -> None:
-        self.classes = classes
-        self._counts: Tensor | None = None
-        self._fits = classes <= _MOST_CLASSES
-
-    def update(self, outputs: Tensor, targets: Tensor) -> None:
-        self._fits = self._fits and outputs.shape[1:] == (self.classes,) and targets.dim() == 1
-        if not self._fits:
-            return
-        if self._counts is None:
-            self._counts = torch.zeros(self.classes**2, dtype=torch.int64, device=outputs.device)
-        self._counts.index_add_(0, targets * self.classes + outputs.argmax(1), torch.ones_like(targets))
-
-    def compute(self) -> dict[str, float]:
-        return {}
-
-    @property
-    def counts(self) -> list[list[int]] | None:
-        """Samples by true class (rows) and predicted class (columns); None where nothing was counted."""
-        if self._counts is None or not self._fits:
-            return None
-        counts: list[list[int]] = self._counts.view(self.classes, self.classes).tolist()
-        return counts
 
 
 def draw(
@@ -82,7 +40,7 @@ def draw(
         classes: their names.
     """
     said = []
-    drawings: dict[str, Any] = {CURVES: lambda: draw_curves(read_curves(directory / "metrics.jsonl"), title)}
+    drawings: dict[str, Any] = {CURVES: lambda: draw_curves(read_curves(directory, _MOST_POINTS), title)}
     if confusion is not None and (counts := confusion.counts) is not None:
         drawings[CONFUSION] = lambda: draw_confusion(counts, classes, what)
     for name, drawing in drawings.items():
@@ -101,74 +59,24 @@ def draw(
 # ------------------------------------------------------------------- curves
 
 
-@dataclass
-class Curves:
-    """What a run's ``metrics.jsonl`` says, as lists by name; a step and its value stand at one place."""
-
-    steps: dict[str, list[int]] = field(default_factory=dict)
-    values: dict[str, list[float]] = field(default_factory=dict)
-
-    def add(self, name: str, step: int, value: float) -> None:
-        """One more point; what is not finite leaves a gap."""
-        self.steps.setdefault(name, []).append(step)
-        self.values.setdefault(name, []).append(value if math.isfinite(value) else math.nan)
-
-    def names(self, split: str) -> list[str]:
-        """The values of a split but for the loss and those of single classes."""
-        return [
-            name
-            for name in self.values
-            if name.startswith(f"{split}/") and name != f"{split}/loss" and name.count("/") == 1
-        ]
-
-
-def read_curves(path: Path) -> Curves:
-    """The points of a ``metrics.jsonl``. Of very many training steps each so manyth counts."""
-    curves = Curves()
-    with path.open("rb") as file:
-        lines = sum(1 for _ in file)
-        stride = max(1, lines // _MOST_POINTS)
-        file.seek(0)
-        for number, line in enumerate(file):
-            # Parsing is what takes the time.
-            if number % stride and b'"train/loss"' in line:
-                continue
-            row: Mapping[str, Any] = json.loads(line)
-            for name, value in row.items():
-                if name not in ("step", "epoch", "samples_per_second"):
-                    curves.add(name, row["step"], float(value))
-    return curves
-
-
-def smoothed(values: Sequence[float]) -> list[float]:
-    """The running mean of about a sixtieth of the course, without a lag at its beginning; NaN is left out."""
-    weight, total, share, means = min(0.98, 1 - 60 / max(61, len(values))), 0.0, 0.0, []
-    for value in values:
-        if value == value:
-            total, share = weight * total + (1 - weight) * value, weight * share + (1 - weight)
-        means.append(total / share if share else math.nan)
-    return means
-
-
 def draw_curves(curves: Curves, title: str) -> Figure | None:
     """Loss, metrics and learning rate over the steps; None where there is no step."""
-    if "train/loss" not in curves.values:
+    if not curves.train:
         return None
-    names = curves.names("val")
+    names = [name for name in curves.val if name != "val/loss"]
     # What lies between 0 and 1 can share a panel.
-    shares = [name for name in names if _within(curves.values[name], 0, 1)]
+    shares = [name for name in names if all(0 <= value <= 1 for _, value in curves.val[name])]
     panels = [*([shares] if shares else []), *([name] for name in names if name not in shares)][:3]
     figure, axes = _figure(8, 3.0 + 1.7 * len(panels) + 1.3, [3.0, *(1.7 for _ in panels), 1.1])
     loss, *middle, rate = axes
     _draw_loss(loss, curves)
     for axis, group in zip(middle, panels, strict=True):
-        colours = _METRICS * (len(group) // len(_METRICS) + 1)
-        for name, colour in zip(group, colours, strict=False):
-            _points(axis, curves, name, colour)
+        for name, colour in zip(group, cycle(_METRICS), strict=False):
+            _points(axis, curves.val[name], f"val {name.partition('/')[2]}", colour)
         _name_axis(axis, group)
-    rate.plot(curves.steps["lr"], curves.values["lr"], color=_SMOOTH, linewidth=1.2)
+    rate.plot(*_apart(curves.lr), color=_SMOOTH, linewidth=1.2)
     rate.set_ylabel("learning rate")
-    rates = [value for value in curves.values["lr"] if value == value]
+    rates = [value for _, value in curves.lr]
     if rates and min(rates) >= 0 < max(rates):
         rate.set_ylim(0, 1.15 * max(rates))
     rate.ticklabel_format(axis="y", style="sci", scilimits=(-4, 4))
@@ -179,18 +87,16 @@ def draw_curves(curves: Curves, title: str) -> Figure | None:
 
 
 def _draw_loss(axis: Axes, curves: Curves) -> None:
-    steps, raw = curves.steps["train/loss"], curves.values["train/loss"]
-    mean = smoothed(raw)
-    axis.plot(steps, raw, color=_RAW, linewidth=0.7, alpha=0.6, label="train, each step")
-    axis.plot(steps, mean, color=_SMOOTH, linewidth=1.6, label="train, smoothed")
-    drawn = [value for value in mean if value == value]
-    if "val/loss" in curves.values:
-        _points(axis, curves, "val/loss", _VAL, label="val")
-        drawn += [value for value in curves.values["val/loss"] if value == value]
+    mean, val = smooth(curves.train), curves.val.get("val/loss", [])
+    axis.plot(*_apart(curves.train), color=_RAW, linewidth=0.7, alpha=0.6, label="train, each step")
+    axis.plot(*_apart(mean), color=_SMOOTH, linewidth=1.6, label="train, smoothed")
+    if val:
+        _points(axis, val, "val", _VAL)
+    drawn = [value for _, value in [*mean, *val]]
     axis.set_ylabel("loss")
-    if drawn and min(drawn) > 0 and max(drawn) > 30 * min(drawn):
+    if min(drawn) > 0 and max(drawn) > 30 * min(drawn):
         axis.set_yscale("log")
-    elif drawn and max(drawn) > min(drawn):
+    elif max(drawn) > min(drawn):
         # Single steps far off would press the rest flat.
         room = 0.15 * (max(drawn) - min(drawn))
         low, high = axis.get_ylim()
@@ -200,13 +106,13 @@ def _draw_loss(axis: Axes, curves: Curves) -> None:
     axis.legend(fontsize=8, frameon=False, ncols=3, **place)
 
 
-def _points(axis: Axes, curves: Curves, name: str, colour: str, label: str | None = None) -> None:
-    steps, values = curves.steps[name], curves.values[name]
-    marker = "o" if len(steps) <= 60 else None
-    short = name.partition("/")[2]
-    axis.plot(
-        steps, values, color=colour, marker=marker, markersize=3, linewidth=1.4, label=label or f"val {short}"
-    )
+def _points(axis: Axes, points: Points, label: str, colour: str) -> None:
+    marker = "o" if len(points) <= 60 else None
+    axis.plot(*_apart(points), color=colour, marker=marker, markersize=3, linewidth=1.4, label=label)
+
+
+def _apart(points: Points) -> tuple[list[int], list[float]]:
+    return [step for step, _ in points], [value for _, value in points]
 
 
 def _name_axis(axis: Axes, group: Sequence[str]) -> None:
@@ -215,10 +121,6 @@ def _name_axis(axis: Axes, group: Sequence[str]) -> None:
     else:
         axis.set_ylabel("val")
         axis.legend(fontsize=8, frameon=False, ncols=2)
-
-
-def _within(values: Sequence[float], low: float, high: float) -> bool:
-    return all(low <= value <= high for value in values if value == value)
 
 
 # ------------------------------------------------------------------- classes

@@ -1,103 +1,67 @@
-"""What ``replay`` prints: the place, what is likely, and the layers around it."""
+"""What ``replay`` prints: where the first bad value is, the likely cause, and the modules around it."""
 
 from __future__ import annotations
 
-import os
 import sys
 import textwrap
 from typing import TYPE_CHECKING, TextIO
 
+from rich.console import Console
+from rich.text import Text
+
 if TYPE_CHECKING:
     from trainctl.analysis.anomalies import Values
-    from trainctl.analysis.replay import Replay, Row
+    from trainctl.analysis.replay import Place, Replay
 
 _WIDTH = 100
 _NOTHING = "-"
+_STYLES = {"first": "bold red", "found": "yellow"}
 
 
 def show(replay: Replay, stream: TextIO | None = None) -> None:
     """Print to ``stream``; in colours on a terminal, unless NO_COLOR is set."""
-    stream = stream or sys.stdout
-    if stream.isatty() and os.environ.get("TERM") != "dumb":
-        _show_rich(replay, stream)
-    else:
-        _show_plain(replay, stream)
-
-
-def _title(replay: Replay) -> str:
-    return f"step {replay.step} again; in training, {replay.why}"
-
-
-def _findings(replay: Replay) -> list[tuple[str, str]]:
-    if replay.where is None:
-        return [("found", "nothing: loss and gradients are finite")]
-    rows = [("first", f"the first value that is not finite is {replay.where}")]
-    if replay.line:
-        rows.append(("line", replay.line))
-    return [*rows, ("likely", replay.likely)]
-
-
-def _headings(replay: Replay) -> tuple[str, ...]:
-    return "", "gradient of" if replay.backward else "layer", "", "shape", "min", "max", "finite"
-
-
-def _cells(row: Row) -> tuple[str, ...]:
-    return (">" if row.is_place else "", row.name, row.kind, *_values(row.values))
-
-
-def _values(values: Values | None) -> tuple[str, str, str, str]:
-    """Shape, smallest and largest finite value, finite share."""
-    if values is None:
-        return (_NOTHING,) * 4
-    low, high = (_NOTHING if each is None else f"{each:.4g}" for each in (values.low, values.high))
-    if values.finite == values.size:
-        share = "all"
-    else:
-        # Rounded down: not all is never 100 %.
-        share = f"{int(1000 * values.finite / values.size) / 10:g} %" if values.finite else "none"
-    return str(values.shape), low, high, share
-
-
-def _show_plain(replay: Replay, stream: TextIO) -> None:
-    print(_title(replay), file=stream)
+    # A line is never cut: a pipe has no width, and a terminal wraps.
+    console = Console(file=stream or sys.stdout, highlight=False, soft_wrap=True)
+    title = f"step {replay.step} again; in training, {replay.why}"
+    console.print(Text(title, style="bold cyan"))
     labelled = [*replay.settings, *_findings(replay)]
     indent = max(len(label) for label, _ in labelled) + 4
     for label, text in labelled:
         lines = textwrap.wrap(text, _WIDTH - indent, break_long_words=False, break_on_hyphens=False)
-        print(f"  {label}".ljust(indent) + f"\n{' ' * indent}".join(lines), file=stream)
-    if not replay.rows:
-        return
-    table = [_headings(replay), *map(_cells, replay.rows)]
+        wrapped = f"\n{' ' * indent}".join(lines)
+        console.print(Text.assemble((f"  {label}".ljust(indent), "dim"), (wrapped, _STYLES.get(label, ""))))
+    if replay.place is not None:
+        console.print()
+        _show_table(replay, replay.place, console)
+
+
+def _findings(replay: Replay) -> list[tuple[str, str]]:
+    if replay.place is None:
+        return [("found", "nothing: loss and gradients are finite")]
+    line = [("line", replay.line)] if replay.line else []
+    first = ("first", f"the first value that is not finite is {replay.place.text}")
+    return [first, *line, ("likely", replay.likely)]
+
+
+def _show_table(replay: Replay, place: Place, console: Console) -> None:
+    is_backward = place.kind == "backward"
+    table = [("", "gradient of" if is_backward else "layer", "", "shape", "min", "max", "finite")]
+    for call in replay.rows:
+        cells = _cells(call.gradient if is_backward else call.outputs)
+        table.append((">" if call is place.call else "", call.name, call.kind, *cells))
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    print(file=stream)
-    for row in table:
-        cells = (
-            f"{cell:>{width}}" if number > 3 else f"{cell:<{width}}"
-            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        print("  ".join(cells).rstrip(), file=stream)
+    for number, row in enumerate(table):
+        left = [f"{cell:<{width}}" for cell, width in zip(row[:4], widths, strict=False)]
+        right = [f"{cell:>{width}}" for cell, width in zip(row[4:], widths[4:], strict=True)]
+        style = "red" if row[0] else "" if number else "dim"
+        console.print(Text("  ".join([*left, *right]), style=style))
 
 
-def _show_rich(replay: Replay, stream: TextIO) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console(file=stream, highlight=False)
-    console.print(Text(_title(replay), style="bold cyan"))
-    grid = Table.grid(padding=(0, 2))
-    for label, text in replay.settings:
-        grid.add_row(Text(label, style="dim"), Text(text))
-    for label, text in _findings(replay):
-        style = {"first": "bold red", "found": "yellow"}.get(label, "")
-        grid.add_row(Text(label, style="dim"), Text(text, style=style))
-    console.print(grid)
-    if not replay.rows:
-        return
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for number, heading in enumerate(_headings(replay)):
-        table.add_column(heading, justify="right" if number > 3 else "left", overflow="fold")
-    for row in replay.rows:
-        table.add_row(*map(Text, _cells(row)), style="red" if row.is_place else "")
-    console.print()
-    console.print(table)
+def _cells(values: Values) -> tuple[str, str, str, str]:
+    """Shape, smallest and largest finite value, finite share."""
+    if not values.size:
+        return (_NOTHING,) * 4
+    low, high = (f"{each:.4g}" if values.finite else _NOTHING for each in (values.low, values.high))
+    # Rounded down: 100 % would mean all.
+    share = f"{int(1000 * values.finite / values.size) / 10:g} %" if values.finite else "none"
+    return str(values.shape), low, high, "all" if values.finite == values.size else share

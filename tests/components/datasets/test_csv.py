@@ -464,22 +464,6 @@ def test_a_table_nobody_prepared_trains(
         assert record["test"][key] > least
 
 
-def test_an_odd_first_line_ends_in_the_word_that_helps(trainctl) -> None:
-    outcome = trainctl("dataset=csv", f"dataset.path={_shipped('breast_cancer.csv')}")
-    assert outcome.code == 2
-    assert (
-        "breast_cancer.csv, line 1: 4 cells from '569' to 'benign', where most lines have 31" in outcome.err
-    )
-    assert "dataset.skip_lines=1" in outcome.err
-
-
-def test_without_a_path_it_is_said_how_to_name_one(trainctl) -> None:
-    outcome = trainctl("dataset=csv")
-    assert outcome.code == 2
-    assert "data.csv not found in" in outcome.err
-    assert "dataset.path=FILE" in outcome.err
-
-
 @pytest.mark.parametrize("word", ["dataset.delimiter=;", "dataset.delimiter=semicolon"])
 def test_words_that_hydra_would_not_take_unquoted(word: str, trainctl) -> None:
     write("a;größe (cm)\n1;0.5\n2;1.5\n3;1.0\n4;2.0\n")

@@ -117,17 +117,3 @@ def test_cifar_absent_says_where_it_looked(tmp_path: Path) -> None:
     with pytest.raises(MissingDataError, match="cifar-100-python") as error:
         cifar100(root=str(tmp_path))
     assert error.value.stand_in == {"task": "classification", "shape": [3, 32, 32], "outputs": 100}
-
-
-def test_they_train_by_name(trainctl, cifar_root: Path) -> None:
-    short = (
-        f"dataset.root={cifar_root}",
-        "dataset.val=10",
-        "batch_size=16",
-        "train.max_steps=2",
-        "threads=1",
-    )
-    assert trainctl("dataset=cifar10", "model=cnn", *short).code == 0
-    assert trainctl("dataset=cifar100", "model=cnn", *short).code == 0
-    write_idx(cifar_root / "FashionMNIST" / "raw")
-    assert trainctl("dataset=fashion_mnist", "model=lenet", *short).code == 0

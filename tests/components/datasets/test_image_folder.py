@@ -377,31 +377,6 @@ def test_a_file_that_is_something_else_is_broken_whatever_its_name(tmp_path: Pat
 # ------------------------------------------------------------------ whole runs
 
 
-@pytest.mark.slow
-def test_a_run_learns_two_folders_of_colours(trainctl, split: Path) -> None:
-    words = (
-        "dataset=image_folder",
-        f"dataset.path={split}",
-        "dataset.size=[8,8]",
-        "model=linear",
-        "threads=1",
-    )
-    words = (*words, "epochs=8", "batch_size=8")
-    first = trainctl(*words, "hydra.run.dir=first")
-    assert first.code == 0, first.err
-    assert "32 train, 14 val, 16 test (decoded in" in first.out
-    second = trainctl(*words, "hydra.run.dir=second")
-    assert "(cached)" in second.out
-    fed = trainctl(*words, "hydra.run.dir=third", "dataset.max_resident_gb=0", "loader.workers=2")
-    assert fed.code == 0, fed.err
-    assert "2 processes" in fed.out
-    weights = [
-        next(Path(name).glob("checkpoints/*/model.safetensors")).read_bytes()
-        for name in ("first", "second", "third")
-    ]
-    assert weights[0] == weights[1] == weights[2]
-
-
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_broken_file_met_while_training_ends_the_run_with_its_name(
     trainctl, flat: Path, workers: int

@@ -91,12 +91,6 @@ def test_the_files_are_decoded_then_cached(tmp_path: Path, zipped: bool) -> None
     assert names(tmp_path / "MNIST") == ["raw", "trainctl-1.safetensors"]
 
 
-def test_plain_and_zipped_files_give_the_same(tmp_path: Path) -> None:
-    make(tmp_path / "a")
-    make(tmp_path / "b", zipped=True)
-    assert same(mnist(str(tmp_path / "a")), mnist(str(tmp_path / "b")))
-
-
 def test_the_root_may_be_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     make(tmp_path / "mine")
@@ -259,12 +253,6 @@ def test_a_wrong_magic_number_is_named(tmp_path: Path, name: str, magic: int) ->
         pytest.skip("the right one")
     (raw / name).write_bytes(struct.pack(">I", magic) + content[4:])
     refused(tmp_path, raw / name)
-
-
-def test_images_and_labels_exchanged_are_named(tmp_path: Path) -> None:
-    raw = make(tmp_path)
-    shutil.copy(raw / TRAIN_LABELS, raw / TRAIN_IMAGES)
-    refused(tmp_path, raw / TRAIN_IMAGES)
 
 
 @pytest.mark.parametrize(

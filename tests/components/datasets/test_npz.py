@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -202,11 +201,3 @@ def test_what_is_no_such_file() -> None:
     Path("arrays.npz").write_bytes(raw)
     with pytest.raises(ConfigError, match="x"):
         npz("arrays.npz")
-
-
-def test_it_trains(trainctl) -> None:
-    points = RANDOM.normal(size=(300, 2, 5))
-    np.savez("arrays.npz", inputs=points, labels=(points.sum((1, 2)) > 0).astype(int))
-    outcome = trainctl("dataset=npz", "dataset.path=arrays.npz", "batch_size=16", "threads=1")
-    assert outcome.code == 0, outcome.err
-    assert json.loads(Path("outputs/latest/run.json").read_text())["test"]["test/accuracy"] > 0.85

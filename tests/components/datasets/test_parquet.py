@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 import sys
 from decimal import Decimal
 from pathlib import Path
@@ -132,13 +131,3 @@ def test_without_pyarrow_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(ConfigError) as raised:
         parquet("table.parquet")
     assert raised.value.problems[0].remedy == "install it: pip install 'trainctl[parquet]'"
-
-
-def test_it_trains(trainctl) -> None:
-    generator = torch.Generator().manual_seed(0)
-    points = torch.randn(200, 2, generator=generator)
-    kinds = ["up" if up else "down" for up in (points.sum(1) > 0).tolist()]
-    write({"a": points[:, 0].numpy(), "b": points[:, 1].numpy(), "kind": kinds})
-    outcome = trainctl("dataset=parquet", "dataset.path=table.parquet", "batch_size=16", "threads=1")
-    assert outcome.code == 0, outcome.err
-    assert json.loads(Path("outputs/latest/run.json").read_text())["test"]["test/accuracy"] > 0.9

@@ -7,6 +7,7 @@ import torch
 
 from trainctl.components.loaders.resident import ResidentLoader, epoch_order
 from trainctl.data import Split, Standardize
+from trainctl.registry.protocols import Cursor
 
 CPU = torch.device("cpu")
 
@@ -19,7 +20,7 @@ def loader(samples: int = 23, batch_size: int = 5, seed: int | None = 0) -> Resi
 
 
 def order(each: ResidentLoader, epoch: int = 0, position: int = 0) -> list[int]:
-    return [int(target) for _, targets in each.batches(epoch, position) for target in targets]
+    return [int(target) for _, targets, *_ in each.batches(Cursor(epoch, position)) for target in targets]
 
 
 @pytest.mark.parametrize("samples", [1, 4, 5, 6, 23, 256])
@@ -29,7 +30,7 @@ def test_every_sample_comes_once_an_epoch_in_batches_of_the_size(
     samples: int, batch_size: int, seed: int | None
 ) -> None:
     each = loader(samples, batch_size, seed)
-    sizes = [len(targets) for _, targets in each.batches(2)]
+    sizes = [len(targets) for _, targets, *_ in each.batches(Cursor(2))]
     assert sorted(order(each, 2)) == list(range(samples))
     assert len(sizes) == len(each)
     assert all(size == batch_size for size in sizes[:-1])
@@ -38,7 +39,7 @@ def test_every_sample_comes_once_an_epoch_in_batches_of_the_size(
 
 
 def test_inputs_stay_with_their_targets_and_are_transformed() -> None:
-    for inputs, targets in loader().batches(1):
+    for inputs, targets, *_ in loader().batches(Cursor(1)):
         assert inputs.dtype == torch.float32
         assert inputs.shape == (len(targets), 1, 1)
         expected = (targets.double() / 255 - 0.5) / 0.25
@@ -74,10 +75,10 @@ def test_an_order_is_a_permutation_and_the_same_on_every_machine() -> None:
 @pytest.mark.parametrize("seed", [0, None])
 def test_continuing_from_the_cursor_gives_exactly_the_remaining_batches(epoch: int, seed: int | None) -> None:
     each = loader(seed=seed)
-    whole = list(each.batches(epoch))
+    whole = list(each.batches(Cursor(epoch)))
     for done in range(len(whole) + 1):
         position = min(each.samples, done * each.batch_size)
-        rest = list(loader(seed=seed).batches(epoch, position))
+        rest = list(loader(seed=seed).batches(Cursor(epoch, position)))
         assert len(rest) == len(whole) - done
         for (inputs, targets), (other_inputs, other_targets) in zip(whole[done:], rest, strict=True):
             assert torch.equal(inputs, other_inputs)
@@ -113,4 +114,4 @@ def test_the_order_is_the_same_on_a_gpu() -> None:
     split = Split(torch.zeros(23, 1), torch.arange(23))
     on_gpu = ResidentLoader(split, Standardize(), 5, device, 0)
     assert order(on_gpu, 3) == order(loader(), 3)
-    assert all(inputs.device.type == "cuda" for inputs, _ in on_gpu.batches())
+    assert all(inputs.device.type == "cuda" for inputs, *_ in on_gpu.batches())

@@ -22,13 +22,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from tests.program import PROGRAM
+from tests.helpers.program import PROGRAM, start
+from tests.helpers.runs import weights
 from trainctl.components.loaders.auto import auto
 from trainctl.components.loaders.resident import ResidentLoader
 from trainctl.components.loaders.workers import WorkersLoader
 from trainctl.data import ItemSplit, Split, Standardize
 from trainctl.data import worker_pool as _feed
 from trainctl.errors import ConfigError, WorkerError
+from trainctl.registry.protocols import Cursor
 
 CPU = torch.device("cpu")
 SAMPLES, BATCH = 23, 4
@@ -104,7 +106,7 @@ def equal(first: list[Any], second: list[Any]) -> bool:
 def test_any_number_of_workers_gives_the_same_bytes(make, seed: int | None) -> None:
     loaders = [make(random_sample, workers, seed) for workers in (0, 1, 2)]
     for epoch in (0, 1, 5):
-        none, one, two = [list(each.batches(epoch)) for each in loaders]
+        none, one, two = [list(each.batches(Cursor(epoch))) for each in loaders]
         assert equal(none, one)
         assert equal(none, two)
 
@@ -117,31 +119,31 @@ def test_the_order_is_that_of_resident_data(make) -> None:
         assert len(fed) == len(resident)
         assert fed.samples == resident.samples
         for epoch in (0, 4):
-            assert equal(list(fed.batches(epoch)), list(resident.batches(epoch)))
+            assert equal(list(fed.batches(Cursor(epoch))), list(resident.batches(Cursor(epoch))))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_continuing_from_any_position_gives_exactly_the_remaining_batches(make, workers: int) -> None:
-    whole = list(make(random_sample, 0).batches(3))
+    whole = list(make(random_sample, 0).batches(Cursor(3)))
     each = make(random_sample, workers)
     for done in range(len(whole) + 1):
         assert equal(list(each.batches(3, min(SAMPLES, done * BATCH))), whole[done:])
 
 
 def test_an_epoch_left_in_its_middle_does_not_reach_into_the_next(make) -> None:
-    expected = list(make(random_sample, 0).batches(1))
+    expected = list(make(random_sample, 0).batches(Cursor(1)))
     each = make(random_sample)
     for left_after in range(1, 5):
-        for number, _ in enumerate(each.batches(0), 1):
+        for number, _ in enumerate(each.batches(Cursor(0)), 1):
             if number == left_after:
                 break
-        assert equal(list(each.batches(1)), expected)
+        assert equal(list(each.batches(Cursor(1))), expected)
 
 
 def test_what_a_sample_draws_depends_on_seed_epoch_and_sample_alone(make) -> None:
     def drawn(seed: int, epoch: int) -> dict[int, tuple[float, ...]]:
         each = make(random_sample, 0, seed)
-        batches = [inputs.reshape(-1, 4) for inputs, _ in each.batches(epoch)]
+        batches = [inputs.reshape(-1, 4) for inputs, *_ in each.batches(Cursor(epoch))]
         return {int(row[0]): tuple(row[1:].tolist()) for row in torch.cat(batches)}
 
     first = drawn(0, 0)
@@ -157,8 +159,8 @@ def test_the_runs_own_random_numbers_are_left_alone(make, workers: int) -> None:
     expected = torch.rand(3), random.random(), numpy.random.random()
     torch.manual_seed(5), random.seed(5), numpy.random.seed(5)
     each = make(random_sample, workers)
-    list(each.batches(0))
-    list(each.batches(1))
+    list(each.batches(Cursor(0)))
+    list(each.batches(Cursor(1)))
     assert torch.equal(torch.rand(3), expected[0])
     assert (random.random(), numpy.random.random()) == expected[1:]
 
@@ -166,21 +168,21 @@ def test_the_runs_own_random_numbers_are_left_alone(make, workers: int) -> None:
 def test_a_look_at_the_first_batch_starts_no_process(make) -> None:
     before = len(children())
     each = make()
-    inputs, targets = next(iter(each.batches()))
+    inputs, targets, *_ = next(iter(each.batches()))
     assert len(inputs) == len(targets) == BATCH
     assert len(children()) == before
 
 
 def test_workers_stay_from_epoch_to_epoch_and_go_when_closed(make) -> None:
     each = make(process_id)
-    epochs = [torch.cat([inputs for inputs, _ in each.batches(epoch)]).long() for epoch in range(3)]
+    epochs = [torch.cat([inputs for inputs, *_ in each.batches(Cursor(epoch))]).long() for epoch in range(3)]
     assert len({int(number) for epoch in epochs for number in epoch.flatten()} - {os.getpid()}) == 2
     started = time.perf_counter()
     each.close()
     assert time.perf_counter() - started < 2
     assert children() == []
     each.close()
-    assert len(list(each.batches(4))) == len(each)
+    assert len(list(each.batches(Cursor(4)))) == len(each)
 
 
 def test_workers_go_with_their_loader() -> None:
@@ -197,9 +199,9 @@ def test_workers_go_with_their_loader() -> None:
 
 def test_a_second_iteration_ends_the_first(make) -> None:
     each = make()
-    first = each.batches(0)
+    first = each.batches(Cursor(0))
     next(first), next(first)
-    list(each.batches(1))
+    list(each.batches(Cursor(1)))
     with pytest.raises(RuntimeError, match="another iteration"):
         next(first)
 
@@ -308,7 +310,7 @@ def test_resident_loads_items_once(workers: int) -> None:
     assert each.split.inputs[:, 0, 0, 0].tolist() == list(range(SAMPLES))
     assert children() == []
     fed = WorkersLoader(split, Standardize(), BATCH, CPU, 0, workers=0)
-    assert equal(list(each.batches(2)), list(fed.batches(2)))
+    assert equal(list(each.batches(Cursor(2))), list(fed.batches(Cursor(2))))
 
 
 def test_workers_have_nothing_to_do_for_data_in_memory(trainctl) -> None:
@@ -353,10 +355,6 @@ def plugin(tmp_path: Path) -> None:
     (tmp_path / "items.py").write_text(PLUGIN)
 
 
-def weights(directory: Path) -> list[bytes]:
-    return [path.read_bytes() for path in sorted(directory.glob("checkpoints/*/model.safetensors"))]
-
-
 @pytest.mark.usefixtures("plugin")
 def test_runs_with_and_without_workers_are_equal_and_say_what_they_do(trainctl, tmp_path: Path) -> None:
     words = (*WORDS, "epochs=2", "model.dropout=0.3")
@@ -389,22 +387,8 @@ def test_a_run_whose_worker_fails_keeps_what_it_trained(
 
 def in_a_group_of_its_own(folder: Path, *words: str) -> subprocess.Popen[str]:
     """The program as a terminal starts it: a signal to the group reaches it and all it started."""
-    process = subprocess.Popen(
-        [
-            str(PROGRAM),
-            *WORDS,
-            "dataset.what=slow",
-            "loader.workers=2",
-            "train.max_steps=300",
-            "hydra.run.dir=run",
-            *words,
-        ],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+    slow = (*WORDS, "dataset.what=slow", "loader.workers=2", "train.max_steps=300", "hydra.run.dir=run")
+    process = start(*slow, *words, cwd=folder, own_group=True)
     assert process.stdout is not None
     seen = []
     for line in process.stdout:
@@ -442,10 +426,10 @@ def test_a_signal_to_the_whole_group_saves_the_run_and_leaves_no_process(
 ) -> None:
     process = in_a_group_of_its_own(tmp_path)
     os.killpg(process.pid, number)
-    out, _ = process.communicate(timeout=30)
-    assert process.returncode == code, out
-    assert "the run was saved" in out
-    assert "Traceback" not in out
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == code, err
+    assert "the run was saved" in err
+    assert "Traceback" not in err
     wait_until_gone(process.pid, 2)
 
 
@@ -456,8 +440,9 @@ def test_workers_end_with_a_run_that_is_killed(tmp_path: Path) -> None:
     process.kill()
     process.wait(timeout=10)
     wait_until_gone(process.pid, 2)
-    assert process.stdout is not None
-    process.stdout.close()
+    for stream in (process.stdout, process.stderr):
+        assert stream is not None
+        stream.close()
 
 
 @pytest.mark.slow
@@ -479,6 +464,6 @@ def test_batches_on_a_gpu_are_those_on_the_cpu() -> None:
     on_gpu = WorkersLoader(split, Standardize(), BATCH, torch.device("cuda"), 0, workers=2)
     on_cpu = WorkersLoader(split, Standardize(), BATCH, CPU, 0, workers=0)
     for epoch in (0, 1):
-        copied = [(inputs.cpu(), targets.cpu()) for inputs, targets in on_gpu.batches(epoch)]
-        assert equal(copied, list(on_cpu.batches(epoch)))
+        copied = [(inputs.cpu(), targets.cpu()) for inputs, targets, *_ in on_gpu.batches(Cursor(epoch))]
+        assert equal(copied, list(on_cpu.batches(Cursor(epoch))))
     on_gpu.close()

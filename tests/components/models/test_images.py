@@ -7,7 +7,7 @@ import torch
 
 from trainctl.config.settings import Component
 from trainctl.errors import ConfigError
-from trainctl.training.build import build_model
+from trainctl.training.construct import build_model
 
 
 def model(name: str, shape: tuple[int, ...], outputs: int = 7, **arguments: object) -> torch.nn.Module:
@@ -108,15 +108,3 @@ def test_pretrained_weights_are_used_where_they_fit(tmp_path, monkeypatch: pytes
     assert torch.allclose(built.state_dict()[first], mean)
     same = "features.3.squeeze.weight"
     assert torch.equal(built.state_dict()[same], stored[same])
-
-
-@pytest.mark.parametrize("words", [("model=cnn",), ("model=cnn", "model.widths=[8]", "model.dropout=0.2")])
-def test_it_trains_by_name(trainctl, words: tuple[str, ...]) -> None:
-    assert trainctl(*words, "train.max_steps=3", "threads=1").code == 0
-
-
-def test_lenet_and_torchvision_train_by_name(trainctl) -> None:
-    data = ("dataset=synthetic", "dataset.shape=[3,32,32]", "dataset.samples=64", "dataset.test_samples=16")
-    short = ("train.max_steps=2", "batch_size=16", "threads=1")
-    assert trainctl("model=lenet", *data, *short).code == 0
-    assert trainctl("model=torchvision", "model.arch=squeezenet1_1", *data, *short).code == 0

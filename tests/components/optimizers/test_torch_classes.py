@@ -11,9 +11,9 @@ from torch import nn
 
 from trainctl.config.settings import Component
 from trainctl.registry import OPTIMIZERS
-from trainctl.training.build import construct
+from trainctl.training.construct import construct
 
-CLASS_NAMES = {
+FAMILY = {
     "adadelta": "Adadelta",
     "adafactor": "Adafactor",
     "adagrad": "Adagrad",
@@ -54,12 +54,12 @@ def steps(model: nn.Module, optimizer: torch.optim.Optimizer, count: int = 5) ->
     return [parameter.detach().clone() for parameter in model.parameters()]
 
 
-@pytest.mark.parametrize("name", CLASS_NAMES)
+@pytest.mark.parametrize("name", FAMILY)
 def test_it_steps_as_the_stock_class_to_the_last_bit(name: str) -> None:
     ours, theirs = network(), network()
     lean = construct(Component("optim", name, {"lr": 0.01}), parameters=list(ours.parameters()))
-    stock = getattr(torch.optim, CLASS_NAMES[name])(theirs.parameters(), lr=0.01)
-    assert type(lean).__name__ == CLASS_NAMES[name]
+    stock = getattr(torch.optim, FAMILY[name])(theirs.parameters(), lr=0.01)
+    assert type(lean).__name__ == FAMILY[name]
     for own, other in zip(steps(ours, lean), steps(theirs, stock), strict=True):
         assert torch.equal(own, other)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from trainctl.config.settings import Component
-from trainctl.training.build import construct
+from trainctl.training.construct import construct
 
 
 def test_it_climbs_and_falls_with_the_square_root() -> None:
@@ -19,7 +19,3 @@ def test_it_climbs_and_falls_with_the_square_root() -> None:
         scheduler.step()
     assert rates[:4] == pytest.approx([0.1, 0.2, 0.3, 0.4])
     assert rates[4:] == pytest.approx([0.4 * (4 / step) ** 0.5 for step in range(5, 17)])
-
-
-def test_it_trains_by_name(trainctl) -> None:
-    assert trainctl("scheduler=inverse_sqrt", "train.max_steps=3", "threads=1").code == 0

@@ -6,8 +6,8 @@ import csv
 import math
 from pathlib import Path
 
-from tests.components.trackers.told import Points, told
-from tests.training.test_resume import WORDS, killed_after, record
+from tests.helpers.runs import WORDS, killed_after, record
+from tests.helpers.told import Points, told
 from trainctl.components.trackers.csv import Csv
 
 

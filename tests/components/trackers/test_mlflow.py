@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.components.trackers.told import Points, told
-from tests.training.test_resume import WORDS, killed_after, record
+from tests.helpers.runs import WORDS, killed_after, record
+from tests.helpers.told import Points, told
 from trainctl.components.trackers.mlflow import MLflow
 
 pytest.importorskip("mlflow")

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests.components.trackers.told import Points, told
-from tests.program import run as run_program
-from tests.training.test_resume import WORDS, killed_after, record
+from tests.helpers.program import modules_after
+from tests.helpers.runs import WORDS, killed_after, record
+from tests.helpers.told import Points, told
 from trainctl.components.trackers.tensorboard import TensorBoard
 
 pytest.importorskip("tensorboard")
@@ -71,16 +71,8 @@ def test_what_is_not_finite_is_told_as_it_is(tmp_path: Path) -> None:
 
 
 def test_it_brings_nothing_of_the_compiler(tmp_path: Path) -> None:
-    (tmp_path / "watch.py").write_text(
-        "import atexit, sys\n"
-        "from pathlib import Path\n"
-        "found = lambda: [name for name in ('torch._dynamo', 'sympy', 'tensorflow') if name in sys.modules]\n"
-        "atexit.register(lambda: Path('found').write_text(repr(found())))\n"
-    )
-    done = run_program(*WORDS, "tracker=[tensorboard,csv]", "plugins=[./watch.py]", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    assert (tmp_path / "found").read_text() == "[]"
+    found = modules_after(*WORDS, "tracker=[tensorboard,csv]", cwd=tmp_path)
+    assert not {"torch._dynamo", "sympy", "tensorflow"} & found
 
 
 def test_without_its_package_nothing_is_trained(trainctl, tmp_path: Path, monkeypatch) -> None:

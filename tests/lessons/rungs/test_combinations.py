@@ -62,8 +62,3 @@ def test_it_trains_with_equal_losses(
         assert losses == pytest.approx(standard[name], rel=2e-4)
     else:
         assert losses == standard[name]
-
-
-def test_a_step_with_the_fused_kernel_rounds_otherwise(standard: dict[str, list[float]]) -> None:
-    """What the mixes above switch off: one kernel that rounds less often than the written-out update."""
-    assert train(Path("run"), "optim=adam", "optim.lr=0.01") == pytest.approx(standard["adam"], rel=1e-3)

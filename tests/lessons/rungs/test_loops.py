@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy
 import pytest
 import torch
 
@@ -85,24 +84,6 @@ class TestSameLosses:
         for name in ("optimizer", loop):
             assert trainctl(*words, f"loop={name}", f"hydra.run.dir={name}").code == 0
         assert losses(loop) == losses("optimizer")
-
-
-@pytest.mark.slow
-def test_the_thermometer_line_converges_to_least_squares(trainctl) -> None:
-    from trainctl.components.datasets.thermometer import _CELSIUS, _UNKNOWN
-
-    inputs = numpy.stack([numpy.array(_UNKNOWN) / 10, numpy.ones(len(_UNKNOWN))], axis=1)
-    (slope, offset), squares, _, _ = numpy.linalg.lstsq(inputs, numpy.array(_CELSIUS))
-    least = float(squares[0]) / len(_CELSIUS)
-    assert round(least, 4) == 2.9276
-    for loop in ("derivatives", "optimizer"):
-        assert trainctl(*THERMOMETER, f"loop={loop}", f"hydra.run.dir={loop}").code == 0
-        assert losses(loop)[-1] == pytest.approx(least, abs=1e-4)
-        import trainctl as package
-
-        weight, bias = (parameter.item() for parameter in package.load(loop, "last").parameters())
-        assert weight == pytest.approx(slope, abs=0.01)
-        assert bias == pytest.approx(offset, abs=0.05)
 
 
 @pytest.mark.parametrize("bias", [True, False])

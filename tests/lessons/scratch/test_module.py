@@ -78,31 +78,17 @@ def test_the_package_needs_nothing_of_trainctl() -> None:
                 assert not foreign, f"{path.name} imports {name}"
                 taken = ("torch.nn", "torch.optim", "torch.utils")
                 assert not name.startswith(taken), f"{path.name} imports {name}"
-
-
-def test_the_package_uses_no_module_or_optimizer_of_torch() -> None:
-    for path in SOURCE.glob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
                 assert (node.value.id, node.attr) not in {("torch", "nn"), ("torch", "optim")}, path.name
 
 
-def test_parameters_have_torchs_names_order_and_values() -> None:
+def test_a_module_has_torchs_names_in_torchs_order_and_computes_the_same_dropout_included() -> None:
     ours, theirs = both()
-    assert [name for name, _ in ours.named_parameters()] == [name for name, _ in theirs.named_parameters()]
     assert equal(ours, theirs)
     assert [id(each) for each in ours.parameters()] == [id(each) for _, each in ours.named_parameters()]
-
-
-def test_children_are_named_as_torchs() -> None:
-    ours, theirs = both()
     assert [name for name, _ in ours.named_children()] == [name for name, _ in theirs.named_children()]
     names = [name for name, _ in protocol.named_modules(ours)]
     assert names == [name for name, _ in theirs.named_modules()]
-
-
-def test_it_computes_what_torchs_computes_dropout_included() -> None:
-    ours, theirs = both()
     inputs = torch.randn(5, 3)
     for training in (True, False):
         ours.train(training)
@@ -112,13 +98,6 @@ def test_it_computes_what_torchs_computes_dropout_included() -> None:
             torch.manual_seed(3)
             results.append(module(inputs))
         assert torch.equal(*results)
-
-
-def test_it_meets_the_protocols() -> None:
-    module = Ours()
-    assert isinstance(module, protocol.Model)
-    assert protocol.missing(protocol.Model, module) == []
-    assert isinstance(module, protocol.Criterion)
 
 
 # ------------------------------------------------------------------ attributes
@@ -144,44 +123,26 @@ def test_a_parameter_frozen_later_stays_one() -> None:
     assert [name for name, _ in module.named_parameters()] == ["weight", "bias"]
 
 
-def test_setting_again_replaces_and_keeps_the_place() -> None:
+def test_setting_again_replaces_in_place_or_changes_the_kind_and_deleting_forgets() -> None:
     module = Ours()
     before = [name for name, _ in module.named_parameters()]
-    module.inner = scratch.Linear(3, 4)
-    module.scale = torch.zeros(4, requires_grad=True)
+    module.inner, module.scale = scratch.Linear(3, 4), torch.zeros(4, requires_grad=True)
     assert [name for name, _ in module.named_parameters()] == before
     assert dict(module.named_parameters())["scale"] is module.scale
     assert dict(module.named_parameters())["inner.weight"] is module.inner.weight
-
-
-@pytest.mark.parametrize("value", [None, torch.ones(4), "word"])
-def test_setting_something_else_makes_it_no_parameter_and_no_child(value: Any) -> None:
-    module = Ours()
-    module.scale = value
-    module.inner = value
-    assert not {"scale", "inner.weight"} & {name for name, _ in module.named_parameters()}
-    assert [name for name, _ in module.named_children()] == ["rest", "last"]
-
-
-def test_a_name_changes_its_kind() -> None:
-    module = Ours()
-    module.scale = scratch.Linear(1, 1)
-    module.inner = torch.ones(1, requires_grad=True)
+    module.scale, module.inner = scratch.Linear(1, 1), torch.ones(1, requires_grad=True)
     names = [name for name, _ in module.named_parameters()]
     assert names[0] == "inner"
     assert "scale.weight" in names
     assert "scale" not in names
-
-
-def test_deleting_forgets() -> None:
+    module.scale, module.inner = None, torch.ones(4)
+    names = [name for name, _ in module.named_parameters()]
+    assert names == ["rest.0.weight", "rest.0.bias", "last.1.weight"]
+    assert [name for name, _ in module.named_children()] == ["rest", "last"]
     module = Ours()
     del module.scale, module.inner
     assert not hasattr(module, "scale")
-    assert [name for name, _ in module.named_parameters()] == [
-        "rest.0.weight",
-        "rest.0.bias",
-        "last.1.weight",
-    ]
+    assert [name for name, _ in module.named_parameters()] == names
 
 
 def test_a_shared_tensor_comes_once_and_is_stored_under_every_name() -> None:
@@ -193,32 +154,15 @@ def test_a_shared_tensor_comes_once_and_is_stored_under_every_name() -> None:
     assert len(list(ours.parameters())) == 3
 
 
-def test_super_init_must_come_first() -> None:
+def test_what_a_subclass_forgot_is_named() -> None:
     class Hasty(scratch.Module):
         def __init__(self) -> None:
             self.weight = torch.ones(1)
 
     with pytest.raises(AttributeError, match=r"Hasty: call super\(\).__init__\(\) before setting 'weight'"):
         Hasty()
-
-
-def test_no_forward() -> None:
     with pytest.raises(NotImplementedError, match="Module has no forward"):
         scratch.Module()(1)
-
-
-@pytest.mark.parametrize("what", [nn.Linear(1, 1), "relu", None])
-def test_only_scratch_modules_are_children(what: Any) -> None:
-    with pytest.raises(TypeError, match="is not a scratch Module"):
-        scratch.Sequential(what)
-    with pytest.raises(TypeError, match="is not a scratch Module"):
-        scratch.Module().add_module("0", what)
-
-
-def test_add_module_takes_any_name() -> None:
-    module = scratch.Module()
-    module.add_module("0", scratch.Linear(1, 2))
-    assert [name for name, _ in module.named_parameters()] == ["0.weight", "0.bias"]
 
 
 def test_a_list_behaves_as_a_list() -> None:
@@ -230,13 +174,18 @@ def test_a_list_behaves_as_a_list() -> None:
     assert modules[-1] is parts[2]
     with pytest.raises(IndexError):
         modules[3]
+    with pytest.raises(TypeError, match="is not a scratch Module"):
+        scratch.Sequential(nn.Linear(1, 1))  # type: ignore[arg-type]
 
 
 # ------------------------------------------------------------------ mode, device, state
 
 
-def test_the_mode_reaches_every_module() -> None:
+def test_the_mode_reaches_every_module_and_moving_keeps_the_tensors() -> None:
     module = Ours()
+    before = list(module.parameters())
+    assert module.to(torch.device("cpu")) is module
+    assert all(one is other for one, other in zip(before, module.parameters(), strict=True))
     assert all(each.training for _, each in protocol.named_modules(module))
     assert module.eval() is module
     assert not any(each.training for _, each in protocol.named_modules(module))
@@ -244,13 +193,6 @@ def test_the_mode_reaches_every_module() -> None:
     assert all(each.training for _, each in protocol.named_modules(module))
     module.train(False)
     assert not module.last[0].training
-
-
-def test_to_returns_the_module_and_keeps_the_tensors() -> None:
-    module = Ours()
-    before = list(module.parameters())
-    assert module.to(torch.device("cpu")) is module
-    assert all(one is other for one, other in zip(before, module.parameters(), strict=True))
 
 
 @pytest.mark.gpu
@@ -287,46 +229,28 @@ def test_a_state_has_torchs_names_and_goes_either_way() -> None:
     fresh = Theirs()
     fresh.load_state_dict(ours.state_dict())
     assert equal(ours, fresh)
-
-
-def test_a_loaded_state_is_a_copy() -> None:
-    state = {name: value.clone() for name, value in Ours().state_dict().items()}
-    module = Ours()
-    module.load_state_dict(state)
     with torch.no_grad():
-        module.scale.zero_()
-    assert state["scale"].tolist() == [2, 2, 2, 2]
+        ours.scale.zero_()
+    assert theirs.scale.all()
 
 
-@pytest.mark.parametrize(
-    ("change", "messages"),
-    [
-        ({"scale": None}, ['Missing key(s) in state_dict: "scale".']),
-        ({"more": torch.ones(1)}, ['Unexpected key(s) in state_dict: "more".']),
-        ({"scale": torch.ones(5)}, ["size mismatch for scale", "torch.Size([5])", "torch.Size([4])"]),
-        (
-            {"scale": None, "inner.bias": None, "more": torch.ones(1), "rest.0.bias": torch.ones(1)},
-            [
-                '"inner.bias"',
-                '"scale"',
-                'Unexpected key(s) in state_dict: "more"',
-                "mismatch for rest.0.bias",
-            ],
-        ),
-    ],
-)
-def test_a_state_that_does_not_fit_is_refused_in_torchs_words(
-    change: dict[str, Tensor | None], messages: list[str]
-) -> None:
+def test_a_state_that_does_not_fit_is_refused_in_torchs_words() -> None:
     ours, theirs = both()
-    state = {name: torch.full_like(value, 7) for name, value in ours.state_dict().items()} | change
-    state = {name: value for name, value in state.items() if value is not None}
+    state = {name: torch.full_like(value, 7) for name, value in ours.state_dict().items()}
+    state |= {"more": torch.ones(1), "rest.0.bias": torch.ones(1)}
+    del state["scale"], state["inner.bias"]
+    told = r"Error\(s\) in loading state_dict for (Ours|Theirs):"
+    parts = [
+        "Missing key(s) in state_dict: ",
+        '"inner.bias"',
+        '"scale"',
+        'Unexpected key(s) in state_dict: "more"',
+    ]
+    parts += ["size mismatch for rest.0.bias", "torch.Size([1])", "torch.Size([4])"]
     for module in (ours, theirs):
-        with pytest.raises(
-            RuntimeError, match=r"Error\(s\) in loading state_dict for (Ours|Theirs):"
-        ) as raised:
+        with pytest.raises(RuntimeError, match=told) as raised:
             module.load_state_dict(state)
-        assert [text for text in messages if text not in str(raised.value)] == []
+        assert [part for part in parts if part not in str(raised.value)] == []
     assert not any(bool((parameter == 7).any()) for parameter in ours.parameters())
 
 
@@ -345,9 +269,8 @@ def test_without_strict_what_fits_is_copied_and_the_rest_returned() -> None:
 # ------------------------------------------------------------------ hooks, copies, text
 
 
-@pytest.mark.parametrize("make", [lambda: scratch.Linear(2, 1), lambda: nn.Linear(2, 1)])
-def test_hooks_see_inputs_and_outputs_and_may_replace_them(make: Any) -> None:
-    module, events = make(), []
+def test_hooks_see_inputs_and_outputs_and_may_replace_them() -> None:
+    module, events = scratch.Linear(2, 1), []
 
     def first(owner: Any, inputs: Any, outputs: Any) -> None:
         events.append(("first", owner is module, isinstance(inputs, tuple), outputs.shape))
@@ -368,7 +291,7 @@ def test_hooks_see_inputs_and_outputs_and_may_replace_them(make: Any) -> None:
     assert len(events) == 3
 
 
-def test_a_hook_may_remove_itself_and_what_it_raises_goes_through() -> None:
+def test_a_hook_may_remove_itself() -> None:
     module = scratch.ReLU()
     calls = []
 
@@ -381,13 +304,6 @@ def test_a_hook_may_remove_itself_and_what_it_raises_goes_through() -> None:
     module(torch.ones(1))
     module(torch.ones(1))
     assert calls == ["once", "always", "always"]
-
-    def stop(*_: Any) -> None:
-        raise ArithmeticError("no")
-
-    module.register_forward_hook(stop)
-    with pytest.raises(ArithmeticError):
-        module(torch.ones(1))
 
 
 def test_a_copy_shares_nothing() -> None:
@@ -409,22 +325,16 @@ def test_a_copy_shares_nothing() -> None:
     assert calls == ["twin"]
 
 
-def test_a_copy_keeps_what_is_shared_inside() -> None:
-    module = scratch.Sequential(scratch.Linear(2, 2), scratch.Linear(2, 2))
+def test_a_copy_keeps_what_is_shared_inside_and_has_hooks_of_its_own() -> None:
+    module, calls = scratch.Sequential(scratch.Linear(2, 2), scratch.Linear(2, 2)), []
     module[1].weight = module[0].weight
-    twin = copy.deepcopy(module)
-    assert twin[0].weight is twin[1].weight
-    assert twin[0].weight is dict(twin.named_parameters())["0.weight"]
-
-
-def test_a_copy_has_hooks_of_its_own() -> None:
-    module, calls = scratch.ReLU(), []
     handle = module.register_forward_hook(lambda *_: calls.append(1))
     twin = copy.deepcopy(module)
+    assert twin[0].weight is twin[1].weight is dict(twin.named_parameters())["0.weight"]
     handle.remove()
-    module(torch.ones(1))
+    module(torch.ones(1, 2))
     assert calls == []
-    twin(torch.ones(1))
+    twin(torch.ones(1, 2))
     assert calls == [1]
 
 
@@ -436,15 +346,4 @@ def test_the_text_is_torchs() -> None:
     assert repr(ours) == repr(theirs)
     assert repr(scratch.Dropout(0.25)) == "Dropout(p=0.25)"
     assert repr(scratch.Flatten()) == "Flatten()"
-
-
-def test_the_text_tells_every_size() -> None:
     assert "scale=(4,)" in repr(Ours())
-
-    class Own(scratch.Module):
-        def __init__(self, size: int) -> None:
-            super().__init__()
-            self.weight = torch.zeros(size, 2, requires_grad=True)
-
-    assert repr(Own(3)) == "Own(weight=(3, 2))"
-    assert repr(Own(3)) != repr(Own(4))

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.training.test_loop import make_run
+from tests.helpers.small_run import make_run
 from trainctl.training.hooks.best import Best, is_better
-from trainctl.training.loop import Run, fit
+from trainctl.training.run import Run
 
 NAN, INF = math.nan, math.inf
 
@@ -52,6 +52,7 @@ def watch(values: Sequence[float], lower_is_better: bool = False, **arguments: A
         run.state.step, run.state.epoch = 10 * number, number
         best.evaluated(run, {name: value, "val/other": 1.0})
         steps.append(run.state.best["step"] if run.state.best else None)
+        run.obey()
         if run.state.stop:
             break
     return run, steps
@@ -77,13 +78,6 @@ def test_what_is_not_finite_is_never_the_best() -> None:
     assert watch([0.5, -INF], lower_is_better=True)[1] == [10, 10]
 
 
-def test_the_newest_evaluation_is_kept_whatever_it_is() -> None:
-    run, _ = watch([0.5, NAN])
-    assert run.state.last is not None
-    assert run.state.last["step"] == 20
-    assert math.isnan(run.state.last["val/accuracy"])
-
-
 def test_best_and_last_are_values_of_their_own() -> None:
     run, _ = watch([0.5])
     assert run.state.best == run.state.last
@@ -94,7 +88,7 @@ def test_without_patience_a_run_never_stops() -> None:
     run, steps = watch([0.5] + [0.1] * 50)
     assert run.state.stop is None
     assert len(steps) == 51
-    assert run.state.stale == 50
+    assert run.state.num_bad_epochs == 50
 
 
 @pytest.mark.parametrize(
@@ -131,12 +125,5 @@ def test_small_improvements_add_up() -> None:
 def test_values_without_the_monitored_one_change_nothing_but_the_newest() -> None:
     run = make_run()
     Best("val/accuracy", 1, lower_is_better=False).evaluated(run, {})
-    assert (run.state.best, run.state.stale, run.state.stop) == (None, 0, None)
+    assert (run.state.best, run.state.num_bad_epochs, run.state.stop) == (None, 0, None)
     assert run.state.last == run.state.where
-
-
-def test_a_run_stops_early_and_says_why() -> None:
-    run = make_run(total_steps=700, lr=1e-12, hooks=[Best("val/accuracy", 2, lower_is_better=False)])
-    fit(run)
-    assert run.state.step == 21
-    assert run.state.stop is not None

@@ -10,12 +10,12 @@ from collections.abc import Mapping
 import pytest
 import torch
 
-from tests.training.test_loop import Recorder, make_run
+from tests.helpers.small_run import Recorder, make_run
 from trainctl.training.display import Progress, Silent, Source
-from trainctl.training.hooks.base import Hook
 from trainctl.training.hooks.best import Best
 from trainctl.training.hooks.console import Console
-from trainctl.training.loop import Run, fit
+from trainctl.training.loop import fit
+from trainctl.training.run import Hook, Run
 
 
 class Sink(Silent):
@@ -67,14 +67,6 @@ def test_each_asked_for_step_is_shown_with_its_loss_and_running_mean(every: int)
         assert progress.loss == losses[-1]
         assert progress.smoothed == pytest.approx(smoothed(losses), rel=1e-9)
         assert progress.lr == 0.1
-
-
-def test_the_running_mean_does_not_depend_on_how_often_it_is_looked_at() -> None:
-    often, seldom = shown(1)[0], shown(None)[0]
-    assert [each.smoothed for each in often.epochs] == pytest.approx(
-        [each.smoothed for each in seldom.epochs]
-    )
-    assert not seldom.steps
 
 
 def test_a_steps_place_in_run_and_epoch() -> None:

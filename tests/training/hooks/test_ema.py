@@ -12,23 +12,20 @@ import torch
 from torch import Tensor, nn
 
 import trainctl as package
-from tests.training.test_loop import all_equal, make_run, parameters
-from tests.training.test_resume import at, everything, killed_after, metrics, record, same_end
-from trainctl.checkpoint import bad_step as capsule
+from tests.helpers.runs import at, everything, killed_after, metrics, record, same_end
+from tests.helpers.small_run import all_equal, make_run, parameters
+from trainctl.checkpoint import bad_step
 from trainctl.checkpoint.format import CheckpointData, read_checkpoint, save_checkpoint
 from trainctl.config.composer import Composer
 from trainctl.training.build import build
-from trainctl.training.hooks.base import Hook
 from trainctl.training.hooks.ema import Ema
-from trainctl.training.loop import Run, evaluate_split, fit
+from trainctl.training.loop import evaluate_split, fit
+from trainctl.training.run import Hook, Run
+
+pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
 
 WORDS = ("epochs=3", "batch_size=320", "threads=1", "model.hidden=[16]", "model.normalization=batch")
 EVERY = ("checkpoint.every_steps=1", "checkpoint.keep_last=100", "display.mode=none", "hydra.run.dir=run")
-
-
-@pytest.fixture(autouse=True)
-def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.fsync", lambda descriptor: None)
 
 
 class Kept(Hook):
@@ -62,20 +59,11 @@ def test_it_is_the_average_of_all_steps(decay: float) -> None:
     assert not all_equal(parameters(run.averaged), parameters(run.model))
 
 
-def test_training_goes_on_with_the_raw_weights() -> None:
-    plain, kept = make_run(total_steps=30), Kept()
-    plain.hooks = [kept]
-    fit(plain)
-    run, own = averaged(0.9)
-    assert all(map(all_equal, own.steps, kept.steps))
-    assert run.model.training
-
-
 def test_the_average_is_what_is_evaluated() -> None:
     run, _ = averaged(0.99)
-    by_average = evaluate_split(run, "val", run.val)
+    by_average = evaluate_split(run, "val", run.val_loader)
     run.averaged = None
-    assert evaluate_split(run, "val", run.val) != by_average
+    assert evaluate_split(run, "val", run.val_loader) != by_average
 
 
 def test_buffers_are_those_of_the_newest_step_and_frozen_weights_stay() -> None:
@@ -124,7 +112,7 @@ def test_a_checkpoint_holds_the_average_as_the_model_and_the_raw_weights_beside_
     own, plain = read_checkpoint(at(tmp_path / "run", 12)), read_checkpoint(at(tmp_path / "raw", 12))
     for name, parameter in plain.model.items():
         if name.endswith(("weight", "bias")):
-            assert torch.equal(own.training[f"hooks.Ema.raw.{name}"], parameter)
+            assert torch.equal(own.training[f"ema.raw.{name}"], parameter)
             assert not torch.equal(own.model[name], parameter)
     losses = [
         [line["train/loss"] for line in metrics(tmp_path / run) if "lr" in line] for run in ("run", "raw")
@@ -151,14 +139,14 @@ def test_verify_takes_its_steps_again(trainctl, tmp_path: Path) -> None:
     outcome = trainctl("verify", "run")
     assert outcome.code == 0, outcome.out + outcome.err
     content = read_checkpoint(at(tmp_path / "run", 12))
-    key = next(name for name in content.training if name.startswith("hooks.Ema.raw"))
+    key = next(name for name in content.training if name.startswith("ema.raw"))
     content.training[key].view(-1)[0] += 1  # type: ignore[index]
     changed = CheckpointData(content.model, content.training, content.state)
     shutil.rmtree(at(tmp_path / "run", 12))
     save_checkpoint(tmp_path / "run" / "checkpoints", changed)
     outcome = trainctl("verify", "run")
     assert outcome.code == 1
-    assert "hook Ema" in outcome.out
+    assert "hook ema" in outcome.out
 
 
 def test_it_may_begin_in_the_middle_but_ends_only_when_allowed(trainctl, tmp_path: Path) -> None:
@@ -167,7 +155,7 @@ def test_it_may_begin_in_the_middle_but_ends_only_when_allowed(trainctl, tmp_pat
     outcome = trainctl("resume", "cut", "train.ema=0.5")
     assert outcome.code == 0, outcome.err
     content = read_checkpoint(at(cut, 12))
-    assert content.state["hooks"]["Ema"]["items"][0] == ["updates", 6]
+    assert content.state["parts"]["ema"]["items"][0] == ["updates", 6]
     before = everything(cut)
     outcome = trainctl("resume", "cut", "train.ema=null", "epochs=4")
     assert outcome.code == 2
@@ -195,8 +183,8 @@ def test_a_bad_step_is_kept_with_the_weights_that_took_it(
     monkeypatch.setattr(nn.CrossEntropyLoss, "forward", spoilt)
     monkeypatch.setattr(Ema, "step", kept)
     assert trainctl(*WORDS, *EVERY[2:], "train.ema=0.9").code == 6
-    found = capsule.newest(tmp_path / "run")
-    model = capsule.read(found).content.model
+    found = bad_step.newest(tmp_path / "run")
+    model = bad_step.read(found).content.model
     assert all(torch.equal(model[name], value) for name, value in steps[-1].items())
 
 
@@ -204,5 +192,5 @@ def test_plain_python_models_are_averaged_too(trainctl, tmp_path: Path) -> None:
     words = ("model=scratch_mlp", "optim=scratch_sgd", "epochs=1", "threads=1", "train.ema=0.9")
     assert trainctl(*words, "hydra.run.dir=run").code == 0
     content = read_checkpoint(next((tmp_path / "run" / "checkpoints").iterdir()))
-    raw = [name for name in content.training if name.startswith("hooks.Ema.raw")]
+    raw = [name for name in content.training if name.startswith("ema.raw")]
     assert len(raw) == len(content.model)

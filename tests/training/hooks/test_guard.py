@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.training.test_loop import CPU, Recorder, all_equal, blobs, make_run, parameters
+from tests.helpers.small_run import CPU, Recorder, all_equal, blobs, make_run, parameters
 from trainctl.checkpoint import snapshot
 from trainctl.checkpoint.format import CheckpointData, read_checkpoint
 from trainctl.checkpoint.retention import list_checkpoints
@@ -24,12 +24,14 @@ from trainctl.components.optimizers.muon import muon
 from trainctl.data import Split, Standardize
 from trainctl.errors import NotFiniteError
 from trainctl.lessons import scratch
-from trainctl.training.hooks.base import Hook
+from trainctl.registry.protocols import Cursor
 from trainctl.training.hooks.checkpointer import Checkpointer
 from trainctl.training.hooks.clip import ClipNorm
 from trainctl.training.hooks.guard import Guard
-from trainctl.training.loop import Run, fit
+from trainctl.training.loop import fit, train_step
+from trainctl.training.run import Hook, Run
 from trainctl.training.steps.accumulated import accumulated_step
+from trainctl.training.steps.guarded import guarded_rung, guarded_step
 
 
 class Breaking(nn.CrossEntropyLoss):
@@ -73,6 +75,8 @@ class Steep(nn.Module):
 
 class Keeping(Hook):
     """Keeps what the run is before each step, and the batches that it trained on."""
+
+    name = "keeping"
 
     def __init__(self) -> None:
         self.before: list[dict[str, Any]] = []
@@ -129,6 +133,7 @@ def guarded(
 ) -> tuple[Run, Keeping]:
     keeping = Keeping()
     run = make_run(total_steps=steps, lr=0.25, hooks=[guard, *hooks, keeping], **settings)
+    run.step = partial(guarded_step, guard=guard)
     if loss is not None:
         run.criterion = loss
     return run, keeping
@@ -224,11 +229,12 @@ def test_a_validation_loss_that_is_not_finite_stops_nothing() -> None:
 
 @pytest.mark.parametrize(
     "guard",
-    [Guard(), Guard(gradients=True), Guard(skip=3), Guard(gradients=True, deferred=True)],
-    ids=["default", "full", "skip", "deferred"],
+    [Guard(), Guard(gradients=True), Guard(max_skipped_steps=3), Guard(gradients=True, deferred=True)],
+    ids=["default", "full", "skipping", "deferred"],
 )
 def test_a_finite_run_is_the_same_with_and_without(guard: Guard) -> None:
     runs = [make_run(total_steps=70, hooks=hooks) for hooks in ([guard], [])]
+    runs[0].step = partial(guarded_step, guard=guard)
     for run in runs:
         with_model(run, normalised_network(dropout=0.3), fused_adam)
         torch.manual_seed(1)
@@ -241,23 +247,18 @@ def test_a_finite_run_is_the_same_with_and_without(guard: Guard) -> None:
 def test_without_it_the_loss_goes_on() -> None:
     """What the others are compared with: nothing else stops the run."""
     run, _ = broken(5)
-    run.hooks = run.hooks[1:]
+    run.hooks, run.step = run.hooks[1:], train_step
     fit(run)
     assert run.state.step == 20
 
 
-def test_a_second_start_hangs_nothing_on_twice() -> None:
+def test_the_guard_replaces_nothing_and_hangs_nothing_on() -> None:
     guard = Guard(gradients=True)
     run, _ = guarded(guard, steps=4, loss=Breaking((), math.nan))
-    plain = run.step
-    run.call("start")
-    first = run.step
-    run.call("start")
-    assert run.step is not first
-    assert len(run.criterion._forward_hooks) == 1
-    assert len(run.optimizer._optimizer_step_pre_hooks) == 1
+    before = run.step, run.criterion, run.optimizer
     fit(run)
-    assert run.step is plain
+    assert (run.step, run.criterion, run.optimizer) == before
+    assert "step" not in vars(run.optimizer)
     assert not run.criterion._forward_hooks
     assert not run.optimizer._optimizer_step_pre_hooks
 
@@ -339,8 +340,8 @@ def test_sparse_gradients_are_checked() -> None:
 def batches_of(run: Run, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
     epoch = 0
     while steps > 0:
-        for batch in run.train.batches(epoch):
-            yield batch
+        for inputs, targets, *_ in run.train_loader.batches(Cursor(epoch)):
+            yield inputs, targets
             steps -= 1
             if not steps:
                 return
@@ -355,7 +356,7 @@ def test_bad_steps_are_left_out_and_nothing_else_changes(
     bad = (1, 4, 9)
     recorder = Recorder()
     sgd = fused_sgd
-    run, _ = guarded(Guard(gradients=gradients, skip=3, deferred=deferred), recorder, steps=12)
+    run, _ = guarded(Guard(gradients=gradients, max_skipped_steps=3, deferred=deferred), recorder, steps=12)
     make_model = partial(steep_network, bad) if gradients else partial(steep_network, ())
     with_model(run, make_model(), sgd)
     run.criterion = nn.CrossEntropyLoss() if gradients else Breaking(bad, math.nan)
@@ -385,14 +386,14 @@ def test_bad_steps_are_left_out_and_nothing_else_changes(
 
 
 def test_one_more_than_may_be_left_out_stops() -> None:
-    run, _ = guarded(Guard(skip=2), loss=Breaking((3, 5, 8), math.nan))
+    run, _ = guarded(Guard(max_skipped_steps=2), loss=Breaking((3, 5, 8), math.nan))
     with pytest.raises(NotFiniteError, match="at step 8 "):
         fit(run)
     assert run.state.skipped == 2
 
 
 def test_those_left_out_before_a_resume_count() -> None:
-    run, _ = guarded(Guard(skip=1), loss=Breaking(3, math.nan))
+    run, _ = guarded(Guard(max_skipped_steps=1), loss=Breaking(3, math.nan))
     run.state.skipped = 2
     with pytest.raises(NotFiniteError, match="at step 3 "):
         fit(run)
@@ -400,12 +401,14 @@ def test_those_left_out_before_a_resume_count() -> None:
 
 def test_a_step_left_out_leaves_no_trace_in_running_statistics() -> None:
     """The forward pass of a batch with a NaN makes them NaN."""
-    run, keeping = guarded(Guard(skip=1), steps=14)
+    run, keeping = guarded(Guard(max_skipped_steps=1), steps=14)
     with_model(run, normalised_network(), sgd)
-    inputs = run.train.split.inputs.clone()
+    inputs = run.train_loader.split.inputs.clone()
     inputs[10, 2] = math.nan
-    run.train = ResidentLoader(Split(inputs, run.train.split.targets), Standardize(), 8, CPU, seed=0)
-    run.hooks[0].skip = 2  # once an epoch
+    run.train_loader = ResidentLoader(
+        Split(inputs, run.train_loader.split.targets), Standardize(), 8, CPU, seed=0
+    )
+    run.hooks[0].max_skipped_steps = 2  # once an epoch
     fit(run)
     assert run.state.skipped == 2
     assert all(bool(torch.isfinite(each).all()) for each in run.model.state_dict().values())
@@ -480,10 +483,10 @@ def test_a_capsule_that_cannot_be_written_does_not_hide_why_the_run_stopped() ->
 @pytest.mark.parametrize("skip", [0, 1])
 def test_one_bad_batch_makes_a_window_of_batches_bad(skip: int) -> None:
     kept = Kept()
-    guard = Guard(skip=skip)
+    guard = Guard(max_skipped_steps=skip)
     # Windows of 24 are 3 batches of 8: the 8th batch is the second of the third window.
     run, keeping = guarded(guard, loss=Breaking(8, math.nan), steps=5, batch_size=24, samples=120)
-    run.step = partial(accumulated_step, batch_size=8)
+    run.step = partial(accumulated_step, batch_size=8, guard=guard)
     guard.keep = kept
     if skip:
         fit(run)
@@ -579,7 +582,7 @@ def test_deferred_it_is_as_if_it_had_been_found_at_once(
     optimizer: Callable[[Any], Any], at: int, samples: int
 ) -> None:
     run, keeping, kept = deferred_run(Guard(deferred=True), optimizer, loss=Breaking(at, math.nan))
-    run.train = ResidentLoader(blobs(samples), Standardize(), 8, CPU, seed=0)
+    run.train_loader = ResidentLoader(blobs(samples), Standardize(), 8, CPU, seed=0)
     torch.manual_seed(3)
     with pytest.raises(NotFiniteError) as caught:
         fit(run)
@@ -623,23 +626,25 @@ def test_deferred_every_step_after_a_bad_one_is_kept_from_the_parameters() -> No
 
 
 def test_deferred_no_checkpoint_is_written_after_a_bad_step(tmp_path: Any) -> None:
-    def take(run: Run) -> CheckpointData:
-        return snapshot.take(run, {"data": {}}, CPU)
+    def hold(run: Run) -> Callable[[], CheckpointData]:
+        content = snapshot.take(run.model.state_dict(), run.state.state_dict(), run.parts())
+        return lambda: content
 
-    saving = Checkpointer(tmp_path / "checkpoints", take, every_steps=10, keep_last=9, overlap=False)
+    saving = Checkpointer(tmp_path / "checkpoints", hold, every_steps=10, keep_last=9)
     run, _, kept = deferred_run(Guard(deferred=True), fused_adam, saving, loss=Breaking(13, math.nan))
     with pytest.raises(NotFiniteError, match="at step 13 "):
         fit(run)
     assert len(kept.calls) == 1
     assert [each.name for each in list_checkpoints(tmp_path / "checkpoints")] == ["step-00000010"]
-    # Asked again, as after an interruption: what it gives now is the run before the step.
-    assert take(run).step == 12
+    # Saved again, as after an interruption: what it gives now is the run before the step.
+    run.save()
+    assert hold(run)().step == 12
 
 
 def test_deferred_an_evaluation_is_not_begun_after_a_bad_step() -> None:
     recorder = Recorder()
     run, _, _ = deferred_run(Guard(deferred=True), fused_adam, recorder, loss=Breaking(24, math.nan))
-    run.val = ResidentLoader(blobs(20, 1), Standardize(), 8, CPU, None)
+    run.val_loader = ResidentLoader(blobs(20, 1), Standardize(), 8, CPU, None)
     with pytest.raises(NotFiniteError, match="at step 24 "):
         fit(run)
     assert recorder.events[-1] == "step 25"
@@ -671,6 +676,8 @@ def test_deferred_the_flag_goes_when_the_run_ends() -> None:
     seen = []
 
     class Looking(Hook):
+        name = "looking"
+
         def step(self, run: Run, loss: Tensor) -> None:
             seen.append(hasattr(run.optimizer, "found_inf"))
 
@@ -694,40 +701,14 @@ def test_a_loop_that_updates_by_hand_is_waited_for() -> None:
                 parameter.grad = None
         return loss.detach()
 
-    run, keeping = guarded(Guard(deferred=True), loss=Breaking(5, math.nan))
+    guard = Guard(deferred=False)
+    run, keeping = guarded(guard, loss=Breaking(5, math.nan))
     with_model(run, normalised_network(), fused_sgd)
-    run.step = by_hand
+    run.step = guarded_rung(by_hand, guard)
     with pytest.raises(NotFiniteError, match="at step 5 "):
         fit(run)
     assert run.state.step == 4
     assert equal(dict(run.model.state_dict()), keeping.before[4]["model"])
-
-
-@pytest.mark.parametrize("skip", [0, 5])
-def test_a_loop_that_takes_its_own_steps_is_stopped_and_the_step_kept(skip: int) -> None:
-    """As Lightning's: it does not call run.step."""
-    kept, guard = Kept(), Guard(skip=skip, deferred=True)
-    guard.keep = kept
-    run, keeping = guarded(guard, loss=Breaking(5, math.nan))
-    with_model(run, normalised_network(dropout=0.3), fused_sgd)
-
-    def own_loop() -> None:
-        run.call("start")
-        for inputs, targets in run.train.batches():
-            run.optimizer.zero_grad()
-            loss = run.criterion(run.model(inputs), targets)
-            loss.backward()
-            run.optimizer.step()
-            run.state.stepped(len(targets), 0.1)
-            for hook in run.hooks:
-                hook.step(run, loss.detach())
-
-    with pytest.raises(NotFiniteError, match="at step 5 "):
-        own_loop()
-    ((inputs, targets, random_state, _),) = kept.calls
-    assert equal([inputs, targets], list(list(batches_of(run, 5))[-1]))
-    assert equal(random_state, keeping.before[4]["random"])
-    assert equal(kept.keeping.before[0]["model"], keeping.before[4]["model"])
 
 
 # ------------------------------------------------------------------- whole runs
@@ -817,7 +798,7 @@ def test_on_a_gpu_the_first_bad_step_is_named(at: int, gradients: bool) -> None:
     model = steep_network(at if gradients else ()).to(device)
     with_model(run, model, fused_adam)
     run.criterion = nn.CrossEntropyLoss() if gradients else Breaking(at, math.nan)
-    run.train = ResidentLoader(blobs(2000), Standardize(), 8, device, 0)
+    run.train_loader = ResidentLoader(blobs(2000), Standardize(), 8, device, 0)
     with pytest.raises(NotFiniteError, match=f"at step {at} "):
         fit(run)
     assert run.state.step == at - 1

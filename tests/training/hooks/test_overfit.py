@@ -11,13 +11,15 @@ import pytest
 import torch
 from torch import nn
 
-from tests.training.test_resume import killed_after, metrics, record, same_end
+from tests.helpers.runs import killed_after, metrics, record, same_end
 from trainctl.config.composer import Composer
 from trainctl.config.overrides import to_hydra
 from trainctl.data.sampler import epoch_order
 from trainctl.errors import NotLearnedError
+from trainctl.registry.protocols import Cursor
 from trainctl.training.build import build
 from trainctl.training.hooks.overfit import Overfit
+from trainctl.training.run import Control
 from trainctl.training.state import State
 
 QUICK = ("threads=1", "hydra.run.dir=run")
@@ -27,15 +29,15 @@ class OfLosses:
     """What the hook looks at of a run."""
 
     def __init__(self) -> None:
-        self.state = State()
+        self.state, self.control = State(), Control()
 
 
 def fed(losses: list[float], batches: int = 1) -> tuple[Overfit, OfLosses]:
     hook, run = Overfit(batches), OfLosses()
     for loss in losses:
-        run.state.stepped(8, 0.1)
+        run.state.step += 1
         hook.step(run, torch.tensor(loss))  # type: ignore[arg-type]
-        if run.state.stop:
+        if run.control.reason:
             break
     return hook, run
 
@@ -57,19 +59,19 @@ def test_every_batch_must_fall_to_a_hundredth(
 ) -> None:
     hook, run = fed(losses, batches)
     if learned_at is None:
-        assert run.state.stop is None
+        assert run.control.reason is None
         with pytest.raises(NotLearnedError, match=f"not learned in {len(losses)} steps"):
             hook.judge(run)  # type: ignore[arg-type]
     else:
         assert run.state.step == learned_at
-        assert f"learned in {learned_at} steps" in str(run.state.stop)
+        assert f"learned in {learned_at} steps" in str(run.control.reason)
         hook.judge(run)  # type: ignore[arg-type]
 
 
 def test_a_loss_below_zero_shows_nothing() -> None:
     for losses in ([-0.5, -0.6], [2.0, 1.0, -1.0]):
         hook, run = fed(losses)
-        assert run.state.stop is None
+        assert run.control.reason is None
         with pytest.raises(NotLearnedError, match="can be below 0"):
             hook.judge(run)  # type: ignore[arg-type]
 
@@ -91,23 +93,23 @@ def test_it_is_the_first_batch_of_the_run_in_one_order_and_nothing_else() -> Non
     run = built("seed=4", "debug=overfit", "model.dropout=0.4", "scheduler=cosine").run
     first = whole[epoch_order(len(whole), 4, 0)[:64]]
     for epoch in range(3):
-        ((inputs, _),) = run.train.batches(epoch)
+        ((inputs, *_),) = run.train_loader.batches(Cursor(epoch))
         assert torch.equal(inputs, plain.data.transform(first))
-    assert (run.val, run.scheduler, run.total_steps) == (None, None, 1000)
+    assert (run.val_loader, run.scheduler, run.total_steps) == (None, None, 1000)
     assert [each.p for each in run.model.modules() if isinstance(each, nn.Dropout)] == [0.0, 0.0]
 
 
 def test_augmentation_is_off() -> None:
     words = ("dataset.augment=[{RandomCrop: {size: 8, padding: 3}}]",)
-    ((inputs, _),) = built("debug=overfit", *words).run.train.batches(0)
-    ((plain, _),) = built("debug=overfit").run.train.batches(0)
+    ((inputs, *_),) = built("debug=overfit", *words).run.train_loader.batches(Cursor(0))
+    ((plain, *_),) = built("debug=overfit").run.train_loader.batches(Cursor(0))
     assert torch.equal(inputs, plain)
 
 
 def test_several_batches_of_accumulated_windows() -> None:
     run = built("train.overfit_batches=3", "train.accumulate=2", "batch_size=16").run
-    assert (len(run.train), run.train.samples) == (3, 96)
-    assert len(built("train.overfit_batches=1000").run.train) == len(built().run.train)
+    assert (len(run.train_loader), run.train_loader.samples) == (3, 96)
+    assert len(built("train.overfit_batches=1000").run.train_loader) == len(built().run.train_loader)
 
 
 # ------------------------------------------------------------------ from the command line

@@ -9,11 +9,15 @@ from types import SimpleNamespace
 from trainctl.sweep.ledger import Job, Ledger, Row
 from trainctl.sweep.pruning import Judge, course_of
 from trainctl.training.hooks.prune import Prune
+from trainctl.training.run import Control
 from trainctl.training.state import State
 
 
 def run_at(step: int, stop: str | None = None) -> SimpleNamespace:
-    return SimpleNamespace(state=State(step=step, epoch=step // 10, stop=stop), total_steps=30)
+    control = Control()
+    if stop is not None:
+        control.stop(stop)
+    return SimpleNamespace(state=State(step=step, epoch=step // 10), control=control, total_steps=30)
 
 
 def test_it_asks_after_each_evaluation_but_the_last() -> None:
@@ -21,11 +25,11 @@ def test_it_asks_after_each_evaluation_but_the_last() -> None:
     hook = Prune(lambda values: asked.append(values) or "hopeless")
     run = run_at(10)
     hook.evaluated(run, {"val/loss": 2.0})
-    assert run.state.stop == "hopeless"
+    assert run.control.reason == "hopeless"
     for other in (run_at(30), run_at(20, stop="no better val/loss")):
-        before = other.state.stop
+        before = other.control.reason
         hook.evaluated(other, {"val/loss": 2.0})
-        assert other.state.stop == before
+        assert other.control.reason == before
     assert asked == [{"step": 10, "epoch": 1, "val/loss": 2.0}]
 
 
@@ -49,7 +53,7 @@ def judged(ledger: Ledger, job: Job, lower_is_better: bool, value: float, epoch:
     built = SimpleNamespace(
         monitor="val/accuracy",
         lower_is_better=lower_is_better,
-        run=SimpleNamespace(total_steps=30, train=range(10)),
+        run=SimpleNamespace(total_steps=30, train_loader=range(10)),
     )
     judge = Judge(ledger, job, "median", built)  # type: ignore[arg-type]
     return judge({"step": 10 * epoch, "epoch": epoch, "val/accuracy": value})

@@ -10,15 +10,16 @@ from typing import Any
 
 import pytest
 
-from tests.training.test_loop import make_run
-from tests.training.test_resume import WORDS, record
+from tests.helpers.files import put
+from tests.helpers.runs import WORDS, record
+from tests.helpers.small_run import make_run
 from trainctl.errors import InterruptedRunError, NotFiniteError
 from trainctl.training.hooks import tracking
-from trainctl.training.hooks.base import Hook
 from trainctl.training.hooks.metrics_log import MetricsLog
 from trainctl.training.hooks.tracking import Tracking, Watched
 from trainctl.training.interrupts import Stopped
 from trainctl.training.loop import fit
+from trainctl.training.run import Hook
 
 
 class Listener:
@@ -235,8 +236,7 @@ def test_one_of_ones_own(trainctl, plugin: str, tmp_path: Path) -> None:
 
 
 def test_one_of_ones_own_by_an_option_file_in_a_list(trainctl, plugin: str, tmp_path: Path) -> None:
-    (tmp_path / "conf/tracker").mkdir(parents=True)
-    (tmp_path / "conf/tracker/mine.yaml").write_text("# Mine\nmine:\n  name: mine\n  path: elsewhere\n")
+    put(tmp_path / "conf/tracker/mine.yaml", "# Mine\nmine:\n  name: mine\n  path: elsewhere\n")
     outcome = trainctl(*WORDS, plugin, "tracker=[mine,csv]", "hydra.run.dir=run")
     assert outcome.code == 0, outcome.err
     assert "from ./conf: tracker/mine" in outcome.out
@@ -270,8 +270,7 @@ def test_a_secret_from_the_environment_is_not_told(
     trainctl, plugin: str, tmp_path: Path, monkeypatch
 ) -> None:
     monkeypatch.setenv("SECRET_LR", "0.0625")
-    (tmp_path / "conf").mkdir()
-    (tmp_path / "conf/local.yaml").write_text("optim:\n  lr: ${oc.decode:${oc.env:SECRET_LR}}\n")
+    put(tmp_path / "conf/local.yaml", "optim:\n  lr: ${oc.decode:${oc.env:SECRET_LR}}\n")
     outcome = trainctl(*WORDS, plugin, "tracker.mine.name=mine")
     assert "lr 0.0625" in outcome.out
     assert "0.0625" not in (tmp_path / "told").read_text()
@@ -279,10 +278,10 @@ def test_a_secret_from_the_environment_is_not_told(
 
 
 def test_several_in_a_file_and_more_on_the_command_line(trainctl, tmp_path: Path) -> None:
-    (tmp_path / "conf/experiment").mkdir(parents=True)
-    (tmp_path / "conf/experiment/two.yaml").write_text(
+    put(
+        tmp_path / "conf/experiment/two.yaml",
         "# @package _global_\ndefaults:\n  - override /tracker: [tensorboard, csv]\n"
-        "tracker:\n  csv:\n    every: 5\n"
+        "tracker:\n  csv:\n    every: 5\n",
     )
     shown = trainctl("--cfg", "job", "experiment=two").out
     assert "tensorboard:\n    name: tensorboard" in shown
@@ -325,8 +324,7 @@ def test_a_mistake_is_named(trainctl, words: list[str], message: str, remedy: st
 
 
 def test_a_list_that_a_file_sets_as_a_value_is_refused(trainctl, tmp_path: Path) -> None:
-    (tmp_path / "conf").mkdir()
-    (tmp_path / "conf/local.yaml").write_text("tracker: csv\n")
+    put(tmp_path / "conf/local.yaml", "tracker: csv\n")
     outcome = trainctl()
     assert outcome.code == 2
     assert "override /tracker: csv" in outcome.err

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from tests.training.test_loop import CPU, Recorder, blobs, make_run
+from tests.helpers.small_run import CPU, Recorder, blobs, make_run
 from trainctl.components.loaders.resident import ResidentLoader
 from trainctl.components.optimizers._lean import make
 from trainctl.components.schedulers.cosine import cosine
@@ -30,16 +30,17 @@ from trainctl.config.composer import Composer
 from trainctl.config.overrides import to_hydra
 from trainctl.data import Standardize
 from trainctl.errors import NotFiniteError
-from trainctl.training import cuda_graph as capturing
+from trainctl.training import cuda_graph
 from trainctl.training.build import build
-from trainctl.training.cuda_graph import Capture
-from trainctl.training.hooks.base import Hook
 from trainctl.training.hooks.clip import ClipNorm
 from trainctl.training.hooks.ema import Ema
 from trainctl.training.hooks.guard import Guard
-from trainctl.training.loop import Run, fit, train_step
+from trainctl.training.loop import fit, train_step
+from trainctl.training.run import Hook, Run
 from trainctl.training.steps.accumulated import accumulated_step
 from trainctl.training.steps.captured import WARM, CapturedStep, CudaGraph, _Rates
+from trainctl.training.steps.choose import Step
+from trainctl.training.steps.guarded import guarded_step
 
 adam = partial(make, torch.optim.Adam, lr=0.01)
 exact_adam = partial(make, torch.optim.Adam, lr=2.0**-7)
@@ -133,24 +134,27 @@ def prepared(
     run.model = network().to(device)
     run.optimizer = optimizer(run.model.parameters())
     run.scheduler = None if scheduler is None else scheduler(run.optimizer, total_steps=steps)
-    run.train = ResidentLoader(blobs(100), Standardize(), 8, device, seed=0)
-    run.val = ResidentLoader(blobs(20, 1), Standardize(), 8, device, None)
+    run.train_loader = ResidentLoader(blobs(100), Standardize(), 8, device, seed=0)
+    run.val_loader = ResidentLoader(blobs(20, 1), Standardize(), 8, device, None)
     losses = Losses()
     run.hooks.append(losses)
     torch.manual_seed(5)
     return run, losses
 
 
-def capture(graphs: list[Any], said: list[tuple[str, str]], **other: Any) -> Capture:
-    def make_graph(device: torch.device) -> Tape:
-        graphs.append(Tape(device))
-        return graphs[-1]
-
-    hook = Capture(
-        **{"capture": True, "obstacle": None, "size": 8, "device": CPU, "graph": make_graph, **other}
+def captured(run: Run, graphs: list[Any], said: list[tuple[str, str]], graph: Any = None) -> Run:
+    """The run with its step captured, its guard's included."""
+    graphs.append(Tape(CPU) if graph is None else graph)
+    run.step = CapturedStep(
+        guarded(run).step, 8, graphs[-1], lambda reason: said.append(cuda_graph._without(reason))
     )
-    hook.tell = lambda text, how: said.append((text, how))
-    return hook
+    return run
+
+
+def guarded(run: Run) -> Run:
+    if (guard := run.hook("guard")) is not None:
+        run.step = partial(guarded_step, guard=guard)
+    return run
 
 
 @pytest.fixture
@@ -161,6 +165,24 @@ def graphs() -> list[Tape]:
 @pytest.fixture
 def said() -> list[tuple[str, str]]:
     return []
+
+
+def both(
+    optimizer: Callable[[Any], Any],
+    graphs: list[Tape],
+    said: list[tuple[str, str]],
+    change: Callable[[Run], None] = lambda run: None,
+    hooks: Callable[[], list[Hook]] = list,
+    **arguments: Any,
+) -> tuple[Run, Losses, Run, Losses]:
+    """A plain run and a captured one, ``change`` made to each before it trains, with their losses."""
+    found: list[Any] = []
+    for is_captured in (False, True):
+        run, losses = prepared(optimizer, *hooks(), **arguments)
+        change(run)
+        fit(captured(run, graphs, said) if is_captured else guarded(run))
+        found += [run, losses]
+    return tuple(found)
 
 
 # ------------------------------------------------------------------ equal losses
@@ -174,10 +196,7 @@ def test_the_losses_are_those_of_the_plain_step(
     def others() -> list[Hook]:
         return [Guard(deferred=True), ClipNorm(0.5)]
 
-    plain, expected = prepared(optimizer, *others(), scheduler=scheduler)
-    fit(plain)
-    run, losses = prepared(optimizer, capture(graphs, said), *others(), scheduler=scheduler)
-    fit(run)
+    plain, expected, run, losses = both(optimizer, graphs, said, hooks=others, scheduler=scheduler)
     # The rate is rounded to float32; nothing else differs.
     assert torch.allclose(losses.values, expected.values, rtol=1e-5, atol=1e-6)
     ours, theirs = run.model.state_dict(), plain.model.state_dict()
@@ -185,48 +204,41 @@ def test_the_losses_are_those_of_the_plain_step(
     # 200 steps, 15 epochs of which end with a smaller batch.
     (tape,) = graphs
     assert (tape.replays, tape.eager) == (200 - 15 - WARM, 15 + WARM)
-    assert said == [("each step is launched as one CUDA graph", "captured")]
+    assert said == []
 
 
 def test_with_a_rate_that_float32_holds_they_are_equal_to_the_last_bit(graphs: Any, said: Any) -> None:
-    plain, expected = prepared(exact_adam, Guard(deferred=True))
-    fit(plain)
-    run, losses = prepared(exact_adam, capture(graphs, said), Guard(deferred=True))
-    fit(run)
+    plain, expected, run, losses = both(exact_adam, graphs, said, hooks=lambda: [Guard(deferred=True)])
     assert torch.equal(losses.values, expected.values)
     ours, theirs = run.model.state_dict(), plain.model.state_dict()
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 def test_a_window_of_batches_is_captured_whole(graphs: list[Tape], said: Any) -> None:
-    plain, expected = prepared(exact_adam)
-    plain.step = partial(accumulated_step, batch_size=2)
-    fit(plain)
-    run, losses = prepared(exact_adam, capture(graphs, said))
-    run.step = plain.step
-    fit(run)
+    def windows(run: Run) -> None:
+        run.step = partial(accumulated_step, batch_size=2)
+
+    _, expected, _, losses = both(exact_adam, graphs, said, windows)
     assert graphs[0].replays > 150
     assert torch.equal(losses.values, expected.values)
 
 
 def test_in_bfloat16(graphs: list[Tape], said: Any) -> None:
-    plain, expected = prepared(sgd)
-    plain.precision = torch.autocast("cpu", dtype=torch.bfloat16)
-    fit(plain)
-    run, losses = prepared(sgd, capture(graphs, said))
-    run.precision = torch.autocast("cpu", dtype=torch.bfloat16)
-    fit(run)
+    def half(run: Run) -> None:
+        run.precision = torch.autocast("cpu", dtype=torch.bfloat16)
+
+    _, expected, _, losses = both(sgd, graphs, said, half)
     assert graphs[0].replays > 150
     assert torch.allclose(losses.values, expected.values, rtol=1e-2, atol=1e-2)
 
 
 def test_averaged_weights_follow(graphs: list[Tape], said: Any) -> None:
     results = []
-    for hooks in ([], [capture(graphs, said)]):
-        run, _ = prepared(adam, *hooks)
+    for is_captured in (False, True):
+        run, _ = prepared(adam)
         run.averaged = copy.deepcopy(run.model)
         run.hooks.append(Ema(run.model, run.averaged, 0.9))
-        fit(run)
+        fit(captured(run, graphs, said) if is_captured else run)
         results.append(run.averaged.state_dict())
     assert all(torch.allclose(results[0][name], results[1][name], atol=1e-5) for name in results[0])
 
@@ -242,16 +254,16 @@ def test_gradients_are_shown_where_the_graph_writes_them(graphs: list[Tape], sai
     one, other = Norms(), Norms()
     plain, _ = prepared(sgd, one, steps=40)
     fit(plain)
-    run, _ = prepared(sgd, capture(graphs, said), other, steps=40)
-    fit(run)
+    run, _ = prepared(sgd, other, steps=40)
+    fit(captured(run, graphs, said))
     assert graphs[0].replays > 25
     assert other.values == pytest.approx(one.values, rel=1e-4)
 
 
 def test_the_learning_rate_stays_a_number_for_everyone_else(graphs: list[Tape], said: Any) -> None:
     recorder = Recorder()
-    run, _ = prepared(adam, capture(graphs, said), recorder, scheduler=cosine, steps=50)
-    fit(run)
+    run, _ = prepared(adam, recorder, scheduler=cosine, steps=50)
+    fit(captured(run, graphs, said))
     plain_recorder = Recorder()
     plain, _ = prepared(adam, plain_recorder, scheduler=cosine, steps=50)
     fit(plain)
@@ -269,9 +281,10 @@ def test_the_guard_finds_the_step_that_was_bad(graphs: list[Tape], said: Any) ->
         return ResidentLoader(split, Standardize(), 8, CPU, seed=0)
 
     errors, ends = [], []
-    for hooks in ([Guard()], [capture(graphs, said), Guard(deferred=True)]):
-        run, _ = prepared(exact_adam, *hooks)
-        run.train = broken()
+    for guard in (Guard(), Guard(deferred=True)):
+        run, _ = prepared(exact_adam, guard)
+        run = captured(run, graphs, said) if guard.deferred else guarded(run)
+        run.train_loader = broken()
         torch.manual_seed(5)
         with pytest.raises(NotFiniteError) as caught:
             fit(run)
@@ -293,24 +306,19 @@ class Reads(nn.CrossEntropyLoss):
 
 
 def test_a_step_that_reads_a_value_goes_on_without_losing_one(graphs: list[Tape], said: Any) -> None:
-    plain, expected = prepared(adam)
-    plain.criterion = Reads()
-    fit(plain)
-    run, losses = prepared(adam, capture(graphs, said))
-    run.criterion = Reads()
-    fit(run)
+    def reading(run: Run) -> None:
+        run.criterion = Reads()
+
+    _, expected, _, losses = both(adam, graphs, said, reading)
     assert graphs[0].replays == 0
     assert len(losses.losses) == 200
     assert torch.allclose(losses.values, expected.values, rtol=1e-5, atol=1e-6)
     reason = "operation not permitted when stream is capturing"
-    assert said[1:] == [(f"steps are not captured as a CUDA graph: {reason}", f"not captured: {reason}")]
+    assert said == [(f"steps are not captured as a CUDA graph: {reason}", f"not captured: {reason}")]
 
 
 def test_a_momentum_that_moves_is_noticed(graphs: list[Tape], said: Any) -> None:
-    plain, expected = prepared(momentum, scheduler=one_cycle)
-    fit(plain)
-    run, losses = prepared(momentum, capture(graphs, said), scheduler=one_cycle)
-    fit(run)
+    _, expected, _, losses = both(momentum, graphs, said, scheduler=one_cycle)
     assert graphs[0].replays == 1
     assert torch.allclose(losses.values, expected.values, rtol=1e-5, atol=1e-6)
     assert said[-1][1] == "not captured: the optimizer's momentum changes from step to step"
@@ -339,12 +347,6 @@ def test_batches_of_several_shapes_are_noticed(graphs: list[Tape]) -> None:
         assert float(loss) == pytest.approx(float(expected), rel=1e-5)
     assert failed == ["batches of (4, 2, 6) and (4, 2, 9)"]
     assert graphs[0].replays == 2
-
-
-def test_each_loss_is_a_tensor_of_its_own(graphs: list[Tape], said: Any) -> None:
-    run, losses = prepared(sgd, capture(graphs, said), steps=12)
-    fit(run)
-    assert len({loss.data_ptr() for loss in losses.losses}) == 12
 
 
 def test_rates_are_written_only_when_they_change() -> None:
@@ -385,7 +387,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float, float], None]:
 
     def set_times(eager: float, captured: float) -> None:
         passing = Clock(eager, captured)
-        monkeypatch.setattr(capturing.time, "perf_counter", passing)
+        monkeypatch.setattr(cuda_graph.time, "perf_counter", passing)
         replay, step = Tape.replay, train_step
 
         def replayed(self: Tape) -> None:
@@ -402,6 +404,31 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float, float], None]:
     return set_times
 
 
+def chosen(
+    run: Run,
+    graphs: list[Tape],
+    monkeypatch: pytest.MonkeyPatch,
+    recorded: str | None = None,
+    step: Any = train_step,
+) -> tuple[dict[str, str], list[str]]:
+    """What ``train.capture=auto`` makes of the run's step, tapes in the place of graphs."""
+
+    def make_graph(device: torch.device) -> Tape:
+        graphs.append(Tape(device))
+        return graphs[-1]
+
+    monkeypatch.setattr(cuda_graph, "CudaGraph", make_graph)
+    monkeypatch.setattr(cuda_graph, "_is_asked", lambda config, device: True)
+    monkeypatch.setattr(cuda_graph, "obstacle", lambda config, device, optimizer: None)
+    plain, batch = Step(step, "plain"), next(iter(run.train_loader.batches()))
+    run.model.train()
+    found, choices, said = cuda_graph.capture(
+        composed("train.capture=auto"), run, plain, plain, batch, recorded
+    )
+    run.step, run.step_name = found.take, found.name
+    return choices, said
+
+
 @pytest.mark.parametrize(
     ("eager", "captured", "how"),
     [
@@ -410,67 +437,57 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float, float], None]:
     ],
 )
 def test_auto_takes_the_faster_and_leaves_no_trace(
-    eager: float, captured: float, how: str, graphs: list[Tape], said: Any, clock: Any
+    eager: float, captured: float, how: str, graphs: list[Tape], clock: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock(eager, captured)
-    hook = capture(graphs, said, capture="auto")
-    run, losses = prepared(adam, hook)
-    run.step = clock.step
+    run, losses = prepared(adam)
     before = copy.deepcopy((run.model.state_dict(), run.optimizer.state_dict()))
     states = torch.get_rng_state()
-    hook.start(run)
+    choices, said = chosen(run, graphs, monkeypatch, step=clock.step)
     assert torch.equal(torch.get_rng_state(), states)
     after = run.model.state_dict(), run.optimizer.state_dict()
     assert all(torch.equal(after[0][name], before[0][name]) for name in before[0])
     assert after[1] == before[1]
-    assert said[-1][1] == how
+    assert choices == {"capture": how}
     if how == "captured":
-        assert said[-1][0] == (
-            "each step is launched as one CUDA graph (90 µs a step captured, 400 µs without)"
-        )
-    assert hook.state_dict() == {"chosen": how.split()[0].replace("not", "eager")}
+        assert said == ["each step is launched as one CUDA graph (90 µs a step captured, 400 µs without)"]
+        assert run.step_name == "plain, CUDA graph"
     fit(run)
     assert len(losses.losses) == 200
-    assert len(graphs) == (3 if how == "captured" else 1), "one of the trial, and one a start"
+    assert len(graphs) == (2 if how == "captured" else 1), "one of the trial, and one of the run"
 
 
-def test_a_resumed_run_goes_on_as_it_was_chosen(graphs: list[Tape], said: Any) -> None:
-    for chosen, expected in (("captured", "captured"), ("eager", "not captured: chosen when the run began")):
-        hook = capture(graphs, said, capture="auto")
-        hook.load_state_dict({"chosen": chosen})
-        run, _ = prepared(adam, hook, steps=20)
-        fit(run)
-        assert said[-1][1] == expected
-    assert len(graphs) == 1, "nothing is measured"
+@pytest.mark.parametrize(
+    ("recorded", "expected"),
+    [
+        ("captured", "captured"),
+        ("not captured: it is no faster", "not captured: chosen when the run began"),
+    ],
+)
+def test_a_resumed_run_goes_on_as_it_was_chosen(
+    recorded: str, expected: str, graphs: list[Tape], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, _ = prepared(adam, steps=20)
+    choices, _ = chosen(run, graphs, monkeypatch, recorded)
+    assert choices == {"capture": expected}
+    assert len(graphs) == (recorded == "captured"), "nothing is measured"
 
 
-def test_auto_does_not_try_for_a_few_steps(graphs: list[Tape], said: Any) -> None:
-    run, _ = prepared(adam, capture(graphs, said, capture="auto"), steps=20)
-    fit(run)
+def test_auto_does_not_try_for_a_few_steps(graphs: list[Tape], monkeypatch: pytest.MonkeyPatch) -> None:
+    run, _ = prepared(adam, steps=20)
+    choices, said = chosen(run, graphs, monkeypatch)
     assert not graphs
-    assert said == [
-        (
-            "steps are not captured as a CUDA graph: 20 steps are too few for it to pay",
-            "not captured: 20 steps are too few for it to pay",
-        )
-    ]
+    assert choices == {"capture": "not captured: 20 steps are too few for it to pay"}
+    assert said == ["steps are not captured as a CUDA graph: 20 steps are too few for it to pay"]
 
 
-def test_auto_says_what_cannot_be_tried(graphs: list[Tape], said: Any) -> None:
-    run, losses = prepared(adam, capture(graphs, said, capture="auto"))
+def test_auto_says_what_cannot_be_tried(graphs: list[Tape], monkeypatch: pytest.MonkeyPatch) -> None:
+    run, losses = prepared(adam)
     run.criterion = Reads()
+    choices, _ = chosen(run, graphs, monkeypatch)
+    assert choices == {"capture": "not captured: operation not permitted when stream is capturing"}
     fit(run)
-    assert said[-1][1] == "not captured: operation not permitted when stream is capturing"
     assert len(losses.losses) == 200
-
-
-def test_a_second_fit_does_not_capture_what_is_captured(graphs: list[Tape], said: Any) -> None:
-    run, _ = prepared(sgd, capture(graphs, said), Guard(deferred=True), steps=10)
-    fit(run)
-    run.total_steps = 20
-    fit(run)
-    assert isinstance(run.step, CapturedStep)
-    assert run.step.step is train_step
 
 
 # ------------------------------------------------------------------ the setting
@@ -486,7 +503,7 @@ def composed(*words: str) -> Any:
         ((), None),
         (("optim=sgd_momentum", "train.clip_norm=1", "scheduler=cosine", "train.precision=bf16"), None),
         (("guard.loss=false", "guard.skip=2"), None),
-        (("loop=autograd", "optim=sgd", "model=linear"), "loop=autograd is there to be read"),
+        (("loop=autograd", "optim=sgd", "model=linear"), "loop=autograd is not the standard loop"),
         (("compile=reduce-overhead",), "with compile=reduce-overhead the compiler launches the model"),
         (("profile=true",), "profile=true takes the step apart"),
         (("optim=rmsprop",), "optim=rmsprop is not fused (sgd, sgd_momentum, adam and adamw are)"),
@@ -498,7 +515,7 @@ def composed(*words: str) -> Any:
 def test_what_cannot_be_captured_is_known_before(words: tuple[str, ...], reason: str | None) -> None:
     config = composed(*words, "train.capture=true", "threads=1")
     optimizer = build(composed(*words, "train.capture=false", "threads=1", "device=cpu")).run.optimizer
-    found = capturing.obstacle(config, torch.device("cuda"), optimizer)
+    found = cuda_graph.obstacle(config, torch.device("cuda"), optimizer)
     assert found is None if reason is None else found is not None and found.startswith(reason)
 
 
@@ -513,12 +530,6 @@ def test_on_the_cpu_true_is_refused_and_auto_is_silent(trainctl: Any, tmp_path: 
     assert outcome.code == 0, outcome.err
     assert "captur" not in outcome.out
     assert "capture" not in json.loads((tmp_path / "run" / "run.json").read_text())["environment"]
-
-
-def test_another_value_is_refused(trainctl: Any) -> None:
-    outcome = trainctl("train.capture=graph")
-    assert outcome.code == 2
-    assert "train.capture=graph: must be true or false or auto" in outcome.err
 
 
 @pytest.mark.parametrize("precision", ["highest", "high", "medium"])
@@ -541,10 +552,8 @@ def test_how_matrices_are_multiplied_is_set_and_recorded(
 class TestOnAGpu:
     device = torch.device("cuda")
 
-    def hook(self, said: list[Any]) -> Capture:
-        hook = Capture(True, None, 8, self.device)
-        hook.tell = lambda text, how: said.append((text, how))
-        return hook
+    def captured(self, run: Run, said: list[Any]) -> Run:
+        return captured(run, [], said, CudaGraph(self.device))
 
     @pytest.mark.parametrize(
         "optimizer", [adam, adamw, sgd, momentum], ids=["adam", "adamw", "sgd", "momentum"]
@@ -555,36 +564,26 @@ class TestOnAGpu:
         self, optimizer: Any, scheduler: Any, clip: bool, said: list[Any]
     ) -> None:
         values = []
-        for hooks in ([], [self.hook(said)]):
+        for is_captured in (False, True):
             clipping = [ClipNorm(0.5)] if clip else []
-            run, losses = prepared(
-                optimizer, *hooks, Guard(), *clipping, scheduler=scheduler, device=self.device
-            )
-            fit(run)
+            run, losses = prepared(optimizer, Guard(), *clipping, scheduler=scheduler, device=self.device)
+            fit(self.captured(run, said) if is_captured else guarded(run))
             values.append(losses.values)
-        assert said == [("each step is launched as one CUDA graph", "captured")]
+        assert said == []
         assert torch.allclose(values[0], values[1], rtol=1e-4, atol=1e-5)
 
     def test_a_graph_really_runs(self, monkeypatch: pytest.MonkeyPatch, said: list[Any]) -> None:
         replays = []
         replay = CudaGraph.replay
         monkeypatch.setattr(CudaGraph, "replay", lambda graph: (replays.append(1), replay(graph)))
-        run, _ = prepared(adam, self.hook(said), Guard(), device=self.device)
-        fit(run)
+        run, _ = prepared(adam, Guard(), device=self.device)
+        fit(self.captured(run, said))
         assert len(replays) == 200 - 15 - WARM
 
-    def test_dropout_draws_what_it_would_have_drawn(self, said: list[Any]) -> None:
-        masks = []
-        for hooks in ([], [self.hook(said)]):
-            run, _ = prepared(sgd, *hooks, steps=50, device=self.device)
-            fit(run)
-            masks.append(torch.cuda.get_rng_state(self.device))
-        assert torch.equal(*masks)
-
     def test_a_recording_that_fails_leaves_random_numbers_usable(self, said: list[Any]) -> None:
-        run, losses = prepared(adam, self.hook(said), device=self.device)
+        run, losses = prepared(adam, device=self.device)
         run.criterion = Reads()
-        fit(run)
+        fit(self.captured(run, said))
         assert said[-1][1].startswith("not captured: ")
         plain, expected = prepared(adam, device=self.device)
         plain.criterion = Reads()

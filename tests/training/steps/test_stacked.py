@@ -12,8 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trainctl.components.metrics.accuracy import Accuracy
-from trainctl.training.loop import evaluate, train_step
+from trainctl.training.loop import train_step
 from trainctl.training.runtime import precision_context
 from trainctl.training.steps.stacked import Stack, StackedOptimizer, stacked_step, why_not
 
@@ -92,19 +91,6 @@ def test_each_model_takes_its_own_step(
             assert torch.allclose(
                 state["state"][number]["momentum_buffer"], moments["momentum_buffer"], atol=1e-5
             )
-
-
-@pytest.mark.parametrize("make", [chain, normalized])
-def test_evaluation_is_that_of_each(make: Callable[[], nn.Module]) -> None:
-    torch.manual_seed(0)
-    together, criterion = models(make), nn.CrossEntropyLoss()
-    batches = [(torch.randn(size, 6), torch.randint(0, 4, (size,))) for size in (10, 10, 3)]
-    expected = [evaluate(model, criterion, batches, {"accuracy": Accuracy}, PLAIN) for model in together]
-    stack = Stack(together, criterion, torch.randn(2, 6))
-    found = stack.evaluate(batches, [{"accuracy": Accuracy()} for _ in together])
-    for one, other in zip(found, expected, strict=True):
-        assert one == pytest.approx(other, rel=1e-5)
-    assert stack.template.training
 
 
 def test_a_model_that_is_released_goes_its_own_way() -> None:

@@ -13,8 +13,11 @@ from trainctl.registry import plugins
 from trainctl.runs.directory import find, lock
 from trainctl.runs.record import read_record
 from trainctl.sweep.ledger import is_sweep
+from trainctl.training.request import Request, Resumed, command_line
 from trainctl.training.startup import collector_paused, importing
-from trainctl.training.train import Request, Resumed, command_line, train
+from trainctl.training.train import train
+from trainctl.ui.display import make_display
+from trainctl.ui.pictures import draw
 
 _OPTIONS = ("--allow-change", "--trust-plugins")
 
@@ -60,7 +63,9 @@ def resume(
         print(f"{short_path(directory)}: this run is finished, there is nothing to resume")
         print("train longer with trainctl resume RUN train.epochs=N")
         return 0
-    values: dict[str, Any] = train(request)
+    config = request.config
+    display = make_display(config.display.mode, config.display.every)
+    values: dict[str, Any] = train(replace(request, draw=draw), display)
     return int(values["exit_code"])
 
 

@@ -7,7 +7,6 @@ from typing import Any
 from trainctl.config.settings import Config
 from trainctl.errors import ConfigError
 from trainctl.registry.constraints import show
-from trainctl.training.loop import fit
 
 _PLAIN_SGD = ("sgd", "scratch_sgd")
 _LINEAR = ("linear", "scratch_linear")
@@ -20,7 +19,6 @@ class ByHand:
     """
 
     resumes = False
-    fit = staticmethod(fit)
 
     def __init__(self, config: Config) -> None:
         name, optim = config.loop.name, config.optim
