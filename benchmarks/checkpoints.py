@@ -22,7 +22,7 @@ import torch
 
 from runs import make_run
 from trainctl.checkpoint import snapshot
-from trainctl.checkpoint.format import Content
+from trainctl.checkpoint.format import CheckpointData
 from trainctl.training.hooks.checkpointer import Checkpointer
 from trainctl.training.loop import fit
 from trainctl.training.run import Run
@@ -30,7 +30,7 @@ from trainctl.training.run import Run
 CPU = torch.device("cpu")
 
 
-def take(run: Run) -> Content:
+def take(run: Run) -> CheckpointData:
     return snapshot.take(run, {"data": {}, "order": ""}, CPU)
 
 

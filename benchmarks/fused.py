@@ -24,9 +24,9 @@ from pathlib import Path
 import torch
 
 from trainctl.config.composer import Composed, Composer
-from trainctl.config.overrides import friendly
-from trainctl.config.stored import stored_files
-from trainctl.runs import directory as rundir
+from trainctl.config.overrides import to_hydra
+from trainctl.config.stored_config import stored_files
+from trainctl.runs.directory import claim
 from trainctl.sweep.fused import plan, train_group
 from trainctl.training.request import Request
 from trainctl.training.train import train
@@ -45,7 +45,7 @@ def jobs(words: tuple[str, ...], models: int) -> list[Composed]:
     return [
         composer.compose(
             [
-                *map(friendly, (*COMMON, *words)),
+                *map(to_hydra, (*COMMON, *words)),
                 f"seed={number // len(RATES)}",
                 f"optim.lr={RATES[number % len(RATES)]}",
             ]
@@ -58,7 +58,7 @@ def requests(composed: list[Composed], folder: Path, threads: int) -> list[Reque
     """The jobs, each in a directory of its own."""
     found = []
     for number, job in enumerate(composed):
-        directory = rundir.claim(folder / str(number), named=True)
+        directory = claim(folder / str(number), named=True)
         config = replace(job.config, threads=threads)
         found.append(Request(config, stored_files(job), directory, job.notices, "benchmark", latest=False))
     return found

@@ -18,8 +18,8 @@ from pathlib import Path
 from rich.console import Console
 
 from trainctl.config.composer import Composer
-from trainctl.config.stored import stored_files
-from trainctl.runs import directory as rundir
+from trainctl.config.stored_config import stored_files
+from trainctl.runs.directory import claim
 from trainctl.training.display import Progress
 from trainctl.training.request import Request, command_line
 from trainctl.training.train import train
@@ -58,7 +58,7 @@ def main(root: str | None) -> None:
             record=True, width=100, file=io.StringIO(), force_terminal=True, color_system="truecolor"
         )
         console.print(f"[bold]$[/] {command_line(shown)}\n", highlight=False)
-        directory = rundir.claim(Path("outputs/2026-11-21/09-30-00"), named=False)
+        directory = claim(Path("outputs/2026-11-21/09-30-00"), named=False)
         request = Request(composed.config, stored_files(composed), directory, (), command_line(shown))
         train(request, Recorded(console))
         # Fonts are left to the reader's machine: the picture loads nothing.

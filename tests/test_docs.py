@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.files import put
-from trainctl.config.settings import known_keys
+from trainctl.config.validation import known_keys
 
 REPOSITORY = Path(__file__).parents[1]
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]

@@ -19,7 +19,7 @@ from trainctl.analysis.discovery import LOWER_IS_BETTER, Monitor, gather
 from trainctl.config.values import read_values
 from trainctl.errors import ConfigError, TrainctlError, UnsafeInputError
 from trainctl.registry import METRICS
-from trainctl.runs import directory as rundir
+from trainctl.runs.directory import claim_sweep
 from trainctl.sweep.ledger import Job, Ledger, Row, here
 
 CONFIG = """\
@@ -193,7 +193,7 @@ class TestRunning:
 
 class TestSweep:
     def sweep(self, tmp_path: Path) -> Ledger:
-        ledger = Ledger.begin(rundir.claim_sweep(tmp_path / "sweep", named=True))
+        ledger = Ledger.begin(claim_sweep(tmp_path / "sweep", named=True))
         ledger.add(
             Job(
                 f"key{n}",
@@ -264,5 +264,5 @@ class TestSettings:
 
     def test_yaml_that_never_ends_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "config.yaml").write_text("a: &a [*a, *a]")
-        with pytest.raises(TrainctlError, match="repeats or nests"):
+        with pytest.raises(TrainctlError, match="aliases or is nested"):
             read_values(tmp_path / "config.yaml")

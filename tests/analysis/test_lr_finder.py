@@ -17,7 +17,7 @@ from tests.helpers.small_run import CPU, FP32
 from trainctl.analysis.lr_finder import RangeTest, _smooth, range_test
 from trainctl.components.loaders.resident import ResidentLoader
 from trainctl.config.composer import Composer
-from trainctl.config.overrides import friendly
+from trainctl.config.overrides import to_hydra
 from trainctl.data import Split, Standardize
 from trainctl.errors import ConfigError, NoLearningRateError
 from trainctl.training.build import build
@@ -28,7 +28,7 @@ from trainctl.ui.tune import typed
 
 
 def built(*words: str) -> Any:
-    return build(Composer().compose([friendly(word) for word in ("threads=1", "device=cpu", *words)]).config)
+    return build(Composer().compose([to_hydra(word) for word in ("threads=1", "device=cpu", *words)]).config)
 
 
 class Parts:

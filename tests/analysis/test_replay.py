@@ -22,7 +22,7 @@ from tests.conftest import Outcome
 from tests.helpers.program import run as run_program
 from trainctl.analysis.replay import Replay, replay
 from trainctl.checkpoint import bad_step
-from trainctl.checkpoint import format as checkpoint
+from trainctl.checkpoint.format import FILES, CheckpointData, read_checkpoint, save_checkpoint
 from trainctl.config.settings import Config
 from trainctl.ui.replay import show
 
@@ -33,7 +33,7 @@ import torch
 from torch import nn
 from trainctl.lessons import scratch
 from trainctl.data import Data, Split
-from trainctl.registry import DATASETS, LOSSES, MODELS, OPTIMS
+from trainctl.registry import DATASETS, LOSSES, MODELS, OPTIMIZERS
 
 PLANTED = {"input": ("inputs", (5, 3), torch.inf), "target": ("targets", (5, 1), torch.nan),
            "large": ("inputs", 5, 3e38), "large target": ("targets", 5, 3e38)}
@@ -145,7 +145,7 @@ class OddLoss(nn.Module):
         return self.inner((outputs - targets) ** 2).mean()
 
 
-@OPTIMS.register("fussy")
+@OPTIMIZERS.register("fussy")
 class Fussy(torch.optim.SGD):
     def __init__(self, parameters, lr: float = 0.1):
         super().__init__(parameters, lr=lr)
@@ -185,7 +185,7 @@ def break_down(trainctl: Program, *words: str, directory: str = "run") -> Path:
 
 def result_of(path: Path) -> Replay:
     """What the command computes, for a look at more than it prints."""
-    from trainctl.config.stored import parse_config
+    from trainctl.config.stored_config import parse_config
 
     kept = bad_step.read(path)
     config: Config = parse_config(kept.config, "capsule", lambda named: None)
@@ -263,11 +263,11 @@ def test_the_place_is_named(
 
 
 def test_parameters_that_were_bad_before_the_step_are_named(trainctl: Program, parts: Path) -> None:
-    kept = checkpoint.read(break_down(trainctl, TURNING))
+    kept = read_checkpoint(break_down(trainctl, TURNING))
     weight = kept.model["1.first.weight"].clone()
     weight[2, 3] = math.inf
-    changed = checkpoint.Content({**kept.model, "1.first.weight": weight}, kept.training, kept.state)
-    path = checkpoint.save(Path("other"), changed, finite=False)
+    changed = CheckpointData({**kept.model, "1.first.weight": weight}, kept.training, kept.state)
+    path = save_checkpoint(Path("other"), changed, finite=False)
     assert where(path) == "in the parameters, before the step: 1.first.weight"
 
 
@@ -425,10 +425,10 @@ def test_a_device_that_is_not_there(trainctl: Program, parts: Path) -> None:
         assert outcome.code == 2
         assert message in outcome.err
     # A step that was trained on one is run on the CPU, and that is said.
-    kept = checkpoint.read(path)
+    kept = read_checkpoint(path)
     state = {**kept.state, "capsule": {**kept.state["capsule"], "device": "cuda"}}
     training = {**kept.training, "batch.random": torch.zeros(16, dtype=torch.uint8)}
-    other = checkpoint.save(Path("other"), checkpoint.Content(kept.model, training, state))
+    other = save_checkpoint(Path("other"), CheckpointData(kept.model, training, state))
     outcome = trainctl("replay", str(other))
     assert outcome.code == 0, outcome.err
     assert "cpu, not cuda as in training: dropout masks and other random numbers differ" in words_of(outcome)
@@ -436,7 +436,7 @@ def test_a_device_that_is_not_there(trainctl: Program, parts: Path) -> None:
 
 def test_a_flipped_byte_is_noticed(trainctl: Program, parts: Path) -> None:
     path = break_down(trainctl, TURNING)
-    for name in (*checkpoint._FILES, "manifest.json"):
+    for name in (*FILES, "manifest.json"):
         content = (path / name).read_bytes()
         for place in (0, len(content) // 2, len(content) - 1):
             flipped = bytearray(content)

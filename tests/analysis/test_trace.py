@@ -16,7 +16,7 @@ from tests.helpers.page import Page
 from trainctl.analysis.trace import BY_HAND, _Clock, trace
 from trainctl.analysis.trace_report import Parameter, Trace
 from trainctl.config.composer import Composer
-from trainctl.config.overrides import friendly
+from trainctl.config.overrides import to_hydra
 from trainctl.config.settings import Config
 from trainctl.registry.protocols import Cursor
 from trainctl.training.build import Built, build
@@ -66,7 +66,7 @@ def odd(tmp_path: Path) -> tuple[str, ...]:
 
 
 def configured(*words: str) -> Config:
-    return Composer().compose([friendly(word) for word in words]).config
+    return Composer().compose([to_hydra(word) for word in words]).config
 
 
 def traced(*words: str) -> tuple[Trace, Built]:

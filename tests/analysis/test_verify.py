@@ -29,11 +29,10 @@ from tests.helpers.runs import (
     saved,
     write_table,
 )
-from trainctl.checkpoint import format as checkpoint
 from trainctl.checkpoint import snapshot
-from trainctl.checkpoint.format import Content
+from trainctl.checkpoint.format import CheckpointData, read_checkpoint, save_checkpoint
 from trainctl.cli.main import main
-from trainctl.runs import directory as rundir
+from trainctl.runs.directory import lock
 from trainctl.training.hooks.signals import Signals
 
 EVERY = ("checkpoint.every_steps=3", "checkpoint.keep_last=9", "display.mode=none")
@@ -68,11 +67,11 @@ def touched(directory: Path) -> dict[str, Any]:
 
 def plant(directory: Path, step: int, change: Callable[[Any, Any, Any], Any]) -> None:
     """Store a checkpoint again, whole, with a change made to its model, its tensors or its state."""
-    content = checkpoint.read(at(directory, step))
+    content = read_checkpoint(at(directory, step))
     model, training, state = dict(content.model), dict(content.training), dict(content.state)
     change(model, training, state)
     shutil.rmtree(at(directory, step))
-    checkpoint.save(directory / "checkpoints", Content(model, training, state))
+    save_checkpoint(directory / "checkpoints", CheckpointData(model, training, state))
 
 
 def set_item(packed: Any, name: str, value: Any) -> None:
@@ -286,7 +285,7 @@ def test_a_fault_of_resuming_itself_is_named(
 
 
 def test_a_run_that_is_being_trained_is_refused(trainctl, run: Path) -> None:
-    with rundir.lock(run):
+    with lock(run):
         before = touched(run)
         outcome = trainctl("verify", "run")
         assert touched(run) == before

@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch import nn
 
-from trainctl.checkpoint import format as checkpoint
-from trainctl.checkpoint.format import Content
+from trainctl.checkpoint.format import CheckpointData, read_checkpoint, save_checkpoint
+from trainctl.checkpoint.retention import list_checkpoints, prune_checkpoints
 from trainctl.errors import CheckpointError, NotFiniteError, UnsafeInputError
 
 FILES = ("model.safetensors", "training.safetensors", "state.json", "manifest.json")
@@ -44,16 +44,17 @@ STATE = {
     "best": {"step": 5, "val/loss": 0.25},
     "text": "é",
     "none": None,
+    "parts": {},
 }
 
 
 def save(folder: Path, net: nn.Module, state: dict[str, Any]) -> Path:
     training = {"optimizer.0.exp_avg": torch.linspace(0, 1, 11), "random.torch": torch.get_rng_state()}
-    return checkpoint.save(folder, Content(net.state_dict(), training, state))
+    return save_checkpoint(folder, CheckpointData(net.state_dict(), training, state))
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    content = checkpoint.read(path)
+    content = read_checkpoint(path)
     return dict(content.model), dict(content.state)
 
 
@@ -158,7 +159,7 @@ def test_a_missing_file_is_refused(tmp_path: Path, name: str) -> None:
         read(path)
     with pytest.raises(CheckpointError, match="step-00000001"):
         read(tmp_path / "step-00000001")
-    assert checkpoint.list_checkpoints(tmp_path / "none") == []
+    assert list_checkpoints(tmp_path / "none") == []
 
 
 @pytest.mark.parametrize(
@@ -199,7 +200,7 @@ def test_what_is_not_finite_is_never_saved(tmp_path: Path, name: str, value: flo
     net = Net()
     with torch.no_grad():
         net.state_dict()[name].view(-1)[-1] = value
-    with pytest.raises(NotFiniteError, match=rf"{name} holds values that are not finite at step 8"):
+    with pytest.raises(NotFiniteError, match=rf"{name} has NaN or infinite values at step 8"):
         save(tmp_path, net, {"step": 8})
     assert list(tmp_path.iterdir()) == [good]
 
@@ -255,7 +256,7 @@ def test_an_interrupt_at_any_sync_leaves_only_whole_checkpoints(
     assert old in left
     for path in left:
         read(path)
-    assert checkpoint.list_checkpoints(tmp_path)[0] == old
+    assert list_checkpoints(tmp_path)[0] == old
 
 
 def test_what_a_kill_left_is_no_checkpoint_and_in_nobodys_way(tmp_path: Path) -> None:
@@ -263,10 +264,10 @@ def test_what_a_kill_left_is_no_checkpoint_and_in_nobodys_way(tmp_path: Path) ->
     left = tmp_path / f".step-00000008.{os.getpid()}"
     left.mkdir()
     (left / "model.safetensors").write_bytes(b"half")
-    assert checkpoint.list_checkpoints(tmp_path) == []
+    assert list_checkpoints(tmp_path) == []
     path = save(tmp_path, Net(), {"step": 8})
     read(path)
-    assert checkpoint.list_checkpoints(tmp_path) == [path]
+    assert list_checkpoints(tmp_path) == [path]
 
 
 def test_saving_a_step_again_keeps_the_first(tmp_path: Path) -> None:
@@ -278,7 +279,7 @@ def test_saving_a_step_again_keeps_the_first(tmp_path: Path) -> None:
 
 
 def steps(folder: Path) -> list[int]:
-    return [int(path.name.removeprefix("step-")) for path in checkpoint.list_checkpoints(folder)]
+    return [int(path.name.removeprefix("step-")) for path in list_checkpoints(folder)]
 
 
 @pytest.mark.parametrize(
@@ -298,9 +299,9 @@ def test_pruning_keeps_the_best_and_the_newest(
 ) -> None:
     for step in (4, 1, 10, 3, 7):
         save(tmp_path, nn.Linear(1, 1), {"step": step})
-    checkpoint.prune(tmp_path, keep, keep_last)
+    prune_checkpoints(tmp_path, keep, keep_last)
     assert steps(tmp_path) == left
-    for path in checkpoint.list_checkpoints(tmp_path):
+    for path in list_checkpoints(tmp_path):
         read(path)
 
 
@@ -309,7 +310,7 @@ def test_pruning_touches_nothing_else(tmp_path: Path) -> None:
         save(tmp_path, nn.Linear(1, 1), {"step": step})
     (tmp_path / "step-notes.txt").write_text("mine")
     (tmp_path / "step-00000000").mkdir()
-    checkpoint.prune(tmp_path, set(), 1)
+    prune_checkpoints(tmp_path, set(), 1)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "step-00000000",
         "step-00000002",
@@ -322,7 +323,7 @@ def test_checkpoints_are_listed_oldest_first(tmp_path: Path, order: tuple[int, .
     for step in reversed(order):
         save(tmp_path, nn.Linear(1, 1), {"step": step})
     assert steps(tmp_path) == list(order)
-    checkpoint.prune(tmp_path, set(), 1)
+    prune_checkpoints(tmp_path, set(), 1)
     assert steps(tmp_path) == [order[-1]]
 
 

@@ -39,7 +39,7 @@ BAD = [
     (["++train._partial_=true"], 3, ["train._partial_=true: refused"]),
     (["hydra.launcher._target_=os.system"], 2, ["hydra.launcher._target_: there is no such key"]),
     (["+hydra.job_logging.handlers.x.class=subprocess.Popen"], 3, ["refused"]),
-    (["hydra.run.dir=/proc/none/run"], 5, ["making the run directory failed"]),
+    (["hydra.run.dir=/proc/none/run"], 5, ["creating the run directory failed"]),
 ]
 
 

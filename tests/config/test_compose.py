@@ -8,12 +8,12 @@ import pytest
 
 from tests.helpers.files import put
 from trainctl.config.composer import Composer
-from trainctl.config.overrides import friendly
+from trainctl.config.overrides import to_hydra
 from trainctl.errors import ConfigError, UnsafeInputError
 
 
 def compose(*words: str):
-    return Composer().compose([friendly(word) for word in words])
+    return Composer().compose([to_hydra(word) for word in words])
 
 
 @pytest.fixture
@@ -230,7 +230,7 @@ def test_an_experiment_that_asks_for_an_unknown_option_says_which(tmp_path: Path
 
 @pytest.mark.parametrize("word", ["model=[mlp,linear]", "model=[mlp]", "optim={name:adam}"])
 def test_one_option_is_chosen(word: str) -> None:
-    with pytest.raises(ConfigError, match="one option is chosen"):
+    with pytest.raises(ConfigError, match="one option can be chosen"):
         compose(word)
 
 
@@ -246,5 +246,5 @@ def test_a_name_is_text(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["last", "../x", "a/b"])
 def test_a_name_that_means_something_else_is_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match="cannot name a run"):
+    with pytest.raises(ConfigError, match="not a valid name for a run"):
         compose(f"name={name}")

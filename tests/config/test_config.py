@@ -12,19 +12,13 @@ import pytest
 from annotated_types import Ge, Gt, Le, Lt
 
 from tests.helpers.configs import GROUPS, base, changed, option, problems_of
-from trainctl.config.settings import (
-    Component,
-    check,
-    check_component,
-    describe,
-    known_keys,
-    show,
-    unknown_key,
-)
+from trainctl.config.settings import Component
+from trainctl.config.validation import check, check_component, known_keys, unknown_key
 from trainctl.errors import Problem
 from trainctl.paths import conf_directory
 from trainctl.registry import COMPONENTS, MODELS, SCHEDULERS
 from trainctl.registry import constraints as ranges
+from trainctl.registry.constraints import describe, show
 
 
 def test_the_base_config_is_right() -> None:

@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from trainctl.config.overrides import ALIASES, PATH_KEYS, friendly, is_component_argument, shown, split
+from trainctl.config.overrides import (
+    ALIASES,
+    PATH_KEYS,
+    is_component_argument,
+    split_override,
+    to_display,
+    to_hydra,
+)
 from trainctl.errors import ConfigError
 from trainctl.registry import COMPONENTS
 
@@ -27,7 +34,7 @@ from trainctl.registry import COMPONENTS
     ],
 )
 def test_split_gives_sign_key_and_value(word: str, parts: tuple[str, str, str]) -> None:
-    assert split(word) == parts
+    assert split_override(word) == parts
 
 
 @pytest.mark.parametrize(
@@ -42,13 +49,13 @@ def test_split_gives_sign_key_and_value(word: str, parts: tuple[str, str, str]) 
     ],
 )
 def test_short_keys_stand_for_long_ones(typed: str, meant: str) -> None:
-    assert friendly(typed) == meant
+    assert to_hydra(typed) == meant
 
 
 @pytest.mark.parametrize("group", sorted(COMPONENTS))
 @pytest.mark.parametrize("sign", ["", "+", "++"])
 def test_a_components_argument_may_be_set_whether_or_not_its_yaml_lists_it(group: str, sign: str) -> None:
-    assert friendly(f"{sign}{group}.anything=1") == f"++{group}.anything=1"
+    assert to_hydra(f"{sign}{group}.anything=1") == f"++{group}.anything=1"
 
 
 @pytest.mark.parametrize(
@@ -65,7 +72,7 @@ def test_a_components_argument_may_be_set_whether_or_not_its_yaml_lists_it(group
     ],
 )
 def test_other_words_stay_as_they_are(word: str) -> None:
-    assert friendly(word) == word
+    assert to_hydra(word) == word
 
 
 @pytest.mark.parametrize(
@@ -112,7 +119,7 @@ AWKWARD = [
     ("key", "path"), [("dataset.path", path) for path in AWKWARD] + [(key, "a=(b") for key in PATH_KEYS]
 )
 def test_hydra_reads_a_path_as_it_was_typed(key: str, path: str) -> None:
-    override = OverridesParser.create().parse_override(friendly(f"{key}={path}"))
+    override = OverridesParser.create().parse_override(to_hydra(f"{key}={path}"))
     value = override.value()
     assert str(value) == path
     assert not isinstance(value, bool | int | float)
@@ -120,23 +127,23 @@ def test_hydra_reads_a_path_as_it_was_typed(key: str, path: str) -> None:
 
 def test_a_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/somewhere/home")
-    override = OverridesParser.create().parse_override(friendly("dataset.root=~/data"))
+    override = OverridesParser.create().parse_override(to_hydra("dataset.root=~/data"))
     assert override.value() == str(Path("/somewhere/home/data"))
 
 
 @pytest.mark.parametrize("value", ["'a b'", '"a b"', "null", "${oc.env:HOME}/x", ""])
 def test_a_path_that_is_quoted_already_null_or_an_interpolation_is_left_alone(value: str) -> None:
-    assert friendly(f"hydra.run.dir={value}") == f"hydra.run.dir={value}"
+    assert to_hydra(f"hydra.run.dir={value}") == f"hydra.run.dir={value}"
 
 
 def test_in_a_sweep_the_commas_of_a_path_separate_values(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home")
-    assert friendly("dataset.root=~/a,b(1)", sweep=True) == "++dataset.root='/home/a','b(1)'"
-    assert friendly("dataset.root=a,b") == "++dataset.root='a,b'"
+    assert to_hydra("dataset.root=~/a,b(1)", sweep=True) == "++dataset.root='/home/a','b(1)'"
+    assert to_hydra("dataset.root=a,b") == "++dataset.root='a,b'"
 
 
 def test_in_a_sweep_a_comma_inside_quotes_does_not_separate() -> None:
-    assert friendly("dataset.root='a,b'", sweep=True) == "++dataset.root='a,b'"
+    assert to_hydra("dataset.root='a,b'", sweep=True) == "++dataset.root='a,b'"
 
 
 @pytest.mark.parametrize(
@@ -149,9 +156,9 @@ def test_in_a_sweep_a_comma_inside_quotes_does_not_separate() -> None:
     ],
 )
 def test_people_are_shown_the_short_key(word: str, text: str) -> None:
-    assert shown(word) == text
+    assert to_display(word) == text
 
 
 def test_a_home_that_nobody_has_is_refused() -> None:
     with pytest.raises(ConfigError, match="no such user"):
-        friendly("dataset.root=~nobody-of-this-name/data")
+        to_hydra("dataset.root=~nobody-of-this-name/data")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from trainctl.config.settings import check
+from trainctl.config.validation import check
 from trainctl.errors import ConfigError, Problem
 from trainctl.paths import conf_directory
 

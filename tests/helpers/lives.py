@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from trainctl.config.composer import Composer
-from trainctl.config.overrides import friendly
+from trainctl.config.overrides import to_hydra
 from trainctl.smoke.cases import Case
 from trainctl.smoke.lifecycle import Life, Telling
 from trainctl.smoke.report import Result
@@ -18,7 +18,7 @@ def life_of(folder: Path, *words: str, settings: tuple[str, ...] = (), group: st
     life = Life(
         Composer(),
         Case(group, words[0], words),
-        tuple(map(friendly, settings)),
+        tuple(map(to_hydra, settings)),
         folder,
         lambda *arguments: 0,
         Telling(results.append, lambda note: None),

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from trainctl.checkpoint import format as checkpoint
+from trainctl.checkpoint.format import MODEL, TRAINING, folder_name
 
 STEPS = 12
 WORDS = ("epochs=3", "batch_size=320", "threads=1", "model.hidden=[16]", "model.dropout=0.3")
@@ -39,7 +39,7 @@ def saved(directory: Path) -> list[int]:
 
 
 def at(directory: Path, step: int) -> Path:
-    return directory / "checkpoints" / checkpoint.folder_name(step)
+    return directory / "checkpoints" / folder_name(step)
 
 
 def state(directory: Path, step: int) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def killed_after(source: Path, step: int, name: str = "cut") -> Path:
 def same_end(one: Path, other: Path, step: int = STEPS) -> bool:
     files = all(
         (at(one, step) / name).read_bytes() == (at(other, step) / name).read_bytes()
-        for name in (checkpoint.MODEL, checkpoint.TRAINING)
+        for name in (MODEL, TRAINING)
     )
     return files and state(one, step) == state(other, step) and metrics(one) == metrics(other)
 
@@ -90,7 +90,7 @@ def items(samples: int = 600) -> Data:
 FED = ("plugins=[./items.py]", "dataset.name=items", "dataset.val=0.1", "batch_size=135")
 
 
-def damage(directory: Path, step: int, name: str = checkpoint.TRAINING) -> None:
+def damage(directory: Path, step: int, name: str = TRAINING) -> None:
     path = at(directory, step) / name
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1

@@ -219,7 +219,7 @@ def test_a_transform_of_ones_own_is_made_from_the_data_of_training(trainctl, tmp
         (("dataset=mnits",), "did you mean dataset.name=mnist?"),
         (("dataset.pth=x",), "digits has no argument 'pth'"),
         (("lr=1",), "eval takes dataset=NAME and dataset.KEY=VALUE only"),
-        (("dataset=digits,mnist",), "one value is evaluated at a time"),
+        (("dataset=digits,mnist",), "must be a single value"),
         (("--split", "tset"), "did you mean test?"),
         (("--splitt", "test"), "did you mean --split?"),
         (("--split",), "--split: needs a value"),

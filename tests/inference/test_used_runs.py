@@ -21,7 +21,7 @@ from trainctl import load
 from trainctl.cli.main import main
 from trainctl.components.datasets.digits import digits
 from trainctl.errors import TrainctlError
-from trainctl.runs import directory as rundir
+from trainctl.runs.directory import lock
 
 VERBS = {
     "eval": (),
@@ -201,7 +201,7 @@ def test_a_run_that_has_just_begun_has_no_checkpoint_yet(
     use, run: Path, tmp_path: Path, spoil: Callable[[Path], None]
 ) -> None:
     spoil(run)
-    with rundir.lock(run):
+    with lock(run):
         before = everything(tmp_path)
         outcome = use("run")
         assert everything(tmp_path) == before
@@ -228,11 +228,11 @@ ANSWERS: tuple[tuple[Any, ...], ...] = (
     (empty, FREE, NO_RUN, NO_RUN, NO_RUN, NO_RUN, NOTHING),
     (foreign, FREE, NO_RUN, NO_RUN, NO_RUN, NO_RUN, NOTHING),
     (before_its_first_step, FREE, NONE, NONE, NONE, UNRANKED, NO_CAPSULE),
-    (before_its_first_step, rundir.lock, (4, "no checkpoint yet"), TAKEN, TAKEN, UNRANKED, NO_CAPSULE),
+    (before_its_first_step, lock, (4, "no checkpoint yet"), TAKEN, TAKEN, UNRANKED, NO_CAPSULE),
     (before_its_first_checkpoint, FREE, NONE, NONE, NONE, UNRANKED, NO_CAPSULE),
-    (before_its_first_checkpoint, rundir.lock, (4, "no checkpoint yet"), TAKEN, TAKEN, UNRANKED, NO_CAPSULE),
+    (before_its_first_checkpoint, lock, (4, "no checkpoint yet"), TAKEN, TAKEN, UNRANKED, NO_CAPSULE),
     (going_on, FREE, (0, "MLP"), (0, ""), AGAIN, UNRANKED, NO_CAPSULE),
-    (going_on, rundir.lock, (0, "MLP"), TAKEN, TAKEN, (0, "epoch 1/20, step 4"), NO_CAPSULE),
+    (going_on, lock, (0, "MLP"), TAKEN, TAKEN, (0, "epoch 1/20, step 4"), NO_CAPSULE),
     (failed, FREE, (0, "MLP"), (0, ""), AGAIN, (0, "loss nan"), NO_CAPSULE),
     (no_checkpoint, FREE, (4, "the run failed before"), NONE, NONE, (0, "loss nan"), NO_CAPSULE),
     (
@@ -331,7 +331,7 @@ def test_a_run_that_has_not_ended_well_is_used_with_a_notice(
 
 def test_a_run_that_is_being_trained_is_used_with_a_notice(use, run: Path) -> None:
     change_record(run, status="running", best=None)
-    with rundir.lock(run):
+    with lock(run):
         before = (run / ".lock").read_bytes()
         outcome = use("run")
         assert (run / ".lock").read_bytes() == before

@@ -129,7 +129,7 @@ def test_a_name_that_is_taken_is_refused(trainctl, tmp_path: Path) -> None:
     (tmp_path / "again.py").write_text(MODEL.replace("my_net", "mlp"))
     outcome = trainctl("plugins=[./again.py]")
     assert outcome.code == 2
-    assert "registers the model 'mlp', which trainctl.components.models.mlp" in outcome.err
+    assert "registers the model 'mlp', a name taken by trainctl.components.models.mlp" in outcome.err
 
 
 def test_an_installed_package_with_an_entry_point(tmp_path: Path) -> None:
@@ -341,7 +341,7 @@ HEAD = """
 import torch
 from torch import nn
 from trainctl.data import Data, Split, Standardize
-from trainctl.registry import DATASETS, LOSSES, MODELS, OPTIMS, SCHEDULERS
+from trainctl.registry import DATASETS, LOSSES, MODELS, OPTIMIZERS, SCHEDULERS
 """
 DATASET = """
 @DATASETS.register('bad')
@@ -369,7 +369,7 @@ def bad():
     ),
     "optim": (
         """
-@OPTIMS.register('bad')
+@OPTIMIZERS.register('bad')
 def bad(parameters):
     return None
 """,
@@ -377,7 +377,7 @@ def bad(parameters):
     ),
     "optim that needs a closure": (
         """
-@OPTIMS.register('bad')
+@OPTIMIZERS.register('bad')
 def bad(parameters):
     return torch.optim.LBFGS(parameters)
 """,
@@ -430,7 +430,7 @@ FIVE = """
 import torch
 from torch import nn
 from trainctl.data import Data, Split, Standardize
-from trainctl.registry import DATASETS, LOSSES, METRICS, MODELS, OPTIMS
+from trainctl.registry import DATASETS, LOSSES, METRICS, MODELS, OPTIMIZERS
 
 
 @MODELS.register("my_model")
@@ -454,7 +454,7 @@ class MyLoss(nn.CrossEntropyLoss):
         super().__init__(label_smoothing=smoothing)
 
 
-@OPTIMS.register("my_optimizer")
+@OPTIMIZERS.register("my_optimizer")
 def my_optimizer(parameters, lr: float = 0.1):
     return torch.optim.SGD(parameters, lr=lr)
 

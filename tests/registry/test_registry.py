@@ -8,7 +8,7 @@ import pytest
 
 from trainctl.errors import ConfigError
 from trainctl.paths import conf_directory
-from trainctl.registry import COMPONENTS, DATASETS, MODELS, OPTIMS, SCHEDULERS, Registry
+from trainctl.registry import COMPONENTS, DATASETS, MODELS, OPTIMIZERS, SCHEDULERS, Registry
 
 
 def test_every_option_names_a_member() -> None:
@@ -19,7 +19,7 @@ def test_every_option_names_a_member() -> None:
 
 def test_what_trainctl_supplies_is_no_argument_of_a_config() -> None:
     assert "input_shape" not in MODELS.signature("mlp").names
-    assert "parameters" not in OPTIMS.signature("adam").names
+    assert "parameters" not in OPTIMIZERS.signature("adam").names
     assert SCHEDULERS.signature("cosine").names == ("warmup", "final")
 
 
@@ -36,13 +36,13 @@ def test_every_dataset_takes_the_validation_split(name: str) -> None:
 
 def test_an_unknown_name_gets_the_nearest_and_the_list() -> None:
     with pytest.raises(ConfigError) as caught:
-        OPTIMS.load("adamm")
+        OPTIMIZERS.load("adamm")
     (problem,) = caught.value.problems
     assert problem.message == "optim.name=adamm: there is no such optimizer"
     assert "did you mean optim.name=adam" in problem.remedy
-    assert all(name in problem.remedy for name in OPTIMS.names())
+    assert all(name in problem.remedy for name in OPTIMIZERS.names())
     with pytest.raises(ConfigError, match="no such optimizer"):
-        OPTIMS.signature("adamm")
+        OPTIMIZERS.signature("adamm")
 
 
 def test_an_unknown_name_that_is_near_nothing_gets_the_list_alone() -> None:
@@ -77,7 +77,7 @@ def test_one_module_may_register_its_name_again() -> None:
 
 def test_two_modules_may_not_register_one_name() -> None:
     MODELS.register("mine")(made_in("here"))
-    with pytest.raises(ConfigError, match="there registers the model 'mine', which here defines"):
+    with pytest.raises(ConfigError, match="there registers the model 'mine', a name taken by here"):
         MODELS.register("mine")(made_in("there"))
 
 
@@ -86,7 +86,7 @@ def test_a_shipped_name_is_taken_whether_or_not_it_is_imported(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delitem(MODELS._entries, name, raising=False)
-    with pytest.raises(ConfigError, match=rf"which trainctl\.components\.models\.{name} defines"):
+    with pytest.raises(ConfigError, match=rf"a name taken by trainctl\.components\.models\.{name}"):
         MODELS.register(name)(made_in("elsewhere"))
 
 

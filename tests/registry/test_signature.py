@@ -161,7 +161,7 @@ def test_wraps_says_what_a_functions_keywords_are() -> None:
 
 
 def test_registered_keywords_without_a_target_are_refused(tmp_path: Path) -> None:
-    from trainctl.config.settings import check_component
+    from trainctl.config.validation import check_component
 
     @MODELS.register("open_ended")
     def open_ended(size: int = 3, **kwargs: Any) -> None: ...

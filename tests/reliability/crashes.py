@@ -17,7 +17,7 @@ from tests.reliability.children import Trial, spawn
 from tests.reliability.disk import AFTER, BEFORE, HALF, Disk, failing, killing
 from tests.reliability.runs import OUTPUTS, RUN, Course, Patch, carry_on, half_made, mark_saves, nothing
 from trainctl.checkpoint.format import MODEL
-from trainctl.cli.main import main as cli
+from trainctl.cli.main import main
 
 # ------------------------------------------------------------------- killed
 
@@ -70,7 +70,7 @@ def in_the_resume(course: Course, root: Path, *words: str) -> list[Trial]:
         disk = Disk(root / OUTPUTS)
         mark_saves(disk)
         disk.install()
-        code = cli.main(command)
+        code = main(command)
         # From its first save on, one with changes does what one without does.
         until = next(op[1] for op in disk.ops if op[0] == "mark") if words else len(disk.names)
         names.write_text(" ".join(disk.names[:until]))
@@ -119,12 +119,12 @@ def _resume_killed(
 
     def work() -> int:
         Disk(folder / OUTPUTS, killing(number, when)).install()
-        return cli.main(command)
+        return main(command)
 
     ended = spawn(work, folder)
     if ended.code != -signal.SIGKILL or ended.timed_out:
         return f"was not killed: {ended}"
-    ended = spawn(partial(cli.main, command), folder)
+    ended = spawn(partial(main, command), folder)
     if ended.code:
         return str(ended)
     _take_away_damaged(folder)
@@ -153,7 +153,7 @@ def _killed_at_times(course: Course, seed: int, kills: int, folder: Path) -> str
         if wrong := half_made(folder, course):
             return wrong
         if (folder / RUN / "checkpoints").is_dir():
-            work = partial(cli.main, ["resume", str(RUN)])
+            work = partial(main, ["resume", str(RUN)])
     return carry_on(course, folder, None)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.reliability.children import Trial, spawn
 from tests.reliability.runs import Patch, nothing
-from trainctl.checkpoint import format as checkpoint
+from trainctl.checkpoint.format import read_checkpoint
 from trainctl.errors import CheckpointError
 
 _BATCH = 2048
@@ -53,7 +53,7 @@ def _copied(source: Path, folder: Path) -> Path:
 def accepted(path: Path) -> bool:
     """Whether a checkpoint is read, whatever is wrong with it. Raises what is not CheckpointError."""
     try:
-        checkpoint.read(path)
+        read_checkpoint(path)
     except CheckpointError:
         return False
     return True

@@ -137,7 +137,7 @@ class Disk:
             frame = frame.f_back
         where = frame.f_code.co_filename if frame is not None else "?"
         # The log file of logging, and the kernel's lock, hold nothing that a run depends on.
-        if not where.endswith("trainctl/files.py") and not path.endswith(("/train.log", "/.lock")):
+        if not where.endswith("trainctl/runs/files.py") and not path.endswith(("/train.log", "/.lock")):
             self.foreign.append(f"{self._below(path)}, opened by {where}")
 
 

@@ -18,9 +18,8 @@ import yaml
 from tests.reliability.children import Trial, spawn
 from tests.reliability.disk import BEFORE, Disk, contents, killing
 from tests.reliability.runs import OUTPUTS, RUN, Course
-from trainctl.checkpoint import format as checkpoint
-from trainctl.checkpoint.format import MODEL, STATE, TRAINING
-from trainctl.cli.main import main as cli
+from trainctl.checkpoint.format import MODEL, STATE, TRAINING, manifest_bytes, manifest_entry
+from trainctl.cli.main import main
 
 _ROOM = 1024
 _GROWTH = 64
@@ -82,11 +81,11 @@ def prepare(course: Course, root: Path) -> float:
     assert found == ["step-00000008"], found
     # Its second step is not finite, and kept.
     words = [*course.words, "optim.lr=1e38", "hydra.run.dir=outputs/bad"]
-    ended = spawn(lambda: cli.main(words), root)
+    ended = spawn(lambda: main(words), root)
     assert ended.code == 6, ended
     twin = root / "twin"
     shutil.copytree(root / OUTPUTS, twin / OUTPUTS, symlinks=True)
-    ended = spawn(lambda: cli.main(["resume", str(RUN)]), twin)
+    ended = spawn(lambda: main(["resume", str(RUN)]), twin)
     assert ended.code == 0, ended
     return ended.megabytes
 
@@ -104,7 +103,7 @@ def _tried(evil: Evil, root: Path, normal: float, folder: Path) -> str | None:
         (outside / file).write_bytes(b"not ours\n")
     evil.plant(folder / RUN, outside)
     before, abroad = contents(folder / OUTPUTS), contents(outside)
-    ended = spawn(lambda: cli.main(list(evil.command)), folder, timeout=10, room=_ROOM)
+    ended = spawn(lambda: main(list(evil.command)), folder, timeout=10, room=_ROOM)
     if ended.code not in evil.codes or ended.timed_out:
         return f"expected {evil.codes}: {ended}"
     if "Traceback (" in ended.text or "error: internal" in ended.text:
@@ -494,8 +493,8 @@ def _checkpoint(run: Path) -> Path:
 
 def _list(path: Path) -> None:
     """A manifest that says what is there."""
-    entries = {file: checkpoint._entry((path / file).read_bytes()) for file in (MODEL, TRAINING, STATE)}
-    (path / "manifest.json").write_bytes(checkpoint._manifest(entries))
+    entries = {file: manifest_entry((path / file).read_bytes()) for file in (MODEL, TRAINING, STATE)}
+    (path / "manifest.json").write_bytes(manifest_bytes(entries))
 
 
 def _bytes(file: str, content: bytes, run: Path, outside: Path) -> None:
@@ -525,7 +524,7 @@ def _sparse_and_listed(file: str, run: Path, outside: Path) -> None:
         stream.truncate(_HUGE)
     manifest = json.loads((path / "manifest.json").read_text())
     manifest["files"][file]["size"] = _HUGE
-    (path / "manifest.json").write_bytes(checkpoint._manifest(manifest["files"]))
+    (path / "manifest.json").write_bytes(manifest_bytes(manifest["files"]))
 
 
 def _gone(name: str, run: Path, outside: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.reliability.children import Trial, spawn
 from tests.reliability.runs import OUTPUTS, RUN
 from trainctl.cli.commands.help import verbs
-from trainctl.cli.main import main as cli
+from trainctl.cli.main import main
 
 _KEYS = (
     "lr", "epochs", "batch_size", "seed", "model", "optim", "dataset", "loss", "scheduler", "loader",
@@ -101,7 +101,7 @@ def _typed(words: list[str], run: Path, folder: Path) -> str | None:
     shutil.copytree(run, folder / RUN, symlinks=True)
     (folder / OUTPUTS / "latest").symlink_to("run")
     # One of the lines is `smoke`, which tries every component: a minute and more.
-    ended = spawn(partial(cli.main, words), folder, timeout=240)
+    ended = spawn(partial(main, words), folder, timeout=240)
     allowed = (*_CODES, 4) if words[0] in verbs() else _CODES
     if ended.timed_out or ended.code not in allowed:
         return str(ended)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from trainctl.components.loaders.resident import ResidentLoader
-from trainctl.registry import LOADERS, MODELS, OPTIMS
+from trainctl.registry import LOADERS, MODELS, OPTIMIZERS
 from trainctl.registry.protocols import Cursor
 
 
@@ -74,7 +74,7 @@ class Hanging(Small):
         return super().forward(inputs)
 
 
-@OPTIMS.register("unsaveable")
+@OPTIMIZERS.register("unsaveable")
 class Unsaveable(torch.optim.SGD):
     """Its state cannot be written."""
 
@@ -110,7 +110,7 @@ class OneProcess(Small):
             raise RuntimeError("the port is taken")
 
 
-@OPTIMS.register("unresumable")
+@OPTIMIZERS.register("unresumable")
 class Unresumable(torch.optim.SGD):
     """Refuses the state that it gave."""
 
@@ -132,7 +132,7 @@ class HiddenState(Small):
         return super().forward(inputs) * (1 + self.calls)
 
 
-@OPTIMS.register("forgetful")
+@OPTIMIZERS.register("forgetful")
 class Forgetful(torch.optim.SGD):
     """Has momentum, and does not save it."""
 

@@ -9,9 +9,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from trainctl.config.composer import Composer
-from trainctl.config.jobs import compose_jobs
-from trainctl.config.overrides import friendly
-from trainctl.config.stored import stored_files
+from trainctl.config.overrides import to_hydra
+from trainctl.config.stored_config import stored_files
+from trainctl.config.sweep_jobs import compose_jobs
 from trainctl.errors import ConfigError
 from trainctl.sweep.checking import check_all, check_jobs, job_key
 
@@ -41,7 +41,7 @@ _WORDS = {
 
 def _job(chance: random.Random, keys: list[str]) -> list[str]:
     return [
-        friendly(key if key.startswith("~") else f"{key}={chance.choice(_WORDS[key])}", sweep=True)
+        to_hydra(key if key.startswith("~") else f"{key}={chance.choice(_WORDS[key])}", sweep=True)
         for key in keys
     ]
 

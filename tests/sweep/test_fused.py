@@ -15,14 +15,16 @@ import torch
 
 from tests.helpers.program import start, wait_for
 from trainctl import load
-from trainctl.checkpoint import format as checkpoint
 from trainctl.checkpoint import snapshot
+from trainctl.checkpoint.format import CheckpointData, folder_name, read_checkpoint, verify_checkpoint
+from trainctl.checkpoint.retention import choose_checkpoint
 from trainctl.cli.commands.resume import make_request
 from trainctl.config.composer import Composed, Composer
-from trainctl.config.overrides import friendly
-from trainctl.config.stored import stored_files
+from trainctl.config.overrides import to_hydra
+from trainctl.config.stored_config import stored_files
 from trainctl.errors import InterruptedRunError, NotFiniteError, StorageError, TerminatedRunError
-from trainctl.runs import directory as rundir
+from trainctl.runs.directory import claim
+from trainctl.runs.record import read_record
 from trainctl.sweep.fused import _probe, plan, train_group
 from trainctl.training.display import Silent
 from trainctl.training.request import Request
@@ -54,7 +56,7 @@ _COMPOSED: dict[tuple[str, ...], Composed] = {}
 def composed_of(composer: Composer, words: Sequence[str]) -> Composed:
     """What the command line makes of COMMON and ``words``; a small model where they name none."""
     small = () if any(word.startswith("model") for word in words) else ("model.hidden=[16,12]",)
-    asked = tuple(friendly(word) for word in (*COMMON, *small, *words))
+    asked = tuple(to_hydra(word) for word in (*COMMON, *small, *words))
     # Composing takes longer than training them, and most are trained twice.
     if asked not in _COMPOSED:
         _COMPOSED[asked] = composer.compose(asked)
@@ -72,7 +74,7 @@ def ask(composer: Composer, tmp_path: Path) -> Ask:
         requests = []
         for number, words in enumerate(jobs):
             composed = composed_of(composer, words)
-            directory = rundir.claim(tmp_path / under / str(number), named=True)
+            directory = claim(tmp_path / under / str(number), named=True)
             files = stored_files(composed)
             requests.append(
                 Request(composed.config, files, directory, composed.notices, "trainctl -m", latest=False)
@@ -102,8 +104,8 @@ def furthest(one: Path, other: Path) -> float:
     return max(abs(first[n]["train/loss"] - second[n]["train/loss"]) / second[n]["train/loss"] for n in first)
 
 
-def content(directory: Path, which: str = "last") -> checkpoint.Content:
-    return checkpoint.read(checkpoint.best_of(directory, rundir.read_record(directory), which))
+def content(directory: Path, which: str = "last") -> CheckpointData:
+    return read_checkpoint(choose_checkpoint(directory, read_record(directory), which))
 
 
 def assert_same(one: Path, other: Path) -> None:
@@ -136,7 +138,7 @@ def assert_each_is_what_it_is_alone(ask: Ask, jobs: Sequence[Sequence[str]]) -> 
     return together
 
 
-def unpacked(content: checkpoint.Content, key: str) -> Any:
+def unpacked(content: CheckpointData, key: str) -> Any:
     return snapshot.unpack(content.state[key], content.training)
 
 
@@ -190,7 +192,7 @@ def test_each_is_what_it_is_on_its_own(ask: Ask, tmp_path: Path, words: tuple[st
     for request, single in zip(together, ask(jobs, "single"), strict=True):
         values = train(single)
         assert_same(request.directory, single.directory)
-        record = rundir.read_record(request.directory)
+        record = read_record(request.directory)
         assert record["engine"] == "fused"
         assert record["fused"] == {"models": 4}
         assert record.keys() - {"fused"} == values.keys()
@@ -241,7 +243,7 @@ def test_other_models_and_losses(ask: Ask, words: tuple[str, ...]) -> None:
     sizes = ("dataset=synthetic", "dataset.samples=300", "dataset.test_samples=70", "train.epochs=2")
     jobs = [(*sizes, *words, f"seed={seed}", f"optim.lr={lr}") for seed, lr in ((1, 0.01), (2, 0.003))]
     for request in assert_each_is_what_it_is_alone(ask, jobs):
-        assert rundir.read_record(request.directory)["engine"] == "fused"
+        assert read_record(request.directory)["engine"] == "fused"
 
 
 @pytest.mark.gpu
@@ -273,7 +275,7 @@ def test_a_loss_that_is_not_finite_ends_its_own_run_only(ask: Ask, trainctl, sch
         with pytest.raises(NotFiniteError) as alone:
             train(singles[number])
         assert str(error) == str(alone.value)
-        record = rundir.read_record(together[number].directory)
+        record = read_record(together[number].directory)
         assert (record["status"], record["exit_code"], record["reason"]) == ("failed", 6, str(error))
         assert "trainctl replay" in error.problems[0].remedy
         # The steps before the bad one are there, and no other.
@@ -331,7 +333,7 @@ def test_told_to_stop_all_are_saved_and_go_on(
     for request, result in zip(together, results, strict=True):
         assert isinstance(result, kind)
         assert "saved in" in result.problems[-1].message
-        record = rundir.read_record(request.directory)
+        record = read_record(request.directory)
         assert (record["status"], record["last"]["step"]) == (status, 20)
         assert content(request.directory).step == 20
     for single in singles:
@@ -388,17 +390,17 @@ def test_one_may_stop_early(ask: Ask) -> None:
     for request, single in zip(together, ask(jobs, "single"), strict=True):
         train(single)
         assert_same(request.directory, single.directory)
-        ours, theirs = rundir.read_record(request.directory), rundir.read_record(single.directory)
+        ours, theirs = read_record(request.directory), read_record(single.directory)
         assert (ours["reason"], ours["test"]["step"]) == (theirs["reason"], theirs["test"]["step"])
 
 
 def test_only_what_stays_is_written(four: list[Request]) -> None:
     for request in four:
-        record = rundir.read_record(request.directory)
+        record = read_record(request.directory)
         kept = {path.name for path in (request.directory / "checkpoints").iterdir()}
-        assert kept == {checkpoint.folder_name(record[which]["step"]) for which in ("best", "last")}
+        assert kept == {folder_name(record[which]["step"]) for which in ("best", "last")}
         for name in kept:
-            checkpoint.verify(request.directory / "checkpoints" / name)
+            verify_checkpoint(request.directory / "checkpoints" / name)
 
 
 def test_all_that_is_asked_for_is_written(ask: Ask) -> None:
@@ -416,7 +418,7 @@ def test_all_that_is_asked_for_is_written(ask: Ask) -> None:
 
 def test_every_verb_takes_the_run(four: list[Request], trainctl) -> None:
     directory = four[1].directory
-    record = rundir.read_record(directory)
+    record = read_record(directory)
     model = load(directory)
     assert not model.training
     assert sum(parameter.numel() for parameter in model.parameters()) == record["parameters"]
@@ -568,14 +570,14 @@ def test_every_one_says_itself_what_is_wrong_with_the_config(ask: Ask) -> None:
     together = ask([("train.batch_size=9999", f"seed={seed}") for seed in range(2)], "fused")
     results = train_group(together)
     assert [getattr(result, "exit_code", None) for result in results] == [2, 2]
-    assert all(rundir.read_record(request.directory)["status"] == "failed" for request in together)
+    assert all(read_record(request.directory)["status"] == "failed" for request in together)
 
 
 def test_as_a_sweep_from_the_command_line(trainctl, tmp_path: Path) -> None:
     words = ("-m", *COMMON[:3], "model.hidden=[16,12]", "epochs=1", "hydra/launcher=fused", "sweep.jobs=1")
     outcome = trainctl(*words, "seed=0,1", "model.dropout=0,0.2", "hydra.sweep.dir=sweep")
     assert outcome.code == 0, outcome.out + outcome.err
-    engines = [rundir.read_record(tmp_path / "sweep" / str(number))["engine"] for number in range(4)]
+    engines = [read_record(tmp_path / "sweep" / str(number))["engine"] for number in range(4)]
     assert sorted(engines) == ["fused", "fused", "standard", "standard"]
     assert "model.dropout=0.2 draws random numbers" in outcome.out
 

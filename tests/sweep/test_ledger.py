@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from trainctl.errors import ConfigError
-from trainctl.runs import directory as rundir
+from trainctl.runs.directory import claim_sweep
 from trainctl.sweep.ledger import Job, Ledger, Row, here, is_sweep, open_ledger
 
 
 def make(folder: Path, count: int = 2) -> Ledger:
-    directory = rundir.claim_sweep(folder / "sweep", named=True)
+    directory = claim_sweep(folder / "sweep", named=True)
     ledger = Ledger.begin(directory, command="trainctl -m seed=1,2")
     ledger.add(
         Job(f"key{n}", n, (f"seed={n}",), f"seed={n}", {"config.yaml": "a: 1\n"}) for n in range(count)

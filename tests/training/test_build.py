@@ -11,7 +11,8 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from trainctl.config.settings import Component, Config, check
+from trainctl.config.settings import Component, Config
+from trainctl.config.validation import check
 from trainctl.data import Data, Split, Standardize
 from trainctl.errors import ConfigError
 from trainctl.paths import conf_directory

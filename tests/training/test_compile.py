@@ -16,10 +16,10 @@ from torch import nn
 import trainctl as package
 from tests.helpers.program import modules_after
 from tests.helpers.runs import metrics, record
-from trainctl.checkpoint import format as checkpoint
+from trainctl.checkpoint.format import read_checkpoint
 from trainctl.components.optimizers._lean import lean, stock_classes
 from trainctl.config.composer import Composer
-from trainctl.config.overrides import friendly
+from trainctl.config.overrides import to_hydra
 from trainctl.training.build import build
 from trainctl.training.compile import Compiled, _reason
 
@@ -27,7 +27,7 @@ WORDS = ("epochs=2", "batch_size=160", "threads=1", "device=cpu", "display.mode=
 
 
 def built(*words: str) -> Any:
-    return build(Composer().compose([friendly(word) for word in words]).config)
+    return build(Composer().compose([to_hydra(word) for word in words]).config)
 
 
 # ------------------------------------------------------------------ what is refused
@@ -100,7 +100,7 @@ def test_a_compiler_that_fails_is_announced_and_the_run_is_the_plain_one(
     assert how == "not compiled: no compiler of mode max-autotune"
     assert metrics(tmp_path / "run") == metrics(tmp_path / "plain")
     one, other = (
-        checkpoint.read(next((tmp_path / name / "checkpoints").glob("*-00000016"))).model
+        read_checkpoint(next((tmp_path / name / "checkpoints").glob("*-00000016"))).model
         for name in ("run", "plain")
     )
     assert all(torch.equal(one[name], other[name]) for name in {**one, **other})

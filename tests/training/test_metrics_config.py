@@ -12,7 +12,8 @@ import torch
 from tests.helpers.configs import base, changed, problems_of
 from tests.helpers.program import modules_after
 from trainctl.components.metrics.accuracy import Accuracy
-from trainctl.config.settings import Component, check
+from trainctl.config.settings import Component
+from trainctl.config.validation import check
 from trainctl.data import Data, Split, Standardize
 from trainctl.errors import ConfigError
 from trainctl.registry import METRICS
@@ -72,7 +73,7 @@ FORM = "must be auto, or a list such as [accuracy, {top_k_accuracy: {k: 3}}]"
             "train.metrics=zzzzzz: there is no such metric",
             "there are: accuracy, auroc",
         ),
-        (["f1", {"f1": {"average": "micro"}}], "train.metrics=f1: named twice", ""),
+        (["f1", {"f1": {"average": "micro"}}], "train.metrics=f1: listed twice", ""),
         (
             [{"f1": {"averag": 1}}],
             "train.metrics.f1.averag=1: metric f1 has no argument 'averag'",

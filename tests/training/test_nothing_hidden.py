@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tests.config.test_experiments import EXPERIMENTS
 from trainctl.config.composer import Composer
-from trainctl.config.overrides import friendly
+from trainctl.config.overrides import to_hydra
 from trainctl.config.settings import Component
 from trainctl.errors import MissingDataError
 from trainctl.registry import DATASETS
@@ -36,7 +36,7 @@ OTHERS = (
 
 
 def built(*words: str) -> Built:
-    config = Composer().compose([friendly(word) for word in (*words, *SHORT)]).config
+    config = Composer().compose([to_hydra(word) for word in (*words, *SHORT)]).config
     try:
         return build(config)
     except MissingDataError as missing:

@@ -10,12 +10,12 @@ import torch
 
 import trainctl as package
 from trainctl.config.composer import Composer
-from trainctl.config.overrides import friendly
+from trainctl.config.overrides import to_hydra
 from trainctl.training.build import build
 
 
 def built(*words: str):
-    return build(Composer().compose(["threads=1", "train.max_steps=3", *map(friendly, words)]).config).run
+    return build(Composer().compose(["threads=1", "train.max_steps=3", *map(to_hydra, words)]).config).run
 
 
 def test_frozen_parameters_stay_and_the_rest_moves(trainctl, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ from tests.helpers.runs import (
     state,
     write_table,
 )
-from trainctl.checkpoint import format as checkpoint
+from trainctl.checkpoint.format import MODEL, STATE, TRAINING
 from trainctl.cli.main import main
 from trainctl.training.hooks.signals import Signals
 
@@ -115,9 +115,7 @@ def test_interrupted_in_the_middle_of_an_evaluation(
     assert state(other, 8)["evaluated"] == 4
     assert trainctl("resume", "other").code == 0
     assert metrics(other) == metrics(whole)
-    assert (at(other, STEPS) / checkpoint.MODEL).read_bytes() == (
-        at(whole, STEPS) / checkpoint.MODEL
-    ).read_bytes()
+    assert (at(other, STEPS) / MODEL).read_bytes() == (at(whole, STEPS) / MODEL).read_bytes()
 
 
 # ------------------------------------------------------------------ settings that change
@@ -276,9 +274,7 @@ def test_what_does_not_reach_the_training_may_change(trainctl, whole: Path, word
     outcome = trainctl("resume", "cut", *words)
     assert outcome.code == 0, outcome.err
     assert metrics(cut) == metrics(whole)
-    assert (at(cut, STEPS) / checkpoint.TRAINING).read_bytes() == (
-        at(whole, STEPS) / checkpoint.TRAINING
-    ).read_bytes()
+    assert (at(cut, STEPS) / TRAINING).read_bytes() == (at(whole, STEPS) / TRAINING).read_bytes()
 
 
 INEXACT = [
@@ -329,11 +325,12 @@ OTHER = [
 
 @pytest.mark.parametrize("word", OTHER)
 @pytest.mark.parametrize("options", [(), ("--allow-change",)], ids=["", "allowed"])
-def test_another_component_is_another_run(trainctl, whole: Path, word: str, options: tuple[str, ...]) -> None:
+def test_a_different_component_is_refused(trainctl, whole: Path, word: str, options: tuple[str, ...]) -> None:
     cut = killed_after(whole, 5)
     outcome = trainctl("resume", "cut", word, *options)
     assert outcome.code == 2
-    assert "another" in outcome.err
+    experiment = word.startswith("experiment")
+    assert ("to an existing run" if experiment else "cannot resume with a different") in outcome.err
     assert len(outcome.err.splitlines()) == 2
     assert record(cut)["status"] == "running"
 
@@ -446,7 +443,7 @@ def test_without_a_checkpoint_it_says_how_to_start_again(trainctl, whole: Path) 
     assert f"trainctl {' '.join(WORDS[:2])}" in outcome.err
 
 
-@pytest.mark.parametrize("name", [checkpoint.MODEL, checkpoint.TRAINING, checkpoint.STATE, "manifest.json"])
+@pytest.mark.parametrize("name", [MODEL, TRAINING, STATE, "manifest.json"])
 def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(trainctl, whole: Path, name: str) -> None:
     cut = killed_after(whole, 7)
     damage(cut, 7, name)

@@ -300,4 +300,4 @@ def test_a_latest_that_is_a_folder_stops_no_run(trainctl, tmp_path: Path) -> Non
 def test_weights_that_diverge_unguarded_end_as_not_finite(trainctl) -> None:
     outcome = trainctl("guard=none", "optim=sgd", "lr=1e30", "epochs=1", "threads=1")
     assert outcome.code == 6
-    assert "not finite at step" in outcome.err
+    assert "NaN or infinite values at step" in outcome.err

@@ -140,13 +140,13 @@ def test_matplotlib_is_imported_after_the_end_and_without_a_screen(drawn, tmp_pa
     (tmp_path / "watch.py").write_text(
         "import atexit, sys\n"
         "from pathlib import Path\n"
-        "from trainctl.runs import directory as rundir\n"
-        "update = rundir.RunRecord.update\n"
+        "from trainctl.runs.record import RunRecord\n"
+        "update = RunRecord.update\n"
         "def watched(self, **values):\n"
         "    if values.get('status') == 'done':\n"
         "        Path('before').write_text(str('matplotlib' in sys.modules))\n"
         "    update(self, **values)\n"
-        "rundir.RunRecord.update = watched\n"
+        "RunRecord.update = watched\n"
         "names = ('matplotlib', 'matplotlib.pyplot', 'torch._dynamo')\n"
         "atexit.register(lambda: Path('after').write_text(str([name in sys.modules for name in names])))\n"
     )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from trainctl.checkpoint import snapshot
-from trainctl.checkpoint.format import Content
+from trainctl.checkpoint.format import CheckpointData
 from trainctl.errors import CheckpointError
 
 _BEST = "best and early stopping"
@@ -22,7 +22,7 @@ _NOT_COMPARED = ("metrics_log",)
 _ABSENT = "absent"
 
 
-def compare(then: Content, now: Content, tolerance: float = 0.0) -> str | None:
+def compare(then: CheckpointData, now: CheckpointData, tolerance: float = 0.0) -> str | None:
     """The first difference, causes before effects, such as ``optimizer: state.0.step``; None without one.
 
     Hooks that ``now`` does not have are left out; with a ``tolerance``, the results of evaluations too: of
@@ -41,7 +41,7 @@ def compare(then: Content, now: Content, tolerance: float = 0.0) -> str | None:
     return None
 
 
-def _parts(content: Content, names: Sequence[str]) -> dict[str, Any]:
+def _parts(content: CheckpointData, names: Sequence[str]) -> dict[str, Any]:
     """What decides how a run goes on, causes before effects."""
     state, parts = content.state, content.state["parts"]
     kept = {name: snapshot.unpack(parts[name], content.training) for name in names}

@@ -18,8 +18,9 @@ from typing import Any, Literal
 
 from trainctl.config.values import parse_values, read_values
 from trainctl.errors import ConfigError, TrainctlError, storage_error
-from trainctl.runs.directory import find, read_record
+from trainctl.runs.directory import find
 from trainctl.runs.metrics_file import newest, training_seconds
+from trainctl.runs.record import read_record
 from trainctl.sweep import ledger
 
 State = Literal["done", "failed", "interrupted", "terminated", "running", "waiting", "unreadable"]

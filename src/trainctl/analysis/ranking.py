@@ -21,10 +21,10 @@ from trainctl.analysis.significance import (
     welch,
 )
 from trainctl.config.overrides import ALIASES
-from trainctl.config.settings import show
 from trainctl.config.values import base_values
 from trainctl.errors import TrainctlError
 from trainctl.registry import COMPONENTS
+from trainctl.registry.constraints import show
 from trainctl.sweep.pruning import PRUNED
 from trainctl.training.display import number
 

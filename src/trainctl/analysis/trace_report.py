@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
-from trainctl.config.settings import Config, show
+from trainctl.config.settings import Config
+from trainctl.registry.constraints import show
 
 _MOST_NAMED = 6
 

@@ -12,15 +12,16 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from trainctl.analysis.differences import compare, difference
-from trainctl.checkpoint import format as checkpoint
-from trainctl.checkpoint.format import Content
+from trainctl.checkpoint.format import CheckpointData, read_checkpoint, verify_checkpoint
+from trainctl.checkpoint.retention import choose_checkpoint
 from trainctl.config.config_diff import Change
 from trainctl.config.settings import Config
-from trainctl.config.stored import Era, era_of
+from trainctl.config.stored_config import ConfigVersion, version_at
 from trainctl.errors import CheckpointError, ConfigError, NotFiniteError, TrainctlError
 from trainctl.registry import COMPONENTS
-from trainctl.runs import directory as rundir
+from trainctl.runs.directory import find
 from trainctl.runs.metrics_file import Recorded
+from trainctl.runs.record import read_record
 from trainctl.training import resume as resuming
 from trainctl.training import runtime
 from trainctl.training.build import build
@@ -52,7 +53,7 @@ class Segment:
 
     start: int
     end: int
-    era: Era
+    era: ConfigVersion
     checkpoint: Kept | None
     marks: tuple[Kept, ...]
     changes: tuple[Change, ...]
@@ -67,7 +68,7 @@ def find_checkpoints(folder: Path) -> tuple[list[Kept], list[str]]:
     kept, damaged = [], []
     for path in sorted(folder.glob("step-*")):
         try:
-            state = checkpoint.read(path).state
+            state = read_checkpoint(path).state
             kept.append(Kept(path, int(state["step"]), int(state["evaluated"])))
         except CheckpointError as error:
             damaged.append(str(error))
@@ -79,7 +80,9 @@ def find_checkpoints(folder: Path) -> tuple[list[Kept], list[str]]:
     return sorted(kept, key=lambda each: each.step), damaged
 
 
-def plan(kept: Sequence[Kept], recorded: Recorded, eras: Sequence[Era], limit: int) -> list[Segment]:
+def plan(
+    kept: Sequence[Kept], recorded: Recorded, eras: Sequence[ConfigVersion], limit: int
+) -> list[Segment]:
     """Segments from the beginning and from each checkpoint, to the next one or a change of the settings.
 
     Each is at most ``limit`` steps. A loop that cannot resume is trained from the beginning only, past the
@@ -90,20 +93,20 @@ def plan(kept: Sequence[Kept], recorded: Recorded, eras: Sequence[Era], limit: i
     found: list[Segment] = []
     for start in (None, *(kept if resumes else ())):
         step = 0 if start is None else start.step
-        era = era_of(eras, step + 1)
+        era = version_at(eras, step + 1)
         until = last if era.until is None else min(era.until, last)
         marks = tuple(each for each in kept if step < each.step <= until)
         end = max(step, min(step + limit, until, *(each.step for each in marks[:1] if resumes)))
         unevaluated = start is not None and start.evaluated < step and step in recorded.evaluations
         if end > step or unevaluated:
-            changes = () if start is None else tuple(era.changes(era_of(eras, step)))
+            changes = () if start is None else tuple(era.changes(version_at(eras, step)))
             reason = _no_beginning(era.config.init_from) if start is None else ""
             found.append(Segment(step, end, era, start, marks, changes, reason))
     for step in {era.until for era in eras if era.until is not None and era.until < last}:
         if all(each.step != step for each in kept):
             end = min((each.step for each in kept if each.step > step), default=last)
             reason = f"the checkpoint of step {step}, where the settings changed, was not kept"
-            found.append(Segment(step, end, era_of(eras, end), None, (), (), reason))
+            found.append(Segment(step, end, version_at(eras, end), None, (), (), reason))
     return sorted(found, key=lambda each: (each.start, each.end))
 
 
@@ -113,14 +116,14 @@ def _no_beginning(init_from: str | None) -> str:
         return "init_from=last named the newest run of that time"
     try:
         if init_from is not None:
-            directory = rundir.find(init_from)
-            checkpoint.verify(checkpoint.best_of(directory, rundir.read_record(directory)))
+            directory = find(init_from)
+            verify_checkpoint(choose_checkpoint(directory, read_record(directory)))
     except TrainctlError as error:
         return f"init_from: {error}"
     return ""
 
 
-def recorded_config(era: Era, record: Mapping[str, Any]) -> Config:
+def recorded_config(era: ConfigVersion, record: Mapping[str, Any]) -> Config:
     """The settings of ``era`` with the recorded number of threads, the recorded device where it exists."""
     config, environment = era.config, record.get("environment") or {}
     recorded = str(environment.get("device") or "auto").partition(" ")[0]
@@ -164,7 +167,7 @@ class Checker(Hook):
         with contextlib.closing(build(config)) as self._built:
             run = self._built.run
             try:
-                self._restore(None if start is None else checkpoint.read(start.path))
+                self._restore(None if start is None else read_checkpoint(start.path))
                 run.attach([self])
                 self._built.fit(run)
             except _EndedError as ended:
@@ -176,10 +179,10 @@ class Checker(Hook):
                 return f"training ends at step {run.state.step}, not {self._segment.end}: {why}"
         return None
 
-    def _restore(self, start: Content | None) -> None:
+    def _restore(self, start: CheckpointData | None) -> None:
         changes, built = self._segment.changes, self._built
         known = [] if start is None or changes else [start]
-        known += [checkpoint.read(mark.path) for mark in self._segment.marks[:1]]
+        known += [read_checkpoint(mark.path) for mark in self._segment.marks[:1]]
         fingerprints = [(each.state["data_fingerprint"], each.state["epoch"]) for each in known]
         if any(fingerprint != built.data_fingerprint(epoch) for fingerprint, epoch in fingerprints):
             raise _EndedError("data order: the training targets, or their order, are not those of the run")
@@ -218,7 +221,7 @@ class Checker(Hook):
     def save(self, run: Run) -> None:
         """Compare with the checkpoint that was saved here."""
         if (mark := self._marks.get(run.state.step)) is not None:
-            self._compare_checkpoint(checkpoint.read(mark.path))
+            self._compare_checkpoint(read_checkpoint(mark.path))
 
     @staticmethod
     def _end(run: Run, difference: str = "") -> None:
@@ -236,6 +239,6 @@ class Checker(Hook):
         if (found := difference(then, written, self._tolerance)) is not None:
             self._end(run, f"step {now['step']}: {found}")
 
-    def _compare_checkpoint(self, then: Content, what: str = "") -> None:
+    def _compare_checkpoint(self, then: CheckpointData, what: str = "") -> None:
         if (found := compare(then, self._built.snapshot(), 0.0 if what else self._tolerance)) is not None:
             raise _EndedError(f"step {then.step}: {what}{found}")

@@ -14,8 +14,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
-from trainctl.checkpoint import format as checkpoint
-from trainctl.checkpoint.format import Content
+from trainctl.checkpoint.format import CheckpointData, read_checkpoint
 from trainctl.errors import CheckpointError, UnsafeInputError
 
 _INPUTS, _TARGETS, _RANDOM = "batch.inputs", "batch.targets", "batch.random"
@@ -38,7 +37,7 @@ class Capsule(BaseModel):
 
     model_config = ConfigDict(strict=True, frozen=True, arbitrary_types_allowed=True)
 
-    content: Content
+    content: CheckpointData
     inputs: Tensor
     targets: Tensor
     random_state: Tensor
@@ -58,8 +57,12 @@ class Capsule(BaseModel):
 
 
 def of(
-    before: Content, inputs: Tensor, targets: Tensor, random_state: Tensor, described: Mapping[str, Any]
-) -> Content:
+    before: CheckpointData,
+    inputs: Tensor,
+    targets: Tensor,
+    random_state: Tensor,
+    described: Mapping[str, Any],
+) -> CheckpointData:
     """The capsule of the step after ``before``.
 
     ``random_state`` is torch's before the step, of the batch's device. ``described`` has ``why``, ``config``
@@ -68,7 +71,7 @@ def of(
     batch = {_INPUTS: inputs.detach().cpu(), _TARGETS: targets.detach().cpu(), _RANDOM: random_state}
     where = {"device": inputs.device.type, "threads": torch.get_num_threads()}
     state = {**before.state, "capsule": {**where, **described}}
-    return Content(before.model, {**before.training, **batch}, state)
+    return CheckpointData(before.model, {**before.training, **batch}, state)
 
 
 def read(path: Path) -> Capsule:
@@ -82,7 +85,7 @@ def read(path: Path) -> Capsule:
         raise CheckpointError(f"cannot read the capsule {path}: {error.strerror}") from error
     if links:
         raise UnsafeInputError(f"{links[0]} is a link", "a capsule must hold plain files only: copy the file")
-    content = checkpoint.read(path)
+    content = read_checkpoint(path)
     state, tensors = content.state, content.training
     kept = state.get("capsule")
     if not isinstance(kept, dict):

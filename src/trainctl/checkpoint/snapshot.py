@@ -10,7 +10,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from trainctl.checkpoint.format import Content
+from trainctl.checkpoint.format import CheckpointData
 from trainctl.errors import CheckpointError
 from trainctl.registry.protocols import Model, Stateful
 
@@ -19,7 +19,9 @@ Packed = Any
 ``{"items": [[key, value], …]}``, because JSON has neither tuples nor keys that are numbers."""
 
 
-def take(model: Mapping[str, Tensor], plain: Mapping[str, Any], parts: Mapping[str, Stateful]) -> Content:
+def take(
+    model: Mapping[str, Tensor], plain: Mapping[str, Any], parts: Mapping[str, Stateful]
+) -> CheckpointData:
     """Copy everything that decides how a run goes on: training may continue while the copy is written.
 
     Args:
@@ -32,11 +34,11 @@ def take(model: Mapping[str, Tensor], plain: Mapping[str, Any], parts: Mapping[s
 
 def assemble(
     model: Mapping[str, Tensor], plain: Mapping[str, Any], states: Mapping[str, Mapping[str, Any]]
-) -> Content:
+) -> CheckpointData:
     """The content of a checkpoint, copied from a model and from states that were read before."""
     tensors: dict[str, Tensor] = {}
     parts = {name: pack(state, tensors, name) for name, state in states.items()}
-    return Content(
+    return CheckpointData(
         {name: _copied(tensor) for name, tensor in model.items()}, tensors, {**plain, "parts": parts}
     )
 
@@ -46,7 +48,7 @@ def weights(model: Model) -> dict[str, Tensor]:
     return {name: _copied(tensor) for name, tensor in model.state_dict().items()}
 
 
-def restore(content: Content, parts: Mapping[str, Stateful]) -> None:
+def restore(content: CheckpointData, parts: Mapping[str, Stateful]) -> None:
     """Give each of ``parts`` its state in ``content``.
 
     Raises CheckpointError where the names differ: a state that is not there, or that nothing takes.

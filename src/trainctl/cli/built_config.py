@@ -24,9 +24,9 @@ def built_from(
     """
     with collector_paused():
         from trainctl.config.composer import Composer
-        from trainctl.config.overrides import friendly
+        from trainctl.config.overrides import to_hydra
 
-        composed = Composer(config_dir, config_name).compose([friendly(word) for word in overrides])
+        composed = Composer(config_dir, config_name).compose([to_hydra(word) for word in overrides])
     with importing():
         from trainctl.training.build import build
     with contextlib.closing(build(composed.config)) as built:

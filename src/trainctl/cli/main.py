@@ -112,7 +112,7 @@ def _run_verb(name: str, words: list[str]) -> int:
 def _run_hydra(words: list[str]) -> int:
     from hydra._internal.utils import get_args_parser
 
-    from trainctl.config.overrides import friendly
+    from trainctl.config.overrides import to_hydra
 
     before = {name: os.environ.get(name) for name in ("HYDRA_FULL_ERROR",)}
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
@@ -121,7 +121,7 @@ def _run_hydra(words: list[str]) -> int:
         parser.error = _refuse_option  # type: ignore[method-assign]
         options = parser.parse_args(words)
         _refuse_unserved(options)
-        options.overrides = [friendly(word, sweep=options.multirun) for word in options.overrides]
+        options.overrides = [to_hydra(word, sweep=options.multirun) for word in options.overrides]
         if options.shell_completion and _complete(options):
             return 0
         if options.cfg or options.info or options.shell_completion or options.hydra_help:
@@ -165,12 +165,12 @@ def _show(options: Any, parser: Any) -> int:
     from yaml import YAMLError
 
     from trainctl.config.composer import COMPOSITION_ERRORS, Composer, without_hydra
-    from trainctl.config.explain import explained
+    from trainctl.config.hydra_errors import message_with_key
     from trainctl.paths import conf_directory
 
     composer = Composer(options.config_dir, options.config_name)
     if options.cfg == "job" and options.package is None:
-        full, problems, notices = composer.settle(options.overrides)
+        full, problems, notices = composer.compose_tree(options.overrides)
         if problems:
             raise ConfigError(problems)
         for notice in notices:
@@ -178,7 +178,7 @@ def _show(options: Any, parser: Any) -> int:
         try:
             print(OmegaConf.to_yaml(without_hydra(full), resolve=options.resolve), end="")
         except COMPOSITION_ERRORS as error:
-            raise ConfigError(explained(error)) from error
+            raise ConfigError(message_with_key(error)) from error
         return 0
     GlobalHydra.instance().clear()
     logging.raiseExceptions = (
@@ -190,7 +190,7 @@ def _show(options: Any, parser: Any) -> int:
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else int(done.code is not None)
     except COMPOSITION_ERRORS as error:
-        raise ConfigError(explained(error)) from error
+        raise ConfigError(message_with_key(error)) from error
     except (ValueError, YAMLError) as error:
         raise ConfigError(str(error).partition("\n")[0], "trainctl --help shows the options") from error
     finally:
@@ -234,8 +234,8 @@ def _train(options: Any, words: list[str]) -> int:
     # Hydra, while it is imported and while it composes, swallows an interrupt or takes it for a wrong config.
     with held_back(), collector_paused():
         from trainctl.config.composer import Composer, run_directory
-        from trainctl.config.stored import stored_files
-        from trainctl.runs import directory as rundir
+        from trainctl.config.stored_config import stored_files
+        from trainctl.runs.directory import claim
         from trainctl.training.failures import record_stop
         from trainctl.training.request import Request, command_line
         from trainctl.training.train import train
@@ -257,7 +257,7 @@ def _train(options: Any, words: list[str]) -> int:
     try:
         # A directory that is taken has a record, which must not say "running" for ever.
         with held_back():
-            directory = rundir.claim(where, named=named)
+            directory = claim(where, named=named)
         request = Request(composed.config, files, directory, composed.notices, command, draw=draw)
         display = make_display(composed.config.display.mode, composed.config.display.every)
         values = composer.run(composed, directory, lambda: train(request, display))

@@ -26,12 +26,13 @@ from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from trainctl.config import overrides as word_rules
-from trainctl.config.explain import explain, explain_value, first_line
+from trainctl.config.hydra_errors import explain_override, explain_value, first_line
+from trainctl.config.overrides import split_override, to_hydra
 from trainctl.config.safety import refuse_unsafe
-from trainctl.config.settings import Config, check
-from trainctl.config.settle import settle
+from trainctl.config.settings import Config
 from trainctl.config.sources import TrainctlSearchPath, register_search_path
+from trainctl.config.unused_arguments import drop_unused_arguments
+from trainctl.config.validation import check
 from trainctl.errors import ConfigError, Problem, nearest
 from trainctl.paths import conf_directory, user_conf
 from trainctl.registry import COMPONENTS, TRACKERS, plugins
@@ -51,8 +52,8 @@ class Composed:
         config: the checked run settings.
         tree: the config as composed, interpolations kept, without Hydra's own node.
         full: the same with Hydra's node.
-        notices: what was dropped, and what the user's own conf supplied.
-        overrides: the words that made it.
+        notices: the arguments that were dropped, and the options that come from the user's own conf.
+        overrides: the overrides it was composed from.
     """
 
     config: Config
@@ -67,7 +68,7 @@ class Composer:
 
     Args:
         config_dir: an additional folder of options (``--config-dir``).
-        config_name: the primary config; another than ``config`` only by ``--config-name``.
+        config_name: the primary config (``--config-name``), by default ``config``.
     """
 
     def __init__(self, config_dir: str | None = None, config_name: str | None = None) -> None:
@@ -90,12 +91,12 @@ class Composer:
 
     # ---------------------------------------------------------------- composing
 
-    def compose(self, words: Sequence[str]) -> Composed:
+    def compose(self, overrides: Sequence[str]) -> Composed:
         """Compose one run, import the plugins it names, and check it.
 
         Raises ConfigError with every problem, UnsafeInputError for ``_target_`` and its kin.
         """
-        full, problems, notices = self.settle(words)
+        full, problems, notices = self.compose_tree(overrides)
         tree = without_hydra(full)
         try:
             config = check_tree(tree)
@@ -103,58 +104,59 @@ class Composer:
             raise ConfigError([*problems, *error.problems]) from error
         if problems:
             raise ConfigError(problems)
-        return Composed(config, tree, full, (*notices, *self._supplied_by_user(full)), tuple(words))
+        return Composed(config, tree, full, (*notices, *self._supplied_by_user(full)), tuple(overrides))
 
-    def settle(self, words: Sequence[str]) -> tuple[DictConfig, list[Problem], list[str]]:
-        """Compose, and drop arguments of components that are not the chosen ones.
+    def compose_tree(self, overrides: Sequence[str]) -> tuple[DictConfig, list[Problem], list[str]]:
+        """Compose, and drop the arguments of components that are not chosen.
 
-        Returns the config with Hydra's node, the problems of words that had to be left out, and what was
-        dropped. Raises ConfigError when nothing can be composed.
+        Returns the config with Hydra's node, the problems of overrides that had to be left out, and a notice
+        for each argument dropped. Raises ConfigError when nothing can be composed.
         """
-        usable = list(words)
-        listed = [word for word in usable if _chooses_several(word)]
-        usable = [word for word in usable if word not in listed]
-        full, problems = self._compose_all(usable)
+        listed = [override for override in overrides if _chooses_several(override)]
+        usable = [override for override in overrides if override not in listed]
         problems = [
-            Problem(f"{word}: one option is chosen", "to sweep over several add -m") for word in listed
-        ] + problems
+            Problem(f"{override}: one option can be chosen", "to sweep over several add -m")
+            for override in listed
+        ]
+        full = self._compose_usable(usable, problems)
         if full is None:
             raise ConfigError(problems)
         refuse_unsafe(full)
         problems += _unchosen_trackers(full, usable)
         try:
-            notices = settle(full, usable, self._load_once, self._load_option)
+            notices = drop_unused_arguments(full, usable, self._load_once, self._load_option)
         except _LOADING_ERRORS as error:
-            raise ConfigError([*problems, explain("", error)]) from error
+            raise ConfigError([*problems, explain_override("", error)]) from error
         return full, problems, notices
 
-    def jobs(self, words: Sequence[str]) -> list[list[str]]:
-        """The words of each job of a sweep, in order. Raises ConfigError for what cannot be parsed."""
-        overrides = self.parse(words)
+    def jobs(self, overrides: Sequence[str]) -> list[list[str]]:
+        """The overrides of each job of a sweep, in order. Raises ConfigError for what cannot be parsed."""
+        parsed = self.parse(overrides)
         try:
-            batches = BasicSweeper.split_arguments(overrides, max_batch_size=None)
+            batches = BasicSweeper.split_arguments(parsed, max_batch_size=None)
         except HydraException as error:
             raise ConfigError(
                 first_line(error),
-                "every combination of lists is run: lr=1e-2,1e-3; intervals go with hydra/sweeper=optuna",
+                "give lists, all combinations are run: lr=1e-2,1e-3; intervals need hydra/sweeper=optuna",
             ) from error
         return [list(job) for batch in batches for job in batch]
 
-    def parse(self, words: Sequence[str]) -> list[Override]:
-        """The words in Hydra's grammar. Raises ConfigError for each that is not."""
-        overrides: list[Override] = []
+    def parse(self, overrides: Sequence[str]) -> list[Override]:
+        """The overrides, parsed by Hydra's grammar. Raises ConfigError with each that is invalid."""
+        parser = OverridesParser.create(config_loader=self.loader)
+        parsed: list[Override] = []
         problems = []
-        for word in words:
+        for override in overrides:
             try:
-                overrides.extend(OverridesParser.create(config_loader=self.loader).parse_overrides([word]))
+                parsed += parser.parse_overrides([override])
             except HydraException as error:
-                problems.append(explain(word, error))
+                problems.append(explain_override(override, error))
         if problems:
             raise ConfigError(problems)
-        return overrides
+        return parsed
 
     def run(self, composed: Composed, directory: Path, work: Callable[[], T]) -> T:
-        """Do ``work`` as Hydra's job, so that callbacks and job settings hold; returns what it returns."""
+        """Call ``work`` as Hydra's job, so that callbacks and job settings apply; returns its result."""
         outcome: list[T] = []
         failure: list[Exception] = []
 
@@ -181,30 +183,30 @@ class Composer:
             raise failure[0]
         return outcome[0]
 
-    def sweep_directory(self, words: Sequence[str]) -> str:
-        """The sweep directory that the config asks for."""
-        full = self._load(list(words), RunMode.MULTIRUN)
+    def sweep_directory(self, overrides: Sequence[str]) -> str:
+        """The sweep directory in the config."""
+        full = self._load(list(overrides), RunMode.MULTIRUN)
         refuse_unsafe(full)
         HydraConfig.instance().set_config(full)
         return str(full.hydra.sweep.dir)
 
-    def launcher(self, words: Sequence[str]) -> str:
-        """The option of ``hydra/launcher`` that the config asks for."""
-        return str(self._load(list(words), RunMode.MULTIRUN).hydra.runtime.choices["hydra/launcher"])
+    def launcher(self, overrides: Sequence[str]) -> str:
+        """The option chosen for ``hydra/launcher``."""
+        return str(self._load(list(overrides), RunMode.MULTIRUN).hydra.runtime.choices["hydra/launcher"])
 
-    def sweeper(self, words: Sequence[str]) -> tuple[str, dict[str, Any]]:
-        """The option of ``hydra/sweeper`` and its settings.
+    def sweeper(self, overrides: Sequence[str]) -> tuple[str, dict[str, Any]]:
+        """The option chosen for ``hydra/sweeper`` and its settings.
 
-        Raises ConfigError for what is wrong in words that choose one; what else cannot be composed is
-        ``basic``, whose check of every job says all that is wrong.
+        Raises ConfigError for errors in overrides that choose one. Where anything else cannot be composed,
+        the sweeper is ``basic``, whose check of every job reports all errors.
         """
         try:
-            full = self._load(list(words), RunMode.MULTIRUN)
+            full = self._load(list(overrides), RunMode.MULTIRUN)
         except _LOADING_ERRORS:
-            if any(word_rules.split(word)[1] == "hydra/sweeper" for word in words):
-                fixed = [each for each in self.parse(words) if not each.is_sweep_override()]
-                problems = self._unknown_to_sweeper(words)
-                problems = problems or self.settle([each.input_line or "" for each in fixed])[1]
+            if any(split_override(override)[1] == "hydra/sweeper" for override in overrides):
+                fixed = [each for each in self.parse(overrides) if not each.is_sweep_override()]
+                problems = self._unknown_sweeper_keys(overrides)
+                problems = problems or self.compose_tree([each.input_line or "" for each in fixed])[1]
                 if problems:
                     raise ConfigError(problems) from None
             return "basic", {}
@@ -214,14 +216,14 @@ class Composer:
         option = str(full.hydra.runtime.choices["hydra/sweeper"])
         return option, {str(key): value for key, value in settings.items()}
 
-    def _unknown_to_sweeper(self, words: Sequence[str]) -> list[Problem]:
-        """Keys of ``hydra.sweeper`` that the chosen one does not have."""
-        option = [word for word in words if word_rules.split(word)[1] == "hydra/sweeper"]
+    def _unknown_sweeper_keys(self, overrides: Sequence[str]) -> list[Problem]:
+        """A problem for each key of ``hydra.sweeper`` that the chosen sweeper does not have."""
+        option = [override for override in overrides if split_override(override)[1] == "hydra/sweeper"]
         problems = []
         with contextlib.suppress(*_LOADING_ERRORS):
             known = [str(key) for key in self._load(option).hydra.sweeper if key != "_target_"]
-            for word in words:
-                group, _, key = word_rules.split(word)[1].rpartition(".")
+            for override in overrides:
+                group, _, key = split_override(override)[1].rpartition(".")
                 if group == "hydra.sweeper" and key not in known:
                     close = nearest(key, known)
                     remedy = f"did you mean {group}.{close}? " if close else ""
@@ -233,11 +235,10 @@ class Composer:
         return problems
 
     def instantiate_launcher(
-        self, words: Sequence[str], directory: Path, task: Callable[[DictConfig], Any]
+        self, overrides: Sequence[str], directory: Path, task: Callable[[DictConfig], Any]
     ) -> Launcher:
-        """Hydra's launcher for a sweep into ``directory``; it calls ``task`` once a job."""
-        place = word_rules.friendly(f"hydra.sweep.dir={directory}")
-        full = self._load([*words, place], RunMode.MULTIRUN)
+        """Hydra's launcher for a sweep into ``directory``; it calls ``task`` for each job."""
+        full = self._load([*overrides, to_hydra(f"hydra.sweep.dir={directory}")], RunMode.MULTIRUN)
         context = HydraContext(config_loader=self.loader, callbacks=Callbacks(full))
         try:
             return Plugins.instance().instantiate_launcher(
@@ -246,47 +247,45 @@ class Composer:
         except HydraException as error:
             raise ConfigError(first_line(error)) from error
 
-    def _load(self, words: list[str], run_mode: RunMode = RunMode.RUN) -> DictConfig:
+    def _load(self, overrides: list[str], run_mode: RunMode = RunMode.RUN) -> DictConfig:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Hydra's advice to its programmers
             return self.loader.load_configuration(
-                config_name=self.config_name, overrides=words, run_mode=run_mode
+                config_name=self.config_name, overrides=overrides, run_mode=run_mode
             )
 
-    def _compose_all(self, words: list[str]) -> tuple[DictConfig | None, list[Problem]]:
-        """Compose; a word that stops it is reported and taken out of ``words``, so that the next is found."""
-        problems: list[Problem] = []
+    def _compose_usable(self, overrides: list[str], problems: list[Problem]) -> DictConfig | None:
+        """Compose; an override that fails is reported and removed from ``overrides``, to find the next."""
         while True:
             try:
-                return self._load(words), problems
+                return self._load(overrides)
             except _LOADING_ERRORS as error:
-                culprit = self._blame(words, error)
+                culprit = self._blame(overrides, error)
+                problems.append(explain_override(culprit or "", error))
                 if culprit is None:
-                    problems.append(explain("", error))
-                    return None, problems
-                problems.append(explain(culprit, error))
-                words[:] = [word for word in words if word != culprit]
+                    return None
+                overrides[:] = [override for override in overrides if override != culprit]
 
-    def _blame(self, words: list[str], error: Exception) -> str | None:
-        """The word without which this error does not occur."""
-        for word in words:
+    def _blame(self, overrides: list[str], error: Exception) -> str | None:
+        """The override that causes the error: without it, the error does not occur."""
+        for override in overrides:
             try:
-                self._load([other for other in words if other != word])
+                self._load([other for other in overrides if other != override])
             except _LOADING_ERRORS as other_error:
                 if str(other_error) == str(error):
                     continue
-            return word
+            return override
         return None
 
-    def _load_once(self, words: list[str]) -> DictConfig:
-        """The same, to be read only: what is composed of the same words is not composed again."""
-        key = tuple(words)
+    def _load_once(self, overrides: list[str]) -> DictConfig:
+        """Like :meth:`_load`, cached by overrides: the result is shared and must not be changed."""
+        key = tuple(overrides)
         if key not in self._loaded:
-            self._loaded[key] = self._load(words)
+            self._loaded[key] = self._load(overrides)
         return self._loaded[key]
 
     def _load_option(self, group: str, option: str) -> DictConfig | None:
-        """What an option's own file says, without the files that come after it."""
+        """The content of an option's own file, without the files that are merged over it."""
         loaded = self.loader.load_configuration(
             config_name=f"{group}/{option}", overrides=[], run_mode=RunMode.RUN
         )
@@ -298,28 +297,28 @@ class Composer:
         if folder is None:
             return []
         choices = [f"{group}/{choice}" for group, choice in full.hydra.runtime.choices.items() if choice]
-        # Of several options of one group Hydra does not say which.
+        # For a group with several options Hydra does not report the choices.
         choices += [f"{TRACKERS.group}/{label}" for label in full.get(TRACKERS.group) or ()]
         found = [path for path in dict.fromkeys([*choices, "local"]) if (folder / f"{path}.yaml").is_file()]
         return [f"from ./conf: {', '.join(found)}"] if found else []
 
 
-def _chooses_several(word: str) -> bool:
-    _, key, value = word_rules.split(word)
+def _chooses_several(override: str) -> bool:
+    _, key, value = split_override(override)
     return key in COMPONENTS and value[:1] in ("[", "{")
 
 
-def _unchosen_trackers(full: DictConfig, words: Sequence[str]) -> list[Problem]:
-    """A problem for each word that sets something of a tracker that is not chosen. In a file it may wait."""
+def _unchosen_trackers(full: DictConfig, overrides: Sequence[str]) -> list[Problem]:
+    """A problem for each override of an argument of a tracker that is not chosen. A file may set it."""
     problems = []
-    for word in words:
-        group, _, rest = word_rules.split(word)[1].partition(".")
+    for override in overrides:
+        group, _, rest = split_override(override)[1].partition(".")
         label, _, argument = rest.partition(".")
         node = OmegaConf.select(full, f"{TRACKERS.group}.{label}") if group == TRACKERS.group else None
         if argument and isinstance(node, DictConfig) and "name" not in node and label in TRACKERS.names():
             problems.append(
                 Problem(
-                    f"{word.lstrip('+')}: this tracker is not chosen",
+                    f"{override.lstrip('+')}: this tracker is not chosen",
                     f"add tracker={label}; several are a list: tracker=[csv,tensorboard]",
                 )
             )
@@ -333,7 +332,7 @@ def without_hydra(full: DictConfig) -> DictConfig:
 
 
 def run_directory(composed: Composed) -> str:
-    """The run directory that the config asks for."""
+    """The run directory in the config."""
     HydraConfig.instance().set_config(composed.full)
     return str(composed.full.hydra.run.dir)
 

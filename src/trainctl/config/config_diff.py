@@ -1,4 +1,4 @@
-"""What differs between the config a run has and the one it is asked to go on with."""
+"""The differences between a run's config and the one that it is resumed with."""
 
 from __future__ import annotations
 
@@ -6,21 +6,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from trainctl.config.settings import show
+from trainctl.config.values import flatten
 from trainctl.errors import ConfigError, Problem
 from trainctl.registry import COMPONENTS, TRACKERS
+from trainctl.registry.constraints import show
 
 _HORIZON = ("train.epochs", "train.max_steps", "train.batch_size", "train.accumulate")
 
 
 @dataclass(frozen=True)
 class Change:
-    """One key whose value is another now.
+    """A key whose value is changed.
 
     Attributes:
-        key, before, after: the key as typed, what the run has, what is asked for.
-        inexact: why the run cannot go on as if it had always been so; empty where it can go on from here
-            exactly as asked.
+        key, before, after: the key as typed, its value in the run, its new value.
+        inexact: why the resumed run differs from one that had the new value from the start; empty where the
+            new value only matters from here on.
     """
 
     key: str
@@ -33,12 +34,16 @@ class Change:
 
 
 def find_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]:
-    """The keys that differ, in the order of the config, with what each means for a resumed run.
+    """The keys that differ, in the order of the config, with their meaning for a resumed run.
 
-    Both are whole configs, resolved to plain values. Raises ConfigError for another component: that is
-    another run.
+    Both are whole configs, resolved to plain values. Raises ConfigError for another component, with which a
+    run cannot be resumed.
     """
-    old, new = _flat(before), _flat(after)
+    # Without a chosen tracker its group is empty: there is nothing to compare.
+    old, new = (
+        {key: value for key, value in flatten(values).items() if key != TRACKERS.group}
+        for values in (before, after)
+    )
     names = [key for key in {**old, **new} if _chooses(key) and old.get(key) != new.get(key)]
     if names:
         raise ConfigError([_refused(key, old.get(key), new.get(key)) for key in names])
@@ -47,26 +52,26 @@ def find_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Ch
     if "model.freeze" in changed:
         frozen = Change("model.freeze", *changed["model.freeze"])
         raise ConfigError(
-            f"{frozen}: the optimizer's state is that of other parameters",
-            "train a new run with it; init_from=RUN starts it from this one's weights",
+            f"{frozen}: cannot be changed, the optimizer's state belongs to other parameters",
+            "train a new run with it; init_from=RUN starts from this run's weights",
         )
     return [Change(key, *pair, _inexact(key, new)) for key, pair in changed.items()]
 
 
 def require_allowed(changes: list[Change], *, allowed: bool) -> None:
-    """Raise ConfigError for changes that cannot be honoured exactly, unless they are ``allowed``."""
+    """Raise ConfigError for changes that make the resume inexact, unless they are ``allowed``."""
     inexact = [change for change in changes if change.inexact]
     if inexact and not allowed:
         raise ConfigError(
             [
-                Problem(f"{change}: {change.inexact}", "add --allow-change to go on all the same")
+                Problem(f"{change}: {change.inexact}", "add --allow-change to resume anyway")
                 for change in inexact
             ]
         )
 
 
 def _value(flat: Mapping[str, Any], key: str) -> Any:
-    """What ``key`` is: an argument that is not given has its default."""
+    """The value of ``key``; the default for an argument that is not given."""
     group, _, argument = key.partition(".")
     name = flat.get(f"{group}.name")
     if key in flat or group not in COMPONENTS or name is None:
@@ -84,46 +89,34 @@ def _chooses(key: str) -> bool:
 def _refused(key: str, before: Any, after: Any) -> Problem:
     group = key.partition(".")[0]
     return Problem(
-        f"{group}={after}: the run was trained with {group}={before}, and another {group} is another run",
-        "train a new one; init_from=RUN starts it from this one's weights",
+        f"{group}={after}: cannot resume with a different {group}, the run was trained with {group}={before}",
+        "train a new run with it; init_from=RUN starts from this run's weights",
     )
 
 
 def _inexact(key: str, new: Mapping[str, Any]) -> str:
+    """Why a change of ``key`` makes the resume inexact; "" where it does not."""
     group, scheduler = key.partition(".")[0], str(new.get("scheduler.name"))
-    if key in _HORIZON and {"total_steps", "steps_per_epoch"} & _supplied(scheduler):
-        return f"scheduler={scheduler} was planned over the whole run, and its course changes"
+    if key in _HORIZON and {"total_steps", "steps_per_epoch"} & COMPONENTS["scheduler"].takes(scheduler):
+        return (
+            f"scheduler={scheduler} depends on the length of the run: the learning rate so far was different"
+        )
     if group == "scheduler":
-        return "the learning rate so far followed another course"
+        return "the learning rate so far followed a different schedule"
     if key == "seed":
-        return "the order of the data and the random numbers so far came from another seed"
+        return "the order of the data and the random numbers so far came from a different seed"
     if group == "dataset":
-        return "the run so far saw other data"
+        return "the run so far was trained on different data"
     if key == "device":
-        return "another device rounds differently, and its random numbers are others"
+        return "another device rounds differently and has different random numbers"
     if key == "train.monitor" or (key == "train.metrics" and new.get("train.monitor") == "auto"):
-        return "the best checkpoint so far may have been chosen by another value"
+        return "the best checkpoint so far may have been chosen by a different metric"
     if key.partition("[")[0] == "plugins":
-        return "the run so far used other code"
+        return "the run so far used different code"
     if key == "train.ema" and new.get(key) is None:
-        return "training would go on from the averaged weights"
+        return "training would continue from the averaged weights"
     if key == "train.overfit_batches":
-        return "the run so far saw other batches"
+        return "the run so far was trained on different batches"
     if key == "init_from":
         return "it is read once, before the first step"
     return ""
-
-
-def _supplied(scheduler: str) -> set[str]:
-    """What of the run's length the scheduler's constructor asks for; all of it where that is not known."""
-    return COMPONENTS["scheduler"].asks_for(scheduler)
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
-        elif f"{prefix}{key}" != TRACKERS.group:  # none of them: nothing is set
-            flat[f"{prefix}{key}"] = value
-    return flat

@@ -1,4 +1,4 @@
-"""The command line's words, made friendly before Hydra's grammar sees them.
+"""Command-line overrides: their parts, what Hydra's grammar is given of them, and how people are shown them.
 
 ``lr=1e-3`` means ``optim.lr``; ``dataset.root=~/data`` and ``dataset.path=a=b.csv`` are paths, not
 expressions; an argument of a component may be set whether or not its YAML lists it, because the
@@ -27,34 +27,36 @@ PATH_KEYS = (
 """Keys whose values are paths: quoted for Hydra's grammar, with ``~`` expanded."""
 
 TEXT_KEYS = ("dataset.target", "dataset.delimiter", "tracker.mlflow.uri")
-"""Keys whose values are text that others chose: quoted, so that a column may be called ``length (cm)``."""
+"""Keys whose values are free text: quoted, so that a column may be called ``length (cm)``."""
 
-_WORD = re.compile(r"(?P<sign>\+\+|\+|~)?(?P<key>[^=]+)=(?P<value>.*)", re.DOTALL)
+_ASSIGNMENT = re.compile(r"(?P<sign>\+\+|\+|~)?(?P<key>[^=]+)=(?P<value>.*)", re.DOTALL)
 _NUMBER_OR_LIST = re.compile(r"-?\d+$|\[")
 
 
-def split(word: str) -> tuple[str, str, str]:
-    """``++optim.lr=0.1`` as its sign, key and value; ("", word, "") when it is no assignment."""
-    match = _WORD.fullmatch(word)
-    return (match["sign"] or "", match["key"], match["value"]) if match else ("", word.lstrip("+~"), "")
+def split_override(override: str) -> tuple[str, str, str]:
+    """``++optim.lr=0.1`` as its sign, key and value; ("", override, "") when it is no assignment."""
+    match = _ASSIGNMENT.fullmatch(override)
+    if match is None:
+        return "", override.lstrip("+~"), ""
+    return match["sign"] or "", match["key"], match["value"]
 
 
-def friendly(word: str, *, sweep: bool = False) -> str:
-    """One word as typed, as Hydra should see it.
+def to_hydra(override: str, *, sweep: bool = False) -> str:
+    """An override as typed, in the form that Hydra's grammar needs.
 
     In a sweep the commas of a path separate values, as they do everywhere else in a sweep.
     """
-    if _WORD.fullmatch(word) is None:
-        return f"~{ALIASES.get(word[1:], word[1:])}" if word.startswith("~") else word
-    sign, key, value = split(word)
+    if _ASSIGNMENT.fullmatch(override) is None:
+        return f"~{ALIASES.get(override[1:], override[1:])}" if override.startswith("~") else override
+    sign, key, value = split_override(override)
     key = ALIASES.get(key, key)
     if key == "name" and value:
-        value = quoted(value)
+        value = quote(value)
     if key == "plugins" and value and value[0] not in "[$'\"" and value != "null":
         value = f"[{value}]"
     if key in PATH_KEYS or (key in TEXT_KEYS and not _NUMBER_OR_LIST.match(value)):
         several = sweep and value[:1] not in ("'", '"')
-        value = ",".join(map(quoted, value.split(","))) if several else quoted(value)
+        value = ",".join(map(quote, value.split(","))) if several else quote(value)
     if sign != "~" and is_component_argument(key):
         sign = "++"
     return f"{sign}{key}={value}"
@@ -66,22 +68,22 @@ def is_component_argument(key: str) -> bool:
     return bool(dot and rest) and group in (*COMPONENTS, TRACKERS.group)
 
 
-def shown(word: str) -> str:
-    """A word for people: without its sign, with the short key where there is one."""
-    _, key, value = split(word)
+def to_display(override: str) -> str:
+    """An override for people: without its sign, with the short key where there is one."""
+    _, key, value = split_override(override)
     short = {full: alias for alias, full in ALIASES.items()}
     return f"{short.get(key, key)}={value}"
 
 
-def quoted(value: str) -> str:
-    """A path or a text for Hydra's grammar, with ``~`` expanded."""
+def quote(value: str) -> str:
+    """A path or a text in quotes for Hydra's grammar, with ``~`` expanded."""
     if not value or value[0] in "'\"" or value == "null" or value.startswith("${"):
         return value
     if value.startswith("~"):
         try:
             value = str(Path(value).expanduser())
         except RuntimeError:
-            raise ConfigError(f"{value}: there is no such user", "give the path from / on") from None
+            raise ConfigError(f"{value}: there is no such user", "give an absolute path") from None
     # In Hydra's quotes a quote is escaped, and so are the backslashes right before a quote.
     escaped = re.sub(r"(\\*)'", lambda found: found[1] * 2 + "\\'", value)
     escaped = re.sub(r"\\+$", lambda found: found[0] * 2, escaped)

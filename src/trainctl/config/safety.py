@@ -1,4 +1,4 @@
-"""Refuses configs that ask for something to be called."""
+"""Refuses configs that would have Hydra call something."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from trainctl.config.settings import show
 from trainctl.errors import Problem, UnsafeInputError
+from trainctl.registry.constraints import show
 
 _RESERVED = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_", "()")
 _HYDRA_CLASSES = ("hydra._internal.core_plugins.", "hydra.experimental.callbacks.", "hydra_plugins.")
 
 
 def refuse_unsafe(full: DictConfig) -> None:
-    """Raise UnsafeInputError where a config asks for something to be called.
+    """Raise UnsafeInputError where a config names something to call.
 
-    ``_target_`` and its kin have no meaning in trainctl; inside Hydra's own node they may name Hydra's and
-    its plugins' classes only. ``()`` is logging's way to call a factory.
+    ``_target_`` and its kin have no meaning in trainctl; inside Hydra's own node they may name the classes of
+    Hydra and its plugins only. ``()`` is logging's key for a factory.
     """
     values = OmegaConf.to_container(full, resolve=False)
     assert isinstance(values, dict)
@@ -47,8 +47,8 @@ def _find_calls(node: Any, path: str, problems: list[Problem]) -> None:
         if key in _RESERVED or (inside_hydra and key == "class"):
             problems.append(
                 Problem(
-                    f"{full}={show(value)}: refused, a config chooses components by name and calls nothing",
-                    "choose with GROUP=OPTION; code of your own goes under plugins=[./my_model.py]",
+                    f"{full}={show(value)}: refused, a config chooses by name and cannot call code",
+                    "choose with GROUP=OPTION; add your own code with plugins=[./my_model.py]",
                 )
             )
         else:

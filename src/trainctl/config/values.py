@@ -1,4 +1,4 @@
-"""A run's settings for people to look at: read fast, nothing imported, no signature looked at."""
+"""A run's settings for display and comparison: read fast, without imports and without checks."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from omegaconf import OmegaConf
 from omegaconf._utils import get_yaml_loader
 from omegaconf.errors import OmegaConfBaseException
 
-from trainctl.config.explain import first_line
+from trainctl.config.hydra_errors import first_line
 from trainctl.config.safety import refuse_calls
 from trainctl.errors import ConfigError
 from trainctl.paths import conf_directory
-from trainctl.runs import directory as rundir
+from trainctl.runs.record import refuse_nested_yaml
 
 # OmegaConf's own way to read scalars (1e-3 is a number), on the parser in C: 0.4 ms a config instead of 5.
 _Fast = type(
@@ -29,35 +29,35 @@ _Fast = type(
 def read_values(path: Path) -> dict[str, Any]:
     """The settings in the config file of a run, flat: ``{"optim.lr": 0.001, "seed": 1}``; a list is a value.
 
-    A reference to another setting is followed. One to the environment stays as it is written: what it leads
-    to now need not be what the run had, and may be a secret. So does one that leads nowhere.
+    References to other settings are resolved. References to the environment stay as written: the value may
+    have changed since the run, and may be a secret. So do references that cannot be resolved.
 
-    Raises ConfigError for what is no run's config, UnsafeInputError for ``_target_`` and its kin.
+    Raises ConfigError for a file that is not a run's config, UnsafeInputError for ``_target_`` and its kin.
     """
     try:
         return parse_values(path.read_bytes(), str(path))
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror or error}", "give the directory of a run") from error
+        raise ConfigError(f"{path}: {error.strerror or error}", "give a run directory") from error
 
 
 def parse_values(content: bytes, where: str) -> dict[str, Any]:
-    """The same for what stands in ``where``."""
-    rundir.refuse_endless(content, where)
+    """The same for the file's content; ``where`` names it in messages."""
+    refuse_nested_yaml(content, where)
     try:
         values = yaml.load(content, _Fast)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{where}: {first_line(error)}", "give the directory of a run") from error
+        raise ConfigError(f"{where}: {first_line(error)}", "give a run directory") from error
     if not isinstance(values, dict):
-        raise ConfigError(f"{where}: not a run's config", "give the directory of a run")
+        raise ConfigError(f"{where}: not a run's config", "give a run directory")
     refuse_calls(values)
-    return _flat(_followed(values) if b"${" in content else values)
+    return flatten(_resolved(values) if b"${" in content else values)
 
 
 @cache
 def base_values() -> Mapping[str, Any]:
-    """The values of trainctl's own base config, flat, components aside.
+    """The values of trainctl's own base config, flat, without components.
 
-    They are what a run had that was made before a key was: what is new is off, or as it always was.
+    They complete the config of a run that is older than a key: a new key's default keeps the old behaviour.
     """
     folder = conf_directory()
     values = read_values(folder / "config.yaml")
@@ -66,39 +66,33 @@ def base_values() -> Mapping[str, Any]:
     return values
 
 
-def _followed(values: dict[str, Any]) -> dict[str, Any]:
-    """``values`` with references to other settings followed, all others as they are written."""
+def _resolved(values: dict[str, Any]) -> dict[str, Any]:
+    """``values`` with references to other settings resolved, all others as written."""
     try:
         tree = OmegaConf.create(_escaped(values))
     except OmegaConfBaseException:
         return values
-    try:
-        followed = OmegaConf.to_container(tree, resolve=True)
-    except OmegaConfBaseException:
-        followed = _each(tree, values)
-    assert isinstance(followed, dict)
-    return {str(key): value for key, value in followed.items()}
+    return _resolve_each(tree, values)
 
 
-def _each(tree: Any, values: dict[str, Any]) -> dict[str, Any]:
-    """The same one by one, so that one that leads nowhere does not keep the others from being followed."""
-    followed: dict[str, Any] = {}
+def _resolve_each(tree: Any, values: dict[str, Any]) -> dict[str, Any]:
+    """Resolve one value at a time: one that fails must not keep the others from being resolved."""
+    resolved: dict[str, Any] = {}
     for key, value in values.items():
         try:
+            node = tree[key]
             if isinstance(value, dict):
-                followed[key] = _each(tree[key], value)
+                resolved[str(key)] = _resolve_each(node, value)
             else:
-                node = tree[key]
-                followed[key] = (
-                    OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
-                )
+                plain = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+                resolved[str(key)] = plain
         except OmegaConfBaseException:
-            followed[key] = value
-    return followed
+            resolved[str(key)] = value
+    return resolved
 
 
 def _escaped(node: Any) -> Any:
-    """``node`` with every text that a resolver would have to work out made plain text."""
+    """``node`` with every call of a resolver escaped, so that it stays text."""
     if isinstance(node, dict):
         return {key: _escaped(value) for key, value in node.items()}
     if isinstance(node, list):
@@ -107,11 +101,12 @@ def _escaped(node: Any) -> Any:
     return node.replace("${", "\\${") if calls else node
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted key: ``{"optim": {"lr": 1}}`` is ``{"optim.lr": 1}``."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        if isinstance(value, dict) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
         else:
             flat[f"{prefix}{key}"] = value
     return flat

@@ -20,11 +20,10 @@ from annotated_types import Ge, Le, Len
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
-from trainctl.config.settings import describe, show
 from trainctl.data.sampler import derived_seed
 from trainctl.data.types import AnySplit, ItemSplit, Split
 from trainctl.errors import ConfigError, Problem, TrainctlError, nearest
-from trainctl.registry.constraints import Count, NonNegativeInt
+from trainctl.registry.constraints import Count, NonNegativeInt, describe, show
 from trainctl.registry.signature import from_object
 
 _Chance = Annotated[float, Ge(0), Le(1)]

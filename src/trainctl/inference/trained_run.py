@@ -10,17 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainctl.checkpoint.format import Content, folder_name, newest_valid
-from trainctl.checkpoint.format import read as read_checkpoint
+from trainctl.checkpoint.format import CheckpointData, folder_name, read_checkpoint
+from trainctl.checkpoint.retention import newest_valid
 from trainctl.components.tasks._base import Task, task_named
 from trainctl.config.settings import Config
-from trainctl.config.stored import read_config
+from trainctl.config.stored_config import read_config
 from trainctl.data import Data
 from trainctl.data.preprocessing import first_samples, make_transform
 from trainctl.errors import CheckpointError, ConfigError
 from trainctl.registry import TASKS, plugins
 from trainctl.registry.protocols import Model
-from trainctl.runs.directory import find, is_training, read_record
+from trainctl.runs.directory import find, is_training
+from trainctl.runs.record import read_record
 from trainctl.training import runtime
 from trainctl.training.construct import build_model
 from trainctl.training.prepare_data import build_data, data_fingerprint
@@ -48,7 +49,7 @@ class Trained:
     record: Mapping[str, Any]
     config: Config
     checkpoint: Path
-    content: Content
+    content: CheckpointData
     model: Model
     device: torch.device
     task: Task
@@ -161,7 +162,7 @@ def load_run(
     )
 
 
-def _choose(directory: Path, record: Mapping[str, Any], which: str) -> tuple[Path, Content, list[str]]:
+def _choose(directory: Path, record: Mapping[str, Any], which: str) -> tuple[Path, CheckpointData, list[str]]:
     """The checkpoint, its content, and notices about damaged ones.
 
     There is no substitute for a damaged best checkpoint; for a damaged newest one it is the newest valid one,
@@ -180,7 +181,7 @@ def _choose(directory: Path, record: Mapping[str, Any], which: str) -> tuple[Pat
     try:
         chosen, content, broken = newest_valid(folder)
     except CheckpointError:
-        # A running run replaces its checkpoints: one that was listed may be gone when it is read.
+        # A run that goes on replaces its checkpoints: what was listed may be gone when it is read.
         if not is_training(directory):
             raise
         chosen, content, broken = newest_valid(folder)
@@ -210,7 +211,7 @@ def _no_checkpoint(directory: Path, record: Mapping[str, Any]) -> CheckpointErro
     )
 
 
-def _state_of(directory: Path, record: Mapping[str, Any], content: Content) -> list[str]:
+def _state_of(directory: Path, record: Mapping[str, Any], content: CheckpointData) -> list[str]:
     """A notice about a run that is not done."""
     status, reason = record.get("status"), record.get("reason")
     if status == "done":
@@ -246,7 +247,7 @@ def _device_of(config: Config, record: Mapping[str, Any]) -> tuple[torch.device,
     return device, notices
 
 
-def _described(chosen: Path, content: Content) -> dict[str, Any]:
+def _described(chosen: Path, content: CheckpointData) -> dict[str, Any]:
     """A checkpoint's description of its data. Raises CheckpointError where it is damaged."""
     try:
         data = content.state["data"]

@@ -8,7 +8,7 @@ Adding a component means adding a file that registers its own name:
     @MODELS.register("my_net")
     class MyNet(nn.Module): ...
 
-The same lines in a file of one's own, named under ``plugins:``, add a component from outside.
+The same lines in a user's own file, listed under ``plugins:``, add a component without changing trainctl.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 from trainctl.errors import ConfigError, nearest
 from trainctl.registry.constraints import Count, Fraction, NonNegativeInt, Seed
 from trainctl.registry.signature import REQUIRED, Parameter, Signature, from_object, from_source
-from trainctl.registry.torch_classes import Family
+from trainctl.registry.torch_classes import TorchClasses
 
 _SOURCE = Path(__file__).parents[1]
 _ROOMS = ("components", "lessons")
@@ -42,9 +42,9 @@ class Registry:
         group: the config group and the key people type (``optim``).
         noun: what a member is called in messages (``optimizer``).
         package: the name of the folder whose files are the members, in ``components`` and in ``lessons``.
-        supplied: arguments that trainctl fills in itself; a config may not set them.
-        common: arguments that every member accepts although no constructor names them.
-        family: the members are also the classes of torch in the package's ``_family.py``.
+        supplied: constructor arguments that trainctl passes itself; a config may not set them.
+        common: arguments that a config may set for every member, handled outside the constructor.
+        torch_classes: the members include the classes of torch in the package's ``_torch_classes.py``.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Registry:
         package: str,
         supplied: tuple[str, ...] = (),
         common: Mapping[str, Parameter] | None = None,
-        family: bool = False,
+        torch_classes: bool = False,
     ) -> None:
         self.group = group
         self.noun = noun
@@ -63,13 +63,13 @@ class Registry:
         self._package = package
         self._folders = [folder for room in _ROOMS if (folder := _SOURCE / room / package).is_dir()]
         self._entries: dict[str, _Entry] = {}
-        self._has_family = family
+        self._has_torch_classes = torch_classes
 
     def register(self, name: str, *, wraps: Callable[..., Any] | None = None) -> Callable[[C], C]:
         """Class or function decorator: make the object selectable as ``name``.
 
-        ``wraps`` names the callable that receives the object's ``**kwargs``, whose signature then counts.
-        Raises ConfigError when another object already has the name.
+        ``wraps`` is the callable that receives the object's ``**kwargs``: its arguments can be set too.
+        Raises ConfigError when the name is taken.
         """
 
         def decorate(component: C) -> C:
@@ -77,7 +77,7 @@ class Registry:
             taken_by = known.component.__module__ if known else self._own_module(name)
             if taken_by is not None and taken_by != component.__module__:
                 raise ConfigError(
-                    f"{component.__module__} registers the {self.noun} {name!r}, which {taken_by} defines",
+                    f"{component.__module__} registers the {self.noun} {name!r}, a name taken by {taken_by}",
                     "register it under another name",
                 )
             self._entries[name] = _Entry(component, wraps)
@@ -86,19 +86,19 @@ class Registry:
         return decorate
 
     @property
-    def _family(self) -> Family:
-        if not self._has_family:
-            return _NO_FAMILY
-        family: Family = importlib.import_module(f"trainctl.components.{self._package}._family").FAMILY
-        return family
+    def _torch_classes(self) -> TorchClasses:
+        if not self._has_torch_classes:
+            return _NO_TORCH_CLASSES
+        module = importlib.import_module(f"trainctl.components.{self._package}._torch_classes")
+        found: TorchClasses = module.TORCH_CLASSES
+        return found
 
     def _own_module(self, name: str) -> str | None:
-        if name in self._family.members:
-            return f"torch.{self._family.members[name].module}"
+        """The dotted name of the module that defines trainctl's own member ``name``, or None."""
+        if name in self._torch_classes.members:
+            return f"torch.{self._torch_classes.members[name].module}"
         path = self._own_file(name)
-        return (
-            None if path is None else ".".join(("trainctl", *path.relative_to(_SOURCE).with_suffix("").parts))
-        )
+        return None if path is None else _module_of(path)
 
     def _own_names(self) -> list[str]:
         return sorted(path.stem for folder in self._folders for path in folder.glob("[!_]*.py"))
@@ -110,32 +110,32 @@ class Registry:
         return next((path for folder in self._folders if (path := folder / f"{name}.py").is_file()), None)
 
     def names(self) -> list[str]:
-        """All names that can be chosen, sorted; imports nothing."""
-        return sorted({*self._own_names(), *self._entries, *self._family.members})
+        """All names that can be chosen, sorted. Imports nothing."""
+        return sorted({*self._own_names(), *self._entries, *self._torch_classes.members})
 
     def foreign(self) -> list[str]:
-        """The names that plugins have registered, sorted."""
-        return sorted(set(self._entries) - set(self._own_names()) - set(self._family.members))
+        """The names registered by plugins, sorted."""
+        return sorted(set(self._entries) - set(self._own_names()) - set(self._torch_classes.members))
 
     def load(self, name: str) -> Callable[..., Any]:
         """The class or function registered as ``name``; imports its file.
 
-        Raises ConfigError naming the nearest member when there is none.
+        Raises ConfigError naming the closest member when there is none.
         """
         path = self._own_file(name)
         if name not in self._entries and path is not None:
             importlib.import_module(_module_of(path))
         if name not in self._entries:
-            if name not in self._family.members:
+            if name not in self._torch_classes.members:
                 raise self.unknown(name)
-            self._entries[name] = _Entry(self._family.component(name), None)
+            self._entries[name] = _Entry(self._torch_classes.component(name), None)
         return self._entries[name].component
 
     def signature(self, name: str) -> Signature:
-        """The arguments a config may set, and the docstring; imports nothing that is not imported yet."""
+        """The arguments that a config may set, and the docstring. Imports nothing."""
         entry = self._entries.get(name)
-        if name in self._family.members:
-            signature = self._family.signature(name)
+        if name in self._torch_classes.members:
+            signature = self._torch_classes.signature(name)
         elif entry is not None:
             signature = from_object(entry.component, entry.wraps)
         elif (path := self._own_file(name)) is not None:
@@ -145,34 +145,31 @@ class Registry:
         own = [parameter for parameter in signature.parameters if parameter.name not in self.supplied]
         return Signature((*own, *self.common.values()), signature.doc)
 
-    def asks_for(self, name: str) -> set[str]:
-        """Which of the supplied arguments the constructor asks for; imports nothing of trainctl's own."""
+    def takes(self, name: str) -> frozenset[str]:
+        """The supplied arguments that the constructor takes; imports none of trainctl's own modules."""
         entry = self._entries.get(name)
         if entry is None and (path := self._own_file(name)) is not None:
-            return set(self.supplied & set(from_source(path, name).names))
-        return set(self.takes(name))
-
-    def takes(self, name: str) -> frozenset[str]:
-        """Which of the supplied arguments the constructor asks for."""
+            return self.supplied & set(from_source(path, name).names)
         self.load(name)
         entry = self._entries[name]
         return self.supplied & set(from_object(entry.component, entry.wraps).names)
 
     def summary(self, name: str) -> str:
-        """One line on a member."""
-        member = self._family.members.get(name)
+        """A member in one line."""
+        member = self._torch_classes.members.get(name)
         return member.summary if member else self.signature(name).summary
 
     @property
     def refused(self) -> Mapping[str, str]:
-        """Names that cannot serve, with the reason."""
-        return self._family.refused
+        """Names of torch that cannot be used here, with the reason."""
+        return self._torch_classes.refused
 
     def unknown(self, name: str) -> ConfigError:
-        """The error for a name that is not here, or that cannot serve."""
-        if name in self._family.refused:
+        """The error for a name that does not exist, or that is refused."""
+        if name in self._torch_classes.refused:
             return ConfigError(
-                f"{self.group}={name}: {self._family.refused[name]}", f"there are: {', '.join(self.names())}"
+                f"{self.group}={name}: {self._torch_classes.refused[name]}",
+                f"there are: {', '.join(self.names())}",
             )
         close = nearest(name, self.names())
         remedy = f"did you mean {self.group}.name={close}? " if close else ""
@@ -182,7 +179,7 @@ class Registry:
         )
 
 
-_NO_FAMILY = Family({}, (), {}, lambda component, member: component)
+_NO_TORCH_CLASSES = TorchClasses({}, (), {}, lambda component, member: component)
 
 
 def _module_of(path: Path) -> str:
@@ -200,14 +197,14 @@ MODELS = Registry(
     supplied=("input_shape", "output_size"),
     common=_common(Parameter("freeze", list[str], ())),
 )
-LOSSES = Registry("loss", "loss", "losses", supplied=("class_counts",), family=True)
-OPTIMS = Registry(
+LOSSES = Registry("loss", "loss", "losses", supplied=("class_counts",), torch_classes=True)
+OPTIMIZERS = Registry(
     "optim",
     "optimizer",
     "optimizers",
     supplied=("parameters",),
     common=_common(Parameter("no_decay", list[str], ())),
-    family=True,
+    torch_classes=True,
 )
 SCHEDULERS = Registry(
     "scheduler",
@@ -239,9 +236,10 @@ TASKS = Registry("task", "task", "tasks")
 TRACKERS = Registry("tracker", "tracker", "trackers", common=_common(Parameter("every", Count, 1)))
 
 COMPONENTS: dict[str, Registry] = {
-    registry.group: registry for registry in (MODELS, LOSSES, OPTIMS, SCHEDULERS, DATASETS, LOADERS, LOOPS)
+    registry.group: registry
+    for registry in (MODELS, LOSSES, OPTIMIZERS, SCHEDULERS, DATASETS, LOADERS, LOOPS)
 }
-"""The registries whose member a config group chooses, by group."""
+"""The registries of which a config chooses one member, by config group."""
 
 __all__ = [
     "COMPONENTS",
@@ -251,7 +249,7 @@ __all__ = [
     "LOSSES",
     "METRICS",
     "MODELS",
-    "OPTIMS",
+    "OPTIMIZERS",
     "REQUIRED",
     "SCHEDULERS",
     "TASKS",

@@ -1,4 +1,4 @@
-"""Classes of torch that serve as they are: a table of names instead of a file each.
+"""Classes of torch that are used as they are: a table of names instead of a file each.
 
 The table is free of torch; signatures are read from torch's own source, so listing and checking stay fast.
 """
@@ -17,14 +17,14 @@ from trainctl.registry.signature import Parameter, Signature, from_source
 
 
 @dataclass(frozen=True)
-class Member:
+class TorchClass:
     """One class of torch.
 
     Attributes:
         module: where the class is defined, below ``torch``, dotted.
         name: its class name.
         summary: one line for ``ls``.
-        note: what distinguishes it for the family's ``make``.
+        note: passed on to ``make``.
     """
 
     module: str
@@ -34,21 +34,21 @@ class Member:
 
 
 @dataclass(frozen=True)
-class Family:
-    """A table of members with what they have in common.
+class TorchClasses:
+    """A table of classes with what they have in common.
 
     Attributes:
         members: by the name people type.
-        hidden: arguments that a config may not set, because trainctl decides them.
-        types: the type of arguments whose annotation in torch says less than is known.
-        refused: names of torch that cannot serve, with the reason.
-        make: turns the class of torch into the component; gets the class and the member.
+        hidden: arguments that a config may not set.
+        types: types of arguments that are more precise than torch's annotations.
+        refused: names of torch that cannot be used here, with the reason.
+        make: makes the component from the class of torch and its entry.
     """
 
-    members: Mapping[str, Member]
+    members: Mapping[str, TorchClass]
     hidden: tuple[str, ...]
     types: Mapping[str, Any]
-    make: Callable[[type, Member], Callable[..., Any]]
+    make: Callable[[type, TorchClass], Callable[..., Any]]
     refused: Mapping[str, str] = field(default_factory=dict)
 
     def signature(self, name: str) -> Signature:
@@ -68,7 +68,7 @@ class Family:
         return self.make(getattr(importlib.import_module(f"torch.{member.module}"), member.name), member)
 
 
-def _public(member: Member) -> str:
+def _public(member: TorchClass) -> str:
     return f"{member.module.split('.')[0]}.{member.name}"
 
 

@@ -16,20 +16,20 @@ import torch
 from torch import Tensor, nn
 
 from trainctl.analysis.differences import compare
-from trainctl.checkpoint import format as checkpoint
-from trainctl.checkpoint.format import Content
+from trainctl.checkpoint.format import CheckpointData, folder_name, read_checkpoint
 from trainctl.cli.commands.resume import make_request
 from trainctl.config.composer import Composed, Composer
-from trainctl.config.overrides import friendly, is_component_argument, shown, split
+from trainctl.config.overrides import is_component_argument, split_override, to_display, to_hydra
 from trainctl.config.settings import Component, Config
-from trainctl.config.stored import stored_files
+from trainctl.config.stored_config import stored_files
 from trainctl.errors import CheckpointError, ConfigError, MissingDataError, NotLearnedError, TrainctlError
 from trainctl.inference import evaluate as scoring
 from trainctl.inference import export as exporting
 from trainctl.inference.trained_run import Trained, load_run
 from trainctl.registry import COMPONENTS, TRACKERS, plugins
-from trainctl.runs import directory as rundir
 from trainctl.runs import metrics_file
+from trainctl.runs.directory import claim
+from trainctl.runs.record import read_record
 from trainctl.smoke.cases import Case
 from trainctl.smoke.compatible_configs import partners, target_kind
 from trainctl.smoke.made_up import Form, images, stand_ins
@@ -63,7 +63,7 @@ class _Keep(Hook):
 
     name = "smoke"
 
-    content: Content | None = None
+    content: CheckpointData | None = None
 
     def __init__(self, built: Built) -> None:
         self.built = built
@@ -102,7 +102,7 @@ class Life:
     composed: Composed = field(init=False)
     built: Built = field(init=False)
     trained: Trained = field(init=False)
-    content: Content | None = field(init=False)
+    content: CheckpointData | None = field(init=False)
     words: tuple[str, ...] = ()
     used: Path = field(init=False)
     notes: set[str] = field(default_factory=set)
@@ -179,10 +179,10 @@ class Life:
         chosen = [*self.case.words, *words, *replacing]
         # A list of trackers of somebody's own would write to a server of theirs.
         off = [] if self.case.group == TRACKERS.group else [f"{TRACKERS.group}=none"]
-        fixed = [word for word in self.settings if not is_component_argument(split(word)[1])]
-        composed = self.composer.compose([*map(friendly, chosen), *off, *SETTINGS, *fixed])
+        fixed = [word for word in self.settings if not is_component_argument(split_override(word)[1])]
+        composed = self.composer.compose([*map(to_hydra, chosen), *off, *SETTINGS, *fixed])
         more = [word for word in self.settings if word not in fixed and _takes(composed.config, word)]
-        typed = {key: value for _, key, value in map(split, more)}
+        typed = {key: value for _, key, value in map(split_override, more)}
         limit, window = typed.get("dataset.limit", str(LIMIT)), _window(composed.config)
         if limit.isdecimal() and int(limit) < window:
             more.append(f"++dataset.limit={window}")
@@ -197,14 +197,14 @@ class Life:
                 if part.arguments.get("weights"):
                     more.append(f"++{part.group}.weights=null")
                     self._note("without the trained weights, which would be downloaded")
-        more += map(friendly, replacing)
+        more += map(to_hydra, replacing)
         if more:
-            composed = self.composer.compose([*map(friendly, chosen), *off, *SETTINGS, *fixed, *more])
+            composed = self.composer.compose([*map(to_hydra, chosen), *off, *SETTINGS, *fixed, *more])
         self.words = tuple(words)
         return composed
 
     def _partners(self) -> Iterator[tuple[str, ...]]:
-        _, key, value = split(self.case.words[0])
+        _, key, value = split_override(self.case.words[0])
         name = value.strip("[]") if key == "train.metrics" else value
         for words in partners(self.case, name):
             if any("{images}" in word for word in words):
@@ -229,7 +229,7 @@ class Life:
             if note:
                 self._note(note)
             if self.words:
-                self._note(f"with {' '.join(map(shown, map(_short, self.words)))}")
+                self._note(f"with {' '.join(map(to_display, map(_short, self.words)))}")
             return
         assert first is not None
         if isinstance(first, _UnknownFormError):
@@ -286,20 +286,20 @@ class Life:
         failed = [state for state in (record.get("trackers") or {}).values() if "failed" in state]
         if failed:
             raise _FailedError(f"tracker {failed[0]}")
-        saved = checkpoint.read(self._checkpoint(self.used, STEPS))
-        checkpoint.read(self._checkpoint(self.used, 1))
+        saved = read_checkpoint(self._checkpoint(self.used, STEPS))
+        read_checkpoint(self._checkpoint(self.used, 1))
         assert self.content is not None
         if (found := compare(saved, self.content)) is not None:
             raise _FailedError(f"what was saved is not what the same two steps gave before: {found}")
 
     def _run(self, directory: Path) -> dict[str, Any]:
-        rundir.claim(directory, named=True)
+        claim(directory, named=True)
         stored = stored_files(self.composed)
         request = Request(self.composed.config, stored, directory, (), _COMMAND, latest=False)
         return _finished(request)
 
     def _checkpoint(self, directory: Path, step: int) -> Path:
-        return directory / "checkpoints" / checkpoint.folder_name(step)
+        return directory / "checkpoints" / folder_name(step)
 
     # ------------------------------------------------------------------ kill, resume, compare
 
@@ -309,7 +309,7 @@ class Life:
         if code != -signal.SIGKILL:
             reason = "it did not begin"
             with contextlib.suppress(ConfigError):
-                reason = rundir.read_record(self.folder / "killed").get("reason") or "it went to its end"
+                reason = read_record(self.folder / "killed").get("reason") or "it went to its end"
             raise _FailedError(f"its process ended with exit code {code} before it could be killed: {reason}")
         if not self._checkpoint(self.folder / "killed", 1).is_dir():
             raise _FailedError("it was killed after its first step, whose checkpoint is not there")
@@ -336,7 +336,7 @@ class Life:
         for step in range(1, STEPS + 1):
             losses = [each.steps.get(step, {}).get("train/loss") for each in (one, other)]
             _same(f"loss of step {step}", *losses)
-        whole, resumed = (checkpoint.read(self._checkpoint(run, STEPS)) for run in runs)
+        whole, resumed = (read_checkpoint(self._checkpoint(run, STEPS)) for run in runs)
         if (found := compare(whole, resumed)) is not None:
             raise _FailedError(f"resumed, it is not the uninterrupted run: {found}")
         before, after = (each.evaluations.get(STEPS, {}) for each in (one, other))
@@ -391,7 +391,7 @@ def _settings(component: Component) -> tuple[str, list[tuple[str, Any]]]:
 
 def _takes(config: Config, word: str) -> bool:
     """Whether the component that ``config`` has chosen takes the argument that ``word`` sets."""
-    group, _, rest = split(word)[1].partition(".")
+    group, _, rest = split_override(word)[1].partition(".")
     if group not in COMPONENTS:
         return True
     name = getattr(config, group).name
@@ -417,7 +417,7 @@ def _finished(request: Request) -> dict[str, Any]:
     try:
         return train(request, Silent())
     except NotLearnedError:
-        return rundir.read_record(request.directory)
+        return read_record(request.directory)
 
 
 def _same(what: str, uninterrupted: object, resumed: object) -> None:

@@ -15,10 +15,11 @@ from typing import Any
 import numpy
 
 from trainctl.components.tasks._base import Task, task_named
-from trainctl.config.settings import Component, show
+from trainctl.config.settings import Component
 from trainctl.data.tables.text import choose_delimiter
 from trainctl.errors import MissingDataError
 from trainctl.registry import TASKS
+from trainctl.registry.constraints import show
 
 _ROWS = 96
 _CLASSES = ("circle", "cross", "square", "star", "ring", "moon", "arrow", "wave", "spiral", "heart")

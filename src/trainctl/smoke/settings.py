@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from trainctl.config.overrides import ALIASES, split
+from trainctl.config.overrides import ALIASES, split_override
 from trainctl.errors import ConfigError, Problem
 
 STEPS = 2
@@ -39,10 +39,10 @@ _FIXED = {
 
 def refuse(typed: Sequence[str]) -> None:
     """Raise ConfigError for typed words with which every config would fail, whatever it is worth."""
-    values = {ALIASES.get(key, key): value for _, key, value in map(split, typed)}
+    values = {ALIASES.get(key, key): value for _, key, value in map(split_override, typed)}
     problems = []
     for word in typed:
-        _, key, value = split(word)
+        _, key, value = split_override(word)
         full = ALIASES.get(key, key)
         fixed = full if full in _FIXED else full.partition(".")[0] if "." in full else ""
         if fixed in _FIXED and f"{full}={value}" not in SETTINGS:

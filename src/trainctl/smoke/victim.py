@@ -7,8 +7,8 @@ import signal
 from collections.abc import Mapping
 from pathlib import Path
 
-from trainctl.config.stored import parse_config
-from trainctl.runs import directory as rundir
+from trainctl.config.stored_config import parse_config
+from trainctl.runs.directory import claim
 from trainctl.training.display import Progress, Silent
 from trainctl.training.request import Request
 from trainctl.training.startup import importing
@@ -35,5 +35,5 @@ class _Kill(Silent):
 def die(directory: Path, stored: Mapping[str, str], command: str) -> None:
     """Begin the run that ``stored`` describes, in ``directory``, and be killed in it."""
     config = parse_config(stored["config.yaml"], "the config", lambda named: None)
-    rundir.claim(directory, named=True)
+    claim(directory, named=True)
     train(Request(config, stored, directory, (), command, latest=False), _Kill())

@@ -11,10 +11,10 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from trainctl.config.composer import Composed, Composer
-from trainctl.config.jobs import compose_jobs
-from trainctl.config.overrides import shown
+from trainctl.config.overrides import to_display
 from trainctl.config.settings import Config
-from trainctl.config.stored import stored_files
+from trainctl.config.stored_config import stored_files
+from trainctl.config.sweep_jobs import compose_jobs
 from trainctl.errors import ConfigError, Problem
 from trainctl.registry import plugins
 from trainctl.sweep.ledger import Job
@@ -122,7 +122,7 @@ def job_key(composed: Composed) -> str:
 
 def label(words: Sequence[str], common: Sequence[str]) -> str:
     """What makes a job different from the others."""
-    return " ".join(shown(word) for word in words if word not in common) or "the default config"
+    return " ".join(to_display(word) for word in words if word not in common) or "the default config"
 
 
 def _common(jobs: Sequence[Sequence[str]]) -> tuple[str, ...]:

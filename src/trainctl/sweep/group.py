@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from trainctl.errors import TrainctlError
-from trainctl.runs import directory as rundir
+from trainctl.runs.record import now, read_record
 from trainctl.sweep.job import Beating, outcome, prepare
 from trainctl.sweep.ledger import Job, Ledger, Row, here
 from trainctl.training.interrupts import Stopped
@@ -44,7 +44,7 @@ def run_group(
             if before.state == "done":
                 continue
             failed_with = before.exit_code if before.state == "failed" else None
-            row = Row(state="running", attempts=before.attempts + 1, started=rundir.now(), step=before.step)
+            row = Row(state="running", attempts=before.attempts + 1, started=now(), step=before.step)
             ledger.write(job, here(row))
             beats[job.number] = Beating(ledger, job, here(row), every=_BEAT_EVERY)
             try:
@@ -53,7 +53,7 @@ def run_group(
                 results[job.number] = error
                 continue
             if request is None:
-                results[job.number] = rundir.read_record(ledger.directory_of(job))
+                results[job.number] = read_record(ledger.directory_of(job))
             else:
                 requests[job.number] = request
         if requests:
@@ -75,6 +75,6 @@ def run_group(
         ended, told = outcome(results.get(job.number, ended_all))
         stopped = stopped or told
         seconds = round(time.monotonic() - started, 3)
-        ledger.write(job, here(beat.row, **ended, ended=rundir.now(), seconds=seconds))
+        ledger.write(job, here(beat.row, **ended, ended=now(), seconds=seconds))
     if stopped is not None:
         raise Stopped(stopped)

@@ -20,8 +20,9 @@ from trainctl.errors import (
     InterruptedRunError,
     TrainctlError,
 )
-from trainctl.runs import directory as rundir
 from trainctl.runs import files
+from trainctl.runs.directory import claim, lock
+from trainctl.runs.record import now, read_record
 from trainctl.sweep.ledger import Job, Ledger, Row, here
 from trainctl.sweep.pruning import pruning_hooks
 from trainctl.training.display import Display, Progress, Silent, Source
@@ -49,13 +50,13 @@ def run_job(
         return row
     failed_with = row.exit_code if row.state == "failed" else None
     started = time.monotonic()
-    row = here(Row(state="running", attempts=row.attempts + 1, started=rundir.now(), step=row.step))
+    row = here(Row(state="running", attempts=row.attempts + 1, started=now(), step=row.step))
     ledger.write(job, row)
     beating = Beating(ledger, job, row, display)
     result: dict[str, Any] | BaseException
     try:
         request = prepare(ledger, job, command, failed_with=failed_with, trust_plugins=trust_plugins)
-        result = train(request, beating) if request else rundir.read_record(ledger.directory_of(job))
+        result = train(request, beating) if request else read_record(ledger.directory_of(job))
     except (Exception, KeyboardInterrupt) as error:
         result = error
     except Stopped as error:
@@ -64,7 +65,7 @@ def run_job(
     finally:
         beating.stop()
     ended, stopped = outcome(result)
-    row = here(beating.row, **ended, ended=rundir.now(), seconds=round(time.monotonic() - started, 3))
+    row = here(beating.row, **ended, ended=now(), seconds=round(time.monotonic() - started, 3))
     ledger.write(job, row)
     if stopped is not None:
         raise Stopped(stopped)
@@ -95,7 +96,7 @@ def prepare(
     A directory that is started anew is set aside, not deleted.
     """
     from trainctl.cli.commands.resume import make_request
-    from trainctl.config.stored import parse_config
+    from trainctl.config.stored_config import parse_config
 
     directory = ledger.directory_of(job)
     if (directory / "run.json").exists():
@@ -114,7 +115,7 @@ def prepare(
     elif directory.exists() and any(directory.iterdir()):
         set_aside(directory)
     config = parse_config(job.files["config.yaml"], f"job {job.number}", lambda named: None)
-    rundir.claim(directory, named=True)
+    claim(directory, named=True)
     hooks = pruning_hooks(ledger, job)
     return Request(config, job.files, directory, job.notices, command, latest=False, hooks=hooks)
 
@@ -124,7 +125,7 @@ def _wait_for(directory: Path) -> None:
     until = time.monotonic() + _WAIT_FOR_LOCK
     while True:
         try:
-            with rundir.lock(directory):
+            with lock(directory):
                 return
         except DirectoryTakenError:
             if time.monotonic() > until:
@@ -213,7 +214,7 @@ class Beating:
 def locked_sweep(directory: Path) -> Iterator[None]:
     """Be the only process that runs the sweep in ``directory``. Raises DirectoryTakenError (exit 7)."""
     try:
-        with rundir.lock(directory):
+        with lock(directory):
             yield
     except DirectoryTakenError as error:
         if str(error).startswith(str(directory) + ":"):

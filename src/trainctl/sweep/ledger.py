@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from trainctl.errors import ConfigError, TrainctlError
-from trainctl.runs import directory as rundir
 from trainctl.runs import files
+from trainctl.runs.record import now, read_record
 
 SWEEP_VERSION = 1
 SILENT_AFTER = 60.0
@@ -99,7 +99,7 @@ class Ledger:
         """The ledger of a sweep whose directory was just taken; ``values`` go into ``sweep.json``."""
         ledger = cls.__new__(cls)
         ledger.directory = directory
-        ledger.values = {"version": SWEEP_VERSION, "status": "running", "started": rundir.now(), **values}
+        ledger.values = {"version": SWEEP_VERSION, "status": "running", "started": now(), **values}
         files.make_folder(directory / "ledger")
         ledger.update()
         return ledger
@@ -175,7 +175,7 @@ class Ledger:
         if row.state not in ("running", "waiting", "interrupted") or _alive(row):
             return row
         try:
-            record = rundir.read_record(self.directory_of(job))
+            record = read_record(self.directory_of(job))
         except TrainctlError:
             return _replaced(row, state="interrupted" if row.state == "running" else row.state)
         status = record.get("status")

@@ -204,7 +204,7 @@ def measure(answer: Connection, text: str, threads: int) -> None:
 
     import torch
 
-    from trainctl.config.stored import parse_config
+    from trainctl.config.stored_config import parse_config
     from trainctl.training.build import build
     from trainctl.training.hooks.timing import Timing
 

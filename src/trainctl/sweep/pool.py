@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainctl.errors import InterruptedRunError, StorageError, TerminatedRunError
-from trainctl.runs import directory as rundir
+from trainctl.runs.record import now
 from trainctl.sweep.ledger import Job, Ledger, Row, here
 from trainctl.sweep.worker_entry import count_gpus, start
 from trainctl.training.interrupts import TERMINATING, handled
@@ -262,7 +262,7 @@ class Pool:
             row = self._ledger.stored(jobs[number])
             if row.state == "running" or row.state == "waiting":
                 state = "interrupted" if told else "failed"
-                values = {**vars(row), "state": state, "exit_code": 1, "ended": rundir.now()}
+                values = {**vars(row), "state": state, "exit_code": 1, "ended": now()}
                 self._ledger.write(jobs[number], here(Row(**values), reason=how))
         self._workers.remove(worker)
         worker.pipe.close()

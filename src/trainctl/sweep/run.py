@@ -14,9 +14,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from trainctl.config.composer import Composer
-from trainctl.config.overrides import quoted, split
+from trainctl.config.overrides import quote, split_override
 from trainctl.config.settings import Config
-from trainctl.config.stored import parse_config
+from trainctl.config.stored_config import parse_config
 from trainctl.errors import (
     ConfigError,
     DirectoryTakenError,
@@ -26,7 +26,8 @@ from trainctl.errors import (
 )
 from trainctl.paths import short_path
 from trainctl.registry import plugins
-from trainctl.runs import directory as rundir
+from trainctl.runs.directory import claim_sweep, find, point_latest
+from trainctl.runs.record import now
 from trainctl.sweep.checking import Checked, check_jobs
 from trainctl.sweep.job import locked_sweep, run_job
 from trainctl.sweep.ledger import Job, Ledger, Row, is_sweep, next_number
@@ -66,7 +67,7 @@ def sweep(composer: Composer, words: Sequence[str], command: str) -> int:
     directory = Path(place).expanduser().absolute()
     again = named and is_sweep(directory)
     if not again:
-        directory = rundir.claim_sweep(directory, named=named)
+        directory = claim_sweep(directory, named=named)
     with locked_sweep(directory):
         if again:
             ledger = Ledger(directory)
@@ -102,10 +103,10 @@ def _with_runs_found(words: Sequence[str]) -> list[str]:
     sweep itself, and a name may later be that of another run."""
     found = []
     for word in words:
-        _, key, value = split(word)
+        _, key, value = split_override(word)
         names = [part.strip("'\"") for part in value.split(",")]
         if key == "init_from" and all(names) and not set(value) & set("$[](){}\\") and value != "null":
-            word = f"init_from={','.join(quoted(str(rundir.find(name))) for name in names)}"
+            word = f"init_from={','.join(quote(str(find(name))) for name in names)}"
         found.append(word)
     return found
 
@@ -226,7 +227,7 @@ class Sweep:
             if row.state != "done" and not _runs_elsewhere(row)
         ]
         print(f"{self.noun} {short_path(directory)}: {self.asked()}{self.begun(rows)}", flush=True)
-        rundir.point_latest(directory)
+        point_latest(directory)
         self.ledger.update(status="running", ended=None)
         stopped: TrainctlError | None = None
         try:
@@ -237,15 +238,15 @@ class Sweep:
             stopped = InterruptedRunError("interrupted")
         except TrainctlError as error:
             if error.status not in ("interrupted", "terminated") and not isinstance(error, LauncherError):
-                self.ledger.update(status="failed", ended=rundir.now())
+                self.ledger.update(status="failed", ended=now())
                 raise
             stopped = error
         after = [self.ledger.row(job) for job in self.jobs]
         failed = sum(row.state == "failed" for row in after)
         unfinished = sum(row.state != "done" for row in after) + self.unasked
         status = "done" if not unfinished else "failed" if failed == unfinished else "interrupted"
-        self.ledger.update(status=status, ended=rundir.now())
-        rundir.point_latest(directory)
+        self.ledger.update(status=status, ended=now())
+        point_latest(directory)
         show_answer(directory)
         self.close()
         print(f"{self.noun}: {short_path(directory)}")
@@ -339,7 +340,7 @@ class Sweep:
     def _through_hydra(self, left: Sequence[Job], composer: Composer, words: Sequence[str]) -> None:
         """One of Hydra's launchers: each job finds its row by its words, wherever it runs."""
         here = self.launcher == "basic"
-        task = Task(str(self.ledger.directory), self.command, shown=here, began=rundir.now())
+        task = Task(str(self.ledger.directory), self.command, shown=here, began=now())
         launcher = composer.instantiate_launcher(words, self.ledger.directory, task)
         try:
             launcher.launch([[*job.words, f"++hydra.sweep.subdir={job.number}"] for job in left], 0)
@@ -363,7 +364,7 @@ class Task:
         directory: the sweep's.
         command: the command line, for ``run.json``.
         shown: the job has the terminal for itself.
-        began: when the sweep was started, as ``rundir.now`` says it.
+        began: when the sweep was started, as ``now`` gives it.
     """
 
     directory: str

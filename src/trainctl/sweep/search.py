@@ -18,15 +18,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from trainctl.config import overrides as word_rules
 from trainctl.config.composer import Composed, Composer
-from trainctl.config.jobs import compose_jobs
-from trainctl.config.settings import Config, check_settings, show
+from trainctl.config.overrides import split_override, to_display, to_hydra
+from trainctl.config.settings import Config
+from trainctl.config.sweep_jobs import compose_jobs
+from trainctl.config.validation import check_settings
 from trainctl.errors import ConfigError, DirectoryTakenError, Problem
 from trainctl.paths import short_path
 from trainctl.registry import plugins
-from trainctl.registry.constraints import Count, NonNegativeInt
-from trainctl.runs import directory as rundir
+from trainctl.registry.constraints import Count, NonNegativeInt, show
+from trainctl.runs.directory import claim_sweep
+from trainctl.runs.record import now, read_record
 from trainctl.sweep.checking import NO_MATTER, check_all, job_key, label, make_job, task_words
 from trainctl.sweep.job import CERTAIN_TO_FAIL_AGAIN, locked_sweep
 from trainctl.sweep.ledger import Job, Ledger, Row, is_sweep, next_number
@@ -93,7 +95,7 @@ def search(composer: Composer, words: Sequence[str], values: Mapping[str, Any], 
     }
     again = named and is_sweep(directory)
     if not again:
-        directory = rundir.claim_sweep(directory, named=named)
+        directory = claim_sweep(directory, named=named)
     with locked_sweep(directory):
         if again:
             ledger = _begun_again(directory, begun)
@@ -145,11 +147,9 @@ def _check(
             "hydra/sweeper=optuna: the package optuna is not installed", "pip install 'trainctl[search]'"
         )
     settings = check_settings(Settings, "hydra.sweeper", values)
-    given = {word_rules.split(word)[1] for word in words}
-    from_file = [
-        word_rules.friendly(f"{key}={show(value)}", sweep=True) for key, value in settings.params.items()
-    ]
-    from_file = [word for word in from_file if word_rules.split(word)[1] not in given]
+    given = {split_override(word)[1] for word in words}
+    from_file = [to_hydra(f"{key}={show(value)}", sweep=True) for key, value in settings.params.items()]
+    from_file = [word for word in from_file if split_override(word)[1] not in given]
     space = parse_space(composer.parse([*from_file, *words]))
     if settings.sampler == "grid" and math.isinf(space.size):
         endless = next(key for key, domain in space.domains.items() if math.isinf(domain.size))
@@ -180,7 +180,7 @@ def _what_matters(space: Space) -> list[str]:
     keys = iter(f"{key}={domain}" for key, domain in space.domains.items())
     words = [next(keys) if word is None else word for word in space.words]
     return sorted(
-        word for word in task_words(words) if word_rules.split(word)[1].partition(".")[0] not in NO_MATTER
+        word for word in task_words(words) if split_override(word)[1].partition(".")[0] not in NO_MATTER
     )
 
 
@@ -268,7 +268,7 @@ class Search(Sweep):
         size = self._batch_size()
         try:
             while trials := self._next(study, composer, size):
-                began = rundir.now()
+                began = now()
                 self._launch_all(trials, composer, words)
                 for trial in trials:
                     self._tell(study, trial)
@@ -370,7 +370,7 @@ class Search(Sweep):
             elif row.state == "failed" and row.exit_code in CERTAIN_TO_FAIL_AGAIN:
                 self._refuse(study, row.reason or "")
             return
-        record = rundir.read_record(directory)
+        record = read_record(directory)
         monitor = record.get("monitor") or {}
         name, lower = str(monitor.get("name")), bool(monitor.get("lower_is_better"))
         value = _value(record, name)
@@ -411,7 +411,7 @@ class Search(Sweep):
             row = self.ledger.row(job)
             if row.state != "done" or (row.reason or "").startswith(PRUNED):
                 continue
-            record = rundir.read_record(self.ledger.directory_of(job))
+            record = read_record(self.ledger.directory_of(job))
             monitor = record.get("monitor") or {}
             name = str(monitor.get("name"))
             value = _value(record, name)
@@ -432,7 +432,7 @@ class Search(Sweep):
             given = [] if options["config_dir"] is None else ["--config-dir", options["config_dir"]]
             given += [] if options["config_name"] == "config" else ["--config-name", options["config_name"]]
             words = [word for word in job.words if word != "pictures=false"]  # of a sweep only
-            command = shlex.join(["trainctl", *given, *map(word_rules.shown, words)])
+            command = shlex.join(["trainctl", *given, *map(to_display, words)])
             print(f"best: job {job.number}, {name} {shown_number(value)}; again with:\n  {command}")
 
 

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep, Transformer
 
-from trainctl.config import overrides as word_rules
+from trainctl.config.overrides import split_override, to_display
 from trainctl.errors import ConfigError, Problem, nearest
 
 _DIGITS = 6
@@ -143,12 +143,12 @@ def parse_space(overrides: Sequence[Override]) -> Space:
         if not override.is_sweep_override():
             words.append(word)
             continue
-        sign, key, _ = word_rules.split(word)
+        sign, key, _ = split_override(word)
         words.append(None)
         try:
             domains[f"{sign}{key}"] = _domain(override)
         except ConfigError as error:
-            shown = word_rules.shown(word)
+            shown = to_display(word)
             problems += [Problem(f"{shown}: {each.message}", each.remedy) for each in error.problems]
     if problems:
         raise ConfigError(problems)

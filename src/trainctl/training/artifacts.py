@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from trainctl.checkpoint import format as checkpoint
+from trainctl.checkpoint.format import MODEL, folder_name
 from trainctl.components.tasks._base import class_names, task_of
 from trainctl.config.settings import Config
 from trainctl.paths import short_path
@@ -60,7 +60,7 @@ def draw_pictures(
 
 def artifacts(directory: Path, best_step: int) -> list[Path]:
     """The files that trackers get: the best weights, the config, the pictures."""
-    weights = directory / "checkpoints" / checkpoint.folder_name(best_step) / checkpoint.MODEL
+    weights = directory / "checkpoints" / folder_name(best_step) / MODEL
     return [weights, *(directory / name for name in ("config.yaml", CURVES, CONFUSION))]
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from trainctl.checkpoint import snapshot
-from trainctl.checkpoint.format import Content
+from trainctl.checkpoint.format import CheckpointData
 from trainctl.components.optimizers._lean import stock_classes
 from trainctl.config.settings import Config
 from trainctl.data import preprocessing
@@ -83,7 +83,7 @@ class Built:
         """What a checkpoint holds beside the model and the state, by name."""
         return {**self.run.parts(), "random": snapshot.RandomStates(self.device)}
 
-    def snapshot(self, fingerprint: str | None = None) -> Content:
+    def snapshot(self, fingerprint: str | None = None) -> CheckpointData:
         """A copy of everything that decides how the run goes on."""
         run = self.run
         return snapshot.take(run.result.state_dict(), self.plain(fingerprint), self.parts())

@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 from trainctl.checkpoint import snapshot
-from trainctl.config.settings import Config, show
+from trainctl.config.settings import Config
 from trainctl.errors import ConfigError
+from trainctl.registry.constraints import show
 from trainctl.training.buffers import Buffers
 from trainctl.training.loop import evaluating
 from trainctl.training.run import Hook, Run

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainctl.config.settings import Config, show
+from trainctl.config.settings import Config
 from trainctl.errors import ConfigError
+from trainctl.registry.constraints import show
 from trainctl.registry.protocols import Batch
 from trainctl.training.hooks.window import Window
 from trainctl.training.run import Run

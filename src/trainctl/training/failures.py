@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from trainctl.errors import ConfigError, StorageError, TrainctlError, storage_error
-from trainctl.runs import directory as rundir
+from trainctl.runs.record import RunRecord, now, read_record
 from trainctl.training.interrupts import Stopped
 
 log = logging.getLogger("trainctl")
@@ -17,11 +17,11 @@ log = logging.getLogger("trainctl")
 def record_stop(directory: Path, error: BaseException) -> None:
     """Write into ``run.json`` what stopped a run before it could do so itself."""
     with contextlib.suppress(ConfigError, OSError):
-        if rundir.read_record(directory).get("status") == "running":
-            record_failure(rundir.RunRecord.again(directory), error)
+        if read_record(directory).get("status") == "running":
+            record_failure(RunRecord.again(directory), error)
 
 
-def record_failure(record: rundir.RunRecord, error: BaseException) -> None:
+def record_failure(record: RunRecord, error: BaseException) -> None:
     """Write into ``run.json`` how ``error`` ended the run."""
     if isinstance(error, OSError):
         error = storage_error(error, "writing the run")
@@ -36,7 +36,7 @@ def record_failure(record: rundir.RunRecord, error: BaseException) -> None:
     unforeseen = code == 1 and not isinstance(error, TrainctlError)
     log.error("%s: %s", status, reason, exc_info=error if unforeseen else None)
     with contextlib.suppress(OSError):  # the disk that failed the run may fail this, too
-        record.update(status=status, exit_code=code, reason=reason, ended=rundir.now())
+        record.update(status=status, exit_code=code, reason=reason, ended=now())
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from pathlib import Path
 from trainctl.config.settings import Config
 from trainctl.errors import NotLearnedError
 from trainctl.paths import short_path
-from trainctl.runs import directory as rundir
+from trainctl.runs.record import RunRecord
 from trainctl.training.display import Display
 from trainctl.training.hooks.profile import Profiler, StepEnd, profile_lines
 from trainctl.training.run import Run
@@ -30,7 +30,7 @@ def release(run: Run) -> None:
         profiler.close()
 
 
-def show_profile(run: Run, display: Display, record: rundir.RunRecord) -> None:
+def show_profile(run: Run, display: Display, record: RunRecord) -> None:
     """Show, log and record where the time of a step went."""
     profiler = run.hook(Profiler.name)
     if profiler is None:

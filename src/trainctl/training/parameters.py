@@ -6,12 +6,15 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from trainctl.checkpoint import format as checkpoint
-from trainctl.config.settings import Component, Config, show
+from trainctl.checkpoint.format import read_checkpoint
+from trainctl.checkpoint.retention import choose_checkpoint
+from trainctl.config.settings import Component, Config
 from trainctl.errors import ConfigError
-from trainctl.registry import OPTIMS
+from trainctl.registry import OPTIMIZERS
+from trainctl.registry.constraints import show
 from trainctl.registry.protocols import Model, named_modules
-from trainctl.runs import directory as rundir
+from trainctl.runs.directory import find
+from trainctl.runs.record import read_record
 
 _NORMS = ("BatchNorm", "GroupNorm", "InstanceNorm", "LayerNorm", "LocalResponseNorm", "RMSNorm")
 
@@ -44,7 +47,7 @@ def groups(config: Config, model: Model) -> list[Any]:
     patterns = config.optim.common.get("no_decay", ())
     if not patterns:
         return list(trainable.values())
-    if "weight_decay" not in OPTIMS.signature(config.optim.name).names:
+    if "weight_decay" not in OPTIMIZERS.signature(config.optim.name).names:
         raise ConfigError(f"optim.no_decay={show(patterns)}: optim={config.optim.name} has no weight decay")
     norms = {
         name
@@ -77,8 +80,8 @@ def copy_from(run: str, model: Model) -> str:
 
     Only weights are read, nothing of the run's config is executed. Raises ConfigError when nothing matches.
     """
-    directory = rundir.find(run)
-    stored = checkpoint.read(checkpoint.best_of(directory, rundir.read_record(directory))).model
+    directory = find(run)
+    stored = read_checkpoint(choose_checkpoint(directory, read_record(directory))).model
     own = model.state_dict()
     fits = {
         name: tensor for name, tensor in stored.items() if name in own and own[name].shape == tensor.shape

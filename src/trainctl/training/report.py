@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from trainctl.checkpoint.format import folder_name
-from trainctl.config.settings import show
 from trainctl.paths import short_path
-from trainctl.runs import directory as rundir
+from trainctl.registry.constraints import show
+from trainctl.runs.record import RunRecord
 from trainctl.training import artifacts
 from trainctl.training.build import Built
 from trainctl.training.display import Display, visible
@@ -59,7 +59,7 @@ def header(request: Request, built: Built) -> tuple[str, list[tuple[str, str]]]:
     return f"run {short_path(request.directory)}", rows
 
 
-def closing(display: Display, record: rundir.RunRecord, directory: Path, best_step: int) -> None:
+def closing(display: Display, record: RunRecord, directory: Path, best_step: int) -> None:
     """Show and log best, last and test, and where things are."""
     values = record.values
     rows = {label: values[label] for label in ("best", "last", "test") if values[label]}

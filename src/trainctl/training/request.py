@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from trainctl.config.config_diff import Change
 from trainctl.config.settings import Config
-from trainctl.runs import directory as rundir
+from trainctl.runs.record import now
 
 if TYPE_CHECKING:  # a sweep's own process makes requests, and imports no torch
-    from trainctl.checkpoint.format import Content
+    from trainctl.checkpoint.format import CheckpointData
     from trainctl.training.build import Built
     from trainctl.training.run import Hook
 
@@ -34,7 +34,7 @@ class Resumed:
     """
 
     checkpoint: Path
-    content: Content
+    content: CheckpointData
     broken: tuple[tuple[Path, str], ...] = ()
     changes: tuple[Change, ...] = ()
 
@@ -46,7 +46,7 @@ class Resumed:
             "reason": None,
             "ended": None,
             "resumed": {
-                "at": rundir.now(),
+                "at": now(),
                 "step": self.content.step,
                 "checkpoint": self.checkpoint.name,
                 "damaged": [path.name for path, _ in self.broken],

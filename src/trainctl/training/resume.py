@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from trainctl.checkpoint import snapshot
-from trainctl.checkpoint.format import Content
+from trainctl.checkpoint.format import CheckpointData
 from trainctl.config.config_diff import Change
 from trainctl.errors import CheckpointError, ConfigError
 from trainctl.runs import files
@@ -26,7 +26,7 @@ _COURSE = ("train.epochs", "train.max_steps", "train.batch_size", "train.accumul
 
 
 def resume(
-    built: Built, content: Content, changes: Sequence[Change] = (), detached: Sequence[str] = ()
+    built: Built, content: CheckpointData, changes: Sequence[Change] = (), detached: Sequence[str] = ()
 ) -> None:
     """Make ``built`` the run that ``content`` was taken of, with ``changes`` made to it from here on.
 
@@ -72,7 +72,7 @@ def apply(built: Built, resumed: Resumed) -> list[str]:
     return said
 
 
-def _restore(built: Built, content: Content, free: AbstractSet[str]) -> None:
+def _restore(built: Built, content: CheckpointData, free: AbstractSet[str]) -> None:
     """Give the model, the state and every part of the run what the checkpoint has of it.
 
     The ``free`` parts need not be on both sides; where one is, as the scheduler of a run whose course is
@@ -101,7 +101,7 @@ def _restore(built: Built, content: Content, free: AbstractSet[str]) -> None:
         run.state.epoch, run.state.position = run.state.epoch + 1, 0
 
 
-def _misfit(run: Run, content: Content, error: Exception) -> str:
+def _misfit(run: Run, content: CheckpointData, error: Exception) -> str:
     """The first tensor that does not fit, and how."""
     own = run.model.state_dict()
     for name in sorted({*content.model, *own}):
@@ -113,7 +113,7 @@ def _misfit(run: Run, content: Content, error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def check_data(built: Built, content: Content, *, allowed: bool = False) -> None:
+def check_data(built: Built, content: CheckpointData, *, allowed: bool = False) -> None:
     """Raise ConfigError where the data, or the order that it comes in, is not the checkpoint's."""
     state = content.state
     if not allowed and state["data_fingerprint"] != built.data_fingerprint(state["epoch"]):
@@ -128,7 +128,7 @@ def check_data(built: Built, content: Content, *, allowed: bool = False) -> None
         )
 
 
-def _check_state(content: Content) -> None:
+def _check_state(content: CheckpointData) -> None:
     """Raise CheckpointError where something is missing or cannot be: nothing is begun with it."""
     state = content.state
     wrong = [key for key in _COUNTS if type(state.get(key)) is not int or not 0 <= state[key] < 2**63]
@@ -151,7 +151,7 @@ def _check_state(content: Content) -> None:
         )
 
 
-def content_groups(content: Content) -> list[dict[str, Any]]:
+def content_groups(content: CheckpointData) -> list[dict[str, Any]]:
     """The optimizer's parameter groups in a checkpoint."""
     state = snapshot.unpack(content.state["parts"]["optimizer"], content.training)
     # One that is made of several, as muon is, has theirs.

@@ -11,15 +11,21 @@ from typing import Any
 from torch import Tensor
 
 from trainctl.checkpoint import bad_step, snapshot
-from trainctl.checkpoint import format as checkpoint
-from trainctl.checkpoint.format import Content
+from trainctl.checkpoint.format import (
+    CheckpointData,
+    folder_name,
+    read_checkpoint,
+    ready_to_save,
+    save_checkpoint,
+)
 from trainctl.config.settings import Config
 from trainctl.config.values import parse_values
 from trainctl.errors import NotLearnedError, Problem, TrainctlError, WorkerError
 from trainctl.paths import short_path
 from trainctl.registry import plugins
-from trainctl.runs import directory as rundir
 from trainctl.runs import files
+from trainctl.runs.directory import point_latest
+from trainctl.runs.record import RunRecord, now
 from trainctl.training import artifacts, observers
 from trainctl.training.build import Built, build
 from trainctl.training.display import Display
@@ -48,7 +54,7 @@ class Session:
         display: what a person sees of it.
     """
 
-    def __init__(self, request: Request, record: rundir.RunRecord, display: Display) -> None:
+    def __init__(self, request: Request, record: RunRecord, display: Display) -> None:
         self.request, self.record, self.display = request, record, display
         self.directory = request.directory
 
@@ -77,7 +83,7 @@ class Session:
             monitor={"name": self.built.monitor, "lower_is_better": self.built.lower_is_better},
         )
         # Only now: until here `last` means the run before, in init_from=last, say.
-        not_latest = rundir.point_latest(self.directory) if request.latest else None
+        not_latest = point_latest(self.directory) if request.latest else None
         return [*request.notices, *self.built.notices, *([not_latest] if not_latest else [])]
 
     def _attach(self) -> list[str]:
@@ -147,7 +153,7 @@ class Session:
         epoch = run.state.epoch
         if epoch not in self._fingerprints:
             self._fingerprints = {epoch: self.built.data_fingerprint(epoch)}
-        content = checkpoint.checked(self.built.snapshot(self._fingerprints[epoch]))
+        content = ready_to_save(self.built.snapshot(self._fingerprints[epoch]))
         return lambda: content
 
     def _announce(self, topic: str, text: str, word: str) -> None:
@@ -202,8 +208,8 @@ class Session:
         if loader is None:
             return {}
         if run.state.best is not None and run.state.best["step"] != run.state.step:
-            best = self.directory / "checkpoints" / checkpoint.folder_name(run.state.best["step"])
-            run.result.load_state_dict(checkpoint.read(best).model)
+            best = self.directory / "checkpoints" / folder_name(run.state.best["step"])
+            run.result.load_state_dict(read_checkpoint(best).model)
         values = evaluate_split(artifacts.counting(run, self.confusion), split, loader)
         return values if split == "test" else {}
 
@@ -237,7 +243,7 @@ class Session:
             status="done" if unlearned is None else "failed",
             exit_code=0 if unlearned is None else unlearned.exit_code,
             reason=state.stop if unlearned is None else str(unlearned),
-            ended=rundir.now(),
+            ended=now(),
             test=test_record(state, test),
             **({"skipped": state.skipped} if state.skipped else {}),
         )
@@ -274,13 +280,13 @@ def capsule_keeper(request: Request, built: Built, stored: list[dict[str, str]],
 
     def keep(run: Run, inputs: Tensor, targets: Tensor, random_state: Tensor, why: str) -> str:
         described = {"config": request.files["config.yaml"], "plugins": stored, "why": why}
-        content: Content = built.snapshot() if take is None else take()
+        content: CheckpointData = built.snapshot() if take is None else take()
         # The step was that of the weights that train, not of their average.
         before = replace(content, model=snapshot.weights(run.model))
         capsule = bad_step.of(before, inputs, targets, random_state, described)
-        name = checkpoint.folder_name(run.state.step + 1)
+        name = folder_name(run.state.step + 1)
         if (folder / name).exists():  # of this step under other settings
             files.remove_folder(folder / name)
-        return short_path(checkpoint.save(folder, capsule, name, finite=False))
+        return short_path(save_checkpoint(folder, capsule, name, finite=False))
 
     return keep

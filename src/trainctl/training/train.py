@@ -6,7 +6,8 @@ import contextlib
 import subprocess
 from typing import Any
 
-from trainctl.runs import directory as rundir
+from trainctl.runs.directory import lock
+from trainctl.runs.record import RunRecord, read_record
 from trainctl.training.display import Display
 from trainctl.training.failures import record_failure, storage_errors
 from trainctl.training.interrupts import Stopped
@@ -21,13 +22,13 @@ def train(request: Request, display: Display) -> dict[str, Any]:
     Raises TrainctlError when it does not end well; ``run.json`` then has the status and the reason.
     """
     config, directory = request.config, request.directory
-    with rundir.lock(directory), log_file(directory), storage_errors(directory):
-        before = None if request.resumed is None else rundir.read_record(directory)
+    with lock(directory), log_file(directory), storage_errors(directory):
+        before = None if request.resumed is None else read_record(directory)
         if request.resumed is None:
-            record = rundir.RunRecord(directory, command=request.command, name=config.name, git=git_state())
+            record = RunRecord(directory, command=request.command, name=config.name, git=git_state())
         else:
             resumed = request.resumed.recorded(request.command)
-            record = rundir.RunRecord.again(directory, **resumed, name=config.name)
+            record = RunRecord.again(directory, **resumed, name=config.name)
         try:
             # torch is imported here, after the config has been found right and the directory is ours.
             with importing():

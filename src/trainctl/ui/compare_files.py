@@ -10,7 +10,7 @@ from typing import Any
 
 from trainctl.analysis.discovery import Entry
 from trainctl.analysis.ranking import ABSENT, Comparison, Group, Other, Row, setting
-from trainctl.config.settings import show
+from trainctl.registry.constraints import show
 
 VERSION = 1
 _MEASURED = (

@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from trainctl.components.optimizers._lean import lean, make, stock_classes
-from trainctl.registry import OPTIMS
+from trainctl.registry import OPTIMIZERS
 
 OPTIONS: list[tuple[str, dict[str, Any], type[Optimizer], dict[str, Any]]] = [
     ("sgd", {}, SGD, {"lr": 0.1}),
@@ -119,7 +119,7 @@ def test_the_options_reach_torchs_class(
     name: str, arguments: dict[str, Any], stock: type[Any], defaults: dict[str, Any], fused: bool | None
 ) -> None:
     parameters = list(network().parameters())
-    optimizer = OPTIMS.load(name)(parameters, **arguments, fused=fused)
+    optimizer = OPTIMIZERS.load(name)(parameters, **arguments, fused=fused)
     assert isinstance(optimizer, stock)
     expected = stock(parameters, **defaults, **arguments, fused=fused is None)
     assert (type(optimizer).__name__, type(optimizer).__module__) == (stock.__name__, stock.__module__)
@@ -139,10 +139,10 @@ def test_fused_needs_floating_point_parameters_on_a_device_with_kernels() -> Non
 def test_steps_import_no_compiler() -> None:
     program = """
 import sys, torch
-from trainctl.registry import OPTIMS
+from trainctl.registry import OPTIMIZERS
 for name in ("sgd", "sgd_momentum", "adam", "adamw"):
     parameter = torch.nn.Parameter(torch.ones(3))
-    optimizer = OPTIMS.load(name)([parameter])
+    optimizer = OPTIMIZERS.load(name)([parameter])
     for _ in range(2):
         optimizer.zero_grad()
         parameter.square().sum().backward()

@@ -16,7 +16,7 @@ from trainctl.data import ItemSplit, Split, Standardize
 from trainctl.errors import ConfigError
 from trainctl.lessons import scratch
 from trainctl.lessons.loaders.scratch import ScratchLoader
-from trainctl.registry import LOSSES, MODELS, OPTIMS
+from trainctl.registry import LOSSES, MODELS, OPTIMIZERS
 from trainctl.registry import protocols as protocol
 from trainctl.registry.protocols import Cursor
 
@@ -222,6 +222,6 @@ def test_torchs_modules_are_no_part_of_them() -> None:
         assert isinstance(model, scratch.Module)
         assert not any(isinstance(each, nn.Module) for _, each in protocol.named_modules(model))
     for name in ("scratch_sgd", "scratch_adam"):
-        optimizer = OPTIMS.load(name)([torch.ones(1)])
+        optimizer = OPTIMIZERS.load(name)([torch.ones(1)])
         assert not isinstance(optimizer, torch.optim.Optimizer)
         assert protocol.missing(protocol.Optimizer, optimizer) == []

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from tests.helpers.small_run import make_run
-from trainctl.checkpoint import format as checkpoint
 from trainctl.checkpoint import snapshot
-from trainctl.checkpoint.format import Content
+from trainctl.checkpoint.format import CheckpointData, read_checkpoint, ready_to_save, verify_checkpoint
+from trainctl.checkpoint.retention import list_checkpoints
 from trainctl.errors import NotFiniteError, StorageError
 from trainctl.registry.protocols import Batch
 from trainctl.training.hooks.best import Best
@@ -30,9 +30,9 @@ FOLDER = Path("checkpoints")
 DESCRIBED = {"input_shape": [6], "output_size": 3}
 
 
-def hold(run: Run) -> Callable[[], Content]:
+def hold(run: Run) -> Callable[[], CheckpointData]:
     plain = {**run.state.state_dict(), "data": DESCRIBED, "data_fingerprint": ""}
-    content = checkpoint.checked(snapshot.take(run.model.state_dict(), plain, run.parts()))
+    content = ready_to_save(snapshot.take(run.model.state_dict(), plain, run.parts()))
     return lambda: content
 
 
@@ -41,7 +41,7 @@ def make(**arguments: Any) -> Checkpointer:
 
 
 def read(path: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    content = checkpoint.read(path)
+    content = read_checkpoint(path)
     return content.model, content.state
 
 
@@ -72,7 +72,7 @@ class Listing(Hook):
 
 
 def on_disk() -> list[int]:
-    return [int(path.name.removeprefix("step-")) for path in checkpoint.list_checkpoints(FOLDER)]
+    return [int(path.name.removeprefix("step-")) for path in list_checkpoints(FOLDER)]
 
 
 def saved(best: Sequence[int], total_steps: int = 35, **arguments: Any) -> tuple[list[list[int]], list[int]]:
@@ -172,7 +172,7 @@ def test_parameters_that_are_not_finite_cost_no_older_checkpoint() -> None:
     run.state.step = 4
     with torch.no_grad():
         next(run.model.parameters()).fill_(float("nan"))
-    with pytest.raises(NotFiniteError, match="not finite at step 4"):
+    with pytest.raises(NotFiniteError, match="NaN or infinite values at step 4"):
         checkpointer.save(run)
     assert on_disk() == [3]
 
@@ -259,12 +259,12 @@ def test_an_older_checkpoint_goes_only_after_the_new_one_was_found_whole(
             (path / "model.safetensors").write_bytes(b"")
         verify(path)
 
-    verify = checkpoint.verify
-    monkeypatch.setattr(checkpoint, "verify", damaged)
+    verify = verify_checkpoint
+    monkeypatch.setattr("trainctl.training.hooks.checkpointer.verify_checkpoint", damaged)
     with pytest.raises(StorageError, match=r"does not read back: .*step-00000014"):
         fit(make_run(total_steps=35, hooks=[make()]))
     assert on_disk() == [7, 14]
-    checkpoint.read(FOLDER / "step-00000007")
+    read_checkpoint(FOLDER / "step-00000007")
 
 
 THREADS = """
@@ -273,7 +273,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from torch import nn
 from trainctl.checkpoint import format as checkpoint
-from trainctl.checkpoint.format import Content
+from trainctl.checkpoint.format import CheckpointData
 from trainctl.training.hooks.checkpointer import Checkpointer
 from tests.helpers.small_run import make_run
 
@@ -281,7 +281,7 @@ run = make_run()
 torch.set_num_threads(2)  # the run has set another number
 (torch.ones(512, 512) @ torch.ones(512, 512)).relu_()
 tied = torch.ones(600, 600)
-content = Content({"one": tied, "other": tied}, {"part": torch.ones(900, 900)[:700]}, {"step": 1})
+content = CheckpointData({"one": tied, "other": tied}, {"part": torch.ones(900, 900)[:700]}, {"step": 1})
 count = lambda: len(os.listdir("/proc/self/task"))
 content = checkpoint.checked(content)
 hook = Checkpointer(Path("checkpoints"), lambda run: lambda: content, writer=ThreadPoolExecutor(1))

@@ -15,7 +15,7 @@ import trainctl as package
 from tests.helpers.runs import at, everything, killed_after, metrics, record, same_end
 from tests.helpers.small_run import all_equal, make_run, parameters
 from trainctl.checkpoint import bad_step
-from trainctl.checkpoint import format as checkpoint
+from trainctl.checkpoint.format import CheckpointData, read_checkpoint, save_checkpoint
 from trainctl.config.composer import Composer
 from trainctl.training.build import build
 from trainctl.training.hooks.ema import Ema
@@ -109,7 +109,7 @@ def test_a_checkpoint_holds_the_average_as_the_model_and_the_raw_weights_beside_
     assert outcome.code == 0, outcome.err
     assert "average   of the weights, decay 0.9: it is evaluated and saved" in outcome.out
     assert trainctl(*WORDS, *EVERY[:3], "hydra.run.dir=raw").code == 0
-    own, plain = checkpoint.read(at(tmp_path / "run", 12)), checkpoint.read(at(tmp_path / "raw", 12))
+    own, plain = read_checkpoint(at(tmp_path / "run", 12)), read_checkpoint(at(tmp_path / "raw", 12))
     for name, parameter in plain.model.items():
         if name.endswith(("weight", "bias")):
             assert torch.equal(own.training[f"ema.raw.{name}"], parameter)
@@ -138,12 +138,12 @@ def test_verify_takes_its_steps_again(trainctl, tmp_path: Path) -> None:
     assert trainctl(*WORDS, *EVERY[2:], "train.ema=0.99", "checkpoint.every_steps=5").code == 0
     outcome = trainctl("verify", "run")
     assert outcome.code == 0, outcome.out + outcome.err
-    content = checkpoint.read(at(tmp_path / "run", 12))
+    content = read_checkpoint(at(tmp_path / "run", 12))
     key = next(name for name in content.training if name.startswith("ema.raw"))
     content.training[key].view(-1)[0] += 1  # type: ignore[index]
-    changed = checkpoint.Content(content.model, content.training, content.state)
+    changed = CheckpointData(content.model, content.training, content.state)
     shutil.rmtree(at(tmp_path / "run", 12))
-    checkpoint.save(tmp_path / "run" / "checkpoints", changed)
+    save_checkpoint(tmp_path / "run" / "checkpoints", changed)
     outcome = trainctl("verify", "run")
     assert outcome.code == 1
     assert "hook ema" in outcome.out
@@ -154,12 +154,12 @@ def test_it_may_begin_in_the_middle_but_ends_only_when_allowed(trainctl, tmp_pat
     cut = killed_after(tmp_path / "run", 6)
     outcome = trainctl("resume", "cut", "train.ema=0.5")
     assert outcome.code == 0, outcome.err
-    content = checkpoint.read(at(cut, 12))
+    content = read_checkpoint(at(cut, 12))
     assert content.state["parts"]["ema"]["items"][0] == ["updates", 6]
     before = everything(cut)
     outcome = trainctl("resume", "cut", "train.ema=null", "epochs=4")
     assert outcome.code == 2
-    assert "training would go on from the averaged weights" in outcome.err
+    assert "training would continue from the averaged weights" in outcome.err
     assert everything(cut) == before
     assert trainctl("resume", "cut", "train.ema=null", "epochs=4", "--allow-change").code == 0
 
@@ -191,6 +191,6 @@ def test_a_bad_step_is_kept_with_the_weights_that_took_it(
 def test_plain_python_models_are_averaged_too(trainctl, tmp_path: Path) -> None:
     words = ("model=scratch_mlp", "optim=scratch_sgd", "epochs=1", "threads=1", "train.ema=0.9")
     assert trainctl(*words, "hydra.run.dir=run").code == 0
-    content = checkpoint.read(next((tmp_path / "run" / "checkpoints").iterdir()))
+    content = read_checkpoint(next((tmp_path / "run" / "checkpoints").iterdir()))
     raw = [name for name in content.training if name.startswith("ema.raw")]
     assert len(raw) == len(content.model)

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from tests.helpers.small_run import CPU, Recorder, all_equal, blobs, make_run, parameters
-from trainctl.checkpoint import format as checkpoint
 from trainctl.checkpoint import snapshot
+from trainctl.checkpoint.format import CheckpointData, read_checkpoint
+from trainctl.checkpoint.retention import list_checkpoints
 from trainctl.components.loaders.resident import ResidentLoader
 from trainctl.components.optimizers._lean import make
 from trainctl.components.optimizers.muon import muon
@@ -625,7 +626,7 @@ def test_deferred_every_step_after_a_bad_one_is_kept_from_the_parameters() -> No
 
 
 def test_deferred_no_checkpoint_is_written_after_a_bad_step(tmp_path: Any) -> None:
-    def hold(run: Run) -> Callable[[], checkpoint.Content]:
+    def hold(run: Run) -> Callable[[], CheckpointData]:
         content = snapshot.take(run.model.state_dict(), run.state.state_dict(), run.parts())
         return lambda: content
 
@@ -634,7 +635,7 @@ def test_deferred_no_checkpoint_is_written_after_a_bad_step(tmp_path: Any) -> No
     with pytest.raises(NotFiniteError, match="at step 13 "):
         fit(run)
     assert len(kept.calls) == 1
-    assert [each.name for each in checkpoint.list_checkpoints(tmp_path / "checkpoints")] == ["step-00000010"]
+    assert [each.name for each in list_checkpoints(tmp_path / "checkpoints")] == ["step-00000010"]
     # Saved again, as after an interruption: what it gives now is the run before the step.
     run.save()
     assert hold(run)().step == 12
@@ -762,7 +763,7 @@ def test_a_nan_in_the_data_ends_the_run_and_leaves_a_capsule(trainctl, tmp_path:
     step = int(capsule.name.removeprefix("step-"))
     assert f"at step {step} " in outcome.err
     assert f"trainctl replay run/capsules/{capsule.name}" in outcome.err
-    values = checkpoint.read(capsule)
+    values = read_checkpoint(capsule)
     assert all(bool(torch.isfinite(each).all()) for each in values.model.values())
     assert values.step == step - 1
     assert not bool(torch.isfinite(values.training["batch.inputs"]).all())
@@ -782,7 +783,7 @@ def test_steps_left_out_are_counted_through_a_resume(trainctl, tmp_path: Any) ->
     outcome = trainctl("resume", "run", "train.epochs=4")
     assert outcome.code == 6
     (capsule,) = tmp_path.glob("run/capsules/*")
-    assert checkpoint.read(capsule).state["skipped"] == 3
+    assert read_checkpoint(capsule).state["skipped"] == 3
 
 
 # ------------------------------------------------------------------- on a GPU

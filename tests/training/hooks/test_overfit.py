@@ -13,7 +13,7 @@ from torch import nn
 
 from tests.helpers.runs import killed_after, metrics, record, same_end
 from trainctl.config.composer import Composer
-from trainctl.config.overrides import friendly
+from trainctl.config.overrides import to_hydra
 from trainctl.data.sampler import epoch_order
 from trainctl.errors import NotLearnedError
 from trainctl.registry.protocols import Cursor
@@ -84,7 +84,7 @@ def test_the_first_losses_survive_a_resume() -> None:
 
 
 def built(*words: str) -> Any:
-    return build(Composer().compose([friendly(word) for word in ("threads=1", *words)]).config)
+    return build(Composer().compose([to_hydra(word) for word in ("threads=1", *words)]).config)
 
 
 def test_it_is_the_first_batch_of_the_run_in_one_order_and_nothing_else() -> None:

@@ -309,7 +309,7 @@ def test_in_a_sweep_a_list_is_one_choice(trainctl, tmp_path: Path) -> None:
         (["tracker=csv", "tracker.csv.evry=3"], "has no argument 'evry'", "tracker.csv.every?"),
         (["tracker=csv", "tracker.csv.every=0"], "must be a whole number of at least 1", ""),
         (["tracker.mlflow.uri=http://x"], "this tracker is not chosen", "add tracker=mlflow"),
-        (["tracker.name=csv"], "this is a tracker, not a value", "tracker.LABEL.name=NAME"),
+        (["tracker.name=csv"], "must be a tracker, not a value", "tracker.LABEL.name=NAME"),
         (["tracker=csv,mlflow"], "several values", "a list is tracker=[csv,mlflow]"),
         (["pictures=perhaps"], "pictures=perhaps: must be true or false", ""),
     ],

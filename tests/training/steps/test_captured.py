@@ -27,7 +27,7 @@ from trainctl.components.optimizers._lean import make
 from trainctl.components.schedulers.cosine import cosine
 from trainctl.components.schedulers.one_cycle import one_cycle
 from trainctl.config.composer import Composer
-from trainctl.config.overrides import friendly
+from trainctl.config.overrides import to_hydra
 from trainctl.data import Standardize
 from trainctl.errors import NotFiniteError
 from trainctl.training import cuda_graph
@@ -494,7 +494,7 @@ def test_auto_says_what_cannot_be_tried(graphs: list[Tape], monkeypatch: pytest.
 
 
 def composed(*words: str) -> Any:
-    return Composer().compose([friendly(word) for word in words]).config
+    return Composer().compose([to_hydra(word) for word in words]).config
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ def run(words: list[str]) -> int:
         from trainctl.inference import evaluate as scoring
         from trainctl.inference.trained_run import load_run
     with collector_paused():
-        from trainctl.config.other_dataset import read_with_dataset
+        from trainctl.config.dataset_override import read_with_dataset
 
     trained = load_run(
         asked.run,

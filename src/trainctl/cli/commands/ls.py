@@ -8,10 +8,10 @@ from typing import Any
 
 import yaml
 
-from trainctl.config.settings import describe, show
 from trainctl.errors import ConfigError, nearest
 from trainctl.paths import conf_directory, user_conf
 from trainctl.registry import COMPONENTS, METRICS, REQUIRED, TRACKERS, Parameter
+from trainctl.registry.constraints import describe, show
 from trainctl.ui.listing import Listing
 
 

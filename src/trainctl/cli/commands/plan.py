@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from trainctl.cli.options import sort
-from trainctl.config.overrides import friendly
+from trainctl.config.overrides import to_hydra
 from trainctl.errors import ConfigError
 from trainctl.training.startup import collector_paused
 
@@ -31,7 +31,7 @@ def run(words: list[str]) -> int:
         from trainctl.sweep.planning import make_plan
 
         composer = Composer(given.get("--config-dir"), given.get("--config-name"))
-        overrides = [friendly(word, sweep=True) for word in plain]
+        overrides = [to_hydra(word, sweep=True) for word in plain]
         if composer.sweeper(overrides)[0] != "basic":
             raise ConfigError(
                 "plan: which jobs a search has is not known before it runs",

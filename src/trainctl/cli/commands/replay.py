@@ -10,7 +10,7 @@ from trainctl.cli.options import sort
 from trainctl.errors import ConfigError, TrainctlError
 from trainctl.paths import short_path
 from trainctl.registry import plugins
-from trainctl.runs import directory as rundir
+from trainctl.runs.directory import find
 from trainctl.training.startup import collector_paused, importing
 
 _KNOWN = ("manifest.json", "run.json")
@@ -42,7 +42,7 @@ def run(words: Sequence[str]) -> int:
             plugins.refuse_changed(named, capsule.plugins)
 
     with collector_paused():
-        from trainctl.config.stored import parse_config
+        from trainctl.config.stored_config import parse_config
 
         config = parse_config(capsule.config, f"{path}/state.json", check_plugins)
     result = replay(capsule, config, choose_device(capsule, options.get("--device")))
@@ -62,7 +62,7 @@ def _find(word: str) -> Path:
     """The folder of a capsule or of a run."""
     if Path(word).is_file():
         raise ConfigError(f"{word}: is a file, a capsule is a folder", _REMEDY)
-    path = rundir.find(word)
+    path = find(word)
     if path.parent.name != "capsules" and not any((path / name).is_file() for name in _KNOWN):
         if (path / "sweep.json").is_file():
             raise ConfigError(f"{path}: this is a sweep of several runs", f"give one of them: {path / '0'}")

@@ -10,7 +10,8 @@ from trainctl.config.config_diff import require_allowed
 from trainctl.errors import ConfigError
 from trainctl.paths import short_path
 from trainctl.registry import plugins
-from trainctl.runs import directory as rundir
+from trainctl.runs.directory import find, lock
+from trainctl.runs.record import read_record
 from trainctl.sweep.ledger import is_sweep
 from trainctl.training.request import Request, Resumed, command_line
 from trainctl.training.startup import collector_paused, importing
@@ -29,7 +30,7 @@ def run(words: list[str]) -> int:
     plain = [word for word in words if word not in options]
     if not plain or "=" in plain[0]:
         raise ConfigError("resume needs a RUN", "trainctl resume RUN: a directory, last, or a name")
-    directory = rundir.find(plain[0])
+    directory = find(plain[0])
     if is_sweep(directory):
         from trainctl.sweep.run import resume_sweep
 
@@ -77,11 +78,11 @@ def make_request(
     DirectoryTakenError while another process trains in it.
     """
     with collector_paused():
-        from trainctl.config.stored import change_config
+        from trainctl.config.changed_config import change_config
 
         record = _read_record(directory)
         # Asked before anything is read: the other process may be writing.
-        with rundir.lock(directory):
+        with lock(directory):
             pass
         if not (directory / "config.yaml").is_file():
             _no_checkpoint(directory, record)
@@ -96,7 +97,7 @@ def make_request(
     if record.get("status") == "done" and not asked.changes:
         return None
     with importing():
-        from trainctl.checkpoint.format import newest_valid
+        from trainctl.checkpoint.retention import newest_valid
         from trainctl.registry import COMPONENTS
 
         loop = COMPONENTS["loop"].load(asked.config.loop.name)
@@ -107,7 +108,7 @@ def make_request(
     if not any((directory / "checkpoints").glob("step-*")):
         _no_checkpoint(directory, record)
     path, content, broken = newest_valid(directory / "checkpoints")
-    asked = asked.going_on_from(content.step, (record.get("environment") or {}).get("threads"))
+    asked = asked.from_checkpoint(content.step, (record.get("environment") or {}).get("threads"))
     resumed = Resumed(path, content, tuple(broken), tuple(asked.changes))
     # What it began with is in the checkpoint; the run it was may be gone, and `last` is another one now.
     config = replace(asked.config, init_from=None)
@@ -118,7 +119,7 @@ def _read_record(directory: Path) -> dict[str, Any]:
     """The record; CheckpointError for one that is there and damaged, as a run leaves it that is killed first
     thing."""
     try:
-        return rundir.read_record(directory)
+        return read_record(directory)
     except ConfigError as error:
         if not (directory / "run.json").exists():
             raise

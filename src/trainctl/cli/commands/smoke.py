@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainctl.config.overrides import friendly, is_component_argument, split
+from trainctl.config.overrides import is_component_argument, split_override, to_hydra
 from trainctl.errors import ConfigError, nearest, storage_error
 from trainctl.smoke.settings import refuse
 from trainctl.training.startup import collector_paused
@@ -143,9 +143,9 @@ def _base(overrides: Sequence[str]) -> list[str]:
     from trainctl.cli.commands.ls import find_members
 
     groups = find_members()
-    keys = {word: split(word)[1] for word in overrides}
+    keys = {word: split_override(word)[1] for word in overrides}
     return [
-        friendly(word)
+        to_hydra(word)
         for word, key in keys.items()
         if key not in groups and not is_component_argument(key) and not key.startswith("hydra.")
     ]

@@ -12,14 +12,15 @@ from trainctl.cli.options import parse
 from trainctl.errors import CheckpointError, ConfigError, DirectoryTakenError
 from trainctl.paths import short_path
 from trainctl.registry import plugins
-from trainctl.runs import directory as rundir
 from trainctl.runs import metrics_file
+from trainctl.runs.directory import find, is_training
+from trainctl.runs.record import read_record
 from trainctl.training.recording import device_name
 from trainctl.training.startup import collector_paused, importing
 
 if TYPE_CHECKING:
     from trainctl.analysis.verify import Segment
-    from trainctl.config.stored import Era
+    from trainctl.config.stored_config import ConfigVersion
     from trainctl.runs.metrics_file import Recorded
 
 # A stacked model is summed in another order: its numbers are those of one by one to a float's last digits, of
@@ -42,9 +43,9 @@ def run(words: list[str]) -> int:
     limit = asked.options.get("--steps", "200")
     if not limit.isdecimal() or int(limit) == 0:
         raise ConfigError(f"--steps {limit}: must be a whole number, at least 1", "--steps 200")
-    directory = rundir.find(asked.run)
-    record = rundir.read_record(directory)
-    if rundir.is_training(directory):
+    directory = find(asked.run)
+    record = read_record(directory)
+    if is_training(directory):
         raise DirectoryTakenError(
             f"{directory}: another process is training in it", "wait for it, or stop it first"
         )
@@ -108,14 +109,14 @@ def _verify(
     return 1
 
 
-def _changes(eras: Sequence[Era]) -> list[str]:
+def _changes(eras: Sequence[ConfigVersion]) -> list[str]:
     return [
         f"settings changed at step {before.until}: {', '.join(map(str, after.changes(before)))}"
         for before, after in pairwise(eras)
     ]
 
 
-def _eras(directory: Path, record: Mapping[str, Any], *, trust_plugins: bool) -> list[Era]:
+def _eras(directory: Path, record: Mapping[str, Any], *, trust_plugins: bool) -> list[ConfigVersion]:
     stored = (record.get("environment") or {}).get("plugins") or []
 
     def trusted(named: list[str]) -> None:
@@ -123,15 +124,15 @@ def _eras(directory: Path, record: Mapping[str, Any], *, trust_plugins: bool) ->
             plugins.refuse_changed(named, stored)
 
     with collector_paused():
-        from trainctl.config.stored import read_eras
+        from trainctl.config.stored_config import read_versions
 
-        eras = read_eras(directory, trusted)
+        eras = read_versions(directory, trusted)
     for era in eras[:-1]:
         trusted(era.plugins)
     return eras
 
 
-def _environment(era: Era, record: Mapping[str, Any]) -> list[str]:
+def _environment(era: ConfigVersion, record: Mapping[str, Any]) -> list[str]:
     """A notice where versions, device or threads are not those of the run."""
     import torch
 

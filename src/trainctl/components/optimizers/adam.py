@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from trainctl.components.optimizers._lean import make
-from trainctl.registry import OPTIMS, NonNegative, Positive, Probability
+from trainctl.registry import OPTIMIZERS, NonNegative, Positive, Probability
 
 
-@OPTIMS.register("adam")
+@OPTIMIZERS.register("adam")
 def adam(
     parameters: Iterable[Tensor],
     lr: Positive = 0.001,

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from trainctl.components.optimizers._lean import lean, make
 from trainctl.errors import ConfigError
-from trainctl.registry import OPTIMS, Count, NonNegative, Positive, Probability
+from trainctl.registry import OPTIMIZERS, Count, NonNegative, Positive, Probability
 
 
 class MuonWithAdamW(Optimizer):
@@ -45,7 +45,7 @@ class MuonWithAdamW(Optimizer):
         self.param_groups = [group for part in self.parts for group in part.param_groups]
 
 
-@OPTIMS.register("muon")
+@OPTIMIZERS.register("muon")
 def muon(
     parameters: Iterable[Any],
     lr: Positive = 0.001,

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from trainctl.components.optimizers._lean import make
-from trainctl.registry import OPTIMS, NonNegative, Positive
+from trainctl.registry import OPTIMIZERS, NonNegative, Positive
 
 
-@OPTIMS.register("sgd")
+@OPTIMIZERS.register("sgd")
 def sgd(
     parameters: Iterable[Tensor],
     lr: Positive = 0.1,

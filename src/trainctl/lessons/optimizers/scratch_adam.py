@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from trainctl.lessons import scratch
-from trainctl.registry import OPTIMS, Positive, Probability
+from trainctl.registry import OPTIMIZERS, Positive, Probability
 
 
-@OPTIMS.register("scratch_adam")
+@OPTIMIZERS.register("scratch_adam")
 def scratch_adam(
     parameters: Iterable[Any],
     lr: Positive = 0.001,

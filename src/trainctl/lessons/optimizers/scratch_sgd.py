@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from trainctl.lessons import scratch
-from trainctl.registry import OPTIMS, Positive, Probability
+from trainctl.registry import OPTIMIZERS, Positive, Probability
 
 
-@OPTIMS.register("scratch_sgd")
+@OPTIMIZERS.register("scratch_sgd")
 def scratch_sgd(parameters: Iterable[Any], lr: Positive = 0.1, momentum: Probability = 0.0) -> scratch.SGD:
     """SGD in plain Python: ``v = momentum * v + grad; p -= lr * v``. See lessons/scratch.
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from trainctl.config.settings import Config, show
+from trainctl.config.settings import Config
 from trainctl.errors import ConfigError
+from trainctl.registry.constraints import show
 
 _PLAIN_SGD = ("sgd", "scratch_sgd")
 _LINEAR = ("linear", "scratch_linear")

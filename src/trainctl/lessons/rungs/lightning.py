@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from trainctl.config.settings import Config, show
+from trainctl.config.settings import Config
 from trainctl.errors import ConfigError
 from trainctl.registry import LOOPS
+from trainctl.registry.constraints import show
 from trainctl.registry.protocols import Batch
 from trainctl.training.loop import end_epoch, remaining, train_step
 from trainctl.training.run import Run

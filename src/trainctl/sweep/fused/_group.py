@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainctl.checkpoint import format as checkpoint
+from trainctl.checkpoint.format import folder_name, read_checkpoint
 from trainctl.data import Data
 from trainctl.data.sampler import cursor_after, epoch_order
 from trainctl.errors import InterruptedRunError, TrainctlError
@@ -520,8 +520,8 @@ class Group:
     def _load_best(member: Member) -> None:
         state = member.run.state
         if member.built.test is not None and state.best is not None and state.best["step"] != state.step:
-            best = member.request.directory / "checkpoints" / checkpoint.folder_name(state.best["step"])
-            member.run.model.load_state_dict(checkpoint.read(best).model)
+            best = member.request.directory / "checkpoints" / folder_name(state.best["step"])
+            member.run.model.load_state_dict(read_checkpoint(best).model)
 
     def _test(self, members: Sequence[Member]) -> tuple[list[dict[str, float]], list[Any]]:
         counted = [make_confusion(member.request, member.built) for member in members]

@@ -13,14 +13,14 @@ from typing import Any
 
 from torch import Tensor
 
-from trainctl.checkpoint import format as checkpoint
 from trainctl.checkpoint import snapshot
-from trainctl.checkpoint.format import Content
+from trainctl.checkpoint.format import CheckpointData, ready_to_save
 from trainctl.data import Data
 from trainctl.errors import NotFiniteError, Problem, TrainctlError
 from trainctl.paths import short_path
-from trainctl.runs import directory as rundir
 from trainctl.runs import files
+from trainctl.runs.directory import lock, point_latest
+from trainctl.runs.record import RunRecord, now, read_record
 from trainctl.training.build import Built, build
 from trainctl.training.display import Display
 from trainctl.training.failures import record_failure, storage_errors
@@ -79,7 +79,7 @@ class Member:
         self.number, self.request, self.display = number, request, display
         self.result: dict[str, Any] | BaseException | None = None
         self._open = contextlib.ExitStack()
-        self._record: rundir.RunRecord | None = None
+        self._record: RunRecord | None = None
         self._before: dict[str, Any] | None = None
         self._handler: logging.Handler | None = None
         self._said: list[str] = []
@@ -89,7 +89,7 @@ class Member:
         return self.built.run
 
     @property
-    def record(self) -> rundir.RunRecord:
+    def record(self) -> RunRecord:
         assert self._record is not None
         return self._record
 
@@ -107,17 +107,17 @@ class Member:
     def open(self, git: Mapping[str, Any] | None) -> None:
         """Take the run directory and say in ``run.json`` that the run has begun."""
         request = self.request
-        self._open.enter_context(rundir.lock(request.directory))
+        self._open.enter_context(lock(request.directory))
         self._handler = open_log(request.directory)
         self._open.callback(_close_log, self._handler)
         if request.resumed is None:
-            self._record = rundir.RunRecord(
+            self._record = RunRecord(
                 request.directory, command=request.command, name=request.config.name, git=git
             )
         else:
-            self._before = rundir.read_record(request.directory)
+            self._before = read_record(request.directory)
             values = request.resumed.recorded(request.command)
-            self._record = rundir.RunRecord.again(request.directory, **values, name=request.config.name)
+            self._record = RunRecord.again(request.directory, **values, name=request.config.name)
 
     def build(self, data: Data, threads: int, stored: list[dict[str, str]], writer: Executor) -> None:
         """Build the run as it is built on its own, and bring it to where it was."""
@@ -158,7 +158,7 @@ class Member:
             engine="fused",
             fused={"models": models},
         )
-        not_latest = rundir.point_latest(request.directory) if request.latest else None
+        not_latest = point_latest(request.directory) if request.latest else None
         for name, content in request.files.items():
             files.replace(request.directory / name, content.encode())
         self.record.begun = True
@@ -170,21 +170,21 @@ class Member:
         for hook in self._to_start:
             hook.start(self.run)
 
-    def hold(self, run: Run) -> Callable[[], Content]:
+    def hold(self, run: Run) -> Callable[[], CheckpointData]:
         """Copy what the next step changes; what is returned makes a checkpoint of it, which takes longer."""
         self.sync()
         model = _cloned(dict(run.result.state_dict()))
         states = {name: _cloned(dict(part.state_dict())) for name, part in run.parts().items()}
         state = run.state.state_dict()
 
-        def content() -> Content:
+        def content() -> CheckpointData:
             plain = {
                 **state,
                 "data": self.built.described,
                 "data_fingerprint": self.built.data_fingerprint(state["epoch"]),
             }
             taken = snapshot.assemble(model, plain, {**states, "random": self.random})
-            return checkpoint.checked(taken)
+            return ready_to_save(taken)
 
         return content
 
@@ -223,7 +223,7 @@ class Member:
             status="done",
             exit_code=0,
             reason=state.stop,
-            ended=rundir.now(),
+            ended=now(),
             test=test_record(state, test),
         )
         if state.stop:

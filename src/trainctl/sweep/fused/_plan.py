@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from typing import Any
 
-from trainctl.config.settings import Component, Config, show
+from trainctl.config.settings import Component, Config
 from trainctl.registry import COMPONENTS
+from trainctl.registry.constraints import show
 
 _OPTIMIZERS = ("sgd", "sgd_momentum", "adam", "adamw")
 _LOADERS = ("auto", "resident")

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from trainctl.checkpoint import format as checkpoint
-from trainctl.checkpoint.format import Content
+from trainctl.checkpoint.format import CheckpointData, folder_name, save_checkpoint, verify_checkpoint
+from trainctl.checkpoint.retention import prune_checkpoints, remove_leftovers
 from trainctl.errors import CheckpointError, StorageError
 from trainctl.training.run import Hook, Run
 
@@ -45,7 +45,7 @@ class Checkpointer(Hook):
     def __init__(
         self,
         folder: Path,
-        hold: Callable[[Run], Callable[[], Content]],
+        hold: Callable[[Run], Callable[[], CheckpointData]],
         *,
         every_steps: int | None = None,
         every_epochs: int | Literal["auto"] | None = 1,
@@ -69,14 +69,14 @@ class Checkpointer(Hook):
         self._ranked: list[tuple[float, int]] = []
         self._first_waits, self._now = first_waits, True
         self._writing: Future[None] | None = None
-        self._held: dict[int, Callable[[], Content]] = {}
+        self._held: dict[int, Callable[[], CheckpointData]] = {}
 
     def start(self, run: Run) -> None:
         self._saved_at = time.monotonic()
-        checkpoint.clear(self.folder)
+        remove_leftovers(self.folder)
         if self.saved_step == run.state.step:
             # Killed after the save that it goes on from, a run had this still to do.
-            checkpoint.prune(self.folder, self._kept(run), self.keep_last)
+            prune_checkpoints(self.folder, self._kept(run), self.keep_last)
 
     def step(self, run: Run, loss: Tensor) -> None:
         if self._writing is not None and self._writing.done():
@@ -116,7 +116,7 @@ class Checkpointer(Hook):
 
     def path(self, run: Run) -> Path:
         """Where the checkpoint of the run as it stands is or will be."""
-        return self.folder / checkpoint.folder_name(run.state.step)
+        return self.folder / folder_name(run.state.step)
 
     def save(self, run: Run) -> None:
         """Save, unless this step is saved already.
@@ -158,18 +158,18 @@ class Checkpointer(Hook):
         best = run.state.best
         return {step for _, step in self._ranked} | ({int(best["step"])} if best else set())
 
-    def _write(self, contents: Sequence[Content], kept: set[int]) -> None:
+    def _write(self, contents: Sequence[CheckpointData], kept: set[int]) -> None:
         for content in contents:
             self.sync()
-            path = checkpoint.save(self.folder, content, finite=False)
+            path = save_checkpoint(self.folder, content, finite=False)
             try:
-                checkpoint.verify(path)
+                verify_checkpoint(path)
             except CheckpointError as error:
                 # Exit 5, not 4: the older checkpoints are there, and the run can be resumed from them.
                 raise StorageError(
                     f"what was just saved does not read back: {error}", "check the disk, then resume the run"
                 ) from error
-        checkpoint.prune(self.folder, kept, self.keep_last)
+        prune_checkpoints(self.folder, kept, self.keep_last)
 
     def wait(self) -> None:
         """Wait for the checkpoint that is being written. Raises what went wrong with it."""

@@ -6,21 +6,21 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from trainctl.registry import NonNegative, Positive
-from trainctl.registry.torch_classes import Family, Member
+from trainctl.registry.torch_classes import TorchClass, TorchClasses
 
 _MODULE = "nn.modules.loss"
 
 
-def _make(loss: type, member: Member) -> Callable[..., Any]:
+def _make(loss: type, member: TorchClass) -> Callable[..., Any]:
     return type(loss.__name__, (loss,), {"target": member.note, "__module__": loss.__module__})
 
 
-def _member(name: str, target: str, summary: str) -> Member:
-    return Member(_MODULE, name, summary, target)
+def _member(name: str, target: str, summary: str) -> TorchClass:
+    return TorchClass(_MODULE, name, summary, target)
 
 
 # The last word says what the targets are: build.py explains a misfit from it.
-FAMILY = Family(
+TORCH_CLASSES = TorchClasses(
     members={
         "hinge_embedding": _member(
             "HingeEmbeddingLoss", "sign", "Similar (1) or dissimilar (-1), from distances"

@@ -6,44 +6,44 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from trainctl.registry import NonNegative, Positive, Probability
-from trainctl.registry.torch_classes import Family, Member
+from trainctl.registry.torch_classes import TorchClass, TorchClasses
 
 
-def _make(optimizer: type, member: Member) -> Callable[..., Any]:
+def _make(optimizer: type, member: TorchClass) -> Callable[..., Any]:
     def construct(parameters: Iterable[Any], **arguments: Any) -> Any:
         from trainctl.components.optimizers._lean import make
 
         return make(optimizer, parameters, **arguments)
 
-    construct.__module__ = "trainctl.components.optimizers._family"
+    construct.__module__ = "trainctl.components.optimizers._torch_classes"
     return construct
 
 
-FAMILY = Family(
+TORCH_CLASSES = TorchClasses(
     members={
-        "adadelta": Member(
+        "adadelta": TorchClass(
             "optim.adadelta", "Adadelta", "Adadelta: step sizes from running means (Zeiler, 2012)"
         ),
-        "adafactor": Member(
+        "adafactor": TorchClass(
             "optim._adafactor",
             "Adafactor",
             "Adafactor: Adam with factored, smaller state (Shazeer and Stern, 2018)",
         ),
-        "adagrad": Member(
+        "adagrad": TorchClass(
             "optim.adagrad", "Adagrad", "Adagrad: steps shrink with the summed squares (Duchi, 2011)"
         ),
-        "adamax": Member(
+        "adamax": TorchClass(
             "optim.adamax", "Adamax", "Adamax: Adam with the infinity norm (Kingma and Ba, 2015)"
         ),
-        "asgd": Member(
+        "asgd": TorchClass(
             "optim.asgd", "ASGD", "Averaged stochastic gradient descent (Polyak and Juditsky, 1992)"
         ),
-        "nadam": Member("optim.nadam", "NAdam", "NAdam: Adam with Nesterov's momentum (Dozat, 2016)"),
-        "radam": Member("optim.radam", "RAdam", "RAdam: Adam with a rectified start (Liu et al., 2020)"),
-        "rmsprop": Member(
+        "nadam": TorchClass("optim.nadam", "NAdam", "NAdam: Adam with Nesterov's momentum (Dozat, 2016)"),
+        "radam": TorchClass("optim.radam", "RAdam", "RAdam: Adam with a rectified start (Liu et al., 2020)"),
+        "rmsprop": TorchClass(
             "optim.rmsprop", "RMSprop", "RMSprop: steps divided by a running norm (Hinton, 2012)"
         ),
-        "rprop": Member(
+        "rprop": TorchClass(
             "optim.rprop", "Rprop", "Rprop: signs of the gradient only (Riedmiller and Braun, 1993)"
         ),
     },

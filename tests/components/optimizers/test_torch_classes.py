@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from trainctl.config.settings import Component
-from trainctl.registry import OPTIMS
+from trainctl.registry import OPTIMIZERS
 from trainctl.training.construct import construct
 
 FAMILY = {
@@ -35,7 +35,7 @@ def test_every_optimizer_of_torch_can_be_chosen_or_is_refused_with_a_reason() ->
             and class_name != "Optimizer"
         ):
             name = names.get(class_name, class_name.lower())
-            assert name in OPTIMS.names() or OPTIMS.refused[name], class_name
+            assert name in OPTIMIZERS.names() or OPTIMIZERS.refused[name], class_name
 
 
 def network() -> nn.Sequential:
@@ -64,7 +64,7 @@ def test_it_steps_as_the_stock_class_to_the_last_bit(name: str) -> None:
         assert torch.equal(own, other)
 
 
-@pytest.mark.parametrize("name", OPTIMS.names())
+@pytest.mark.parametrize("name", OPTIMIZERS.names())
 def test_it_trains_by_name_and_its_state_comes_back(trainctl, name: str) -> None:
     outcome = trainctl(f"optim={name}", "train.max_steps=4", "threads=1", "model.hidden=[16]")
     assert outcome.code == 0, outcome.err

@@ -1,4 +1,4 @@
-"""Hydra's errors in a user's words: the key, the value, the nearest valid one."""
+"""Hydra's errors as problems that a user can act on: the key, the value, the closest valid one."""
 
 from __future__ import annotations
 
@@ -6,58 +6,56 @@ from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
-from trainctl.config import overrides as word_rules
-from trainctl.config.settings import check_component, known_keys, unknown_key
+from trainctl.config.overrides import split_override
 from trainctl.config.sources import BLANK
+from trainctl.config.validation import check_component, known_keys, unknown_key
 from trainctl.errors import Problem, nearest
 from trainctl.paths import conf_directory, user_conf
 from trainctl.registry import COMPONENTS, TRACKERS
 
 
-def explain(word: str, error: Exception) -> Problem:
-    """What Hydra's ``error``, caused by ``word`` ("" when by a file), means to the person who typed it."""
-    sign, key, value = word_rules.split(word)
-    word = word.lstrip("+")
+def explain_override(override: str, error: Exception) -> Problem:
+    """Hydra's ``error``, caused by ``override`` ("" when by a file), as a problem for the user."""
+    sign, key, value = split_override(override)
+    override = override.lstrip("+")
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        return _explain_missing(word, error)
+        return _explain_missing(override, error)
     if isinstance(error, YAMLError | UnicodeDecodeError | RecursionError):
-        return _explain_file(word, error)
+        return _explain_file(override, error)
     if "group override must be" in str(error):
         if key in COMPONENTS:
             problems: list[Problem] = []
             check_component(COMPONENTS[key], None if value == "null" else value, problems)
             return problems[0]
-        return Problem(
-            f"{word}: this is a group, an option's name is needed", f"trainctl ls {key} shows them"
-        )
+        return Problem(f"{override}: must be the name of an option", f"trainctl ls {key} shows the options")
     if "Ambiguous value" in str(error):
-        return Problem(f"{word}: several values", f"to sweep over them add -m; a list is {key}=[{value}]")
+        return Problem(f"{override}: several values", f"to sweep over them add -m; a list is {key}=[{value}]")
     if isinstance(error, OverrideParseException) or isinstance(error.__cause__, OverrideParseException):
         return Problem(
-            f"{word}: cannot be parsed: {_parse_reason(error)}",
+            f"{override}: cannot be parsed: {_parse_reason(error)}",
             f"text with special characters goes in quotes: {key or 'KEY'}=\"'…'\"; lists are written [1,2]",
         )
-    if word and "Could not override" in str(error):
+    if override and "Could not override" in str(error):
         if key in known_keys() and not sign:
-            return Problem(f"{word}: {first_line(error)}")
+            return Problem(f"{override}: {first_line(error)}")
         return unknown_key(key)
-    if word and sign != "~" and "/" not in key and "." not in key and key not in known_keys():
+    if override and sign != "~" and "/" not in key and "." not in key and key not in known_keys():
         return unknown_key(key)
-    return Problem(f"{word}: {first_line(error)}" if word else first_line(error))
+    return Problem(f"{override}: {first_line(error)}" if override else first_line(error))
 
 
 def _parse_reason(error: Exception) -> str:
-    """What the parser says, without its drawing of the place."""
+    """The parser's message, without its drawing of the position."""
     while not isinstance(error, OverrideParseException) and isinstance(error.__cause__, Exception):
         error = error.__cause__
     return first_line(error).removeprefix("Error parsing override").strip(" :'")[:120] or "not KEY=VALUE"
 
 
-def _explain_file(word: str, error: Exception) -> Problem:
-    """A file that is not a config: which one, where, and why."""
+def _explain_file(override: str, error: Exception) -> Problem:
+    """A file that is not a valid config: its name, the position, and the reason."""
     if isinstance(error, RecursionError):
         return Problem(
-            f"{word or 'a config'}: a config includes or refers to itself", "look at its defaults list"
+            f"{override or 'a config'}: a config includes or refers to itself", "check its defaults list"
         )
     if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
         mark = error.problem_mark
@@ -67,12 +65,13 @@ def _explain_file(word: str, error: Exception) -> Problem:
             "indent with spaces; quote text with special characters",
         )
     return Problem(
-        f"{word or 'a config file'}: cannot be read: {first_line(error)}", "option files are YAML in UTF-8"
+        f"{override or 'a config file'}: cannot be read: {first_line(error)}",
+        "option files are YAML in UTF-8",
     )
 
 
-def explained(error: Exception) -> str:
-    """An error of a value that cannot be resolved, with the key it belongs to."""
+def message_with_key(error: Exception) -> str:
+    """The message of an error about a value that cannot be resolved, with the value's key."""
     key = getattr(error, "full_key", None)
     reason = first_line(error)
     return f"{key}: {reason}" if isinstance(key, str) and key and key not in reason else reason
@@ -82,44 +81,45 @@ def explain_value(error: OmegaConfBaseException) -> Problem:
     """The problem of a value that cannot be resolved."""
     remedy = ""
     if isinstance(error, InterpolationKeyError):
-        remedy = "${…} names a whole key, such as ${optim.lr}; trainctl --cfg job shows all"
+        remedy = "${…} takes a full key, such as ${optim.lr}; trainctl --cfg job shows all"
     elif isinstance(error, MissingMandatoryValue):
-        remedy = "its file leaves it open (???): give it a value"
-    return Problem(explained(error), remedy)
+        remedy = "its file requires a value (???): set one"
+    return Problem(message_with_key(error), remedy)
 
 
-def _explain_missing(word: str, error: MissingConfigException) -> Problem:
+def _explain_missing(override: str, error: MissingConfigException) -> Problem:
     missing = str(error.missing_cfg_file).removesuffix(".yaml")
     group, _, option = missing.rpartition("/")
-    # Of a list of options Hydra does not say what there is.
+    # For a list of options Hydra does not report the available ones.
     folders = [folder / group for folder in (conf_directory(), user_conf()) if folder is not None]
     found = error.options or [path.stem for folder in folders for path in folder.glob("*.yaml")]
     options = sorted(set(found) - {BLANK})
     if not group:
         return Problem(f"{missing}: there is no such config in {conf_directory()}")
     asked = f"{group}={option}"
-    # A word that exists may lead to a file that asks for one that does not.
-    given = f"{word} asks for {asked}" if word and word != asked else asked
+    # The option itself may exist, and its file ask for one that does not.
+    given = f"{override} asks for {asked}" if override and override != asked else asked
     if option in options:
         return Problem(
             f"{given}: its file cannot be used", f"option files are called NAME.yaml: {option}.yaml"
         )
+    registry = COMPONENTS.get(group)
+    if registry is not None and option in registry.refused:
+        return registry.unknown(option).problems[0]
+    if registry is not None and option in registry.names():
+        return Problem(f"{given}: no option file", f"{option} is registered: type {group}.name={option}")
     close = nearest(option, options)
     remedy = f"did you mean {group}={close}? " if close else ""
-    if group in COMPONENTS:
-        remedy += f"a plugin's without an option file: {group}.name={option}; "
-    if group == TRACKERS.group and option:
-        remedy += f"a plugin's without an option file: {group}.{option}.name={option}; "
-    if group in COMPONENTS and option in COMPONENTS[group].refused:
-        return COMPONENTS[group].unknown(option).problems[0]
-    if group in COMPONENTS and option in COMPONENTS[group].names():
-        return Problem(f"{given}: no option file", f"{option} is registered: type {group}.name={option}")
+    if registry is not None:
+        remedy += f"for a plugin's member without an option file: {group}.name={option}; "
+    elif group == TRACKERS.group and option:
+        remedy += f"for a plugin's member without an option file: {group}.{option}.name={option}; "
     listed = f"there are: {', '.join(options)}" if options else f"there is no group {group}"
     return Problem(f"{given}: there is no such option", remedy + listed)
 
 
 def first_line(error: BaseException) -> str:
-    """What an error's message says first; a line that ends in a colon goes on."""
+    """The first line of an error's message, with the second where the first ends in a colon."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if not lines:
         return type(error).__name__

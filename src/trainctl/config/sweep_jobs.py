@@ -1,8 +1,8 @@
-"""Composing the many jobs of a sweep: those that differ in values only share one composition.
+"""Composing the jobs of a sweep: those that differ in values only share one composition.
 
 Hydra takes a quarter of a second for each; copying a composed tree and setting its values takes two
-milliseconds. What could make a difference (an option of a group, a component's name, a key that is not there
-yet, a dictionary, which Hydra merges) is composed in full.
+milliseconds. Jobs that differ in more (an option of a group, a component's name, a key that is not there
+yet, a dictionary, which Hydra merges) are composed in full.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from trainctl.config import overrides as word_rules
 from trainctl.config.composer import Composed, Composer, check_tree
+from trainctl.config.overrides import split_override
 from trainctl.errors import ConfigError
 from trainctl.registry import COMPONENTS
 
-_WHOLE = ("plugins", "experiment", "debug", "name")
+_COMPOSED_IN_FULL = ("plugins", "experiment", "debug", "name")
 
 
 def compose_jobs(composer: Composer, jobs: Sequence[Sequence[str]]) -> Iterator[Composed | ConfigError]:
@@ -40,47 +40,48 @@ def compose_jobs(composer: Composer, jobs: Sequence[Sequence[str]]) -> Iterator[
 
 
 def _values(parser: OverridesParser, job: Sequence[str]) -> tuple[list[Override], tuple[object, ...]]:
-    """The words that only set a value, and a job's shape: the other words, and those ones' keys."""
+    """The overrides that only set a value, and the shape: the other overrides, and the keys of those."""
     values: list[Override] = []
     shape: list[object] = []
-    for word in job:
-        override = _value(parser, word)
-        if override is None:
-            shape.append(word)
+    for override in job:
+        value = _value(parser, override)
+        if value is None:
+            shape.append(override)
         else:
-            values.append(override)
-            shape.append((override.type, override.key_or_group))
+            values.append(value)
+            shape.append((value.type, value.key_or_group))
     return values, tuple(shape)
 
 
-def _value(parser: OverridesParser, word: str) -> Override | None:
-    key = word_rules.split(word)[1]
+def _value(parser: OverridesParser, override: str) -> Override | None:
+    """The parsed override, or None for one that does more than set a value."""
+    key = split_override(override)[1]
     group, _, rest = key.partition(".")
-    if key in (*COMPONENTS, *_WHOLE) or group == "hydra" or "/" in key or "@" in key:
+    if key in (*COMPONENTS, *_COMPOSED_IN_FULL) or group == "hydra" or "/" in key or "@" in key:
         return None
     if group in COMPONENTS and rest == "name":
         return None
     try:
-        (override,) = parser.parse_overrides([word])
+        (parsed,) = parser.parse_overrides([override])
     except (HydraException, ValueError):
         return None
-    if override.is_delete() or override.is_sweep_override() or isinstance(override.value(), dict):
+    if parsed.is_delete() or parsed.is_sweep_override() or isinstance(parsed.value(), dict):
         return None
-    return override
+    return parsed
 
 
-def _derive(base: Composed, values: Sequence[Override], words: tuple[str, ...]) -> Composed | None:
-    """``base`` with other values; None where a key or a value is not of the kind that can be set alone."""
+def _derive(base: Composed, values: Sequence[Override], overrides: tuple[str, ...]) -> Composed | None:
+    """``base`` with other values; None where one of them cannot be set alone."""
     tree = base.tree.copy()
     OmegaConf.set_struct(tree, False)
-    for override in values:
-        key = override.key_or_group
+    for value in values:
+        key = value.key_or_group
         try:
-            there = OmegaConf.select(base.tree, key, throw_on_resolution_failure=False)
-            if isinstance(there, DictConfig):
+            present = OmegaConf.select(base.tree, key, throw_on_resolution_failure=False)
+            if isinstance(present, DictConfig):
                 return None
-            OmegaConf.update(tree, key, override.value(), merge=False, force_add=True)
+            OmegaConf.update(tree, key, value.value(), merge=False, force_add=True)
         except OmegaConfBaseException:
             return None
     OmegaConf.set_struct(tree, True)
-    return Composed(check_tree(tree), tree, base.full, base.notices, words)
+    return Composed(check_tree(tree), tree, base.full, base.notices, overrides)

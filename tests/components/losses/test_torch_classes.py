@@ -79,7 +79,7 @@ def test_its_arguments_reach_it_and_reduction_is_not_one_of_them(name: str) -> N
     assert not {"reduction", "reduce", "size_average", "weight"} & set(arguments)
 
 
-def test_a_familys_arguments_change_the_loss() -> None:
+def test_an_argument_of_a_torch_class_changes_the_loss() -> None:
     outputs, targets = torch.tensor([[3.0]]), torch.tensor([[0.0]])
     assert construct(Component("loss", "huber", {"delta": 0.5}))(outputs, targets) == 0.5 * (3 - 0.25)
     assert construct(Component("loss", "smooth_l1", {"beta": 2.0}))(outputs, targets) == 2.0

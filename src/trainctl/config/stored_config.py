@@ -1,0 +1,186 @@
+"""The config files of a run: written when it starts, read back when it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from trainctl.config.composer import Composed, check_tree
+from trainctl.config.config_diff import Change, find_changes
+from trainctl.config.hydra_errors import explain_value, first_line
+from trainctl.config.overrides import PATH_KEYS
+from trainctl.config.safety import refuse_unsafe
+from trainctl.config.settings import Config
+from trainctl.errors import ConfigError
+from trainctl.registry import plugins
+from trainctl.runs.record import refuse_nested_yaml
+
+HISTORY = "config.history.yaml"
+
+
+def stored_files(composed: Composed) -> dict[str, str]:
+    """The config files that a run stores, by name.
+
+    Interpolations are kept, so that an override on resume reaches everything that depends on it; paths
+    become absolute, so that the run can be used from another folder. References to the environment stay
+    references: a secret is not written down.
+    """
+    tree = composed.tree.copy()
+    make_absolute(tree, composed.config.plugins)
+    overrides = [each for each in composed.overrides if not each.lstrip("+~").startswith("hydra")]
+    return {
+        "config.yaml": OmegaConf.to_yaml(tree),
+        "overrides.yaml": OmegaConf.to_yaml(OmegaConf.create(overrides)),
+    }
+
+
+def read_config(path: Path, trusted: Callable[[list[str]], None]) -> Config:
+    """The checked config that a run stored.
+
+    ``trusted`` is called with the plugins before any is imported, and raises to refuse them.
+    """
+    return check_tree(read_tree(path, trusted))
+
+
+def read_tree(path: Path, trusted: Callable[[list[str]], None]) -> DictConfig:
+    """The config that a run stored, not resolved yet; otherwise as :func:`read_config`."""
+    try:
+        tree = OmegaConf.load(path)
+    except (OSError, YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f"{path}: {first_line(error)}", "give a run directory") from error
+    return _checked(tree, str(path), trusted)
+
+
+def parse_config(text: str, where: str, trusted: Callable[[list[str]], None]) -> Config:
+    """The checked config in ``text``, which comes from ``where``; otherwise as :func:`read_config`."""
+    refuse_nested_yaml(text.encode(), where)
+    try:
+        tree = OmegaConf.create(text)
+    except (YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f"{where}: {first_line(error)}") from error
+    return check_tree(_checked(tree, where, trusted))
+
+
+def _checked(tree: Any, where: str, trusted: Callable[[list[str]], None]) -> DictConfig:
+    if not isinstance(tree, DictConfig):
+        raise ConfigError(f"{where}: not a run's config")
+    refuse_unsafe(tree)
+    trusted(_plugins(tree))
+    return tree
+
+
+def _plugins(tree: DictConfig) -> list[str]:
+    return [str(name) for name in tree.get("plugins") or []]
+
+
+@dataclass(frozen=True)
+class ConfigVersion:
+    """The settings of a run over a range of its steps.
+
+    Attributes:
+        until: the last step trained with them; None for the current version.
+        threads: the number of threads then, where it is known.
+        tree: the config, not resolved.
+    """
+
+    until: int | None
+    threads: int | None
+    tree: DictConfig
+
+    @property
+    def plugins(self) -> list[str]:
+        """The plugins that the config names."""
+        return _plugins(self.tree)
+
+    @property
+    def config(self) -> Config:
+        """The checked settings. Imports the plugins that they name."""
+        return check_tree(self.tree)
+
+    def changes(self, before: ConfigVersion) -> list[Change]:
+        """How this version differs from ``before``."""
+        return find_changes(resolved(before.tree), resolved(self.tree))
+
+    def stored(self) -> dict[str, Any]:
+        """The version as an entry of the history file."""
+        config = OmegaConf.to_container(self.tree, resolve=False)
+        return {"until": self.until, "threads": self.threads, "config": config}
+
+
+def read_versions(directory: Path, trusted: Callable[[list[str]], None]) -> list[ConfigVersion]:
+    """The settings of the run in ``directory``, oldest first: several where it was resumed with changes.
+
+    ``trusted`` as in :func:`read_config`, for the newest; nothing of the others is imported. Raises
+    ConfigError for files that are not a run's, UnsafeInputError for ``_target_`` and its kin.
+    """
+    versions, path = [], directory / HISTORY
+    for entry in _entries(path) if path.is_file() else ():
+        tree = OmegaConf.create(entry["config"])
+        refuse_unsafe(tree)
+        versions.append(ConfigVersion(entry["until"], entry["threads"], tree))
+    return [*versions, ConfigVersion(None, None, read_tree(directory / "config.yaml", trusted))]
+
+
+def version_at(versions: Sequence[ConfigVersion], step: int) -> ConfigVersion:
+    """The settings with which ``step`` was trained."""
+    return next(version for version in versions if version.until is None or version.until >= step)
+
+
+def _entries(path: Path) -> list[dict[str, Any]]:
+    try:
+        entries = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    except (OSError, YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f"{path}: {first_line(error)}") from error
+    if not isinstance(entries, list) or not all(
+        isinstance(entry, dict)
+        and type(entry.get("until")) is int
+        and type(entry.get("threads")) in (int, type(None))
+        and isinstance(entry.get("config"), dict)
+        for entry in entries
+    ):
+        raise ConfigError(f"{path}: not a valid history of a run's config")
+    return entries
+
+
+def resolved(tree: DictConfig) -> dict[str, Any]:
+    """The plain values of a config. Raises ConfigError for one that cannot be resolved."""
+    try:
+        values = OmegaConf.to_container(tree, resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(explain_value(error)) from error
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
+def make_absolute(tree: DictConfig, named: Sequence[str]) -> None:
+    """Make the paths, and the ``named`` plugins, absolute, so that the config works from every folder."""
+    for key in PATH_KEYS:
+        value = _unresolved(tree, key)
+        if key.startswith("hydra.") or not isinstance(value, str) or "${" in value:
+            continue
+        # init_from may be a run's name, or last, instead of a directory.
+        if key != "init_from" or _is_folder(value):
+            OmegaConf.update(tree, key, str(Path(value).expanduser().absolute()))
+    OmegaConf.update(tree, "plugins", [plugins.absolute(name) for name in named])
+
+
+def _is_folder(value: str) -> bool:
+    """False also for text that cannot be a folder's name."""
+    try:
+        return Path(value).expanduser().is_dir()
+    except (OSError, RuntimeError):
+        return False
+
+
+def _unresolved(tree: DictConfig, key: str) -> Any:
+    """The value of ``key`` as written, or None."""
+    values: Any = OmegaConf.to_container(tree, resolve=False)
+    for part in key.split("."):
+        values = values.get(part) if isinstance(values, dict) else None
+    return values
