@@ -14,8 +14,8 @@ from tests.program import run
 from trainctl.config.composer import Composer
 from trainctl.inference import export as exporting
 from trainctl.smoke.cases import Case
-from trainctl.smoke.entry import begin_victim
-from trainctl.smoke.lifecycle import Life, Telling
+from trainctl.smoke.lifecycle import LifecycleTest
+from trainctl.smoke.pool import smoke_process
 from trainctl.smoke.report import PHASES, Result
 
 HERE = Path(__file__).parent
@@ -25,14 +25,14 @@ FAULTS = [
     ("model.name=misfit", "build", "model=misfit does not take inputs of shape (N, 1, 8, 8)"),
     ("model.name=not_finite", "train", "the loss is nan at step 1"),
     ("model.name=crashing", "train", "its process was killed by signal 6"),
-    ("model.name=unrepeatable", "save", "not what the same two steps gave before: weights: linear."),
+    ("model.name=unrepeatable", "save", "differs from the same 2 steps in memory: weights: linear."),
     ("optim.name=unsaveable", "save", "optimizer.made is a object, which a checkpoint cannot hold"),
     ("model.name=one_process", "kill", "ended with exit code 1 before it could be killed"),
     ("optim.name=unresumable", "resume", "momentum is not what it was"),
     ("model.name=hidden_state", "compare", "loss of step 2: "),
-    ("optim.name=forgetful", "compare", "it is not the uninterrupted run: weights: "),
+    ("optim.name=forgetful", "compare", "differs from the uninterrupted one: weights: "),
     ("loader.name=repeating", "compare", "loss of step 2: "),
-    ("model.name=restless", "evaluate", "the run has recorded"),
+    ("model.name=restless", "evaluate", "but the run recorded"),
     ("model.name=centred", "predict", "a prediction depends on the batch"),
     ("model.name=branching", "export torch", "model=branching cannot be exported"),
     ("experiment=branching_again", "export torch", "model=branching cannot be exported"),
@@ -132,10 +132,10 @@ def test_what_is_right_passes_and_what_it_declares_is_skipped(smoked, folder) ->
     )
     said = line(smoked.stdout, "model.name=kept_out")
     assert said.startswith("ok ")
-    assert "skipped export torch, export onnx: model=kept_out says that it is not exported" in said
+    assert "skipped export torch, export onnx: model=kept_out declares that it cannot be exported" in said
     cases = suites(folder)["model.name=kept_out"]
     for name in ("export torch", "export onnx"):
-        assert "says that it is not exported" in cases[name].find("skipped").attrib["message"]
+        assert "declares that it cannot be exported" in cases[name].find("skipped").attrib["message"]
 
 
 def test_it_exits_1_counts_and_leaves_nothing_behind(smoked, folder) -> None:
@@ -169,13 +169,13 @@ def lead(case: Case, folder: Path, phases: tuple[str, ...] = ()) -> dict[str, Re
     """The life of a case, killed in a process of its own; then the phases that are done once a model."""
 
     def kill(directory: Path, stored: dict[str, str], command: str) -> int:
-        process = begin_victim(folder, directory, stored, command)
+        process = smoke_process(folder, "trainctl.smoke.victim:die", directory, stored, command)
         process.join()
         return int(process.exitcode or 0)
 
     results: list[Result] = []
-    life = Life(Composer(), case, (), folder, kill, Telling(results.append, lambda note: None))
-    if life.lead():
+    life = LifecycleTest(*(Composer(), case, (), folder, kill, results.append), on_note=lambda note: None)
+    if life.run():
         life.export(life.used, phases)
     return {each.phase: each for each in results}
 

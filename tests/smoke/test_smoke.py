@@ -1,4 +1,4 @@
-"""What is tried, with which partners and data, and how it is told."""
+"""What is tried, with which configs and data, and how it is told."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from trainctl.errors import ConfigError
 from trainctl.registry import COMPONENTS, LOSSES, METRICS
 from trainctl.smoke import junit
 from trainctl.smoke.cases import Case, find_cases
-from trainctl.smoke.compatible_configs import partners
-from trainctl.smoke.entry import warm_up
-from trainctl.smoke.pool import Pool
+from trainctl.smoke.compatible_configs import compatible_configs
+from trainctl.smoke.pool import SmokePool
 from trainctl.smoke.report import PHASES, Report, Result
+from trainctl.sweep.worker_pool import start_server
 from trainctl.ui.smoke import Lines
 
 HERE = Path(__file__).parent
@@ -153,10 +153,10 @@ def test_settings_hold_for_every_case_and_choices_select() -> None:
 
 
 def first(group: str, name: str) -> tuple[str, ...]:
-    return next(partners(Case(group, f"{group}={name}", (f"{group}={name}",)), name))
+    return next(compatible_configs(Case(group, f"{group}={name}", (f"{group}={name}",)), name))
 
 
-def test_what_a_component_declares_decides_its_partners() -> None:
+def test_what_a_component_declares_decides_its_configs() -> None:
     for name in LOSSES.names():
         kind = getattr(LOSSES.load(name), "target", None)
         words = first("loss", name)
@@ -167,9 +167,9 @@ def test_what_a_component_declares_decides_its_partners() -> None:
     assert first("metric", "accuracy") == first("optim", "adam") == first("experiment", "mnist_mlp") == ()
 
 
-def test_no_partner_replaces_what_is_tried() -> None:
+def test_no_compatible_config_replaces_what_is_tried() -> None:
     for group in COMPONENTS:
-        for words in partners(Case(group, group, (f"{group}=x",)), "x"):
+        for words in compatible_configs(Case(group, group, (f"{group}=x",)), "x"):
             assert not [word for word in words if word.lstrip("+").partition("=")[0].split(".")[0] == group]
 
 
@@ -177,7 +177,7 @@ def test_no_partner_replaces_what_is_tried() -> None:
 
 
 @pytest.mark.slow
-def test_each_kind_of_partner_once(trainctl, tmp_path: Path) -> None:
+def test_each_kind_of_compatible_config_once(trainctl, tmp_path: Path) -> None:
     """A loss of other targets, a loop that does not resume, samples made one by one, absent data."""
     (tmp_path / "conf" / "experiment").mkdir(parents=True)
     recipe = "# @package _global_\ndefaults:\n  - override /dataset: npz\ntrain:\n  accumulate: 16\n"
@@ -220,14 +220,16 @@ def test_trackers_write_into_the_temporary_folder(trainctl, tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_what_hangs_is_ended(tmp_path: Path) -> None:
-    warm_up()
+    start_server("trainctl.smoke.worker")
     shutil.copy(HERE / "faults.py", tmp_path)
     cases = [Case("model", "model.name=hanging", ("model.name=hanging",))]
     reports: list[Report] = []
-    pool = Pool(cases, ("plugins=[./faults.py]",), None, tmp_path / "runs", 1, reports.append, too_long=20.0)
+    pool = SmokePool(
+        cases, ("plugins=[./faults.py]",), None, tmp_path / "runs", 1, reports.append, too_long=20.0
+    )
     pool.run()
     (report,) = reports
-    assert (report.failed.phase, report.failed.reason) == ("train", "nothing for 20 s: it hangs")
+    assert (report.failed.phase, report.failed.reason) == ("train", "hung: sent nothing for 20 s")
     assert not (tmp_path / "runs" / "0").exists()
 
 

@@ -17,7 +17,6 @@ import torch
 from tests.program import start
 from trainctl import checkpoint, load
 from trainctl.checkpoint import snapshot
-from trainctl.cli.commands.resume import make_request
 from trainctl.config.composer import Composed, Composer
 from trainctl.config.overrides import friendly
 from trainctl.config.stored import stored_files
@@ -25,6 +24,7 @@ from trainctl.errors import InterruptedRunError, NotFiniteError, StorageError, T
 from trainctl.runs import directory as rundir
 from trainctl.sweep.fused import _probe, plan, train_group
 from trainctl.training.display import Silent
+from trainctl.training.resume_request import make_request
 from trainctl.training.train import Request, train
 
 COMMON = (

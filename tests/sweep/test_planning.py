@@ -13,7 +13,7 @@ from tests.training.test_loop import make_run
 from trainctl.config.composer import Composer
 from trainctl.sweep.checking import check_jobs
 from trainctl.sweep.planning import Plan, make_plan, shape_key
-from trainctl.sweep.pool import places
+from trainctl.sweep.worker_slots import choose_slots
 from trainctl.training.hooks.base import Hook
 from trainctl.training.hooks.timing import Timing
 from trainctl.training.loop import fit
@@ -124,11 +124,11 @@ def test_other_conf_folders_and_the_fused_launcher(trainctl, tmp_path: Path) -> 
 
 
 def test_the_most_demanding_job_says_how_many_run_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainctl.sweep.pool.cores", lambda: 8)
+    monkeypatch.setattr("trainctl.sweep.worker_slots.cores", lambda: 8)
     config = Composer().compose([]).config
 
     def count(*settings: dict[str, object]) -> int:
-        return places([replace(config, **values) for values in settings], 100).count  # type: ignore[arg-type]
+        return choose_slots([replace(config, **values) for values in settings], 100).count  # type: ignore[arg-type]
 
     assert count({"device": "cpu", "threads": 1}) == 8
     assert count({"device": "cpu", "threads": 1}, {"device": "cpu", "threads": 4}) == 2

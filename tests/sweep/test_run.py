@@ -15,7 +15,7 @@ import pytest
 
 from tests.program import PROGRAM, run, start
 from trainctl.sweep.ledger import Ledger, Row
-from trainctl.sweep.run import _split
+from trainctl.sweep.run import split_groups
 
 FAST = ("epochs=1", "threads=1", "display.mode=none")
 
@@ -149,7 +149,7 @@ def test_init_from_last_is_the_run_before_the_sweep(trainctl, tmp_path: Path) ->
     (tmp_path / "conf" / "local.yaml").write_text("# @package _global_\ninit_from: last\n")
     outcome = trainctl("-m", "seed=1,2", *FAST)
     assert outcome.code == 2
-    assert "init_from=last: once a sweep has begun" in outcome.err
+    assert "init_from=last is ambiguous in a sweep" in outcome.err
 
 
 def test_all_jobs_are_checked_before_the_first_starts(trainctl, tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def test_jobs_with_the_same_settings_run_once(trainctl, tmp_path: Path) -> None:
 def test_settings_that_hold_for_the_sweep_cannot_vary(trainctl) -> None:
     outcome = trainctl("-m", "sweep.jobs=1,2", *FAST)
     assert outcome.code == 2
-    assert "one value holds for the whole sweep" in outcome.err
+    assert "take one value for the whole sweep" in outcome.err
 
 
 def test_the_same_sweep_again_does_nothing_and_a_larger_one_only_what_is_new(
@@ -454,7 +454,7 @@ def test_from_the_installed_program(tmp_path: Path) -> None:
 
 def test_a_group_is_cut_for_the_workers_as_long_as_it_is_worth_it() -> None:
     twelve, many = list(range(12)), list(range(32))
-    assert _split([twelve], 12) == [twelve]
-    assert _split([many], 2) == [many[::2], many[1::2]]
-    assert [len(piece) for piece in _split([many, [40]], 12)] == [8, 8, 8, 8, 1]
-    assert _split([[1], [2]], 4) == [[1], [2]]
+    assert split_groups([twelve], 12) == [twelve]
+    assert split_groups([many], 2) == [many[::2], many[1::2]]
+    assert [len(piece) for piece in split_groups([many, [40]], 12)] == [8, 8, 8, 8, 1]
+    assert split_groups([[1], [2]], 4) == [[1], [2]]

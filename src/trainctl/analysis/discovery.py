@@ -148,7 +148,7 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 def _jobs(directory: Path) -> Iterator[Entry]:
     try:
-        rows = ledger.open_ledger(directory).rows()
+        rows = ledger.Ledger(directory).rows()
     except TrainctlError as error:
         yield _unreadable(directory, error)
         return

@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from trainctl.cli.commands.ls import find_options, options_in
-from trainctl.config import overrides as word_rules
+from trainctl.config.options import find_options, options_in
+from trainctl.config.overrides import friendly, split
 from trainctl.errors import ConfigError, Problem, nearest
 from trainctl.paths import conf_directory
 from trainctl.registry import COMPONENTS, METRICS, MODELS, Registry
@@ -59,7 +59,7 @@ def find_cases(
     settings: list[str] = []
     problems: list[Problem] = []
     for word in typed:
-        sign, key, value = word_rules.split(word)
+        sign, key, value = split(word)
         if sign == "~":
             problems.append(Problem(f"{word}: smoke takes nothing out of a config", "it takes KEY=VALUE"))
             continue
@@ -68,7 +68,7 @@ def find_cases(
             continue
         if not _taken(key):
             problems.append(Problem(f"{word}: nothing takes such an argument", "trainctl ls GROUP=OPTION"))
-        settings.append(word_rules.friendly(word))
+        settings.append(friendly(word))
     if problems:
         raise ConfigError(problems)
     order = dict.fromkeys([*_EARLY, *COMPONENTS, *groups])

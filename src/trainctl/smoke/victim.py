@@ -1,4 +1,4 @@
-"""A run that is killed in the middle, in a process of its own: SIGKILL, as a machine that goes down."""
+"""A run that is killed in the middle, in a process of its own: by SIGKILL, as when a machine goes down."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from trainctl.config.stored import parse_config
-from trainctl.runs import directory as rundir
+from trainctl.runs.directory import claim
 from trainctl.training.display import Progress, Silent
 from trainctl.training.startup import importing
 from trainctl.training.train import Request, train
@@ -32,7 +32,7 @@ class _Kill(Silent):
 
 
 def die(directory: Path, stored: Mapping[str, str], command: str) -> None:
-    """Begin the run that ``stored`` describes, in ``directory``, and be killed in it."""
+    """Start the run that ``stored`` describes, in ``directory``, and be killed in it."""
     config = parse_config(stored["config.yaml"], "the config", lambda named: None)
-    rundir.claim(directory, named=True)
+    claim(directory, named=True)
     train(Request(config, stored, directory, (), command, latest=False), _Kill())
