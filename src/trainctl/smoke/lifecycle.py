@@ -100,8 +100,8 @@ class LifecycleTest:
         return self.builder.built
 
     def run(self) -> str:
-        """Run all phases but those of ``ONCE``; returns a key that is equal for configs that share the results
-        of ``ONCE``, or nothing if a phase failed and all have a result."""
+        """Run all phases but those of ``ONCE``; returns a key that is equal for configs that share
+        the results of ``ONCE``, or nothing if a phase failed and all have a result."""
         self.folder.mkdir(parents=True, exist_ok=True)
         for name, phase in (
             ("compose", self.builder.compose),
