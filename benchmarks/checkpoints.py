@@ -24,7 +24,8 @@ from runs import make_run
 from trainctl.checkpoint import snapshot
 from trainctl.checkpoint.format import Content
 from trainctl.training.hooks.checkpointer import Checkpointer
-from trainctl.training.loop import Run, fit
+from trainctl.training.loop import fit
+from trainctl.training.run import Run
 
 CPU = torch.device("cpu")
 
@@ -35,7 +36,7 @@ def take(run: Run) -> Content:
 
 def epoch(run: Run) -> float:
     """Seconds of the next epoch, the checkpoint on the disk included."""
-    run.total_steps += len(run.train)
+    run.total_steps += len(run.train_loader)
     started = time.perf_counter()
     fit(run)
     return time.perf_counter() - started

@@ -28,7 +28,8 @@ from trainctl.config.overrides import friendly
 from trainctl.config.stored import stored_files
 from trainctl.runs import directory as rundir
 from trainctl.sweep.fused import plan, train_group
-from trainctl.training.train import Request, train
+from trainctl.training.request import Request
+from trainctl.training.train import train
 
 RATES = (1e-3, 3e-3, 1e-2, 3e-4)
 COMMON = ("device=cpu", "display.mode=none", "pictures=false")

@@ -21,7 +21,8 @@ import torch
 
 from runs import make_run
 from trainctl.training.hooks.guard import Guard
-from trainctl.training.loop import Run, fit
+from trainctl.training.loop import fit
+from trainctl.training.run import Run
 
 GUARDS: dict[str, Callable[[], list[Guard]]] = {
     "none": list,

@@ -11,8 +11,8 @@ from torch import nn
 from trainctl.components.loaders.resident import ResidentLoader
 from trainctl.components.optimizers._lean import make
 from trainctl.data import Split, Standardize
-from trainctl.training.hooks.base import Hook
-from trainctl.training.loop import Run
+from trainctl.training.run import Hook
+from trainctl.training.run import Run
 
 BATCH = 64
 

@@ -30,7 +30,8 @@ from runs import BATCH, make_run, network
 from trainctl.training.hooks.console import Console
 from trainctl.training.hooks.guard import Guard
 from trainctl.training.hooks.metrics_log import MetricsLog
-from trainctl.training.loop import Run, fit
+from trainctl.training.loop import fit
+from trainctl.training.run import Run
 from trainctl.ui.live import Rich
 
 CPU = torch.device("cpu")
@@ -99,7 +100,7 @@ def full_run(folder: Path, clocks: Clocks | None) -> Run:
     if clocks is None:
         return run
     run.step = clocks.step
-    loader = run.train
+    loader = run.train_loader
     make_batches = loader.batches
     loader.batches = lambda *where: clocks.batches(make_batches(*where))  # type: ignore[method-assign]
     for hook in hooks[1:]:
@@ -128,7 +129,7 @@ class Tightest:
 
     def __init__(self) -> None:
         run = make_run([], CPU, samples=SAMPLES)
-        split = run.train.split  # type: ignore[attr-defined]
+        split = run.train_loader.split  # type: ignore[attr-defined]
         self.model = run.model
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-3, fused=True)
         self.inputs, self.targets = split.inputs, split.targets

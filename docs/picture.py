@@ -21,7 +21,8 @@ from trainctl.config.composer import Composer
 from trainctl.config.stored import stored_files
 from trainctl.runs import directory as rundir
 from trainctl.training.display import Progress
-from trainctl.training.train import Request, command_line, train
+from trainctl.training.request import Request, command_line
+from trainctl.training.train import train
 from trainctl.ui.live import Rich, Source
 
 TARGET = Path(__file__).with_name("terminal.svg").resolve()

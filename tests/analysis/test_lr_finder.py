@@ -22,7 +22,7 @@ from trainctl.data import Split, Standardize
 from trainctl.errors import ConfigError, NoLearningRateError
 from trainctl.training.build import build
 from trainctl.training.hooks.clip import ClipNorm
-from trainctl.training.loop import Run
+from trainctl.training.run import Run
 from trainctl.ui.tune import typed
 
 

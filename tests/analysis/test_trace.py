@@ -98,7 +98,7 @@ def by_hand(*words: str, clip: float | None = None, parts: int = 1) -> ByHand:
     built = build(configured(*words))
     run = built.run
     model, criterion, optimizer = run.model.train(), run.criterion, run.optimizer
-    inputs, targets = next(iter(run.train.batches(0, 0)))
+    inputs, targets = next(iter(run.train_loader.batches(0, 0)))
     before = {name: item.detach().clone() for name, item in model.named_parameters()}
     random = torch.get_rng_state()
 

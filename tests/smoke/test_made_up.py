@@ -11,7 +11,7 @@ from tests.smoke.lifecycles import built, lifecycle_of, trained
 from trainctl.config.settings import Component
 from trainctl.errors import MissingDataError
 from trainctl.smoke.made_up import stand_ins
-from trainctl.training.build import build_data
+from trainctl.training.prepare_data import build_data
 
 
 @pytest.mark.parametrize("name", ["csv", "parquet", "npz", "image_folder"])

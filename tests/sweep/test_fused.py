@@ -15,8 +15,9 @@ import pytest
 import torch
 
 from tests.program import start
-from trainctl import checkpoint, load
-from trainctl.checkpoint import snapshot
+from trainctl import load
+from trainctl.checkpoint.format import Content, best_of, folder_name, read, verify
+from trainctl.checkpoint.snapshot import unpack
 from trainctl.config.composer import Composed, Composer
 from trainctl.config.overrides import friendly
 from trainctl.config.stored import stored_files
@@ -24,8 +25,9 @@ from trainctl.errors import InterruptedRunError, NotFiniteError, StorageError, T
 from trainctl.runs import directory as rundir
 from trainctl.sweep.fused import _probe, plan, train_group
 from trainctl.training.display import Silent
+from trainctl.training.request import Request
 from trainctl.training.resume_request import make_request
-from trainctl.training.train import Request, train
+from trainctl.training.train import train
 
 COMMON = (
     "threads=1",
@@ -105,8 +107,8 @@ def furthest(one: Path, other: Path) -> float:
     return max(abs(first[n]["train/loss"] - second[n]["train/loss"]) / second[n]["train/loss"] for n in first)
 
 
-def content(directory: Path, which: str = "last") -> checkpoint.Content:
-    return checkpoint.read(checkpoint.best_of(directory, rundir.read_record(directory), which))
+def content(directory: Path, which: str = "last") -> Content:
+    return read(best_of(directory, rundir.read_record(directory), which))
 
 
 def assert_same(one: Path, other: Path) -> None:
@@ -119,18 +121,17 @@ def assert_same(one: Path, other: Path) -> None:
             # One sample of 225 may fall on the other side.
             assert first[key] == pytest.approx(second[key], rel=2e-3, abs=5e-3), key
     first, second = content(one), content(other)
-    assert first.state["order"] == second.state["order"]
+    assert first.state["data_fingerprint"] == second.state["data_fingerprint"]
     for key in ("step", "epoch", "position", "evaluated", "lr", "skipped", "stop"):
         assert first.state[key] == second.state[key], key
-    assert_equal(unpacked(first, "random"), unpacked(second, "random"))
-    assert_equal(unpacked(first, "optimizer"), unpacked(second, "optimizer"), close=True)
-    assert_equal(unpacked(first, "scheduler"), unpacked(second, "scheduler"), close=True)
+    for key in first.state["parts"].keys() & {"random", "optimizer", "scheduler"}:
+        assert_equal(unpacked(first, key), unpacked(second, key), close=key != "random")
     assert_equal(dict(first.model), dict(second.model), close=True)
-    assert {*first.state["hooks"], "Signals"} == {*second.state["hooks"], "Signals"}
+    assert list(first.state["parts"]) == list(second.state["parts"])
 
 
-def unpacked(content: checkpoint.Content, key: str) -> Any:
-    return snapshot.unpack(content.state[key], content.training)
+def unpacked(content: Content, key: str) -> Any:
+    return unpack(content.state["parts"][key], content.training)
 
 
 def assert_equal(one: Any, other: Any, *, close: bool = False) -> None:
@@ -181,7 +182,7 @@ def test_each_is_what_it_is_on_its_own(ask: Ask, tmp_path: Path, words: tuple[st
     results = train_group(together)
     assert [result["status"] for result in results if isinstance(result, dict)] == ["done"] * 4
     for request, single in zip(together, ask(jobs, "single"), strict=True):
-        values = train(single)
+        values = train(single, Silent())
         assert_same(request.directory, single.directory)
         record = rundir.read_record(request.directory)
         assert record["engine"] == "fused"
@@ -203,7 +204,7 @@ def four(ask: Ask) -> list[Request]:
 def test_the_comparison_would_show_a_wrong_rate_and_a_swapped_model(ask: Ask, four: list[Request]) -> None:
     jobs = jobs_of("optim=sgd_momentum")
     (other,) = ask([(*jobs[0][:-1], f"optim.lr={RATES[0] * 1.01}")], "other")
-    train(other)
+    train(other, Silent())
     assert furthest(other.directory, four[0].directory) > 10 * TOLERANCE
     directories = [request.directory for request in four]
     assert min(furthest(directories[0], each) for each in directories[1:]) > 10 * TOLERANCE
@@ -218,7 +219,7 @@ def test_momentum_may_differ_and_be_none(ask: Ask) -> None:
     together = ask(jobs, "fused")
     train_group(together)
     for request, single in zip(together, ask(jobs, "single"), strict=True):
-        train(single)
+        train(single, Silent())
         assert_same(request.directory, single.directory)
 
 
@@ -240,7 +241,7 @@ def test_other_models_and_losses(ask: Ask, words: tuple[str, ...]) -> None:
     together = ask(jobs, "fused")
     train_group(together)
     for request, single in zip(together, ask(jobs, "single"), strict=True):
-        train(single)
+        train(single, Silent())
         assert rundir.read_record(request.directory)["engine"] == "fused"
         assert_same(request.directory, single.directory)
 
@@ -252,7 +253,7 @@ def test_each_is_what_it_is_on_its_own_on_mnist(ask: Ask, mnist_root: Path) -> N
     together = ask(jobs, "fused")
     train_group(together)
     for request, single in zip(together, ask(jobs, "single"), strict=True):
-        train(single)
+        train(single, Silent())
         assert furthest(request.directory, single.directory) < 2e-2
         ours, theirs = (rundir.read_record(each.directory)["test"] for each in (request, single))
         assert ours["test/accuracy"] == pytest.approx(theirs["test/accuracy"], abs=2e-3)
@@ -264,7 +265,7 @@ def test_on_a_gpu_each_is_what_it_is_on_its_own(ask: Ask) -> None:
     together = ask(jobs, "fused")
     train_group(together)
     for request, single in zip(together, ask(jobs, "single"), strict=True):
-        train(single)
+        train(single, Silent())
         assert furthest(request.directory, single.directory) < 1e-2
 
 
@@ -279,13 +280,13 @@ def test_a_loss_that_is_not_finite_ends_its_own_run_only(ask: Ask, trainctl, sch
     together, singles = ask(jobs, "fused"), ask(jobs, "single")
     results = train_group(together)
     for number in (0, 2):
-        train(singles[number])
+        train(singles[number], Silent())
         assert_same(together[number].directory, singles[number].directory)
     for number in (1, 3):
         error = results[number]
         assert isinstance(error, NotFiniteError)
         with pytest.raises(NotFiniteError) as alone:
-            train(singles[number])
+            train(singles[number], Silent())
         assert str(error) == str(alone.value)
         record = rundir.read_record(together[number].directory)
         assert (record["status"], record["exit_code"], record["reason"]) == ("failed", 6, str(error))
@@ -349,7 +350,7 @@ def test_told_to_stop_all_are_saved_and_go_on(
         assert (record["status"], record["last"]["step"]) == (status, 20)
         assert content(request.directory).step == 20
     for single in singles:
-        train(single)
+        train(single, Silent())
 
     # One on its own, by the standard engine …
     outcome = trainctl("resume", str(together[0].directory))
@@ -400,7 +401,7 @@ def test_one_may_stop_early(ask: Ask) -> None:
     assert isinstance(results[0], dict)
     assert "no better val/accuracy" in results[0]["reason"]
     for request, single in zip(together, ask(jobs, "single"), strict=True):
-        train(single)
+        train(single, Silent())
         assert_same(request.directory, single.directory)
         ours, theirs = rundir.read_record(request.directory), rundir.read_record(single.directory)
         assert (ours["reason"], ours["test"]["step"]) == (theirs["reason"], theirs["test"]["step"])
@@ -410,9 +411,9 @@ def test_only_what_stays_is_written(four: list[Request]) -> None:
     for request in four:
         record = rundir.read_record(request.directory)
         kept = {path.name for path in (request.directory / "checkpoints").iterdir()}
-        assert kept == {checkpoint.folder_name(record[which]["step"]) for which in ("best", "last")}
+        assert kept == {folder_name(record[which]["step"]) for which in ("best", "last")}
         for name in kept:
-            checkpoint.verify(request.directory / "checkpoints" / name)
+            verify(request.directory / "checkpoints" / name)
 
 
 def test_all_that_is_asked_for_is_written(ask: Ask) -> None:
@@ -420,7 +421,7 @@ def test_all_that_is_asked_for_is_written(ask: Ask) -> None:
     together = ask(jobs_of(*words), "fused")
     train_group(together)
     for request, single in zip(together, ask(jobs_of(*words), "single"), strict=True):
-        train(single)
+        train(single, Silent())
         ours, theirs = (
             {path.name for path in (each.directory / "checkpoints").iterdir()} for each in (request, single)
         )

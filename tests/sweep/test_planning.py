@@ -14,9 +14,9 @@ from trainctl.config.composer import Composer
 from trainctl.sweep.checking import check_jobs
 from trainctl.sweep.planning import Plan, make_plan, shape_key
 from trainctl.sweep.worker_slots import choose_slots
-from trainctl.training.hooks.base import Hook
 from trainctl.training.hooks.timing import Timing
 from trainctl.training.loop import fit
+from trainctl.training.run import Hook
 
 
 def plan(*words: str) -> Plan:
@@ -101,6 +101,8 @@ def test_a_job_whose_process_dies_is_one_that_would_fail(tmp_path: Path) -> None
 
 def test_steps_are_timed_after_the_first_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     class Slow(Hook):
+        name = "slow"
+
         def step(self, run, loss) -> None:
             time.sleep(0.05 if run.state.step <= 3 else 0.001)
 

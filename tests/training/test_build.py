@@ -16,7 +16,9 @@ from trainctl.data import Data, Split, Standardize
 from trainctl.errors import ConfigError
 from trainctl.paths import conf_directory
 from trainctl.registry import DATASETS, LOSSES, MODELS
-from trainctl.training.build import Built, build, build_data, build_model, construct, count_steps
+from trainctl.training.build import Built, build, count_steps
+from trainctl.training.prepare_data import build_data
+from trainctl.training.construct import build_model, construct
 from trainctl.training.loop import fit
 
 SYNTHETIC = {"name": "synthetic", "samples": 100, "test_samples": 20, "shape": [6], "outputs": 3, "val": 20}
@@ -61,10 +63,10 @@ def test_a_run_has_all_its_parts() -> None:
     built = build(configured(optim={"name": "sgd", "lr": 0.25}, scheduler={"name": "cosine", "warmup": 2}))
     run = built.run
     assert (built.data.name, len(built.data.train), len(built.data.val or ())) == ("synthetic", 80, 20)
-    assert (len(run.train), run.total_steps) == (5, 10)
-    assert run.val is not None
+    assert (len(run.train_loader), run.total_steps) == (5, 10)
+    assert run.val_loader is not None
     assert built.test is not None
-    assert (run.val.samples, built.test.samples) == (20, 20)
+    assert (run.val_loader.samples, built.test.samples) == (20, 20)
     assert built.parameters == built.trainable == 6 * 8 + 8 + 8 * 3 + 3
     assert (built.threads, built.threads_note) == (1, "as asked")
     assert built.monitor == "val/accuracy"
@@ -84,7 +86,7 @@ def test_regression_is_judged_by_its_loss_and_has_its_metrics() -> None:
 
 def test_without_validation_and_with_a_constant_rate() -> None:
     built = build(configured(dataset={**SYNTHETIC, "val": 0}))
-    assert built.run.val is None
+    assert built.run.val_loader is None
     assert built.run.scheduler is None
     assert len(built.data.train) == 100
 
@@ -92,7 +94,7 @@ def test_without_validation_and_with_a_constant_rate() -> None:
 def test_one_seed_gives_one_run_and_another_another() -> None:
     """Parameters, order of the data and the random numbers still to come."""
     runs = [build(configured(seed=seed)) for seed in (5, 5, 6)]
-    first, again, other = ([*parameters(each), next(iter(each.run.train.batches()))[0]] for each in runs)
+    first, again, other = ([*parameters(each), next(iter(each.run.train_loader.batches()))[0]] for each in runs)
     assert all(map(torch.equal, first, again))
     assert not any(map(torch.equal, first[::2], other[::2]))
 

@@ -17,8 +17,9 @@ from trainctl.components.metrics.mae import MeanAbsoluteError
 from trainctl.components.metrics.mse import MeanSquaredError
 from trainctl.components.metrics.r2 import R2
 from trainctl.data import Split, Standardize
-from trainctl.training.hooks.base import Hook
-from trainctl.training.loop import Run, evaluate, evaluate_split, evaluating, fit, train_step
+from trainctl.training.run import Hook
+from trainctl.training.loop import evaluate, evaluate_split, evaluating, fit, train_step
+from trainctl.training.run import Run
 
 CPU = torch.device("cpu")
 FP32: Any = nullcontext()
@@ -264,9 +265,9 @@ def test_metrics_get_full_precision_outputs_also_under_autocast() -> None:
 
 def test_each_evaluation_starts_from_nothing() -> None:
     run = make_run()
-    assert run.val is not None
-    first = evaluate_split(run, "val", run.val)
-    assert evaluate_split(run, "val", run.val) == first
+    assert run.val_loader is not None
+    first = evaluate_split(run, "val", run.val_loader)
+    assert evaluate_split(run, "val", run.val_loader) == first
     assert set(first) == {"val/loss", "val/accuracy"}
 
 

@@ -10,12 +10,11 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from trainctl.errors import ConfigError, NoLearningRateError, NotFiniteError
+from trainctl.registry.protocols import Batch, Cursor
 from trainctl.training.build import Built
 from trainctl.training.hooks.clip import ClipNorm
-from trainctl.training.loop import Run
+from trainctl.training.run import Run
 
 EXPLODED = 4.0
 _DECAY = 0.8
@@ -81,10 +80,12 @@ def range_test(built: Built, start: float, end: float, steps: int) -> RangeTest:
     losses: list[float] = []
     mean = best = math.nan
     samples, exploded = 0, None
-    for lr, (inputs, targets) in zip(rates, _batches(run), strict=False):
+    for lr, batch in zip(rates, _batches(run), strict=False):
         for group, share in zip(run.optimizer.param_groups, shares, strict=True):
             group["lr"] = lr * share
-        loss = run.step(run.model, run.criterion, run.optimizer, inputs, targets, run.precision).item()
+        loss = built.trial_step(
+            run.model, run.criterion, run.optimizer, batch.inputs, batch.targets, run.precision
+        ).item()
         if not math.isfinite(loss):
             if not losses:
                 raise NotFiniteError(
@@ -93,14 +94,14 @@ def range_test(built: Built, start: float, end: float, steps: int) -> RangeTest:
             exploded = lr
             break
         losses.append(loss)
-        samples += len(targets)
+        samples += batch.count
         # The mean of those so far, newer ones counting more; the first is not counted as many.
         mean = loss if len(losses) == 1 else mean + (loss - mean) * (1 - _DECAY) / (1 - _DECAY ** len(losses))
         best = mean if len(losses) == 1 else min(best, mean)
         if mean > EXPLODED * best:
             exploded = lr
             break
-    return _read(rates, losses, len(targets), samples / run.train.samples, exploded)
+    return _read(rates, losses, batch.count, samples / run.train_loader.samples, exploded)
 
 
 def _shares(run: Run) -> list[float]:
@@ -114,11 +115,11 @@ def _shares(run: Run) -> list[float]:
     return [rate / rates[0] for rate in rates]
 
 
-def _batches(run: Run) -> Iterator[tuple[Tensor, Tensor]]:
+def _batches(run: Run) -> Iterator[Batch]:
     """The run's batches, epoch after epoch."""
     epoch = 0
     while True:
-        yield from run.train.batches(epoch)
+        yield from run.train_loader.batches(Cursor(epoch))
         epoch += 1
 
 

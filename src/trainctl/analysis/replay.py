@@ -17,7 +17,7 @@ from trainctl.checkpoint.bad_step import Capsule
 from trainctl.config.settings import Config
 from trainctl.errors import CheckpointError, ConfigError
 from trainctl.training import parameters, runtime
-from trainctl.training.build import build_model, construct
+from trainctl.training.construct import build_model, construct
 
 _AROUND = 4
 _MOST_THREADS = 1024
@@ -135,8 +135,9 @@ def _restore(capsule: Capsule, model: Any, optimizer: Any, device: torch.device)
     state, tensors = capsule.content.state, capsule.content.training
     try:
         model.load_state_dict(capsule.content.model)
-        optimizer.load_state_dict(snapshot.unpack(state["optimizer"], tensors))
-        snapshot.set_random_states(snapshot.unpack(state["random"], tensors), torch.device("cpu"))
+        optimizer.load_state_dict(snapshot.unpack(state["parts"]["optimizer"], tensors))
+        states = snapshot.unpack(state["parts"]["random"], tensors)
+        snapshot.RandomStates(torch.device("cpu")).load_state_dict(states)
         if device.type == capsule.device:
             _set_random_state(capsule.random_state, device)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:

@@ -20,14 +20,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainctl.checkpoint.snapshot import random_states, set_random_states
+from trainctl.checkpoint.snapshot import RandomStates
 from trainctl.config.settings import Config, show
 from trainctl.errors import NotFiniteError
 from trainctl.registry.protocols import named_modules
 from trainctl.training.build import Built
 from trainctl.training.hooks.clip import ClipNorm
 from trainctl.training.hooks.guard import Guard
-from trainctl.training.loop import Run, fit
+from trainctl.training.loop import fit
+from trainctl.training.run import Run
 
 REST = "everything else"
 BY_HAND = "backward and update"
@@ -223,18 +224,20 @@ def trace(built: Built, config: Config) -> Trace:
     run = built.run
     run.model.train()
     # Before anything hangs on the parts: hooks would be copied, and what they hold.
-    spare = _spare(run)
-    inputs, targets = next(iter(run.train.batches(0, 0)))
+    spare = _spare(run, built.trial_step)
+    batch = next(iter(run.train_loader.batches()))
+    inputs, targets = batch.inputs, batch.targets
     # A model may change its inputs in place.
     kept, seen = (inputs.clone(), targets.clone()), (_values(inputs), _values(targets))
     wait = _waiting(built.device)
-    random_before = random_states(built.device)
+    random_before = RandomStates(built.device).state_dict()
     watch = _Watch(run)
     lrs = {id(item): float(group["lr"]) for group in run.optimizer.param_groups for item in group["params"]}
     values = {name: item.detach().clone() for name, item in run.model.named_parameters()}
     cleared = _with_gradient(run)
     refused: str | None = None
     with watch.attached():
+        run.call("batch", batch)
         wait()
         started = time.perf_counter()
         try:
@@ -292,6 +295,8 @@ def _settings(built: Built, config: Config) -> tuple[tuple[str, str], ...]:
             "training",
             f"{config.loss.name}, {config.optim.name} at learning rate {', '.join(f'{lr:g}' for lr in lrs)}",
         ),
+        ("step", built.run.step_name),
+        ("attached", ", ".join(hook.name for hook in built.run.hooks)),
         ("device", f"{built.device}, threads {built.threads} ({built.threads_note})"),
     ]
     if config.scheduler.name != "none":
@@ -328,7 +333,6 @@ class _Watch:
             if id(module) not in self._names:
                 self._names[id(module)] = (name, type(module).__name__)
                 handles.append(module.register_forward_hook(self._called))
-        # Ahead of the guard's, which raises.
         handles.append(run.criterion.register_forward_hook(self._compared))
         for parameter in run.model.parameters():
             if parameter.requires_grad:
@@ -459,11 +463,11 @@ def _parameters(
 # ------------------------------------------------------------------- on a copy
 
 
-def _spare(run: Run) -> Run:
+def _spare(run: Run, step: Callable[..., Tensor]) -> Run:
     """A run on copies of model, criterion and optimizer, with what clips but without what guards."""
     model, criterion, optimizer = copy.deepcopy((run.model, run.criterion, run.optimizer))
     hooks = [hook for hook in run.hooks if not isinstance(hook, Guard)]
-    return replace(run, model=model, criterion=criterion, optimizer=optimizer, hooks=hooks)
+    return replace(run, model=model, criterion=criterion, optimizer=optimizer, hooks=hooks, step=step)
 
 
 def _again(
@@ -479,12 +483,13 @@ def _again(
     The loss of the first of them is the loss after the step: the same random numbers, only the update
     differs. The ones after it are timed. The random numbers of ``run`` are put back.
     """
-    random_now = random_states(device)
+    random_states = RandomStates(device)
+    random_now = random_states.state_dict()
     spare.model.load_state_dict(run.model.state_dict())
     spare.call("start")
     wait = _waiting(device)
     try:
-        set_random_states(random_before, device)
+        random_states.load_state_dict(random_before)
         parts = spare.model, spare.criterion, spare.optimizer
         loss_after = float(spare.step(*parts, *batch, spare.precision))
         times: list[dict[str, float]] = []
@@ -500,7 +505,7 @@ def _again(
             )
             times.append(clock.stopped())
     finally:
-        set_random_states(random_now, device)
+        random_states.load_state_dict(random_now)
     phases = [phase for phase in _PHASES if any(phase in each for each in times)]
     timing = Timing(
         phases={phase: median(each.get(phase, 0.0) for each in times) for phase in phases},

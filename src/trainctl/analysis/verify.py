@@ -25,8 +25,7 @@ from trainctl.runs import directory as rundir
 from trainctl.training import resume as resuming
 from trainctl.training import runtime
 from trainctl.training.build import Built, build
-from trainctl.training.hooks.base import Hook
-from trainctl.training.loop import Run
+from trainctl.training.run import Hook, Run
 
 _NOT_COMPARED = ("samples_per_second",)
 _CURSOR = ("step", "epoch", "position", "evaluated")
@@ -285,7 +284,7 @@ def _put(built: Built, comparing: _Comparing, stretch: Stretch) -> None:
     known = [] if start is None or stretch.changes else [start]
     known += [checkpoint.read(mark.path) for mark in stretch.marks[:1]]
     for content in known:
-        if content.state["order"] != built.order_digest(content.state["epoch"]):
+        if content.state["data_fingerprint"] != built.data_fingerprint(content.state["epoch"]):
             raise _DifferentError(
                 "data order: the training targets, or their order, are not those of the run"
             )
@@ -294,7 +293,7 @@ def _put(built: Built, comparing: _Comparing, stretch: Stretch) -> None:
     if stretch.changes:
         resuming.resume(built, start, stretch.changes)
         return
-    snapshot.restore(built.run, start, built.device)
+    resuming.resume(built, start)
     if (found := compare(start, comparing.content(built.run))) is not None:
         raise _DifferentError(f"{found[0]} at step {stretch.start}: not read back as stored: {found[1]}")
 
@@ -360,8 +359,8 @@ class _Comparing(Hook):
         """The run as a checkpoint would hold it."""
         epoch = run.state.epoch
         if epoch not in self._orders:
-            self._orders = {epoch: self.built.order_digest(epoch)}
-        return snapshot.take(run, {"order": self._orders[epoch]}, self.built.device)
+            self._orders = {epoch: self.built.data_fingerprint(epoch)}
+        return self.built.snapshot(self._orders[epoch])
 
     def _evaluates(self, step: int) -> bool:
         mark = self.marks.get(step)
@@ -413,7 +412,7 @@ def _causes(now: Content) -> Iterator[tuple[str, Callable[[Content], Any]]]:
     def hook(name: str) -> Callable[[Content], Any]:
         return lambda content: packed(content, content.state["hooks"].get(name))
 
-    yield "data order", lambda content: {key: content.state[key] for key in ("order", *_CURSOR)}
+    yield "data order", lambda content: {key: content.state[key] for key in ("data_fingerprint", *_CURSOR)}
     yield "random numbers", lambda content: packed(content, content.state["random"])
     yield "optimizer", lambda content: packed(content, content.state["optimizer"])
     yield "scheduler", lambda content: packed(content, content.state["scheduler"])

@@ -26,6 +26,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from trainctl.checkpoint.upgrade import upgraded
 from trainctl.errors import CheckpointError, NotFiniteError, UnsafeInputError
 from trainctl.runs import files
 
@@ -155,7 +156,7 @@ def read(checkpoint: Path) -> Content:
         state = json.loads(data[STATE])
         if not isinstance(state, dict) or not _counts(state.get("step")):
             raise CheckpointError(f"{checkpoint / STATE} does not say which step it is of")
-        return Content(load_tensors(data[MODEL]), load_tensors(data[TRAINING]), state)
+        return Content(load_tensors(data[MODEL]), load_tensors(data[TRAINING]), upgraded(state))
     except (SafetensorError, ValueError, RecursionError, MemoryError) as error:
         raise CheckpointError(f"{checkpoint} is no usable checkpoint: {_reason(error)}") from error
 

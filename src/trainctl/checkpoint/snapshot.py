@@ -1,4 +1,4 @@
-"""A run at an instant, as plain values and tensors, and the way back."""
+"""The state of a run as plain values and tensors, and the way back."""
 
 from __future__ import annotations
 
@@ -11,47 +11,34 @@ import torch
 from torch import Tensor
 
 from trainctl.checkpoint.format import Content
-from trainctl.errors import CheckpointError, ConfigError
-from trainctl.registry.protocols import Model
-from trainctl.training.loop import Run
+from trainctl.errors import CheckpointError
+from trainctl.registry.protocols import Model, Stateful
 
 Packed = Any
 """Plain JSON values in which a tensor is ``{"tensor": name}``, a tuple ``{"tuple": […]}``, a dictionary
 ``{"items": [[key, value], …]}``, because JSON has neither tuples nor keys that are numbers."""
 
 
-def take(run: Run, described: Mapping[str, Any], device: torch.device) -> Content:
-    """Copy everything that decides how ``run`` goes on: training may continue while it is written.
+def take(model: Mapping[str, Tensor], plain: Mapping[str, Any], parts: Mapping[str, Stateful]) -> Content:
+    """Copy everything that decides how a run goes on: training may continue while the copy is written.
 
-    ``described`` goes into the state as it is. Hooks that have something pending bring it to its file.
+    Args:
+        model: parameters and buffers by name.
+        plain: plain JSON values, which go into the state as they are; ``step`` is among them.
+        parts: what has a state of its own, by name. Reading it must have no side effects.
     """
-    return assemble(gather(run), described, random_states(device))
+    return assemble(model, plain, {name: part.state_dict() for name, part in parts.items()})
 
 
-def gather(run: Run) -> dict[str, Any]:
-    """What :func:`assemble` makes a checkpoint of; the tensors are the run's own, not copies."""
-    return {
-        "state": run.state.values(),
-        "optimizer": run.optimizer.state_dict(),
-        "scheduler": None if run.scheduler is None else run.scheduler.state_dict(),
-        "hooks": {type(hook).__name__: hook.state_dict() for hook in run.hooks},
-        "model": run.result.state_dict(),
-    }
-
-
-def assemble(gathered: Mapping[str, Any], described: Mapping[str, Any], states: Mapping[str, Any]) -> Content:
-    """The content of a checkpoint, copied from what was gathered, with the random states ``states``."""
+def assemble(
+    model: Mapping[str, Tensor], plain: Mapping[str, Any], states: Mapping[str, Mapping[str, Any]]
+) -> Content:
+    """The content of a checkpoint, copied from a model and from states that were read before."""
     tensors: dict[str, Tensor] = {}
-    state = {
-        **gathered["state"],
-        "optimizer": pack(gathered["optimizer"], tensors, "optimizer"),
-        "scheduler": pack(gathered["scheduler"], tensors, "scheduler"),
-        "hooks": {name: pack(kept, tensors, f"hooks.{name}") for name, kept in gathered["hooks"].items()},
-        "random": pack(states, tensors, "random"),
-        **described,
-    }
-    model = {name: _copied(tensor) for name, tensor in gathered["model"].items()}
-    return Content(model, tensors, state)
+    parts = {name: pack(state, tensors, name) for name, state in states.items()}
+    return Content(
+        {name: _copied(tensor) for name, tensor in model.items()}, tensors, {**plain, "parts": parts}
+    )
 
 
 def weights(model: Model) -> dict[str, Tensor]:
@@ -59,74 +46,57 @@ def weights(model: Model) -> dict[str, Tensor]:
     return {name: _copied(tensor) for name, tensor in model.state_dict().items()}
 
 
-def restore(run: Run, content: Content, device: torch.device) -> None:
-    """Make ``run`` what it was when ``content`` was taken.
+def restore(content: Content, parts: Mapping[str, Stateful]) -> None:
+    """Give each of ``parts`` its state in ``content``.
 
-    Raises ConfigError where model or optimizer are other ones, CheckpointError where something is missing.
+    Raises CheckpointError where the names differ: a state that is not there, or that nothing takes.
     """
-    state, tensors = content.state, content.training
-    try:
-        run.model.load_state_dict(content.model)
-    except (RuntimeError, KeyError) as error:
-        raise ConfigError(
-            f"the checkpoint's parameters do not fit the model: {_misfit(run, content, error)}",
-            "leave the model's arguments as they are; init_from=RUN starts a new run from what fits",
-        ) from error
-    try:
-        run.optimizer.load_state_dict(unpack(state["optimizer"], tensors))
-        if run.scheduler is not None:
-            run.scheduler.load_state_dict(unpack(state["scheduler"], tensors))
-        for hook in run.hooks:
-            kept = state["hooks"].get(type(hook).__name__)
-            if kept is not None:
-                hook.load_state_dict(unpack(kept, tensors))
-        run.state.take(dict(state))
-        set_random_states(unpack(state["random"], tensors), device)
-    except ValueError as error:
-        raise ConfigError(f"the checkpoint's optimizer does not fit: {error}") from error
-    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise CheckpointError(f"the checkpoint lacks {error}: an exact resume is not possible") from error
-
-
-def _misfit(run: Run, content: Content, error: Exception) -> str:
-    """The first tensor that does not fit, and how."""
-    own = run.model.state_dict()
-    for name in sorted({*content.model, *own}):
-        there, here = (
-            tuple(tensors[name].shape) if name in tensors else "absent" for tensors in (content.model, own)
+    stored = content.state["parts"]
+    absent, unknown = sorted(parts.keys() - stored.keys()), sorted(stored.keys() - parts.keys())
+    if absent or unknown:
+        what = (
+            f"has no state of {absent[0]}"
+            if absent
+            else f"holds the state of {unknown[0]}, which the run lacks"
         )
-        if there != here:
-            return f"{name} is {there} there, {here} here"
-    return " ".join(str(error).split())
+        raise CheckpointError(
+            f"the checkpoint {what}: an exact resume is not possible", "nothing was changed"
+        )
+    for name, part in parts.items():
+        part.load_state_dict(unpack(stored[name], content.training))
 
 
-def random_states(device: torch.device) -> dict[str, Any]:
+class RandomStates:
     """The states of Python's, NumPy's and torch's generators, and of the device's."""
-    version, words, gauss = random.getstate()
-    name, keys, *rest = numpy.random.get_state(legacy=True)
-    states = {
-        "python": (version, torch.tensor(words, dtype=torch.int64), gauss),
-        "numpy": (name, torch.from_numpy(numpy.asarray(keys).astype(numpy.int64)), *rest),
-        "torch": torch.get_rng_state(),
-    }
-    if device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(device)
-    if device.type == "mps":
-        states["mps"] = torch.mps.get_rng_state()
-    return states
 
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
 
-def set_random_states(states: Mapping[str, Any], device: torch.device) -> None:
-    """Put them back. Raises KeyError for one that is missing."""
-    version, words, gauss = states["python"]
-    random.setstate((version, tuple(words.tolist()), gauss))
-    name, keys, *rest = states["numpy"]
-    numpy.random.set_state((name, keys.numpy().astype(numpy.uint32), *rest))
-    torch.set_rng_state(states["torch"])
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(states["cuda"], device)
-    if device.type == "mps":
-        torch.mps.set_rng_state(states["mps"])
+    def state_dict(self) -> dict[str, Any]:
+        version, words, gauss = random.getstate()
+        name, keys, *rest = numpy.random.get_state(legacy=True)
+        states = {
+            "python": (version, torch.tensor(words, dtype=torch.int64), gauss),
+            "numpy": (name, torch.from_numpy(numpy.asarray(keys).astype(numpy.int64)), *rest),
+            "torch": torch.get_rng_state(),
+        }
+        if self.device.type == "cuda":
+            states["cuda"] = torch.cuda.get_rng_state(self.device)
+        if self.device.type == "mps":
+            states["mps"] = torch.mps.get_rng_state()
+        return states
+
+    def load_state_dict(self, states: Mapping[str, Any]) -> None:
+        """Put them back. Raises KeyError for one that is missing."""
+        version, words, gauss = states["python"]
+        random.setstate((version, tuple(words.tolist()), gauss))
+        name, keys, *rest = states["numpy"]
+        numpy.random.set_state((name, keys.numpy().astype(numpy.uint32), *rest))
+        torch.set_rng_state(states["torch"])
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(states["cuda"], self.device)
+        if self.device.type == "mps":
+            torch.mps.set_rng_state(states["mps"])
 
 
 def pack(value: Any, tensors: dict[str, Tensor], name: str) -> Packed:

@@ -240,7 +240,11 @@ def _train(options: Any, words: list[str]) -> int:
         from trainctl.config.composer import Composer, run_directory
         from trainctl.config.stored import stored_files
         from trainctl.runs import directory as rundir
-        from trainctl.training.train import Request, command_line, record_stop, train
+        from trainctl.training.failures import record_stop
+        from trainctl.training.request import Request, command_line
+        from trainctl.training.train import train
+        from trainctl.ui.display import make_display
+        from trainctl.ui.pictures import draw
 
         composer = Composer(options.config_dir, options.config_name)
     command = command_line(words)
@@ -259,8 +263,9 @@ def _train(options: Any, words: list[str]) -> int:
         # A directory that is taken has a record, which must not say "running" for ever.
         with held_back():
             directory = rundir.claim(where, named=named)
-        request = Request(composed.config, files, directory, composed.notices, command)
-        values = composer.run(composed, directory, lambda: train(request))
+        request = Request(composed.config, files, directory, composed.notices, command, draw=draw)
+        display = make_display(composed.config.display.mode, composed.config.display.every)
+        values = composer.run(composed, directory, lambda: train(request, display))
     except (Stopped, KeyboardInterrupt) as error:
         if directory is not None:
             record_stop(directory, error)

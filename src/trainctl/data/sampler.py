@@ -7,11 +7,19 @@ import hashlib
 import torch
 from torch import Tensor
 
+from trainctl.registry.protocols import Cursor
+
 
 def derived_seed(*parts: object) -> int:
     """A seed of 56 bits that ``parts`` decide, the same on every machine; other parts give other numbers."""
     digest = hashlib.sha256(" ".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:7], "little")
+
+
+def cursor_after(cursor: Cursor, count: int, samples: int) -> Cursor:
+    """Where the batch after one of ``count`` samples begins, in epochs of ``samples`` samples."""
+    position = cursor.position + count
+    return Cursor(cursor.epoch, position) if position < samples else Cursor(cursor.epoch + 1, 0)
 
 
 def epoch_order(length: int, seed: int | None, epoch: int) -> Tensor:

@@ -19,9 +19,10 @@ from trainctl.errors import ConfigError
 from trainctl.inference.trained_run import Trained
 from trainctl.registry import DATASETS
 from trainctl.training import runtime
-from trainctl.training.build import build_data, construct
+from trainctl.training.construct import construct
 from trainctl.training.evaluation import choose_metrics
 from trainctl.training.loop import evaluate
+from trainctl.training.prepare_data import build_data
 
 SPLITS = ("test", "val", "train", "all")
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)

@@ -28,7 +28,8 @@ from trainctl.errors import ConfigError, StorageError, TrainctlError
 from trainctl.inference.predict import Predictor, finish
 from trainctl.inference.trained_run import Trained
 from trainctl.runs import files
-from trainctl.training.build import build_data, build_model
+from trainctl.training.construct import build_model
+from trainctl.training.prepare_data import build_data
 
 FORMATS = {"safetensors": ".safetensors", "torch": ".pt2", "onnx": ".onnx"}
 TOLERANCE = 1e-5

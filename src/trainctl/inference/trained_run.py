@@ -21,7 +21,8 @@ from trainctl.registry import plugins
 from trainctl.registry.protocols import Model
 from trainctl.runs import directory as rundir
 from trainctl.training import runtime
-from trainctl.training.build import build_data, build_model, order_digest
+from trainctl.training.construct import build_model
+from trainctl.training.prepare_data import build_data, data_fingerprint
 
 _TASKS = ("classification", "regression")
 _DTYPES = {str(each).removeprefix("torch.") for each in vars(torch).values() if isinstance(each, torch.dtype)}
@@ -73,8 +74,8 @@ class Trained:
     def trained_on(self, data: Data) -> bool:
         """Whether the training targets, and their order, are those of the run."""
         state = self.content.state
-        digest: str = order_digest(data, self.config.seed, int(state["epoch"]))
-        return bool(state.get("order") == digest)
+        fingerprint = data_fingerprint(data, self.config.seed, int(state["epoch"]))
+        return bool(state.get("data_fingerprint") == fingerprint)
 
     def transform(self) -> nn.Module:
         """What turns a raw batch into the model's input, as in training, on ``device``.

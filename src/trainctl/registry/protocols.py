@@ -7,7 +7,7 @@ loop runs either, in any mix. Whatever else meets them can be trained, too.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -64,9 +64,41 @@ class Optimizer(Protocol):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None: ...
 
 
+class Cursor(NamedTuple):
+    """Where a batch begins. With the seed it decides every batch that is still to come.
+
+    Attributes:
+        epoch: epochs whose batches have all been used.
+        position: samples of the running epoch that have been used.
+    """
+
+    epoch: int = 0
+    position: int = 0
+
+
+class Batch(NamedTuple):
+    """The samples of one step.
+
+    Attributes:
+        inputs: (N, …), on the training device.
+        targets: (N, …), on the training device.
+        count: samples of the step on all devices together; N on one device.
+        cursor: where the next batch begins.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    count: int  # type: ignore[assignment]  # a tuple's own method is of no use here
+    cursor: Cursor
+
+
+START = Cursor()
+"""The beginning of the first epoch."""
+
+
 @runtime_checkable
 class Loader(Protocol):
-    """Batches on the device. (epoch, position) is the cursor: with it every batch can be had again."""
+    """Batches on the training device. With a cursor every batch can be had again."""
 
     @property
     def samples(self) -> int:
@@ -75,8 +107,16 @@ class Loader(Protocol):
     def __len__(self) -> int:
         """Batches an epoch."""
 
-    def batches(self, epoch: int = 0, position: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of ``epoch`` from the sample at ``position`` of its order on."""
+    def batches(self, cursor: Cursor = START) -> Iterator[Batch]:
+        """The batches of the cursor's epoch from its position on; the last cursor is the next epoch's."""
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """What a checkpoint holds. Reading the state has no side effects; loading it restores the object."""
+
+    def state_dict(self) -> Mapping[str, Any]: ...
+    def load_state_dict(self, state_dict: Any) -> Any: ...
 
 
 def missing(protocol: type, candidate: object) -> list[str]:

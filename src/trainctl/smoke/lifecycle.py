@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from trainctl.analysis.verify import compare, read_metrics
-from trainctl.checkpoint import snapshot
 from trainctl.checkpoint.format import Content, folder_name, read
 from trainctl.config.composer import Composed, Composer
 from trainctl.config.settings import Component
@@ -34,11 +33,11 @@ from trainctl.smoke.report import AFTER_FAILED, ONCE, Result
 from trainctl.smoke.settings import STEPS
 from trainctl.training.build import Built
 from trainctl.training.display import Silent
-from trainctl.training.hooks.base import Hook
 from trainctl.training.hooks.metrics_log import MetricsLog
-from trainctl.training.loop import Run
+from trainctl.training.request import Request
 from trainctl.training.resume_request import make_request
-from trainctl.training.train import Request, train
+from trainctl.training.run import Hook, Run
+from trainctl.training.train import train
 
 _COMMAND = "trainctl smoke"
 
@@ -50,6 +49,8 @@ class _FailedError(Exception):
 class _Keep(Hook):
     """Copies the run after its last step, as the checkpoint of that step holds it."""
 
+    name = "smoke"
+
     content: Content | None = None
 
     def __init__(self, built: Built) -> None:
@@ -57,10 +58,8 @@ class _Keep(Hook):
 
     def step(self, run: Run, loss: Tensor) -> None:
         if run.state.step == STEPS:
-            order = self.built.order_digest(run.state.epoch)
-            without = replace(run, hooks=[hook for hook in run.hooks if hook is not self])
-            with contextlib.suppress(CheckpointError):  # the phase that saves reports it
-                self.content = snapshot.take(without, {"order": order}, self.built.device)
+            with contextlib.suppress(CheckpointError):  # it is the saving that says so
+                self.content = self.built.snapshot()
 
 
 @dataclass
@@ -277,9 +276,9 @@ def _settings(component: Component) -> tuple[str, list[tuple[str, Any]]]:
 
 
 def _without_log(content: Content) -> Content:
-    """Without the length of metrics.jsonl: the durations in it have more digits or fewer."""
-    hooks = {name: kept for name, kept in content.state["hooks"].items() if name != MetricsLog.__name__}
-    return replace(content, state={**content.state, "hooks": hooks})
+    """Without the length of metrics.jsonl: the times of an evaluation in it have more digits or fewer."""
+    parts = {name: kept for name, kept in content.state["parts"].items() if name != MetricsLog.name}
+    return replace(content, state={**content.state, "parts": parts})
 
 
 def _finished(request: Request) -> dict[str, Any]:

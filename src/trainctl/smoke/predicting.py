@@ -19,7 +19,7 @@ from trainctl.inference.predict import Predictor, Table, predict
 from trainctl.inference.readers import open_source
 from trainctl.inference.readers.images import takes_images
 from trainctl.inference.trained_run import Trained
-from trainctl.training.build import build_data
+from trainctl.training.prepare_data import build_data
 
 TOLERANCE = 1e-5
 _SAMPLES = 8

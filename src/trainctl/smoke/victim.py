@@ -10,8 +10,9 @@ from pathlib import Path
 from trainctl.config.stored import parse_config
 from trainctl.runs.directory import claim
 from trainctl.training.display import Progress, Silent
+from trainctl.training.request import Request
 from trainctl.training.startup import importing
-from trainctl.training.train import Request, train
+from trainctl.training.train import train
 
 with importing():
     from trainctl.checkpoint import snapshot

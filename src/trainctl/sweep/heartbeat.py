@@ -47,6 +47,9 @@ class Heartbeat:
     def epoch(self, progress: Progress, values: Mapping[str, float], seconds: float, *, best: bool) -> None:
         self._shown.epoch(progress, values, seconds, best=best)
 
+    def table(self, lines: Sequence[str]) -> None:
+        self._shown.table(lines)
+
     def closing(self, rows: Mapping[str, Mapping[str, object]], places: Sequence[tuple[str, str]]) -> None:
         self._shown.closing(rows, places)
 

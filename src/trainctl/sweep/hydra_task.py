@@ -16,6 +16,7 @@ from trainctl.sweep.job import run_job
 from trainctl.sweep.ledger import Job, Ledger
 from trainctl.sweep.reporter import Reporter
 from trainctl.training.interrupts import Stopped
+from trainctl.training.request import Draw
 
 log = logging.getLogger("trainctl")
 
@@ -28,12 +29,14 @@ class HydraTask:
         directory: the sweep's.
         command: the command line, for ``run.json``.
         began: when the sweep was started, as ``runs.directory.now`` gives it.
+        draw: draws the pictures of the job.
         reporter: shows the job; None in any process but the sweep's own.
     """
 
     directory: str
     command: str
     began: str
+    draw: Draw | None = None
     reporter: Reporter | None = None
 
     def __call__(self, config: DictConfig) -> dict[str, Any]:
@@ -48,7 +51,7 @@ class HydraTask:
             self.reporter.notice(f"job {job.number + 1}/{len(jobs)}: {job.label}")
             display = self.reporter.run_display(config.display.mode, config.display.every)
         try:
-            row = run_job(ledger, job, self.command, display=display)
+            row = run_job(ledger, job, self.command, display=display, draw=self.draw)
         except Stopped:
             if self.reporter is not None:
                 raise

@@ -23,9 +23,11 @@ from trainctl.sweep.heartbeat import Heartbeat
 from trainctl.sweep.ledger import Job, Ledger, Row, here
 from trainctl.sweep.pruning import pruning_hooks
 from trainctl.training.display import Display
+from trainctl.training.failures import record_stop
 from trainctl.training.interrupts import Stopped
+from trainctl.training.request import Draw, Request
 from trainctl.training.resume_request import make_request
-from trainctl.training.train import Request, record_stop, train
+from trainctl.training.train import train
 
 log = logging.getLogger("trainctl")
 _WAIT_FOR_LOCK = 30.0
@@ -34,16 +36,26 @@ CERTAIN_TO_FAIL_AGAIN = (2, 6)
 
 
 def run_job(
-    ledger: Ledger, job: Job, command: str, *, display: Display | None = None, trust_plugins: bool = False
+    ledger: Ledger,
+    job: Job,
+    command: str,
+    *,
+    display: Display | None = None,
+    draw: Draw | None = None,
+    trust_plugins: bool = False,
 ) -> Row:
     """Train one job, or resume it; returns its row. A failure is a row, not an error.
+
+    Args:
+        display: shows the run.
+        draw: draws its pictures.
 
     Raises Stopped when it was told to stop; its row says ``interrupted`` then.
     """
     row = ledger.row(job)
     if row.state == "done":
         return row
-    attempt = _Attempt(ledger, job, row, display)
+    attempt = _Attempt(ledger, job, row, draw, display)
     result: dict[str, Any] | BaseException
     try:
         request = attempt.prepare(command, trust_plugins=trust_plugins)
@@ -59,11 +71,18 @@ def run_job(
 
 
 def run_group(
-    ledger: Ledger, jobs: Sequence[Job], command: str, *, trust_plugins: bool = False, sharing: int = 1
+    ledger: Ledger,
+    jobs: Sequence[Job],
+    command: str,
+    *,
+    draw: Draw | None = None,
+    trust_plugins: bool = False,
+    sharing: int = 1,
 ) -> None:
     """Train ``jobs`` as one stacked model, each with its own row.
 
     Args:
+        draw: draws the pictures of each.
         sharing: how many processes share one memory.
 
     Raises Stopped when it was told to stop; the rows say ``interrupted`` then.
@@ -80,7 +99,7 @@ def run_group(
             row = ledger.row(job)
             if row.state == "done":
                 continue
-            attempt = _Attempt(ledger, job, row, every=2.0)
+            attempt = _Attempt(ledger, job, row, draw, every=2.0)
             attempts.append(attempt)
             try:
                 request = attempt.prepare(command, trust_plugins=trust_plugins)
@@ -108,9 +127,15 @@ class _Attempt:
     """One try at a job: its row says ``running`` until :meth:`end`."""
 
     def __init__(
-        self, ledger: Ledger, job: Job, before: Row, display: Display | None = None, every: float = 0.5
+        self,
+        ledger: Ledger,
+        job: Job,
+        before: Row,
+        draw: Draw | None,
+        display: Display | None = None,
+        every: float = 0.5,
     ) -> None:
-        self._ledger, self.job = ledger, job
+        self._ledger, self.job, self._draw = ledger, job, draw
         self.directory = ledger.directory_of(job)
         self._failed_with = before.exit_code if before.state == "failed" else None
         self._started = time.monotonic()
@@ -131,12 +156,18 @@ class _Attempt:
                 except (CheckpointError, ConfigError) as error:
                     log.info("job %d starts anew: %s", job.number, error)
                 else:
-                    return None if request is None else replace(request, latest=False, hooks=hooks)
+                    return (
+                        None
+                        if request is None
+                        else replace(request, latest=False, hooks=hooks, draw=self._draw)
+                    )
         if directory.exists() and any(directory.iterdir()):
             _set_aside(directory)
         config = parse_config(job.files["config.yaml"], f"job {job.number}", lambda named: None)
         claim(directory, named=True)
-        return Request(config, job.files, directory, job.notices, command, latest=False, hooks=hooks)
+        return Request(
+            config, job.files, directory, job.notices, command, latest=False, hooks=hooks, draw=self._draw
+        )
 
     def end(self, result: dict[str, Any] | BaseException) -> TrainctlError | None:
         """Write the row of a run that gave its record or an error; returns the error if the run was told to

@@ -195,7 +195,6 @@ def measure(text: str, threads: int) -> dict[str, Any]:
 
     import torch
 
-    from trainctl.checkpoint import snapshot
     from trainctl.config.stored import parse_config
     from trainctl.training.build import build
     from trainctl.training.hooks.timing import Timing
@@ -207,20 +206,20 @@ def measure(text: str, threads: int) -> dict[str, Any]:
         short = config.train.model_copy(update={"max_steps": Timing.most, "epochs": None, "patience": None})
         built = build(replace(config, train=short))
         timing = Timing(built.device)
-        built.run.hooks = [*built.run.hooks, timing]
+        built.run.attach([timing])
         ready = time.perf_counter() - started
         try:
             built.fit(built.run)
         finally:
             built.close()
-        content = snapshot.take(built.run, {"data": {}, "order": ""}, built.device)
+        content = built.snapshot()
         tensors = [*content.model.values(), *content.training.values()]
         cuda = built.device.type == "cuda"
         return {
             "build": ready,
             "step": timing.step_seconds,
             "evaluation": timing.evaluation_seconds,
-            "batches": len(built.run.train),
+            "batches": len(built.run.train_loader),
             "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             "device_memory": torch.cuda.max_memory_allocated() if cuda else 0,
             "checkpoint": sum(tensor.numel() * tensor.element_size() for tensor in tensors) + 4096,

@@ -17,6 +17,7 @@ from trainctl.sweep.ledger import Job, Ledger, Row, here
 from trainctl.sweep.worker_pool import Worker, WorkerPool, start_process
 from trainctl.sweep.worker_slots import WorkerSlots
 from trainctl.training.interrupts import TERMINATING, handled
+from trainctl.training.request import Draw
 
 _LISTEN = 0.1
 _KILL_AFTER = 30.0
@@ -29,6 +30,7 @@ class JobPool(WorkerPool):
     Args:
         command: the command line, for ``run.json``.
         changed: called when a job began or ended, and about ten times a second.
+        draw: draws the pictures of a job; a function that can be pickled.
         fail_fast: the first failure stops all jobs.
     """
 
@@ -39,12 +41,18 @@ class JobPool(WorkerPool):
         command: str,
         changed: Callable[[], None] = lambda: None,
         *,
+        draw: Draw | None = None,
         fail_fast: bool = False,
         trust_plugins: bool = False,
     ) -> None:
         super().__init__(slots.count)
         self._ledger, self._slots, self._command = ledger, slots, command
-        self._changed, self._fail_fast, self._trust_plugins = changed, fail_fast, trust_plugins
+        self._draw, self._changed, self._fail_fast, self._trust_plugins = (
+            draw,
+            changed,
+            fail_fast,
+            trust_plugins,
+        )
         self._waiting: list[list[int]] = []
         self._jobs: dict[int, Job] = {}
         self._signal: int | None = None
@@ -101,7 +109,15 @@ class JobPool(WorkerPool):
         directory, slots = self._ledger.directory, self._slots
         return start_process(
             "trainctl.sweep.worker:work",
-            *(pipe, str(directory), slots.threads, self._command, self._trust_plugins, slots.sharing),
+            *(
+                pipe,
+                str(directory),
+                slots.threads,
+                self._command,
+                self._draw,
+                self._trust_plugins,
+                slots.sharing,
+            ),
             output=directory / f"worker-{number}.log",
             environment=slots.environment(number),
         )

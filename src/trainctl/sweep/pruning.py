@@ -18,7 +18,7 @@ from trainctl.training.display import number
 
 if TYPE_CHECKING:
     from trainctl.training.build import Built
-    from trainctl.training.hooks.base import Hook
+    from trainctl.training.run import Hook
 
 log = logging.getLogger("trainctl")
 PRUNED = "pruned at epoch "
@@ -45,7 +45,7 @@ class Judge:
     def __init__(self, ledger: Ledger, job: Job, pruner: str, built: Built) -> None:
         self._ledger, self._job, self._pruner = ledger, job, pruner
         self._monitor, self._lower_is_better = built.monitor, built.lower_is_better
-        self._epochs = -(-built.run.total_steps // len(built.run.train))
+        self._epochs = -(-built.run.total_steps // len(built.run.train_loader))
         self._own: dict[int, float] = {}
 
     def __call__(self, values: Mapping[str, float]) -> str | None:

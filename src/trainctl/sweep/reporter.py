@@ -9,10 +9,17 @@ from typing import Protocol
 from trainctl.errors import TrainctlError
 from trainctl.sweep.ledger import Job, Row
 from trainctl.training.display import Display
+from trainctl.training.request import Draw
 
 
 class Reporter(Protocol):
-    """Shows a sweep."""
+    """Shows a sweep.
+
+    Attributes:
+        draw: draws the pictures of a run, in whichever process trains it.
+    """
+
+    draw: Draw
 
     def notice(self, text: str) -> None:
         """Show a line."""

@@ -21,6 +21,7 @@ from typing import Any
 from trainctl import meta_kernels
 from trainctl.errors import InterruptedRunError
 from trainctl.training.interrupts import Stopped, terminable
+from trainctl.training.request import Draw
 from trainctl.training.startup import importing
 
 meta_kernels.later()
@@ -39,13 +40,20 @@ _WARM = (bad_step, build, checkpointer, composer, console, guard, metrics_log, r
 
 
 def work(
-    pipe: Connection, directory: str, threads: int, command: str, trust_plugins: bool, sharing: int
+    pipe: Connection,
+    directory: str,
+    threads: int,
+    command: str,
+    draw: Draw | None,
+    trust_plugins: bool,
+    sharing: int,
 ) -> None:
     """Take lists of job numbers from ``pipe``, train each list (several jobs: as one stacked model), answer.
 
     Args:
         directory: the sweep's.
         threads: CPU threads a job may use.
+        draw: draws the pictures of a job.
         sharing: how many workers share one memory.
     """
     orders: queue.Queue[list[int] | None] = queue.Queue()
@@ -66,10 +74,12 @@ def work(
                     if interrupted.is_set():
                         raise Stopped(InterruptedRunError("interrupted"))
                     if len(order) == 1:
-                        run_job(ledger, jobs[order[0]], command, trust_plugins=trust_plugins)
+                        run_job(ledger, jobs[order[0]], command, draw=draw, trust_plugins=trust_plugins)
                     else:
                         members = [jobs[number] for number in order]
-                        run_group(ledger, members, command, trust_plugins=trust_plugins, sharing=sharing)
+                        run_group(
+                            ledger, members, command, draw=draw, trust_plugins=trust_plugins, sharing=sharing
+                        )
             finally:
                 busy.clear()
         with contextlib.suppress(OSError):

@@ -1,54 +1,39 @@
-"""What a run tells its trackers, and the pictures that are drawn when it is done."""
+"""What is made of a run when it is done: pictures, and what the trackers still get."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from trainctl.checkpoint import format as checkpoint
 from trainctl.config.settings import Config
-from trainctl.runs.directory import RunRecord
+from trainctl.paths import short_path
+from trainctl.training.build import Built
+from trainctl.training.confusion import Confusion
 from trainctl.training.display import Display
+from trainctl.training.evaluation import class_names
 from trainctl.training.interrupts import Stopped
-
-if TYPE_CHECKING:
-    from trainctl.training.build import Built
-    from trainctl.training.hooks.tracking import Tracking, Watched
-    from trainctl.training.loop import Run
-    from trainctl.training.train import Request
-    from trainctl.ui.pictures import Confusion
+from trainctl.training.request import Request
+from trainctl.training.run import Run
 
 log = logging.getLogger("trainctl")
+CURVES, CONFUSION = "curves.png", "confusion.png"
 
 
-def make_tracking(
-    trackers: dict[str, Watched], request: Request, record: RunRecord, display: Display
-) -> Tracking:
-    """The hook that feeds ``trackers``; ``run.json`` has from now on how each of them fares."""
-    from trainctl.config.values import parse_values
-    from trainctl.training.hooks.tracking import Tracking
-
-    directory, text = request.directory, request.files["config.yaml"]
-    settings = parse_values(text.encode(), "config.yaml")
-    settings = {key: value for key, value in settings.items() if key.partition(".")[0] != "tracker"}
-    name = request.config.name or "/".join(directory.parts[-2:])
-    tracking = Tracking(trackers, directory / "metrics.jsonl", name, settings, display.notice)
-    record.values.pop("trackers", None)
-    if trackers:
-        record.update(trackers=tracking.states)
-    return tracking
+def pictures_wanted(config: Config) -> bool:
+    """Whether to draw: ``TRAINCTL_PICTURES=0`` turns pictures off for all that a shell starts."""
+    return config.pictures and os.environ.get("TRAINCTL_PICTURES", "") not in ("0", "false")
 
 
-def make_confusion(config: Config, built: Built) -> Confusion | None:
-    """What counts the classes while the best checkpoint is tested; None where no picture is drawn."""
-    from trainctl.ui.pictures import Confusion, wanted
-
-    if not wanted(config.pictures) or built.data.task != "classification":
-        return None
-    return Confusion(built.data.output_size)
+def make_confusion(request: Request, built: Built) -> Confusion | None:
+    """Counts the classes while the best checkpoint is tested; None where no picture is drawn."""
+    drawn = request.draw is not None and pictures_wanted(request.config)
+    return Confusion(built.data.output_size) if drawn and built.data.task == "classification" else None
 
 
 def counting(run: Run, confusion: Confusion | None) -> Run:
@@ -58,48 +43,25 @@ def counting(run: Run, confusion: Confusion | None) -> Run:
     return replace(run, metrics={**run.metrics, "confusion": lambda: confusion})
 
 
-def finish(
-    config: Config,
-    built: Built,
-    directory: Path,
-    best_step: int,
-    confusion: Confusion | None,
-    tracking: Tracking,
-    display: Display,
-    status: str,
-) -> None:
-    """Draw the pictures, and give the trackers what is left to give, ``status`` with it.
-
-    Called when ``run.json`` says how the run has ended: nothing of this can change that.
-    """
-    from trainctl.checkpoint import format as checkpoint
-    from trainctl.ui import pictures
-
-    draw_pictures(config, built, directory, best_step, confusion, display)
-    weights = directory / "checkpoints" / checkpoint.folder_name(best_step) / checkpoint.MODEL
-    names = ("config.yaml", pictures.CURVES, pictures.CONFUSION)
-    tracking.close(status, [weights, *(directory / name for name in names)])
-
-
 def draw_pictures(
-    config: Config,
-    built: Built,
-    directory: Path,
-    best_step: int,
-    confusion: Confusion | None,
-    display: Display,
+    request: Request, built: Built, best_step: int, confusion: Confusion | None, display: Display
 ) -> None:
     """Draw the pictures of a run that is done, where they are wanted; says what could not be drawn."""
-    from trainctl.training.evaluation import class_names
-    from trainctl.ui import pictures
+    config, directory = request.config, request.directory
+    if request.draw is None or not pictures_wanted(config):
+        return
+    split = "test" if built.test is not None else "val"
+    what = f"{built.data.name}, {split}, checkpoint of step {best_step}"
+    title = f"{config.name or directory.name}: {config.model.name} on {built.data.name}"
+    for text in request.draw(directory, title, confusion, class_names(built.data), what):
+        log.warning(text)
+        display.notice(text)
 
-    if pictures.wanted(config.pictures):
-        split = "test" if built.test is not None else "val"
-        what = f"{built.data.name}, {split}, checkpoint of step {best_step}"
-        title = f"{config.name or directory.name}: {config.model.name} on {built.data.name}"
-        for text in pictures.draw(directory, title, confusion, class_names(built.data), what):
-            log.warning(text)
-            display.notice(text)
+
+def artifacts(directory: Path, best_step: int) -> list[Path]:
+    """The files that trackers get: the best weights, the config, the pictures."""
+    weights = directory / "checkpoints" / checkpoint.folder_name(best_step) / checkpoint.MODEL
+    return [weights, *(directory / name for name in ("config.yaml", CURVES, CONFUSION))]
 
 
 @contextlib.contextmanager
@@ -115,9 +77,7 @@ def interruptible(display: Display) -> Iterator[list[BaseException]]:
 
 def places(directory: Path, values: dict[str, Any]) -> list[tuple[str, str]]:
     """What the closing table says of pictures and trackers."""
-    from trainctl.paths import short_path
-
-    names = [name for name in ("curves.png", "confusion.png") if (directory / name).is_file()]
+    names = [name for name in (CURVES, CONFUSION) if (directory / name).is_file()]
     failed = [
         ("tracker", f"{label} {state}")
         for label, state in (values.get("trackers") or {}).items()

@@ -1,47 +1,54 @@
-"""From a checked config to a run: data, model, criterion, optimizer, scheduler, hooks."""
+"""From a checked config to a run: data, model, criterion, optimizer, scheduler, step, hooks."""
 
 from __future__ import annotations
 
 import copy
-import hashlib
-import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from trainctl.checkpoint import snapshot
+from trainctl.checkpoint.format import Content
 from trainctl.components.optimizers._lean import stock_classes
-from trainctl.config.settings import Component, Config
-from trainctl.data import preprocessing as preparing
-from trainctl.data.augmentation import make_augment
-from trainctl.data.sampler import epoch_order
-from trainctl.data.types import Data, check_targets, hold_out, limited
-from trainctl.errors import DISK_ERRORS, ConfigError, TrainctlError
-from trainctl.registry import COMPONENTS, plugins
-from trainctl.registry.protocols import Criterion, Loader, Model, Optimizer, missing
-from trainctl.training import overfitting, parameters, runtime
+from trainctl.config.settings import Config
+from trainctl.data import preprocessing
+from trainctl.data.types import Data
+from trainctl.errors import ConfigError
+from trainctl.registry.protocols import Criterion, Loader, Stateful
+from trainctl.training import cuda_graph, overfitting, parameters, runtime
 from trainctl.training.checks import check_batch_of_one, check_fit
+from trainctl.training.compile import Compiled, refuse_compile
+from trainctl.training.construct import build_model, check_loop, check_optimizer, check_part, construct
 from trainctl.training.evaluation import choose_metrics, choose_monitor
-from trainctl.training.hooks.base import Hook
 from trainctl.training.hooks.best import Best
 from trainctl.training.hooks.clip import ClipNorm
 from trainctl.training.hooks.ema import Ema
 from trainctl.training.hooks.guard import Guard
 from trainctl.training.hooks.overfit import Overfit
 from trainctl.training.hooks.plateau import Plateau
-from trainctl.training.loop import Run, fit
+from trainctl.training.loop import fit
+from trainctl.training.prepare_data import Loaders, build_data, build_loaders, class_counts, data_fingerprint
+from trainctl.training.run import Hook, Run
+from trainctl.training.steps.choose import choose_step, unguarded_step
 
 
 @dataclass(frozen=True)
 class Built:
-    """A run that is ready to train, and what people are told about it."""
+    """A run that is ready to train, and what people are told about it.
+
+    Attributes:
+        trial_step: the step without its guard and not captured, for trials on copies.
+        described: what a reader of its checkpoints needs to know of the data.
+        choices: what was found out and chosen, such as whether the step is captured, for ``run.json``.
+    """
 
     run: Run
     data: Data
-    prepared: dict[str, Any]
+    described: dict[str, Any]
     device: torch.device
     threads: int
     threads_note: str
@@ -53,36 +60,39 @@ class Built:
     fit: Callable[[Run], None]
     seed: int
     resumes: bool
+    trial_step: Callable[..., Tensor]
     notices: tuple[str, ...]
+    choices: Mapping[str, str]
 
     @property
     def loaders(self) -> list[Loader]:
-        return [loader for loader in (self.run.train, self.run.val, self.test) if loader is not None]
+        run = self.run
+        return [loader for loader in (run.train_loader, run.val_loader, self.test) if loader is not None]
 
     @property
     def loading(self) -> str:
         """How batches of training data are made."""
-        return str(getattr(self.run.train, "note", type(self.run.train).__name__))
+        loader = self.run.train_loader
+        return str(getattr(loader, "note", type(loader).__name__))
 
-    def order_digest(self, epoch: int) -> str:
-        """SHA-256 of the training targets in the order of ``epoch``: another one is of other data."""
-        return order_digest(self.data, self.seed, epoch)
+    def data_fingerprint(self, epoch: int) -> str:
+        """SHA-256 of the training targets in the order of ``epoch``: another one means other data."""
+        return data_fingerprint(self.data, self.seed, epoch)
 
-    @property
-    def described(self) -> dict[str, Any]:
-        """What a reader of a checkpoint needs to build the model again, to give it inputs as in training, and
-        to name its outputs."""
-        data = self.data
-        counts = class_counts(data)
-        return {
-            "name": data.name,
-            "task": data.task,
-            "input_shape": list(data.input_shape),
-            "output_size": data.output_size,
-            "classes": list(data.classes),
-            "class_counts": None if counts is None else counts.tolist(),
-            **self.prepared,
-        }
+    def parts(self) -> dict[str, Stateful]:
+        """What a checkpoint holds beside the model and the state, by name."""
+        return {**self.run.parts(), "random": snapshot.RandomStates(self.device)}
+
+    def snapshot(self, fingerprint: str | None = None) -> Content:
+        """A copy of everything that decides how the run goes on."""
+        run = self.run
+        return snapshot.take(run.result.state_dict(), self.plain(fingerprint), self.parts())
+
+    def plain(self, fingerprint: str | None = None) -> dict[str, Any]:
+        """The plain values of a checkpoint: where the run stands, and what it was trained on."""
+        state = self.run.state
+        fingerprint = fingerprint or self.data_fingerprint(state.epoch)
+        return {**state.state_dict(), "data": self.described, "data_fingerprint": fingerprint}
 
     def while_waiting(self, look: Callable[[], None]) -> None:
         """Have ``look`` called about once a second while the loop waits for a batch; it may raise."""
@@ -97,56 +107,30 @@ class Built:
                 close()
 
 
-def build(config: Config, data: Data | None = None) -> Built:
+def build(config: Config, data: Data | None = None, recorded: Mapping[str, Any] | None = None) -> Built:
     """Build everything a config names and check that the parts fit, before the first step.
 
-    ``data`` is that of another run with the same dataset, which is not read again.
+    Args:
+        data: that of another run with the same dataset, which is not read again.
+        recorded: what was chosen when the run began, and is not chosen anew.
 
     Raises ConfigError where they do not: missing or malformed data, shapes, targets, device.
     """
     runtime.refuse_distributed()
-    overfit = config.train.overfit_batches
-    if overfit is not None:
+    if config.train.overfit_batches is not None:
         config = overfitting.simplified(config)
-    device = runtime.choose_device(config.device)
-    runtime.set_deterministic(config.deterministic)
-    runtime.set_matmul_precision(config.train.matmul)
+    device = _prepare_device(config)
     data = build_data(config.dataset) if data is None else data
     data.transform.to(device)  # the statistics it was fitted with, if it has any
     metrics = choose_metrics(config.metrics, data)
     monitor, lower_is_better = choose_monitor(config.train.monitor, data, metrics)
-    batch_size, accumulate = config.train.batch_size, config.train.accumulate
-    window = batch_size * accumulate
-    if len(data.train) < window:
-        asked = f"train.batch_size={batch_size}" + (
-            f" × train.accumulate={accumulate}" if accumulate > 1 else ""
-        )
-        raise ConfigError(
-            f"{asked}: only {len(data.train)} training samples",
-            f"use batch_size={len(data.train) // accumulate} or fewer, or hold out fewer with dataset.val",
-        )
-    augment = make_augment(config.dataset.common["augment"], data.train, config.seed)
-    load = partial(construct, config.loader, transform=data.transform, device=device)
-    seed: int | None = config.seed
-    train_split, val_split, test_split = data.train, data.val, data.test
-    if overfit is not None:
-        train_split = overfitting.first_samples(train_split, overfit * window, config.seed)
-        val_split = test_split = seed = None
-    train = load(split=train_split, batch_size=window, seed=seed, augment=augment)
-    val, test = (
-        load(split=split, batch_size=batch_size, seed=None, augment=None) if split else None
-        for split in (val_split, test_split)
-    )
+    loaders = build_loaders(config, data, device)
 
     runtime.seed_everything(config.seed)
-    model = build_model(config.model, data.input_shape, data.output_size)
-    notices = [] if config.init_from is None else [parameters.copy_from(config.init_from, model)]
-    if overfit is not None:
-        overfitting.without_dropout(model)
-        notices.append(overfitting.notice(len(train), len(train_split)))
+    model, notices = _build_model(config, data, loaders)
     model = model.to(device)
     criterion = construct(config.loss, class_counts=class_counts(data))
-    _check_part(config.loss, criterion, Criterion)
+    check_part(config.loss, criterion, Criterion)
     criterion = criterion.to(device)
     with stock_classes(config.compile is not False):
         optimizer = construct(config.optim, parameters=parameters.groups(config, model))
@@ -156,85 +140,49 @@ def build(config: Config, data: Data | None = None) -> Built:
     if not getattr(loop, "resumes", True):
         notices.append(f"loop={config.loop.name} does not resume: an interrupted run starts again")
     precision = runtime.precision_context(config.train.precision, device)
-    total_steps = count_steps(config, len(train))
-    if config.scheduler.name != "none" and not isinstance(optimizer, torch.optim.Optimizer):
-        raise ConfigError(
-            f"scheduler={config.scheduler.name} needs an optimizer of torch, not optim={config.optim.name}",
-            "use scheduler=none, or optim=sgd, adam …",
-        )
-    scheduler = construct(
-        config.scheduler,
-        optimizer=optimizer,
-        total_steps=total_steps,
-        steps_per_epoch=len(train),
-        lower_is_better=lower_is_better,
-    )
-    if scheduler is not None and not isinstance(scheduler, LRScheduler):
-        raise ConfigError(
-            f"scheduler={config.scheduler.name} built a {type(scheduler).__name__}",
-            "a scheduler is a torch.optim.lr_scheduler.LRScheduler, or None",
-        )
-    plateau = scheduler if isinstance(scheduler, ReduceLROnPlateau) else None
-    if plateau is not None and val is None:
-        raise ConfigError(
-            f"scheduler={config.scheduler.name} needs validation data", "hold some out: dataset.val=0.1"
-        )
+    total_steps = count_steps(config, len(loaders.train))
+    scheduler = _build_scheduler(config, optimizer, total_steps, loaders, lower_is_better)
 
-    batch = next(iter(train.batches()))
+    batch = next(iter(loaders.train.batches()))
     check_fit(config, model, criterion, batch, data)
-    check_batch_of_one(config, model, batch[0], len(train_split))
+    check_batch_of_one(config, model, batch.inputs, len(loaders.train_split))
+    plain = unguarded_step(config, loop)
     threads, threads_note = runtime.choose_threads(
         config.threads,
         device,
         model,
         optimizer,
-        lambda trial_model, trial_optimizer, inputs, targets: loop.step(
+        lambda trial_model, trial_optimizer, inputs, targets: plain.take(
             trial_model, criterion, trial_optimizer, inputs, targets, precision
         ),
-        batch,
+        (batch.inputs, batch.targets),
     )
-    stepped = None if plateau is not None else scheduler
-    run = Run(model, criterion, optimizer, stepped, train, val, metrics, precision, total_steps, loop.step)
-    compiled: list[Hook] = []
-    if (mode := config.compile) is not False:
-        from trainctl.training import compile as compiling
-
-        compiling.refuse(config, model)
-        compiled = [compiling.Compiled(model, "default" if mode is True else mode, batch_size)]
-    captured: list[Hook] = []
-    if config.train.capture is True or (config.train.capture == "auto" and device.type == "cuda"):
-        from trainctl.training import cuda_graph as capturing
-
-        capturing.refuse(config, device, optimizer)
-        reason = capturing.obstacle(config, device, optimizer)
-        captured = [capturing.Capture(config.train.capture, reason, window, device)]
-    averaging = []
-    if config.train.ema is not None:
-        run.averaged = copy.deepcopy(model)
-        averaging = [Ema(model, run.averaged, config.train.ema)]
-    guard = config.guard
-    run.hooks = [
-        *compiled,
-        *captured,  # before the guard, which watches whatever step it finds
-        *(
-            [Guard(loss=guard.loss, gradients=guard.gradients, skip=guard.skip)]
-            if guard.loss or guard.gradients
-            else []
-        ),
-        *([ClipNorm(config.train.clip_norm)] if config.train.clip_norm is not None else []),
-        *([Plateau(plateau, monitor)] if plateau is not None else []),
-        *averaging,
-        *([Overfit(len(train))] if overfit is not None else []),
-        Best(monitor, config.train.patience, config.train.min_delta, lower_is_better=lower_is_better),
-    ]
+    plateau = scheduler if isinstance(scheduler, ReduceLROnPlateau) else None
+    run = Run(
+        model,
+        criterion,
+        optimizer,
+        None if plateau is not None else scheduler,
+        loaders.train,
+        loaders.val,
+        metrics,
+        precision,
+        total_steps,
+        plain.take,
+    )
+    _attach(run, config, monitor, lower_is_better, plateau)
+    step = choose_step(config, loop, run.hook("guard"))
+    step, choices, said = cuda_graph.capture(config, run, plain, step, batch, (recorded or {}).get("capture"))
+    run.step, run.step_name = step.take, step.name
+    notices += said
     return Built(
         run=run,
         data=data,
-        prepared=preparing.describe(data),
+        described=_described(data),
         device=device,
         threads=threads,
         threads_note=threads_note,
-        test=test,
+        test=loaders.test,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         trainable=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
         monitor=monitor,
@@ -242,114 +190,10 @@ def build(config: Config, data: Data | None = None) -> Built:
         fit=getattr(loop, "fit", fit),
         seed=config.seed,
         resumes=getattr(loop, "resumes", True),
+        trial_step=plain.take,
         notices=tuple(notices),
+        choices=choices,
     )
-
-
-def construct(component: Component, **supplied: Any) -> Any:
-    """Call a component's constructor with its arguments and those of ``supplied`` that it asks for."""
-    registry = COMPONENTS[component.group]
-    constructor = registry.load(component.name)
-    wanted = registry.takes(component.name)
-    given = {key: value for key, value in supplied.items() if key in wanted}
-    try:
-        return constructor(**component.arguments, **given)
-    except OSError as error:
-        if error.errno in DISK_ERRORS:
-            raise
-        raise _construction_error(component, error) from error
-    except TrainctlError:
-        raise
-    except Exception as error:
-        raise _construction_error(component, error) from error
-
-
-def _construction_error(component: Component, error: Exception) -> ConfigError:
-    where = plugins.blamed(error)
-    reason = str(error).strip().partition("\n")[0]
-    return ConfigError(
-        f"{component.group}={component.name} cannot be built: {type(error).__name__}: {reason}",
-        f"{where}; TRAINCTL_DEBUG=1 shows the traceback" if where else "TRAINCTL_DEBUG=1 shows the traceback",
-    )
-
-
-def _check_part(component: Component, built: Any, protocol: type) -> None:
-    """Raise ConfigError for what lacks something that the standard loop needs."""
-    absent = missing(protocol, built)
-    if absent:
-        what = f"{component.group}={component.name} built a {type(built).__name__}"
-        raise ConfigError(
-            f"{what}, which has no {', '.join(absent)}",
-            f"see trainctl.registry.protocols.{protocol.__name__}; the classes of torch have it",
-        )
-
-
-def check_loop(component: Component, loop: Any, model: Any, criterion: Any, optimizer: Any) -> None:
-    """Raise ConfigError where a loop cannot train these parts."""
-    if not callable(getattr(loop, "step", None)):
-        raise ConfigError(
-            f"loop={component.name} built a {type(loop).__name__}, which has no step",
-            "a loop has a step as trainctl.training.loop.train_step",
-        )
-    refusal = getattr(loop, "refusal", None)
-    reason = refusal(model, criterion, optimizer) if refusal else None
-    if reason:
-        raise ConfigError(f"loop={component.name}: {reason}", "loop=optimizer serves every model")
-
-
-def check_optimizer(component: Component, optimizer: Any) -> None:
-    """Raise ConfigError for what the training step cannot use."""
-    _check_part(component, optimizer, Optimizer)
-    needed = [
-        parameter.name
-        for parameter in inspect.signature(optimizer.step).parameters.values()
-        if parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
-    ]
-    if needed:
-        raise ConfigError(
-            f"optim={component.name}: its step needs {', '.join(needed)}, which the plain step does not give",
-            "choose one that steps without a closure: trainctl ls optim",
-        )
-
-
-def build_data(dataset: Component, like: Mapping[str, Any] | None = None) -> Data:
-    """The dataset's splits, validation held out, targets checked.
-
-    ``like`` is how the data of a trained model was read, where this is to be read the same way.
-    """
-    data = construct(dataset, **({} if like is None else {"like": like}))
-    if not isinstance(data, Data):
-        raise ConfigError(
-            f"dataset={dataset.name} returned {type(data).__name__}",
-            "a dataset builder returns a trainctl.data.Data",
-        )
-    check_targets(data)
-    if data.val is None:
-        data = hold_out(data, dataset.common["val"], dataset.common["split_seed"])
-    data = limited(data, dataset.common.get("limit"))
-    return data if data.fit is None else replace(data, transform=data.fit(data.train))
-
-
-def build_model(model: Component, input_shape: tuple[int, ...], output_size: int) -> Any:
-    """The model for samples of ``input_shape`` and ``output_size`` outputs."""
-    built = construct(model, input_shape=input_shape, output_size=output_size)
-    _check_part(model, built, Model)
-    parameters.freeze(model, built)
-    return built
-
-
-def order_digest(data: Data, seed: int, epoch: int) -> str:
-    """SHA-256 of the training targets in the order that ``seed`` gives them in ``epoch``."""
-    order = epoch_order(len(data.train), seed, epoch)
-    targets = data.train.targets.cpu()[order].contiguous()
-    return hashlib.sha256(targets.numpy().tobytes()).hexdigest()
-
-
-def class_counts(data: Data) -> torch.Tensor | None:
-    """Training samples a class, shape (classes,) int64; None for regression."""
-    if data.task != "classification":
-        return None
-    return torch.bincount(data.train.targets, minlength=data.output_size)
 
 
 def count_steps(config: Config, batches: int) -> int:
@@ -357,3 +201,93 @@ def count_steps(config: Config, batches: int) -> int:
     train = config.train
     by_epochs = train.epochs * batches if train.epochs is not None else None
     return min(steps for steps in (by_epochs, train.max_steps) if steps is not None)
+
+
+def _prepare_device(config: Config) -> torch.device:
+    device = runtime.choose_device(config.device)
+    runtime.set_deterministic(config.deterministic)
+    runtime.set_matmul_precision(config.train.matmul)
+    return device
+
+
+def _build_model(config: Config, data: Data, loaders: Loaders) -> tuple[Any, list[str]]:
+    """The model with the values it starts from, and what people must be told of them."""
+    model = build_model(config.model, data.input_shape, data.output_size)
+    notices = [] if config.init_from is None else [parameters.copy_from(config.init_from, model)]
+    if config.train.overfit_batches is not None:
+        overfitting.without_dropout(model)
+        notices.append(overfitting.notice(len(loaders.train), len(loaders.train_split)))
+    return model, notices
+
+
+def _build_scheduler(
+    config: Config, optimizer: Any, total_steps: int, loaders: Loaders, lower_is_better: bool
+) -> Any:
+    name = config.scheduler.name
+    if name != "none" and not isinstance(optimizer, torch.optim.Optimizer):
+        raise ConfigError(
+            f"scheduler={name} needs an optimizer of torch, not optim={config.optim.name}",
+            "use scheduler=none, or optim=sgd, adam …",
+        )
+    scheduler = construct(
+        config.scheduler,
+        optimizer=optimizer,
+        total_steps=total_steps,
+        steps_per_epoch=len(loaders.train),
+        lower_is_better=lower_is_better,
+    )
+    if scheduler is not None and not isinstance(scheduler, LRScheduler):
+        raise ConfigError(
+            f"scheduler={name} built a {type(scheduler).__name__}",
+            "a scheduler is a torch.optim.lr_scheduler.LRScheduler, or None",
+        )
+    if isinstance(scheduler, ReduceLROnPlateau) and loaders.val is None:
+        raise ConfigError(f"scheduler={name} needs validation data", "hold some out: dataset.val=0.1")
+    return scheduler
+
+
+def _attach(run: Run, config: Config, monitor: str, lower_is_better: bool, plateau: Any) -> None:
+    """Have the hooks that the config asks for watch the run, in the order in which they are called."""
+    train, guard = config.train, config.guard
+    hooks: list[Hook] = []
+    if config.compile is not False:
+        refuse_compile(config, run.model)
+        mode = "default" if config.compile is True else config.compile
+        hooks.append(Compiled(run.model, mode, train.batch_size))
+    if guard.loss or guard.gradients:
+        hooks.append(
+            Guard(
+                run.model,
+                run.optimizer,
+                loss=guard.loss,
+                gradients=guard.gradients,
+                max_skipped_steps=guard.skip,
+                deferred=None if config.loop.name == "optimizer" else False,
+            )
+        )
+    if train.clip_norm is not None:
+        hooks.append(ClipNorm(train.clip_norm))
+    if plateau is not None:
+        hooks.append(Plateau(plateau, monitor))
+    if train.ema is not None:
+        run.averaged = copy.deepcopy(run.model)
+        hooks.append(Ema(run.model, run.averaged, train.ema))
+    if train.overfit_batches is not None:
+        hooks.append(Overfit(len(run.train_loader)))
+    hooks.append(Best(monitor, train.patience, train.min_delta, lower_is_better=lower_is_better))
+    run.attach(hooks)
+
+
+def _described(data: Data) -> dict[str, Any]:
+    """What a reader of a checkpoint needs to build the model again, to give it inputs as in training, and to
+    name its outputs."""
+    counts = class_counts(data)
+    return {
+        "name": data.name,
+        "task": data.task,
+        "input_shape": list(data.input_shape),
+        "output_size": data.output_size,
+        "classes": list(data.classes),
+        "class_counts": None if counts is None else counts.tolist(),
+        **preprocessing.describe(data),
+    }

@@ -13,16 +13,16 @@ from trainctl.config.settings import Config
 from trainctl.data import Data
 from trainctl.errors import ConfigError
 from trainctl.registry import DATASETS
-from trainctl.registry.protocols import Criterion, Model, named_modules
+from trainctl.registry.protocols import Batch, Criterion, Model, named_modules
 from trainctl.training.runtime import random_state_kept
 
 
-def check_fit(config: Config, model: Model, criterion: Criterion, batch: Any, data: Data) -> None:
+def check_fit(config: Config, model: Model, criterion: Criterion, batch: Batch, data: Data) -> None:
     """Run two samples through model and loss, and refuse what does not fit with both shapes named.
 
     Without the check a loss of (N,) outputs against (N, 1) targets broadcasts to (N, N) and trains on.
     """
-    inputs, targets = (tensor[:2] for tensor in batch)
+    inputs, targets = batch.inputs[:2], batch.targets[:2]
     shape = tuple(data.input_shape)
     if tuple(inputs.shape[1:]) != shape:
         raise ConfigError(

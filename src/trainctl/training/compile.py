@@ -14,22 +14,19 @@ from torch import nn
 from trainctl.checkpoint import snapshot
 from trainctl.config.settings import Config, show
 from trainctl.errors import ConfigError
-from trainctl.training.hooks.base import Hook
-from trainctl.training.hooks.buffers import Buffers
-from trainctl.training.loop import Run, evaluating
-
-Tell = Callable[[str, str], None]
-"""Told what people must know, and in a word how the model runs: ``default``, or why not compiled."""
+from trainctl.training.buffers import Buffers
+from trainctl.training.loop import evaluating
+from trainctl.training.run import Hook, Run
 
 _REASON = 200
 
 
-def refuse(config: Config, model: Any) -> None:
+def refuse_compile(config: Config, model: Any) -> None:
     """Raise ConfigError for what cannot be compiled as asked."""
     asked = f"compile={show(config.compile)}"
     if config.loop.name != "optimizer":
         raise ConfigError(
-            f"{asked}: loop={config.loop.name} is there to be read, and looks into the model",
+            f"{asked}: compile requires loop=optimizer; loop={config.loop.name} accesses layers directly",
             "use loop=optimizer, or compile=false",
         )
     if not isinstance(model, nn.Module):
@@ -52,19 +49,19 @@ class Compiled(Hook):
         backend: of torch.compile.
     """
 
-    about = "compile"
+    name = "compile"
 
     def __init__(
-        self, model: nn.Module, mode: str, batch_size: int, backend: str | Callable[..., Any] = "inductor"
+        self, model: Any, mode: str, batch_size: int, backend: str | Callable[..., Any] = "inductor"
     ) -> None:
         self.model, self.mode, self.batch_size, self.backend = model, mode, batch_size, backend
-        self.tell: Tell = lambda text, how: None
 
     def start(self, run: Run) -> None:
         device = next(self.model.parameters()).device
-        random_states, buffers = snapshot.random_states(device), Buffers(self.model)
+        random_states, buffers = snapshot.RandomStates(device), Buffers(self.model)
+        before = random_states.state_dict()
         copies = buffers.copied()
-        self.tell(f"compiling the model (mode {self.mode}): this takes a while", self.mode)
+        run.announce("compile", f"compiling the model (mode {self.mode}): this takes a while", self.mode)
         try:
             with _no_advice():
                 self.model.compile(mode=self.mode, backend=self.backend)
@@ -72,21 +69,20 @@ class Compiled(Hook):
         except Exception as error:
             self.model._compiled_call_impl = None
             reason = _reason(error)
-            self.tell(
-                f"compile={self.mode} failed, the model runs as it is: {reason}", f"not compiled: {reason}"
-            )
+            text = f"compile={self.mode} failed, the model runs as it is: {reason}"
+            run.announce("compile", text, f"not compiled: {reason}")
         finally:
             for parameter in self.model.parameters():
                 parameter.grad = None
             buffers.put_back(copies)
-            snapshot.set_random_states(random_states, device)
+            random_states.load_state_dict(before)
 
     def _try(self, run: Run) -> None:
         """Forward, backward and an evaluation, also of the smaller batch that ends an epoch: each is compiled
         for itself, and better now than in the middle of the run."""
-        window = next(iter(run.train.batches()))
-        inputs, targets = (each[: self.batch_size] for each in window)
-        for size in {len(targets): None, run.train.samples % self.batch_size or len(targets): None}:
+        window = next(iter(run.train_loader.batches()))
+        inputs, targets = window.inputs[: self.batch_size], window.targets[: self.batch_size]
+        for size in {len(targets): None, run.train_loader.samples % self.batch_size or len(targets): None}:
             with run.precision:
                 loss = run.criterion(self.model(inputs[:size]), targets[:size])
             loss.backward()

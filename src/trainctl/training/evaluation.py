@@ -10,7 +10,7 @@ from trainctl.config.settings import Component
 from trainctl.data import Data
 from trainctl.errors import ConfigError, Problem
 from trainctl.registry import METRICS
-from trainctl.training.loop import Metric
+from trainctl.training.run import Metric
 
 _AUTO = {"classification": ("accuracy",), "regression": ("mse", "mae", "r2")}
 

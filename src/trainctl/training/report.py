@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from trainctl.checkpoint.format import folder_name
 from trainctl.config.settings import show
 from trainctl.paths import short_path
 from trainctl.runs import directory as rundir
-from trainctl.training import artifacts as _tracking
+from trainctl.training import artifacts
+from trainctl.training.build import Built
 from trainctl.training.display import Display, visible
-
-if TYPE_CHECKING:
-    from trainctl.training.train import Request
+from trainctl.training.recording import device_name
+from trainctl.training.request import Request
 
 log = logging.getLogger("trainctl")
 
 
-def header(request: Request, built: Any) -> tuple[str, list[tuple[str, str]]]:
+def header(request: Request, built: Built) -> tuple[str, list[tuple[str, str]]]:
     """The title and the rows of the header; the same goes to ``train.log``."""
     config, data, run = request.config, built.data, built.run
     frozen = built.parameters - built.trainable
     parameters = f"{built.parameters:,} parameters" + (f", {frozen:,} frozen" if frozen else "")
     splits = [f"{len(data.train):,} train", f"{len(data.val):,} val" if data.val else "no val"]
     splits.append(f"{len(data.test):,} test" if data.test else "no test")
-    steps = f"{run.total_steps:,} steps, {len(run.train):,} an epoch, batches of {config.train.batch_size}"
+    steps = (
+        f"{run.total_steps:,} steps, {len(run.train_loader):,} an epoch, batches of {config.train.batch_size}"
+    )
     if config.train.accumulate > 1:
         steps += f" × {config.train.accumulate}"
     overfit = config.train.overfit_batches is not None  # which goes without scheduler and augmentation
@@ -38,6 +41,7 @@ def header(request: Request, built: Any) -> tuple[str, list[tuple[str, str]]]:
             f"{config.loss.name}, {config.optim.name}{_learning_rate(run.optimizer)}{scheduler}",
         ),
         ("steps", steps),
+        ("step", run.step_name),
         ("device", f"{device_name(built.device)}, threads {built.threads} ({built.threads_note})"),
     ]
     if config.train.precision != "fp32":
@@ -51,19 +55,18 @@ def header(request: Request, built: Any) -> tuple[str, list[tuple[str, str]]]:
     for label, text in [("run", str(request.directory)), *rows]:
         log.info("%s: %s", label, text)
     log.info("batches: %s", built.loading)
+    log.info("attached: %s", ", ".join(hook.name for hook in run.hooks))
     return f"run {short_path(request.directory)}", rows
 
 
 def closing(display: Display, record: rundir.RunRecord, directory: Path, best_step: int) -> None:
     """Show and log best, last and test, and where things are."""
-    from trainctl.checkpoint.format import folder_name
-
     values = record.values
     rows = {label: values[label] for label in ("best", "last", "test") if values[label]}
     places = [
         ("checkpoint", short_path(directory / "checkpoints" / folder_name(best_step))),
         ("metrics", short_path(directory / "metrics.jsonl")),
-        *_tracking.places(directory, values),
+        *artifacts.places(directory, values),
         ("run", short_path(directory)),
     ]
     display.closing({label: visible(row) for label, row in rows.items()}, places)
@@ -75,12 +78,3 @@ def closing(display: Display, record: rundir.RunRecord, directory: Path, best_st
 def _learning_rate(optimizer: Any) -> str:
     lr = optimizer.param_groups[0].get("lr")
     return f" lr {lr:g}" if isinstance(lr, float | int) else ""
-
-
-def device_name(device: Any) -> str:
-    """The device as people know it, a GPU with its model."""
-    if device.type != "cuda":
-        return str(device)
-    import torch
-
-    return f"{device} ({torch.cuda.get_device_name(device)})"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ from trainctl.config.config_diff import Change
 from trainctl.errors import CheckpointError, ConfigError
 from trainctl.runs import files
 from trainctl.training.build import Built
-from trainctl.training.hooks.checkpointer import Checkpointer
 from trainctl.training.hooks.plateau import Plateau
+from trainctl.training.request import Resumed
+from trainctl.training.run import Run
 
-_COUNTS = ("step", "epoch", "position", "evaluated", "stale", "skipped")
+_COUNTS = ("step", "epoch", "position", "evaluated", "num_bad_epochs", "skipped")
 _COURSE = ("train.epochs", "train.max_steps", "train.batch_size", "train.accumulate", "optim.lr")
 
 
@@ -34,15 +36,10 @@ def resume(built: Built, content: Content, changes: Sequence[Change] = ()) -> No
     ]
     old_lr = [group["lr"] for group in content_groups(content)]
     rescheduled = any(key.startswith("scheduler.") or key in _COURSE for key in keys)
-    scheduler, plateau = run.scheduler, next((hook for hook in run.hooks if isinstance(hook, Plateau)), None)
+    plateau: Plateau | None = run.hook("plateau")
     if plateau is not None and any(key.startswith("scheduler.") for key in keys):
         raise ConfigError("scheduler=reduce_on_plateau: its settings cannot change in the middle of a run")
-    if rescheduled:
-        run.scheduler = None  # its course is another one now
-    try:
-        snapshot.restore(run, content, built.device)
-    finally:
-        run.scheduler = scheduler
+    _restore(built, content, rescheduled=rescheduled)
     if run.state.evaluated == run.state.step:
         # The checkpoint was taken at the end of an epoch, whose time is not the next one's.
         run.state.epoch_seconds, run.state.epoch_samples = 0.0, 0
@@ -57,28 +54,85 @@ def resume(built: Built, content: Content, changes: Sequence[Change] = ()) -> No
     _check_length(built, keys)
 
 
+def apply(built: Built, resumed: Resumed) -> list[str]:
+    """Put ``built`` where the run was; returns what people must be told."""
+    resume(built, resumed.content, resumed.changes)
+    said = [f"resumed from {resumed.checkpoint.name}", *set_aside(resumed.broken)]
+    for change in resumed.changes:
+        inexact = f"; {change.inexact}" if change.inexact else ""
+        said.append(f"changed: {change} (the new value wins{inexact})")
+    return said
+
+
+def _restore(built: Built, content: Content, *, rescheduled: bool) -> None:
+    """Give the model, the state and every part of the run what the checkpoint has of it.
+
+    Where the run is ``rescheduled``, the scheduler keeps its own state: its course is another one now.
+    """
+    run, state = built.run, content.state
+    try:
+        run.model.load_state_dict(content.model)
+    except (RuntimeError, KeyError) as error:
+        raise ConfigError(
+            f"the checkpoint's parameters do not fit the model: {_misfit(run, content, error)}",
+            "leave the model's arguments as they are; init_from=RUN starts a new run from what fits",
+        ) from error
+    parts = built.parts()
+    if rescheduled:
+        parts.pop("scheduler", None)
+        stored = {name: part for name, part in state["parts"].items() if name != "scheduler"}
+        content = replace(content, state={**state, "parts": stored})
+    try:
+        snapshot.restore(content, parts)
+        run.state.load_state_dict(dict(state))
+    except ValueError as error:
+        raise ConfigError(f"the checkpoint's optimizer does not fit: {error}") from error
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise CheckpointError(f"the checkpoint lacks {error}: an exact resume is not possible") from error
+    if run.state.position >= run.train_loader.samples:
+        # Version 0.1 moved the cursor to the next epoch after the evaluation only.
+        run.state.epoch, run.state.position = run.state.epoch + 1, 0
+
+
+def _misfit(run: Run, content: Content, error: Exception) -> str:
+    """The first tensor that does not fit, and how."""
+    own = run.model.state_dict()
+    for name in sorted({*content.model, *own}):
+        there, here = (
+            tuple(tensors[name].shape) if name in tensors else "absent" for tensors in (content.model, own)
+        )
+        if there != here:
+            return f"{name} is {there} there, {here} here"
+    return " ".join(str(error).split())
+
+
 def check_data(built: Built, content: Content, *, allowed: bool = False) -> None:
     """Raise ConfigError where the data, or the order that it comes in, is not the checkpoint's."""
     state = content.state
-    if not allowed and state["order"] != built.order_digest(state["epoch"]):
+    if not allowed and state["data_fingerprint"] != built.data_fingerprint(state["epoch"]):
         raise ConfigError(
             "the training data, or its order, is not what the run was trained on",
             "restore the data; or train a new run, init_from=RUN starts it from this one's weights",
         )
-    if not allowed and state["position"] > built.run.train.samples:
-        raise CheckpointError("the checkpoint's position lies behind the end of the data")
+    if not allowed and state["position"] > built.run.train_loader.samples:
+        raise CheckpointError(
+            f"checkpoint position {state['position']} is past the end of the dataset"
+            f" ({built.run.train_loader.samples} samples)"
+        )
 
 
 def _check_state(content: Content) -> None:
     """Raise CheckpointError where something is missing or cannot be: nothing is begun with it."""
     state = content.state
     wrong = [key for key in _COUNTS if type(state.get(key)) is not int or not 0 <= state[key] < 2**63]
-    wrong += [key for key in ("optimizer", "hooks", "random") if not isinstance(state.get(key), dict)]
+    parts: Any = state.get("parts")
+    parts = parts if isinstance(parts, dict) else {}
+    wrong += [key for key in ("optimizer", "random") if not isinstance(parts.get(key), dict)]
     wrong += [key for key in ("best", "last") if not isinstance(state.get(key), dict | None)]
     if not wrong and not state["epoch"] <= state["step"] >= state["evaluated"]:
         wrong = ["step"]
-    if "scheduler" not in state or not isinstance(state.get("order"), str):
-        wrong.append("scheduler" if "scheduler" not in state else "order")
+    if not isinstance(state.get("data_fingerprint"), str):
+        wrong.append("data_fingerprint")
     try:
         content_groups(content)
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError):
@@ -92,7 +146,7 @@ def _check_state(content: Content) -> None:
 
 def content_groups(content: Content) -> list[dict[str, Any]]:
     """The optimizer's parameter groups in a checkpoint."""
-    state = snapshot.unpack(content.state["optimizer"], content.training)
+    state = snapshot.unpack(content.state["parts"]["optimizer"], content.training)
     # One that is made of several, as muon is, has theirs.
     return [group for part in state.get("parts", [state]) for group in part["param_groups"]]
 
@@ -132,10 +186,9 @@ def _reschedule(
 
 def _forget_best(built: Built) -> None:
     state = built.run.state
-    state.best, state.reference, state.stale = None, None, 0
-    for hook in built.run.hooks:
-        if isinstance(hook, Checkpointer):
-            hook.load_state_dict({"ranked": []})
+    state.best, state.best_value, state.num_bad_epochs = None, None, 0
+    if (checkpointer := built.run.hook("checkpoints")) is not None:
+        checkpointer.load_state_dict({"ranked": []})
 
 
 def _check_length(built: Built, keys: list[str]) -> None:

@@ -10,8 +10,8 @@ from trainctl.config.config_diff import require_allowed
 from trainctl.errors import CheckpointError, ConfigError
 from trainctl.registry import COMPONENTS, plugins
 from trainctl.runs.directory import lock, read_record
+from trainctl.training.request import Request, Resumed
 from trainctl.training.startup import collector_paused, importing
-from trainctl.training.train import Request, Resumed
 
 
 def make_request(

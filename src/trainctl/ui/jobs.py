@@ -9,8 +9,10 @@ from pathlib import Path
 from trainctl.errors import TrainctlError
 from trainctl.sweep.ledger import Job, Row
 from trainctl.training.display import Display
+from trainctl.training.request import Draw
 from trainctl.ui.display import make_display
 from trainctl.ui.errors import show_error
+from trainctl.ui.pictures import draw
 from trainctl.ui.sweep import SweepDisplay, make_sweep_display
 
 
@@ -19,6 +21,7 @@ class TerminalReporter:
 
     def __init__(self) -> None:
         self._display: SweepDisplay | None = None
+        self.draw: Draw = draw
 
     def notice(self, text: str) -> None:
         """A line, above the table of jobs while there is one."""

@@ -118,6 +118,13 @@ class Rich:
         row.append("  best" if best else "", style="bold green")
         self.console.print(row)
 
+    def table(self, lines: Sequence[str]) -> None:
+        self._stop()  # a line that is being redrawn would run through the table
+        self.console.print()
+        for line in lines:
+            style = "" if line.startswith(" ") else "bold cyan"
+            self.console.print(Text(line, style=style, no_wrap=True, overflow="ellipsis"))
+
     def closing(self, rows: Mapping[str, Mapping[str, object]], places: Sequence[tuple[str, str]]) -> None:
         self._stop()
         short = {

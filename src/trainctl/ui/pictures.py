@@ -9,66 +9,24 @@ import io
 import json
 import logging
 import math
-import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
 from trainctl.runs import files
+from trainctl.training.artifacts import CONFUSION, CURVES
+from trainctl.training.confusion import Confusion
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-CURVES, CONFUSION = "curves.png", "confusion.png"
 _MOST_POINTS = 20_000
-_MOST_CLASSES = 1000
 _WITH_NUMBERS, _WITH_NAMES = 14, 40
 _RAW, _SMOOTH, _VAL = "#7db4dc", "#1f77b4", "#d95f02"
 _METRICS = ("#d95f02", "#1b9e77", "#7570b3", "#e7298a", "#66a61e", "#a6761d")
-
-
-def wanted(asked: bool) -> bool:
-    """Whether to draw: ``TRAINCTL_PICTURES=0`` turns pictures off for all that a shell starts."""
-    return asked and os.environ.get("TRAINCTL_PICTURES", "") not in ("0", "false")
-
-
-class Confusion:
-    """Counts which class was taken for which; a metric that adds no value of its own.
-
-    ``update`` does not wait for the device, and never raises: what cannot be counted has no picture.
-
-    Shape: outputs (N, classes), targets (N,).
-    """
-
-    def __init__(self, classes: int) -> None:
-        self.classes = classes
-        self._counts: Tensor | None = None
-        self._fits = classes <= _MOST_CLASSES
-
-    def update(self, outputs: Tensor, targets: Tensor) -> None:
-        self._fits = self._fits and outputs.shape[1:] == (self.classes,) and targets.dim() == 1
-        if not self._fits:
-            return
-        if self._counts is None:
-            self._counts = torch.zeros(self.classes**2, dtype=torch.int64, device=outputs.device)
-        self._counts.index_add_(0, targets * self.classes + outputs.argmax(1), torch.ones_like(targets))
-
-    def compute(self) -> dict[str, float]:
-        return {}
-
-    @property
-    def counts(self) -> list[list[int]] | None:
-        """Samples by true class (rows) and predicted class (columns); None where nothing was counted."""
-        if self._counts is None or not self._fits:
-            return None
-        counts: list[list[int]] = self._counts.view(self.classes, self.classes).tolist()
-        return counts
 
 
 def draw(

@@ -44,6 +44,10 @@ class Plain:
             f"{'  ' if shown else ''}{shown}  {progress.speed:.0f} samples/s  {duration(seconds)}{mark}"
         )
 
+    def table(self, lines: Sequence[str]) -> None:
+        for line in lines:
+            self._print(line)
+
     def closing(self, rows: Mapping[str, Mapping[str, object]], places: Sequence[tuple[str, str]]) -> None:
         for label, values in rows.items():
             shown = "  ".join(f"{name} {number(value)}" for name, value in values.items())

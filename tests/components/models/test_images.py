@@ -7,7 +7,7 @@ import torch
 
 from trainctl.config.settings import Component
 from trainctl.errors import ConfigError
-from trainctl.training.build import build_model
+from trainctl.training.construct import build_model
 
 
 def model(name: str, shape: tuple[int, ...], outputs: int = 7, **arguments: object) -> torch.nn.Module:

@@ -11,7 +11,7 @@ from torch import nn
 
 from trainctl.config.settings import Component
 from trainctl.registry import OPTIMS
-from trainctl.training.build import construct
+from trainctl.training.construct import construct
 
 FAMILY = {
     "adadelta": "Adadelta",

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from trainctl.config.settings import Component
-from trainctl.training.build import construct
+from trainctl.training.construct import construct
 
 
 def test_it_climbs_and_falls_with_the_square_root() -> None:

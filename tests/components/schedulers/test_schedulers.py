@@ -11,7 +11,7 @@ from torch.optim import lr_scheduler
 
 from trainctl.config.settings import Component
 from trainctl.registry import SCHEDULERS
-from trainctl.training.build import construct
+from trainctl.training.construct import construct
 
 EPOCHS, STEPS = 6, 5
 TOTAL = EPOCHS * STEPS

@@ -10,7 +10,8 @@ import pytest
 
 from tests.training.test_loop import make_run
 from trainctl.training.hooks.best import Best, is_better
-from trainctl.training.loop import Run, fit
+from trainctl.training.loop import fit
+from trainctl.training.run import Run
 
 NAN, INF = math.nan, math.inf
 

@@ -19,10 +19,11 @@ from trainctl.checkpoint import format as checkpoint
 from trainctl.checkpoint import snapshot
 from trainctl.checkpoint.format import Content
 from trainctl.errors import NotFiniteError, StorageError
-from trainctl.training.hooks.base import Hook
+from trainctl.training.run import Hook
 from trainctl.training.hooks.best import Best
 from trainctl.training.hooks.checkpointer import Checkpointer
-from trainctl.training.loop import Run, fit
+from trainctl.training.loop import fit
+from trainctl.training.run import Run
 
 FOLDER = Path("checkpoints")
 DESCRIBED = {"input_shape": [6], "output_size": 3}

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from tests.training.test_loop import all_equal, make_run, parameters
-from trainctl.training.hooks.base import Hook
+from trainctl.training.run import Hook
 from trainctl.training.hooks.clip import ClipNorm
-from trainctl.training.loop import Run, fit
+from trainctl.training.loop import fit
+from trainctl.training.run import Run
 
 
 class Gradients(Hook):

@@ -12,10 +12,11 @@ import torch
 
 from tests.training.test_loop import Recorder, make_run
 from trainctl.training.display import Progress, Silent, Source
-from trainctl.training.hooks.base import Hook
+from trainctl.training.run import Hook
 from trainctl.training.hooks.best import Best
 from trainctl.training.hooks.console import Console
-from trainctl.training.loop import Run, fit
+from trainctl.training.loop import fit
+from trainctl.training.run import Run
 
 
 class Sink(Silent):

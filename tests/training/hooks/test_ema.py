@@ -18,9 +18,10 @@ from trainctl.checkpoint import bad_step as capsule
 from trainctl.checkpoint import format as checkpoint
 from trainctl.config.composer import Composer
 from trainctl.training.build import build
-from trainctl.training.hooks.base import Hook
+from trainctl.training.run import Hook
 from trainctl.training.hooks.ema import Ema
-from trainctl.training.loop import Run, evaluate_split, fit
+from trainctl.training.loop import evaluate_split, fit
+from trainctl.training.run import Run
 
 WORDS = ("epochs=3", "batch_size=320", "threads=1", "model.hidden=[16]", "model.normalization=batch")
 EVERY = ("checkpoint.every_steps=1", "checkpoint.keep_last=100", "display.mode=none", "hydra.run.dir=run")
@@ -73,9 +74,9 @@ def test_training_goes_on_with_the_raw_weights() -> None:
 
 def test_the_average_is_what_is_evaluated() -> None:
     run, _ = averaged(0.99)
-    by_average = evaluate_split(run, "val", run.val)
+    by_average = evaluate_split(run, "val", run.val_loader)
     run.averaged = None
-    assert evaluate_split(run, "val", run.val) != by_average
+    assert evaluate_split(run, "val", run.val_loader) != by_average
 
 
 def test_buffers_are_those_of_the_newest_step_and_frozen_weights_stay() -> None:

@@ -23,11 +23,12 @@ from trainctl.components.optimizers.muon import muon
 from trainctl.data import Split, Standardize
 from trainctl.errors import NotFiniteError
 from trainctl.lessons import scratch
-from trainctl.training.hooks.base import Hook
+from trainctl.training.run import Hook
 from trainctl.training.hooks.checkpointer import Checkpointer
 from trainctl.training.hooks.clip import ClipNorm
 from trainctl.training.hooks.guard import Guard
-from trainctl.training.loop import Run, fit
+from trainctl.training.loop import fit
+from trainctl.training.run import Run
 from trainctl.training.steps.accumulated import accumulated_step
 
 
@@ -338,7 +339,7 @@ def test_sparse_gradients_are_checked() -> None:
 def batches_of(run: Run, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
     epoch = 0
     while steps > 0:
-        for batch in run.train.batches(epoch):
+        for batch in run.train_loader.batches(epoch):
             yield batch
             steps -= 1
             if not steps:
@@ -401,9 +402,9 @@ def test_a_step_left_out_leaves_no_trace_in_running_statistics() -> None:
     """The forward pass of a batch with a NaN makes them NaN."""
     run, keeping = guarded(Guard(skip=1), steps=14)
     with_model(run, normalised_network(), sgd)
-    inputs = run.train.split.inputs.clone()
+    inputs = run.train_loader.split.inputs.clone()
     inputs[10, 2] = math.nan
-    run.train = ResidentLoader(Split(inputs, run.train.split.targets), Standardize(), 8, CPU, seed=0)
+    run.train_loader = ResidentLoader(Split(inputs, run.train_loader.split.targets), Standardize(), 8, CPU, seed=0)
     run.hooks[0].skip = 2  # once an epoch
     fit(run)
     assert run.state.skipped == 2
@@ -578,7 +579,7 @@ def test_deferred_it_is_as_if_it_had_been_found_at_once(
     optimizer: Callable[[Any], Any], at: int, samples: int
 ) -> None:
     run, keeping, kept = deferred_run(Guard(deferred=True), optimizer, loss=Breaking(at, math.nan))
-    run.train = ResidentLoader(blobs(samples), Standardize(), 8, CPU, seed=0)
+    run.train_loader = ResidentLoader(blobs(samples), Standardize(), 8, CPU, seed=0)
     torch.manual_seed(3)
     with pytest.raises(NotFiniteError) as caught:
         fit(run)
@@ -638,7 +639,7 @@ def test_deferred_no_checkpoint_is_written_after_a_bad_step(tmp_path: Any) -> No
 def test_deferred_an_evaluation_is_not_begun_after_a_bad_step() -> None:
     recorder = Recorder()
     run, _, _ = deferred_run(Guard(deferred=True), fused_adam, recorder, loss=Breaking(24, math.nan))
-    run.val = ResidentLoader(blobs(20, 1), Standardize(), 8, CPU, None)
+    run.val_loader = ResidentLoader(blobs(20, 1), Standardize(), 8, CPU, None)
     with pytest.raises(NotFiniteError, match="at step 24 "):
         fit(run)
     assert recorder.events[-1] == "step 25"
@@ -712,7 +713,7 @@ def test_a_loop_that_takes_its_own_steps_is_stopped_and_the_step_kept(skip: int)
 
     def own_loop() -> None:
         run.call("start")
-        for inputs, targets in run.train.batches():
+        for inputs, targets in run.train_loader.batches():
             run.optimizer.zero_grad()
             loss = run.criterion(run.model(inputs), targets)
             loss.backward()
@@ -816,7 +817,7 @@ def test_on_a_gpu_the_first_bad_step_is_named(at: int, gradients: bool) -> None:
     model = steep_network(at if gradients else ()).to(device)
     with_model(run, model, fused_adam)
     run.criterion = nn.CrossEntropyLoss() if gradients else Breaking(at, math.nan)
-    run.train = ResidentLoader(blobs(2000), Standardize(), 8, device, 0)
+    run.train_loader = ResidentLoader(blobs(2000), Standardize(), 8, device, 0)
     with pytest.raises(NotFiniteError, match=f"at step {at} "):
         fit(run)
     assert run.state.step == at - 1

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from tests.training.test_loop import make_run
-from trainctl.training.hooks.base import Hook
+from trainctl.training.run import Hook
 from trainctl.training.hooks.console import Console
 from trainctl.training.hooks.losses import fetched, kept
 from trainctl.training.hooks.metrics_log import MetricsLog
-from trainctl.training.loop import Run, fit
+from trainctl.training.loop import fit
+from trainctl.training.run import Run
 from trainctl.ui.display import make_display
 
 

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from tests.training.test_loop import Recorder, make_run
-from trainctl.training.hooks.base import Hook
+from trainctl.training.run import Hook
 from trainctl.training.hooks.metrics_log import MetricsLog
-from trainctl.training.loop import Run, fit
+from trainctl.training.loop import fit
+from trainctl.training.run import Run
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

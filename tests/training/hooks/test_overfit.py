@@ -91,23 +91,23 @@ def test_it_is_the_first_batch_of_the_run_in_one_order_and_nothing_else() -> Non
     run = built("seed=4", "debug=overfit", "model.dropout=0.4", "scheduler=cosine").run
     first = whole[epoch_order(len(whole), 4, 0)[:64]]
     for epoch in range(3):
-        ((inputs, _),) = run.train.batches(epoch)
+        ((inputs, _),) = run.train_loader.batches(epoch)
         assert torch.equal(inputs, plain.data.transform(first))
-    assert (run.val, run.scheduler, run.total_steps) == (None, None, 1000)
+    assert (run.val_loader, run.scheduler, run.total_steps) == (None, None, 1000)
     assert [each.p for each in run.model.modules() if isinstance(each, nn.Dropout)] == [0.0, 0.0]
 
 
 def test_augmentation_is_off() -> None:
     words = ("dataset.augment=[{RandomCrop: {size: 8, padding: 3}}]",)
-    ((inputs, _),) = built("debug=overfit", *words).run.train.batches(0)
-    ((plain, _),) = built("debug=overfit").run.train.batches(0)
+    ((inputs, _),) = built("debug=overfit", *words).run.train_loader.batches(0)
+    ((plain, _),) = built("debug=overfit").run.train_loader.batches(0)
     assert torch.equal(inputs, plain)
 
 
 def test_several_batches_of_accumulated_windows() -> None:
     run = built("train.overfit_batches=3", "train.accumulate=2", "batch_size=16").run
-    assert (len(run.train), run.train.samples) == (3, 96)
-    assert len(built("train.overfit_batches=1000").run.train) == len(built().run.train)
+    assert (len(run.train_loader), run.train_loader.samples) == (3, 96)
+    assert len(built("train.overfit_batches=1000").run.train_loader) == len(built().run.train_loader)
 
 
 # ------------------------------------------------------------------ from the command line

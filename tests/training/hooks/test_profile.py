@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from tests.training.test_loop import all_equal, make_run, parameters
 from tests.training.test_resume import killed_after, metrics, record, same_end
-from trainctl.training.hooks.base import Hook
+from trainctl.training.run import Hook
 from trainctl.training.hooks.guard import Guard
 from trainctl.training.hooks.profile import PARTS, Profile, Profiler
-from trainctl.training.loop import Run, fit
+from trainctl.training.loop import fit
+from trainctl.training.run import Run
 
 PAUSE = 0.004
 
@@ -69,15 +70,15 @@ def test_time_is_found_where_it_is_spent(where: str, tmp_path: Path, monkeypatch
     if where == "hooks":
         run.hooks = [Watching()]
     if where == "data":
-        make = type(run.train).batches
+        make = type(run.train_loader).batches
 
         def slowly(self: Any, *rest: Any) -> Any:
             for batch in make(self, *rest):
                 time.sleep(PAUSE)
                 yield batch
 
-        monkeypatch.setattr(type(run.train), "batches", slowly)
-        run.val = None
+        monkeypatch.setattr(type(run.train_loader), "batches", slowly)
+        run.val_loader = None
     _, found = profiled(tmp_path, run)
     assert found is not None
     assert tuple(found.parts) == PARTS

@@ -14,7 +14,7 @@ from tests.training.test_loop import make_run
 from tests.training.test_resume import WORDS, record
 from trainctl.errors import InterruptedRunError, NotFiniteError
 from trainctl.training.hooks import tracking
-from trainctl.training.hooks.base import Hook
+from trainctl.training.run import Hook
 from trainctl.training.hooks.metrics_log import MetricsLog
 from trainctl.training.hooks.tracking import Tracking, Watched
 from trainctl.training.interrupts import Stopped

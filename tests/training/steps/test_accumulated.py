@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from trainctl.config.settings import Component
-from trainctl.training.build import construct
+from trainctl.training.construct import construct
 from trainctl.training.loop import train_step
 from trainctl.training.steps.accumulated import accumulated_step
 

@@ -33,11 +33,12 @@ from trainctl.errors import NotFiniteError
 from trainctl.training import cuda_graph as capturing
 from trainctl.training.build import build
 from trainctl.training.cuda_graph import Capture
-from trainctl.training.hooks.base import Hook
+from trainctl.training.run import Hook
 from trainctl.training.hooks.clip import ClipNorm
 from trainctl.training.hooks.ema import Ema
 from trainctl.training.hooks.guard import Guard
-from trainctl.training.loop import Run, fit, train_step
+from trainctl.training.loop import fit, train_step
+from trainctl.training.run import Run
 from trainctl.training.steps.accumulated import accumulated_step
 from trainctl.training.steps.captured import WARM, CapturedStep, CudaGraph, _Rates
 
@@ -133,8 +134,8 @@ def prepared(
     run.model = network().to(device)
     run.optimizer = optimizer(run.model.parameters())
     run.scheduler = None if scheduler is None else scheduler(run.optimizer, total_steps=steps)
-    run.train = ResidentLoader(blobs(100), Standardize(), 8, device, seed=0)
-    run.val = ResidentLoader(blobs(20, 1), Standardize(), 8, device, None)
+    run.train_loader = ResidentLoader(blobs(100), Standardize(), 8, device, seed=0)
+    run.val_loader = ResidentLoader(blobs(20, 1), Standardize(), 8, device, None)
     losses = Losses()
     run.hooks.append(losses)
     torch.manual_seed(5)
@@ -271,7 +272,7 @@ def test_the_guard_finds_the_step_that_was_bad(graphs: list[Tape], said: Any) ->
     errors, ends = [], []
     for hooks in ([Guard()], [capture(graphs, said), Guard(deferred=True)]):
         run, _ = prepared(exact_adam, *hooks)
-        run.train = broken()
+        run.train_loader = broken()
         torch.manual_seed(5)
         with pytest.raises(NotFiniteError) as caught:
             fit(run)

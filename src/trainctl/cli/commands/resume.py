@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from trainctl.errors import ConfigError
 from trainctl.paths import short_path
 from trainctl.runs.directory import find
 from trainctl.sweep.ledger import is_sweep
-from trainctl.training.train import command_line, train
+from trainctl.training.request import command_line
+from trainctl.training.train import train
+from trainctl.ui.display import make_display
+from trainctl.ui.pictures import draw
 
 _OPTIONS = ("--allow-change", "--trust-plugins")
 
@@ -43,4 +48,5 @@ def run(words: list[str]) -> int:
         print(f"{short_path(directory)}: this run is finished, there is nothing to resume")
         print("train longer with trainctl resume RUN train.epochs=N")
         return 0
-    return int(train(request)["exit_code"])
+    display = make_display(request.config.display.mode, request.config.display.every)
+    return int(train(replace(request, draw=draw), display)["exit_code"])

@@ -15,7 +15,7 @@ from trainctl.errors import CheckpointError, ConfigError, DirectoryTakenError, S
 from trainctl.paths import short_path
 from trainctl.registry import plugins
 from trainctl.runs import directory as rundir
-from trainctl.training.report import device_name
+from trainctl.training.recording import device_name
 from trainctl.training.startup import collector_paused, importing
 
 if TYPE_CHECKING:

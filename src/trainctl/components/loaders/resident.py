@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from trainctl.data import AnySplit, ItemSplit, Split
-from trainctl.data.sampler import epoch_order
+from trainctl.data.sampler import cursor_after, epoch_order
 from trainctl.registry import LOADERS, Count, NonNegativeInt, Positive
+from trainctl.registry.protocols import START, Batch, Cursor
 
 __all__ = ["ResidentLoader", "epoch_order"]
 
@@ -62,20 +63,25 @@ class ResidentLoader:
     def samples(self) -> int:
         return len(self.split)
 
-    def batches(self, epoch: int = 0, position: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of ``epoch`` from the sample at ``position`` of its order on."""
+    def batches(self, cursor: Cursor = START) -> Iterator[Batch]:
+        """The batches of the cursor's epoch from its position on."""
         inputs, targets, size = self.split.inputs, self.split.targets, self.batch_size
-        if self.seed is None:
-            for start in range(position, len(targets), size):
-                yield self.transform(inputs[start : start + size]), targets[start : start + size]
-            return
-        order = epoch_order(len(targets), self.seed, epoch).to(self.device)
-        for start in range(position, len(targets), size):
-            index = order[start : start + size]
-            batch = inputs.index_select(0, index)
-            if self.augment is not None:
-                batch = self.augment(batch, index, epoch)
-            yield self.transform(batch), targets.index_select(0, index)
+        order = None if self.seed is None else epoch_order(len(targets), self.seed, cursor.epoch)
+        if order is not None:
+            order = order.to(self.device)
+        while cursor.position < len(targets):
+            start, epoch = cursor.position, cursor.epoch
+            if order is None:
+                raw, answers = inputs[start : start + size], targets[start : start + size]
+            else:
+                index = order[start : start + size]
+                raw, answers = inputs.index_select(0, index), targets.index_select(0, index)
+                if self.augment is not None:
+                    raw = self.augment(raw, index, epoch)
+            cursor = cursor_after(cursor, len(answers), len(targets))
+            yield Batch(self.transform(raw), answers, len(answers), cursor)
+            if cursor.epoch != epoch:
+                return
 
 
 def _loaded(

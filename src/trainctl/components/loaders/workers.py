@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from trainctl.data import ItemSplit, Split
-from trainctl.data.sampler import epoch_order
+from trainctl.data.sampler import cursor_after, epoch_order
 from trainctl.data.worker_pool import Feed
 from trainctl.errors import ConfigError
 from trainctl.registry import LOADERS, Count, NonNegativeInt, Positive
+from trainctl.registry.protocols import START, Batch, Cursor
 
 
 @LOADERS.register("workers")
@@ -81,9 +82,10 @@ class WorkersLoader:
             return "workers: none, samples are loaded in this process"
         return f"workers: {workers} process{'es' if workers > 1 else ''} make batches ahead"
 
-    def batches(self, epoch: int = 0, position: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of ``epoch`` from the sample at ``position`` of its order on."""
-        order = epoch_order(len(self.split), self.seed, epoch)[position:]
+    def batches(self, cursor: Cursor = START) -> Iterator[Batch]:
+        """The batches of the cursor's epoch from its position on."""
+        epoch = cursor.epoch
+        order = epoch_order(len(self.split), self.seed, epoch)[cursor.position :]
         on_device, start = order.to(self.device), 0
         for raw in self.feed.batches(order, epoch):
             index = on_device[start : start + len(raw)]
@@ -91,7 +93,8 @@ class WorkersLoader:
             inputs = self._copied(raw)
             if self.augment is not None:
                 inputs = self.augment(inputs, index, epoch)
-            yield self.transform(inputs), self._targets.index_select(0, index)
+            cursor = cursor_after(cursor, len(raw), len(self.split))
+            yield Batch(self.transform(inputs), self._targets.index_select(0, index), len(raw), cursor)
 
     def _copied(self, raw: Tensor) -> Tensor:
         """The batch on the device. On a GPU it is copied while the step before is still being computed."""

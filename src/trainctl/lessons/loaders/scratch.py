@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from trainctl.data import AnySplit, ItemSplit
-from trainctl.data.sampler import derived_seed, epoch_order
+from trainctl.data.sampler import cursor_after, derived_seed, epoch_order
 from trainctl.errors import ConfigError, TrainctlError
 from trainctl.lessons import scratch
 from trainctl.registry import LOADERS
+from trainctl.registry.protocols import START, Batch, Cursor
 
 
 @LOADERS.register("scratch")
@@ -55,10 +56,11 @@ class ScratchLoader:
     def samples(self) -> int:
         return len(self.split)
 
-    def batches(self, epoch: int = 0, position: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of ``epoch`` from the sample at ``position`` of its order on."""
+    def batches(self, cursor: Cursor = START) -> Iterator[Batch]:
+        """The batches of the cursor's epoch from its position on."""
+        epoch = cursor.epoch
         dataset = self._dataset(epoch)
-        order = epoch_order(len(dataset), self.seed, epoch)[position:]
+        order = epoch_order(len(dataset), self.seed, epoch)[cursor.position :]
         sampler = scratch.Sampler(len(dataset), order.tolist())
         loader = scratch.DataLoader(dataset, sampler, self.batch_size, scratch.collate)
         # Not strict: no samples at all are one empty part for torch.split.
@@ -66,7 +68,8 @@ class ScratchLoader:
             inputs = inputs.to(self.device)
             if self.augment is not None:
                 inputs = self.augment(inputs, index.to(self.device), epoch)
-            yield self.transform(inputs), targets.to(self.device)
+            cursor = cursor_after(cursor, len(index), len(dataset))
+            yield Batch(self.transform(inputs), targets.to(self.device), len(index), cursor)
 
     def _dataset(self, epoch: int) -> scratch.Dataset:
         if isinstance(self.split, ItemSplit):

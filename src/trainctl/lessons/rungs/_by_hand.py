@@ -6,7 +6,6 @@ from typing import Any
 
 from trainctl.config.settings import Config, show
 from trainctl.errors import ConfigError
-from trainctl.training.loop import fit
 
 _PLAIN_SGD = ("sgd", "scratch_sgd")
 _LINEAR = ("linear", "scratch_linear")
@@ -19,7 +18,6 @@ class ByHand:
     """
 
     resumes = False
-    fit = staticmethod(fit)
 
     def __init__(self, config: Config) -> None:
         name, optim = config.loop.name, config.optim

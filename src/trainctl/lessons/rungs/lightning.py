@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from trainctl.config.settings import Config, show
 from trainctl.errors import ConfigError
 from trainctl.registry import LOOPS
-from trainctl.training.hooks.base import Hook
-from trainctl.training.loop import Run, end_epoch, train_step
+from trainctl.registry.protocols import Batch
+from trainctl.training.loop import end_epoch, remaining, train_step
+from trainctl.training.run import Run
 
 if TYPE_CHECKING:
     import lightning
@@ -62,7 +63,7 @@ class LightningLoop:
         return None
 
     def fit(self, run: Run) -> None:
-        """Train ``run`` to its last step, or until a hook sets ``run.state.stop``."""
+        """Train ``run`` to its last step, or until a hook asks it to stop."""
         state = random.getstate()
         import lightning  # the first import draws random numbers
 
@@ -94,15 +95,18 @@ def _module(run: Run) -> lightning.LightningModule:
     """The model as Lightning wants it: what a step is, and with which optimizer."""
     import lightning
 
+    guard = run.hook("guard")
+
     class Supervised(lightning.LightningModule):
         def __init__(self) -> None:
             super().__init__()
             self.model, self.criterion = run.model, run.criterion
 
-        def training_step(self, batch: tuple[Tensor, Tensor], number: int) -> Tensor:
-            inputs, targets = batch
+        def training_step(self, batch: Batch, number: int) -> Tensor:
             with run.precision:
-                loss: Tensor = self.criterion(self.model(inputs), targets)
+                loss: Tensor = self.criterion(self.model(batch.inputs), batch.targets)
+            if guard is not None:
+                guard.accepts_loss(loss)  # or NotFiniteError, which ends the run
             return loss
 
         def configure_optimizers(self) -> Any:
@@ -123,17 +127,23 @@ class _Batches:
         self.run = run
 
     def __len__(self) -> int:
-        return len(self.run.train)
+        return len(self.run.train_loader)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return self.run.train.batches(self.run.state.epoch, self.run.state.position)
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(remaining(self.run))
 
 
 def _callback(run: Run) -> lightning.Callback:
     """trainctl's hooks, called when Lightning's come."""
     import lightning
 
-    step_hooks = [hook for hook in run.hooks if type(hook).step is not Hook.step]
+    batch_hooks = [hook for hook in run.hooks if hook.overrides("batch")]
+    step_hooks = [hook for hook in run.hooks if hook.overrides("step")]
+
+    def obey(trainer: Any) -> None:
+        if run.control.agreed():
+            run.obey()
+        trainer.should_stop = run.state.stop is not None
 
     class Watch(lightning.Callback):
         def on_train_start(self, trainer: Any, module: Any) -> None:
@@ -142,20 +152,22 @@ def _callback(run: Run) -> lightning.Callback:
         def on_train_epoch_start(self, trainer: Any, module: Any) -> None:
             self.started = time.perf_counter()
 
-        def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, number: int) -> None:
+        def on_train_batch_start(self, trainer: Any, module: Any, batch: Batch, number: int) -> None:
+            for hook in batch_hooks:
+                hook.batch(run, batch)
             self.lr = run.optimizer.param_groups[0]["lr"]
 
         def on_train_batch_end(
-            self, trainer: Any, module: Any, outputs: Any, batch: Any, number: int
+            self, trainer: Any, module: Any, outputs: Any, batch: Batch, number: int
         ) -> None:
-            run.state.stepped(len(batch[1]), self.lr)
+            run.state.stepped(batch, self.lr)
             for hook in step_hooks:
                 hook.step(run, outputs["loss"].detach())
-            trainer.should_stop = run.state.stop is not None
+            obey(trainer)
 
         def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
             run.state.epoch_seconds += time.perf_counter() - self.started
             end_epoch(run)
-            trainer.should_stop = run.state.stop is not None
+            obey(trainer)
 
     return Watch()

@@ -1,27 +1,22 @@
-"""The standard loop: an optimizer takes the step."""
+"""Fifth rung: the standard loop, in which an optimizer takes the step."""
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 from trainctl.config.settings import Config
 from trainctl.registry import LOOPS
-from trainctl.training.loop import fit, train_step
-from trainctl.training.steps.accumulated import accumulated_step
+from trainctl.training.loop import train_step
 
 
 @LOOPS.register("optimizer")
 class OptimizerLoop:
     """The standard loop: forward, zero_grad, backward, and any optimizer's step."""
 
-    fit = staticmethod(fit)
+    step = staticmethod(train_step)
 
     def __init__(self, config: Config) -> None:
-        accumulates = config.train.accumulate > 1
-        self.step: Any = (
-            partial(accumulated_step, batch_size=config.train.batch_size) if accumulates else train_step
-        )
+        pass
 
     def refusal(self, model: Any, criterion: Any, optimizer: Any) -> None:
         """It serves whatever meets ``trainctl.registry.protocols``."""

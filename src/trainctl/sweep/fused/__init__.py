@@ -10,7 +10,7 @@ from trainctl.training.display import Display, Silent
 from trainctl.training.startup import importing
 
 if TYPE_CHECKING:
-    from trainctl.training.train import Request
+    from trainctl.training.request import Request
 
 __all__ = ["plan", "train_group"]
 

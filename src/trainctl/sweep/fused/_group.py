@@ -23,20 +23,22 @@ from torch import Tensor
 
 from trainctl.checkpoint import format as checkpoint
 from trainctl.data import Data
-from trainctl.data.sampler import epoch_order
+from trainctl.data.sampler import cursor_after, epoch_order
 from trainctl.errors import InterruptedRunError, TrainctlError
 from trainctl.registry import plugins
+from trainctl.registry.protocols import Batch
 from trainctl.sweep.fused._member import Member, logging_on
 from trainctl.sweep.fused._probe import Probe, probe
 from trainctl.training import runtime
 from trainctl.training.artifacts import draw_pictures, interruptible, make_confusion
 from trainctl.training.display import Display
-from trainctl.training.hooks.guard import Guard
+from trainctl.training.failures import record_stop
 from trainctl.training.hooks.signals import Signals
 from trainctl.training.interrupts import Stopped
+from trainctl.training.request import Request
 from trainctl.training.state import State
 from trainctl.training.steps.stacked import Stack, StackedOptimizer, settings_of, stacked_step
-from trainctl.training.train import Request, git_state, record_stop
+from trainctl.training.train import git_state
 from trainctl.training.train import train as train_alone
 
 _WINDOW = 50
@@ -138,7 +140,7 @@ def _train_together(members: list[Member], found: Probe, said: str) -> None:
 class _Mark:
     """What a window changes, as it was before it."""
 
-    cursor: tuple[int, int, int]
+    cursor: tuple[int, int, int, int]
     tensors: list[Tensor]
     schedules: list[tuple[list[dict[str, Any]], Any]]
 
@@ -213,10 +215,10 @@ class Group:
     def _begin(self) -> None:
         first = self.members[0]
         run, request = first.run, first.request
-        self.cursor.take(run.state.values())
-        self.total, self.samples = run.total_steps, run.train.samples
+        self.cursor.load_state_dict(run.state.state_dict())
+        self.total, self.samples = run.total_steps, run.train_loader.samples
         self.batch_size = request.config.train.batch_size
-        self.guarded = any(isinstance(hook, Guard) for hook in run.hooks)
+        self.guarded = run.hook("guard") is not None
         self.every_steps = request.config.checkpoint.every_steps
         self.epoch = -1
         self._join()
@@ -299,9 +301,9 @@ class Group:
         cursor = self.cursor
         while self.members and (cursor.step < self.total or cursor.evaluated < cursor.step):
             started = time.perf_counter()
-            while self.members and cursor.step < self.total and cursor.position < self.samples:
+            while self.members and cursor.step < self.total and not cursor.evaluation_due:
                 self._window()
-                self._each(lambda member: member.checkpointer.step(member.run, _NO_LOSS))
+                self._each(_step_ended)
                 self._heed()
             cursor.epoch_seconds += time.perf_counter() - started
             if self.members:
@@ -348,8 +350,9 @@ class Group:
             inputs, targets = self._batch(cursor.position)
             losses.append(stacked_step(self.stack, self.optimizer, inputs, targets))
             rates.append(self._rates())
-            size = inputs.shape[1]
-            cursor.stepped(size, 0.0)
+            count = inputs.shape[1]
+            after = cursor_after(cursor.cursor, count, self.samples)
+            cursor.stepped(Batch(inputs, targets, count, after), 0.0)
             if self.scheduled:
                 self._schedule()
             if self.signals.received is not None or time.monotonic() > until:
@@ -370,7 +373,7 @@ class Group:
         if not losses:
             return
         cursor = self.cursor
-        first, epoch = cursor.step - len(losses) + 1, cursor.epoch + 1
+        first, epoch = cursor.step - len(losses) + 1, cursor.epoch_number
         numbers = range(first, cursor.step + 1)
         piece = {
             row + number: slot
@@ -399,7 +402,9 @@ class Group:
     def _heed(self) -> None:
         """Raise where a signal has come: all members stand between two steps."""
         if self.members:
-            self.signals.poll(self.members[0].run)
+            run = self.members[0].run
+            self.signals.poll(run)
+            run.control.interrupt()
 
     # ---------------------------------------------------------------- back
 
@@ -418,11 +423,13 @@ class Group:
             if leader.run.scheduler is not None
         ]
         cursor = self.cursor
-        return _Mark((cursor.step, cursor.position, cursor.epoch_samples), self._mark_memory, schedules)
+        return _Mark(
+            (cursor.step, cursor.epoch, cursor.position, cursor.epoch_samples), self._mark_memory, schedules
+        )
 
     def _back_to(self, mark: _Mark) -> None:
         cursor = self.cursor
-        cursor.step, cursor.position, cursor.epoch_samples = mark.cursor
+        cursor.step, cursor.epoch, cursor.position, cursor.epoch_samples = mark.cursor
         with torch.no_grad():
             torch._foreach_copy_([*self.stack.trained, *self.optimizer.tensors()], mark.tensors)
         if not mark.schedules:
@@ -458,20 +465,19 @@ class Group:
 
     def _end_epoch(self) -> None:
         """Evaluate, move on to the next epoch where this one is whole, and let go who has nothing left."""
-        cursor, val = self.cursor, self.members[0].run.val
+        cursor, val = self.cursor, self.members[0].run.val_loader
         values: list[dict[str, float]] = [{} for _ in self.members]
         if val is not None:
             makers = self.members[0].run.metrics
             metrics = [{name: make() for name, make in makers.items()} for _ in self.members]
             values = self.stack.evaluate(self._polled(val.batches()), metrics)
         cursor.evaluated = cursor.step
-        if cursor.position >= self.samples:
-            cursor.epoch, cursor.position = cursor.epoch + 1, 0
         for member, own in zip(self.members, values, strict=True):
             self._put(member)
             with self._surviving(member):
                 member.run.call("evaluated", {f"val/{name}": value for name, value in own.items()})
-            member.run.state.epoch_seconds, member.run.state.epoch_samples = 0.0, 0
+                member.run.state.epoch_seconds, member.run.state.epoch_samples = 0.0, 0
+                member.run.obey()
         cursor.epoch_seconds, cursor.epoch_samples = 0.0, 0
         self._restack()
         self._heed()
@@ -490,7 +496,7 @@ class Group:
         its classes."""
         for member in members:
             with self._surviving(member):
-                member.checkpointer.save(member.run)
+                member.run.save()
         tested: list[Member] = []
         for member in members:
             if member.result is None:
@@ -518,7 +524,7 @@ class Group:
             member.run.model.load_state_dict(checkpoint.read(best).model)
 
     def _test(self, members: Sequence[Member]) -> tuple[list[dict[str, float]], list[Any]]:
-        counted = [make_confusion(member.request.config, member.built) for member in members]
+        counted = [make_confusion(member.request, member.built) for member in members]
         test, makers = members[0].built.test, members[0].run.metrics
         if test is None:
             return [{} for _ in members], [None for _ in members]
@@ -537,16 +543,8 @@ class Group:
         came: list[BaseException] = []
         for member, confusion in done:
             if not came:
-                request = member.request
                 with interruptible(member.display) as now, member.at_work():
-                    draw_pictures(
-                        request.config,
-                        member.built,
-                        request.directory,
-                        member.best_step,
-                        confusion,
-                        member.display,
-                    )
+                    draw_pictures(member.request, member.built, member.best_step, confusion, member.display)
                 came += now
             member.show_end()
         if came:
@@ -555,6 +553,11 @@ class Group:
 
 def _stop(member: Member, error: TrainctlError) -> None:
     member.stop(error)
+
+
+def _step_ended(member: Member) -> None:
+    member.checkpointer.step(member.run, _NO_LOSS)
+    member.run.obey()
 
 
 _NO_LOSS = torch.zeros(())

@@ -23,41 +23,20 @@ from trainctl.runs import directory as rundir
 from trainctl.runs import files
 from trainctl.training.build import Built, build
 from trainctl.training.display import Display
-from trainctl.training.hooks import checkpointer, console
+from trainctl.training.failures import record_failure, storage_errors
+from trainctl.training.hooks import console
+from trainctl.training.hooks.checkpointer import Checkpointer
 from trainctl.training.hooks.guard import Guard
 from trainctl.training.hooks.metrics_log import MetricsLog
-from trainctl.training.loop import Run
+from trainctl.training.log_file import logged_to, open_log
+from trainctl.training.recording import environment_of, step_record, test_record
 from trainctl.training.report import closing, header
-from trainctl.training.train import (
-    Request,
-    capsule_keeper,
-    checkpointing,
-    environment_of,
-    logged_to,
-    open_log,
-    record_failure,
-    storage_errors,
-    test_record,
-)
+from trainctl.training.request import Request
+from trainctl.training.resume import apply
+from trainctl.training.run import Run
+from trainctl.training.session import capsule_keeper, checkpointing
 
 log = logging.getLogger("trainctl")
-
-
-class Checkpointer(checkpointer.Checkpointer):
-    """Saves a model of a stack. The first checkpoint, too, may wait for the next."""
-
-    def __init__(
-        self, *arguments: Any, hold: Callable[[Run], Callable[[], Content]], **settings: Any
-    ) -> None:
-        super().__init__(*arguments, **settings)
-        self._hold = hold
-
-    def hold(self, run: Run) -> Callable[[], Content]:
-        content = self._hold(run)
-        return lambda: checkpoint.checked(content())
-
-    def _is_due(self) -> bool:
-        return not self._spaced or self._is_old()
 
 
 class Console(console.Console):
@@ -69,7 +48,7 @@ class Console(console.Console):
         every = self._every
         shown = [each for each in steps if every is not None and each[0] % every == 0]
         for step, epoch, loss, lr in shown:
-            length = len(run.train)
+            length = len(run.train_loader)
             now = replace(self.progress(), step=step, epoch=epoch, loss=loss, lr=lr)
             self.display.step(replace(now, epoch_step=(step - 1) % length + 1))
 
@@ -146,30 +125,28 @@ class Member:
         self.built = build(replace(request.config, threads=threads), data)
         self._stored = stored
         built, saving = self.built, request.config.checkpoint
+        self.run.step_name = self.run.step_name.replace("plain", "stacked", 1)
         self.metrics_log = MetricsLog(directory / "metrics.jsonl")
         self.checkpointer = Checkpointer(
             directory / "checkpoints",
-            self.take,
+            self.hold,
             **checkpointing(request.config, built),
-            overlap=False,
+            writer=writer if saving.overlap else None,
+            first_waits=True,
             sync=self.metrics_log.sync,
-            hold=self.hold,
         )
-        self.checkpointer.writer = writer if saving.overlap else None
-        epochs = -(-self.run.total_steps // len(self.run.train))
+        epochs = -(-self.run.total_steps // len(self.run.train_loader))
         self.console = Console(self.display, epochs, request.config.display.every)
         beside = request.hooks(built)
-        self.run.hooks = [*self.run.hooks, *beside, self.metrics_log, self.checkpointer, self.console]
+        self.run.attach([*beside, self.metrics_log, self.checkpointer, self.console])
         self._to_start = [*beside, self.metrics_log, self.checkpointer, self.console]
-        for hook in self.run.hooks:
-            if isinstance(hook, Guard):
-                hook.keep = capsule_keeper(request, self.take, stored)
+        if (guard := self.run.hook("guard")) is not None:
+            guard.keep = capsule_keeper(request, built, stored, lambda: self.hold(self.run)())
         if request.resumed is not None:
-            self._said = request.resumed.apply(built)
+            self._said = apply(built, request.resumed)
             self.checkpointer.saved_step = self.run.state.step
         # Nothing draws from them while the stack trains: they are what they were after the initialisation.
-        self.states = snapshot.random_states(built.device)
-        self.described = built.described
+        self.random = snapshot.RandomStates(built.device).state_dict()
 
     def begin(self, models: int, threads: tuple[int, str], notices: Sequence[str]) -> None:
         """Store the config, and say what is about to be done."""
@@ -179,6 +156,7 @@ class Member:
             environment=environment_of(built, self._stored),
             parameters=built.parameters,
             monitor={"name": built.monitor, "lower_is_better": built.lower_is_better},
+            step=step_record(built),
             engine="fused",
             fused={"models": models},
         )
@@ -194,18 +172,21 @@ class Member:
         for hook in self._to_start:
             hook.start(self.run)
 
-    def take(self, run: Run) -> Content:
-        """Copy the run."""
-        return self.hold(run)()
-
     def hold(self, run: Run) -> Callable[[], Content]:
         """Copy what the next step changes; what is returned makes a checkpoint of it, which takes longer."""
         self.sync()
-        gathered = _cloned(snapshot.gather(run))
+        model = _cloned(dict(run.result.state_dict()))
+        states = {name: _cloned(dict(part.state_dict())) for name, part in run.parts().items()}
+        state = run.state.state_dict()
 
         def content() -> Content:
-            order = self.built.order_digest(gathered["state"]["epoch"])
-            return snapshot.assemble(gathered, {"data": self.described, "order": order}, self.states)
+            plain = {
+                **state,
+                "data": self.built.described,
+                "data_fingerprint": self.built.data_fingerprint(state["epoch"]),
+            }
+            taken = snapshot.assemble(model, plain, {**states, "random": self.random})
+            return checkpoint.checked(taken)
 
         return content
 
@@ -220,13 +201,16 @@ class Member:
     def not_finite(self, loss: Tensor) -> NotFiniteError:
         """The error of the next step, whose ``loss`` is not finite; the step is kept to be run again."""
         self.sync()
-        (guard,) = (hook for hook in self.run.hooks if isinstance(hook, Guard))
+        guard: Guard = self.run.hook("guard")
         device = self.built.device.type
-        return guard.refusal(self.run, loss, self.states["torch" if device == "cpu" else device])
+        batch = next(iter(self.run.train_loader.batches(self.run.state.cursor)))
+        random_state = self.random["torch" if device == "cpu" else device]
+        return guard.error(self.run, f"the loss is {loss.item()}", batch, random_state)
 
     def stop(self, error: TrainctlError) -> None:
         """Save, and end as told to."""
-        path = self.checkpointer.save(self.run)
+        self.run.save()
+        path = self.checkpointer.path(self.run)
         self.checkpointer.wait()
         self.fail(type(error)((*error.problems, Problem(f"saved in {short_path(path)}"))))
 

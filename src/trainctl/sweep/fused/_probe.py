@@ -53,7 +53,7 @@ def probe(config: Config, sharing: int = 1) -> Probe:
     """
     plugins.load(config.plugins)
     built = build(replace(config, threads=torch.get_num_threads()))
-    loaders: list[Any] = [built.run.train, built.run.val, built.test]
+    loaders: list[Any] = [built.run.train_loader, built.run.val_loader, built.test]
     reason = _misfit(built, loaders)
     if reason is not None:
         return Probe(reason, built.data, torch.empty(0), False, 0, torch.empty(0))
@@ -95,11 +95,13 @@ def _try(built: Built) -> tuple[str | None, int]:
     """Take the gradients of two stacked models, and of each on its own: why they differ, or None, and how
     many bytes a model takes."""
     run: Any = built.run
-    batches = run.train.batches()
+    batches = iter(run.train_loader.batches())
     first, second = next(batches), next(batches, None)
-    if second is None or second[0].shape != first[0].shape:
-        second = (first[0].flip(0), first[1].flip(0))
-    pairs = (first, second)
+    pairs = [(first.inputs, first.targets)]
+    if second is None or second.inputs.shape != first.inputs.shape:
+        pairs.append((first.inputs.flip(0), first.targets.flip(0)))
+    else:
+        pairs.append((second.inputs, second.targets))
 
     models = [copy.deepcopy(run.model) for _ in pairs]
     buffers = [buffer.clone() for buffer in models[0].buffers()]
@@ -117,7 +119,7 @@ def _try(built: Built) -> tuple[str | None, int]:
     if any(not torch.equal(*pair) for pair in zip(buffers, models[0].buffers(), strict=True)):
         return "its model keeps running statistics", 1
 
-    stack = Stack(models, run.criterion, first[0])
+    stack = Stack(models, run.criterion, first.inputs)
     StackedOptimizer(stack, models, [_for(run, model) for model in models])
     inputs, targets = (torch.stack(each) for each in zip(*pairs, strict=True))
     stacked = stack.losses(stack.outputs(inputs), targets)
@@ -127,7 +129,7 @@ def _try(built: Built) -> tuple[str | None, int]:
     ):
         return "stacked, its model computes something else", 1
     state = sum(tensor.nbytes for tensor in [*run.model.parameters(), *run.model.buffers()])
-    batch = first[0].nbytes + first[1].nbytes
+    batch = first.inputs.nbytes + first.targets.nbytes
     # Weights, gradients and two moments; weights and moments again, to go back to; what backward keeps, and
     # its gradients.
     return None, 7 * state + 2 * sum(saved.values()) // len(pairs) + 2 * batch + 1

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from trainctl.training.hooks.base import Hook
-from trainctl.training.loop import Run
+from trainctl.training.run import Hook, Run
 
 
 def is_better(value: float, than: float | None, min_delta: float = 0.0, *, lower_is_better: bool) -> bool:
@@ -20,7 +19,7 @@ def is_better(value: float, than: float | None, min_delta: float = 0.0, *, lower
 
 
 class Best(Hook):
-    """Records ``state.last`` and ``state.best``; with ``patience`` it also stops the run early.
+    """Records ``state.last`` and ``state.best``; with ``patience`` it also asks to stop early.
 
     Args:
         monitor: the value that decides, such as ``val/accuracy``.
@@ -29,6 +28,8 @@ class Best(Hook):
         min_delta: an improvement that is not larger does not reset the patience. The best checkpoint is the
             best one all the same.
     """
+
+    name = "best"
 
     def __init__(
         self, monitor: str, patience: int | None = None, min_delta: float = 0.0, *, lower_is_better: bool
@@ -44,9 +45,9 @@ class Best(Hook):
         value, lower = values[self.monitor], self.lower_is_better
         if is_better(value, state.best[self.monitor] if state.best else None, lower_is_better=lower):
             state.best = dict(state.last)
-        if is_better(value, state.reference, self.min_delta, lower_is_better=lower):
-            state.reference, state.stale = value, 0
+        if is_better(value, state.best_value, self.min_delta, lower_is_better=lower):
+            state.best_value, state.num_bad_epochs = value, 0
         else:
-            state.stale += 1
-        if self.patience is not None and state.stale >= self.patience:
-            state.stop = f"no better {self.monitor} for {state.stale} evaluations"
+            state.num_bad_epochs += 1
+        if self.patience is not None and state.num_bad_epochs >= self.patience:
+            run.control.stop(f"no better {self.monitor} for {state.num_bad_epochs} evaluations")

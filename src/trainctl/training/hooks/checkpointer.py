@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,8 +13,7 @@ from torch import Tensor
 from trainctl.checkpoint import format as checkpoint
 from trainctl.checkpoint.format import Content
 from trainctl.errors import CheckpointError, StorageError
-from trainctl.training.hooks.base import Hook
-from trainctl.training.loop import Run
+from trainctl.training.run import Hook, Run
 
 _SPACING = 2.0
 
@@ -31,19 +30,22 @@ class Checkpointer(Hook):
 
     Args:
         folder: where the checkpoints go.
-        take: copies the run.
+        hold: copies the run between two steps; what it returns makes a checkpoint of the copy.
         every_steps, every_epochs, every_minutes: when; None is never.
         keep_last: how many of the newest are kept.
         keep_best: how many of the best evaluated are kept, best first by ``monitor``.
         lower_is_better: what is best.
-        overlap: write in a thread of its own; otherwise training waits.
+        writer: writes in a thread of its own; without one training waits.
+        first_waits: the first checkpoint, too, may wait for the next.
         sync: called before a checkpoint is written, brings to the disk what it counts on.
     """
+
+    name = "checkpoints"
 
     def __init__(
         self,
         folder: Path,
-        take: Callable[[Run], Content],
+        hold: Callable[[Run], Callable[[], Content]],
         *,
         every_steps: int | None = None,
         every_epochs: int | Literal["auto"] | None = 1,
@@ -52,10 +54,11 @@ class Checkpointer(Hook):
         keep_best: int = 1,
         monitor: str = "",
         lower_is_better: bool = True,
-        overlap: bool = True,
+        writer: Executor | None = None,
+        first_waits: bool = False,
         sync: Callable[[], None] = lambda: None,
     ) -> None:
-        self.folder, self.take, self.sync = folder, take, sync
+        self.folder, self.hold, self.sync, self.writer = folder, hold, sync, writer
         self.every_steps, self.every_epochs = every_steps, 1 if every_epochs == "auto" else every_epochs
         self._spaced = every_epochs == "auto" and every_steps is None and keep_last == 1
         self.every_seconds = None if every_minutes is None else 60 * every_minutes
@@ -64,9 +67,7 @@ class Checkpointer(Hook):
         self.saved_step = -1
         self._saved_at = time.monotonic()
         self._ranked: list[tuple[float, int]] = []
-        self.writer: Executor | None = (
-            ThreadPoolExecutor(1, thread_name_prefix="checkpoint") if overlap else None
-        )
+        self._first_waits, self._now = first_waits, True
         self._writing: Future[None] | None = None
         self._held: dict[int, Callable[[], Content]] = {}
 
@@ -83,7 +84,7 @@ class Checkpointer(Hook):
         if (self.every_steps is not None and run.state.step % self.every_steps == 0) or (
             self.every_seconds is not None and time.monotonic() - self._saved_at >= self.every_seconds
         ):
-            self.save(run)
+            run.control.save()
         elif self._held and self._is_due():
             self._write_held(self._kept(run))
 
@@ -92,7 +93,8 @@ class Checkpointer(Hook):
         ranked = self._rank(values.get(self.monitor), state.step)
         is_best = state.best is not None and state.best["step"] == state.step
         if ranked or is_best or (self.every_epochs is not None and state.epoch % self.every_epochs == 0):
-            self.save(run, now=self._is_due())
+            self._now = self._is_due()
+            run.control.save()
 
     def _rank(self, value: float | None, step: int) -> bool:
         """Enter an evaluation among the best; whether it is one of them. NaN and infinity never are."""
@@ -103,7 +105,7 @@ class Checkpointer(Hook):
         return any(each == step for _, each in self._ranked)
 
     def end(self, run: Run) -> None:
-        self.save(run)
+        run.save()
         self.wait()
 
     def state_dict(self) -> dict[str, Any]:
@@ -112,15 +114,20 @@ class Checkpointer(Hook):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._ranked = [(value, step) for value, step in state["ranked"]]
 
-    def save(self, run: Run, *, now: bool = True) -> Path:
-        """Save, unless this step is saved already; returns where the checkpoint is or will be.
+    def path(self, run: Run) -> Path:
+        """Where the checkpoint of the run as it stands is or will be."""
+        return self.folder / checkpoint.folder_name(run.state.step)
 
-        Unless ``now``, one that the next would delete is not made, and another stays in memory.
+    def save(self, run: Run) -> None:
+        """Save, unless this step is saved already.
+
+        After an epoch whose checkpoint is not due yet, one that the next would delete is not made, and
+        another stays in memory.
         """
-        step = run.state.step
-        path = self.folder / checkpoint.folder_name(step)
+        step, now = run.state.step, self._now
+        self._now = True
         if self.saved_step == step:
-            return path
+            return
         kept = self._kept(run)
         self._held = {each: content for each, content in self._held.items() if each in kept}
         if now:
@@ -129,15 +136,10 @@ class Checkpointer(Hook):
             self._held[step] = self.hold(run)
         if now:
             self._write_held(kept)
-        return path
-
-    def hold(self, run: Run) -> Callable[[], Content]:
-        """Copy the run; what is returned gives the copy. Raises NotFiniteError where a parameter is not."""
-        content = checkpoint.checked(self.take(run))
-        return lambda: content
 
     def _is_due(self) -> bool:
-        return not self._spaced or self.saved_step < 0 or self._is_old()
+        first = self.saved_step < 0 and not self._first_waits
+        return not self._spaced or first or self._is_old()
 
     def _is_old(self) -> bool:
         return time.monotonic() - self._saved_at >= _SPACING

@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from trainctl.training.hooks.base import Hook
-from trainctl.training.loop import Run
+from trainctl.training.run import Hook, Run
 
 
 class ClipNorm(Hook):
@@ -16,6 +15,8 @@ class ClipNorm(Hook):
 
     Pascanu, Mikolov and Bengio, On the difficulty of training recurrent neural networks (2013).
     """
+
+    name = "clip"
 
     def __init__(self, max_norm: float) -> None:
         self.max_norm = max_norm

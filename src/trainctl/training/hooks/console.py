@@ -11,9 +11,8 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from trainctl.training.display import Display, Progress, visible
-from trainctl.training.hooks.base import Hook
 from trainctl.training.hooks.losses import fetched, kept
-from trainctl.training.loop import Run
+from trainctl.training.run import Hook, Run
 
 log = logging.getLogger("trainctl")
 _SMOOTHING = 0.98
@@ -28,6 +27,8 @@ class Console(Hook):
         every: ``display.every`` as it was asked for. An epoch of fewer steps has a line only where something
             was evaluated, and the last one.
     """
+
+    name = "console"
 
     def __init__(self, display: Display, total_epochs: int, every: int | None = None) -> None:
         self.display = display
@@ -60,10 +61,10 @@ class Console(Hook):
         state = run.state
         progress = self.progress()
         progress.speed = state.epoch_samples / state.epoch_seconds if state.epoch_seconds else 0.0
-        progress.epoch = state.where["epoch"]
+        progress.epoch = state.epoch_number
         progress.epoch_loss = self._sum / self._count if self._count else float("nan")
         self._sum, self._count = 0.0, 0
-        if not values and len(run.train) < self._asked and state.step < run.total_steps:
+        if not values and len(run.train_loader) < self._asked and state.step < run.total_steps:
             return
         best = state.best is not None and state.best["step"] == state.step
         seconds = time.perf_counter() - self._epoch_started
@@ -83,18 +84,18 @@ class Console(Hook):
             self._read_losses()
             state, run = self._run.state, self._run
             elapsed = time.perf_counter() - self._started
-            done, steps = state.step - self._first_step, len(run.train)
+            done, steps = state.step - self._first_step, len(run.train_loader)
             return Progress(
                 step=state.step,
                 total_steps=run.total_steps,
-                epoch=min(state.epoch + 1, self.total_epochs),
+                epoch=min(state.epoch_number, self.total_epochs),
                 epochs=self.total_epochs,
                 epoch_step=(state.step - 1) % steps + 1 if state.step else 0,
                 epoch_steps=steps,
                 loss=self._loss,
                 smoothed=self._smoothed,
                 lr=state.lr,
-                speed=done / elapsed * run.train.samples / steps if elapsed else 0.0,
+                speed=done / elapsed * run.train_loader.samples / steps if elapsed else 0.0,
                 remaining=elapsed / done * (run.total_steps - done) if done and elapsed > 0.5 else None,
                 history=list(self._history),
             )

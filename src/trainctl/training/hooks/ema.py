@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from trainctl.registry.protocols import Model
-from trainctl.training.hooks.base import Hook
-from trainctl.training.loop import Run
+from trainctl.training.run import Hook, Run
 
 
 class Ema(Hook):
@@ -24,6 +23,8 @@ class Ema(Hook):
         averaged: a copy of ``model``, on its device.
         decay: share of the old average in the new one, between 0 and 1.
     """
+
+    name = "ema"
 
     def __init__(self, model: Model, averaged: Model, decay: float) -> None:
         self.model, self.averaged, self.decay = model, averaged, decay

@@ -11,9 +11,8 @@ from typing import Any
 from torch import Tensor
 
 from trainctl.runs.files import Log
-from trainctl.training.hooks.base import Hook
 from trainctl.training.hooks.losses import fetched, kept
-from trainctl.training.loop import Run
+from trainctl.training.run import Hook, Run
 
 _BUFFER = 256
 _SECONDS = 1.0
@@ -25,6 +24,8 @@ class MetricsLog(Hook):
     A checkpoint knows how long the file was; a resumed run cuts off what came after, so that each step is
     there once.
     """
+
+    name = "metrics_log"
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -44,8 +45,10 @@ class MetricsLog(Hook):
     def start(self, run: Run) -> None:
         self.log.sync()
 
-    def state_dict(self) -> dict[str, Any]:
+    def settle(self, run: Run) -> None:
         self.flush()
+
+    def state_dict(self) -> dict[str, Any]:
         return {"bytes": self.log.size}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -57,7 +60,7 @@ class MetricsLog(Hook):
 
     def step(self, run: Run, loss: Tensor) -> None:
         state = run.state
-        self._steps.append((state.step, state.epoch + 1, state.lr))
+        self._steps.append((state.step, state.epoch_number, state.lr))
         self._losses.append(kept(loss))
         if len(self._losses) >= _BUFFER or time.monotonic() - self._flushed > _SECONDS:
             self.flush()

@@ -8,8 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from trainctl.errors import NotLearnedError
-from trainctl.training.hooks.base import Hook
-from trainctl.training.loop import Run
+from trainctl.training.run import Hook, Run
 
 _NEAR_ZERO = 0.01
 
@@ -21,6 +20,8 @@ class Overfit(Hook):
     and nothing is shown by it.
     """
 
+    name = "overfit"
+
     def __init__(self, batches: int) -> None:
         self.batches = batches
         self.first: list[float] = []
@@ -31,7 +32,7 @@ class Overfit(Hook):
         if len(self.first) < self.batches:
             self.first.append(self.recent[-1])
         if self.learned:
-            run.state.stop = f"{self._what} learned in {run.state.step} steps: {self._losses}"
+            run.control.stop(f"{self._what} learned in {run.state.step} steps: {self._losses}")
 
     @property
     def learned(self) -> bool:

@@ -7,12 +7,13 @@ from typing import Any
 
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from trainctl.training.hooks.base import Hook
-from trainctl.training.loop import Run
+from trainctl.training.run import Hook, Run
 
 
 class Plateau(Hook):
     """Shows each evaluation's monitored value to the scheduler: its place is there, not after each step."""
+
+    name = "plateau"
 
     def __init__(self, scheduler: ReduceLROnPlateau, monitor: str) -> None:
         self.scheduler, self.monitor = scheduler, monitor
@@ -26,5 +27,5 @@ class Plateau(Hook):
         return {**self.scheduler.state_dict(), "initial_lrs": self.initial_lrs}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.initial_lrs = state.pop("initial_lrs")
-        self.scheduler.load_state_dict(state)
+        self.initial_lrs = state["initial_lrs"]
+        self.scheduler.load_state_dict({key: value for key, value in state.items() if key != "initial_lrs"})

@@ -15,12 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainctl.registry.protocols import Batch
 from trainctl.runs import files
-from trainctl.training.hooks.base import Hook
-from trainctl.training.loop import Run
+from trainctl.training.run import Hook, Run
 
 PARTS = ("data", "forward", "backward", "optimizer", "hooks")
 _WARM, _STEPS = 5, 20
+_OPERATORS = 12
+_WIDTH = 44
+_BAR = 20
 
 
 @dataclass(frozen=True)
@@ -61,13 +64,16 @@ class Profiler(Hook):
     optimizer's step pre-hook the backward pass. A loop that updates the parameters itself has no optimizer's
     part. On CUDA the parts are those of the device, between events; nothing else waits for it. Steps that are
     traced lie in one epoch, so that no evaluation is among them; a short epoch or run has fewer. Afterwards
-    the run is as if there had been no profile: nothing random is drawn, and the step is the one it was.
+    the run is as if there had been no profile: nothing random is drawn.
 
-    It has to be the last of the hooks: what comes after it counts as making the next batch.
+    It has to be the last of the hooks, and :class:`StepEnd` the first: what lies between them is the time of
+    the hooks, what comes after it that of making the next batch.
 
     Args:
         folder: where ``trace.json`` goes.
     """
+
+    name = "profiler"
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -90,23 +96,18 @@ class Profiler(Hook):
         on_detach = self._detaching.append
         on_detach(criterion.register_forward_hook(lambda *_: self._enter("backward")).remove)
         on_detach(optimizer.register_step_pre_hook(lambda *_: self._enter("optimizer")).remove)
-        plain, watched = run.step, self._watched(run.step)
-        run.step = watched
-        on_detach(lambda: setattr(run, "step", plain) if run.step is watched else None)
         self._enter("data")
 
-    def _watched(self, step: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        """The same step, with the clock read before and after it."""
+    def batch(self, run: Run, batch: Batch) -> None:
+        if not self._detaching:
+            return
+        if self._taken == self._warm + self._wanted and self._profiler is None:
+            self._begin_trace()
+        self._enter("forward")
 
-        def watched_step(*arguments: Any) -> Tensor:
-            if self._taken == self._warm + self._wanted and self._profiler is None:
-                self._begin_trace()
-            self._enter("forward")
-            loss = step(*arguments)
-            self._enter("hooks")
-            return loss
-
-        return watched_step
+    def step_ended(self) -> None:
+        """From here on the time is that of the hooks."""
+        self._enter("hooks")
 
     def _enter(self, part: str) -> None:
         """From here on the time is that of ``part``."""
@@ -207,6 +208,56 @@ class Profiler(Hook):
             files.make_folder(self.folder)
             files.replace(path, written.read_bytes())
         return path
+
+
+class StepEnd(Hook):
+    """Tells a profiler that the step has ended: the first of the hooks."""
+
+    name = "profiler: end of step"
+
+    def __init__(self, profiler: Profiler) -> None:
+        self.profiler = profiler
+
+    def step(self, run: Run, loss: Tensor) -> None:
+        self.profiler.step_ended()
+
+
+def profile_lines(profile: Profile, place: str) -> list[str]:
+    """A profile as the lines of a table, headings not indented; ``place`` is where the trace lies."""
+    return list(_lines(profile, place))
+
+
+def _lines(profile: Profile, place: str) -> Iterator[str]:
+    whole = sum(profile.parts.values()) or 1.0
+    yield f"where a step goes: {_time(whole)} a step, mean of {profile.steps} steps on the {profile.device}"
+    for name, value in profile.parts.items():
+        share = value / whole
+        yield f"  {name:<10} {_time(value):>9} {share:>5.0%}  {'█' * round(_BAR * share)}".rstrip()
+    total = sum(each.microseconds for each in profile.operators) or 1.0
+    traced = f"{profile.traced} traced steps, slower for it"
+    yield f"operators on the {profile.device}: {_time(total)} a step, {traced}"
+    shown = profile.operators[:_OPERATORS]
+    for each in shown:
+        yield f"  {_named(each):<{_WIDTH}} {_time(each.microseconds):>9} {each.microseconds / total:>5.0%}"
+    if len(profile.operators) > len(shown):
+        rest = total - sum(each.microseconds for each in shown)
+        name = f"{len(profile.operators) - len(shown)} more"
+        yield f"  {name:<{_WIDTH}} {_time(rest):>9} {rest / total:>5.0%}"
+    yield f"every call, for ui.perfetto.dev: {place}"
+
+
+def _named(operator: Operator) -> str:
+    """An operator's name and how often a step calls it, cut to the column."""
+    name = operator.name.removeprefix("autograd::engine::evaluate_function: ")
+    calls = f" × {operator.calls:.0f}" if operator.calls >= 1.5 else ""
+    room = _WIDTH - len(calls)
+    return (name if len(name) <= room else name[: room - 1] + "…") + calls
+
+
+def _time(microseconds: float) -> str:
+    if microseconds < 1e4:
+        return f"{microseconds:.0f} µs"
+    return f"{microseconds / 1e3:.1f} ms" if microseconds < 1e7 else f"{microseconds / 1e6:.1f} s"
 
 
 @contextlib.contextmanager

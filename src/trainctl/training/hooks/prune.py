@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 
-from trainctl.training.hooks.base import Hook
-from trainctl.training.loop import Run
+from trainctl.training.run import Hook, Run
 
 log = logging.getLogger("trainctl")
 
@@ -18,11 +17,14 @@ class Prune(Hook):
         judge: is given the evaluation, with ``step`` and ``epoch``; returns why to stop, or None.
     """
 
+    name = "prune"
+
     def __init__(self, judge: Callable[[Mapping[str, float]], str | None]) -> None:
         self.judge = judge
 
     def evaluated(self, run: Run, values: Mapping[str, float]) -> None:
-        if run.state.stop is None and run.state.step < run.total_steps:
-            run.state.stop = self.judge({**run.state.where, **values})
-            if run.state.stop is not None:
-                log.info("stopped: %s", run.state.stop)
+        if run.control.reason is None and run.state.step < run.total_steps:
+            reason = self.judge({**run.state.where, **values})
+            if reason is not None:
+                run.control.stop(reason)
+                log.info("stopped: %s", reason)

@@ -10,16 +10,17 @@ from typing import Any
 from torch import Tensor
 
 from trainctl.errors import InterruptedRunError, TerminatedRunError
-from trainctl.training.hooks.base import Hook
 from trainctl.training.interrupts import TERMINATING, handled
-from trainctl.training.loop import Run
+from trainctl.training.run import Hook, Run
 
 
 class Signals(Hook):
-    """Raises InterruptedRunError or TerminatedRunError after the step in which the signal came.
+    """Breaks the run off after the step in which a signal came: InterruptedRunError, TerminatedRunError.
 
     A second Ctrl-C is not waited for. Must be used inside :meth:`caught`, on the main thread.
     """
+
+    name = "signals"
 
     def __init__(self) -> None:
         self.received: int | None = None
@@ -48,5 +49,10 @@ class Signals(Hook):
     def _stop(self, run: Run) -> None:
         step = run.state.step
         if self.received in TERMINATING:
-            raise TerminatedRunError(f"terminated at step {step}: the run was saved")
-        raise InterruptedRunError(f"interrupted at step {step}: the run was saved")
+            run.control.stop(
+                "terminated", TerminatedRunError(f"terminated at step {step}: the run was saved")
+            )
+        else:
+            run.control.stop(
+                "interrupted", InterruptedRunError(f"interrupted at step {step}: the run was saved")
+            )

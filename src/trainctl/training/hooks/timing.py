@@ -10,8 +10,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from trainctl.training.hooks.base import Hook
-from trainctl.training.loop import Run
+from trainctl.training.run import Hook, Run
 
 _WARM_UP = 5
 _ENOUGH_SECONDS = 1.0
@@ -24,6 +23,8 @@ class Timing(Hook):
         step_seconds: the median of the steps measured.
         evaluation_seconds: of the validation split, 0 without one.
     """
+
+    name = "timing"
 
     most = 200
 
@@ -43,13 +44,13 @@ class Timing(Hook):
     def step(self, run: Run, loss: Tensor) -> None:
         self._times.append(self._now())
         if len(self._times) > _WARM_UP + 3 and self._times[-1] - self._times[_WARM_UP] > _ENOUGH_SECONDS:
-            run.state.stop = "measured"
+            run.control.stop("measured")
 
     def evaluated(self, run: Run, values: Mapping[str, float]) -> None:
         now = self._now()
         first = min(_WARM_UP, max(0, len(self._times) - 2))
         times = self._times[first:]
         self.step_seconds = statistics.median([after - before for before, after in pairwise(times)])
-        if run.val is not None:
+        if run.val_loader is not None:
             self.evaluation_seconds = now - self._times[-1]
-        run.state.stop = "measured"
+        run.control.stop("measured")

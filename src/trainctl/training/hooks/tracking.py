@@ -18,10 +18,9 @@ from trainctl.components.trackers._base import Row, Tracker
 from trainctl.config.settings import Component
 from trainctl.errors import ConfigError, TrainctlError
 from trainctl.registry import TRACKERS
-from trainctl.training.hooks.base import Hook
 from trainctl.training.hooks.losses import fetched, kept
 from trainctl.training.interrupts import Stopped
-from trainctl.training.loop import Run
+from trainctl.training.run import Hook, Run
 
 log = logging.getLogger("trainctl")
 _BUFFER = 1024
@@ -122,7 +121,7 @@ class Tracking(Hook):
         trackers: who is told.
         metrics: the run's ``metrics.jsonl``. Its own hook starts before this one and cuts off what no
             checkpoint knows of.
-        name: what the run is called.
+        run_name: what the run is called.
         config: its settings by dotted key.
         notice: shows a line.
 
@@ -130,15 +129,17 @@ class Tracking(Hook):
         states: how each tracker fares, by label, for ``run.json``: ``running``, ``ok``, or what went wrong.
     """
 
+    name = "tracking"
+
     def __init__(
         self,
         trackers: Mapping[str, Watched],
         metrics: Path,
-        name: str,
+        run_name: str,
         config: Mapping[str, Any],
         notice: Callable[[str], None],
     ) -> None:
-        self.trackers, self.metrics, self.name, self.config = trackers, metrics, name, config
+        self.trackers, self.metrics, self.run_name, self.config = trackers, metrics, run_name, config
         self.notice = notice
         self.states = dict.fromkeys(trackers, "running")
         self._every = [tracker.every for tracker in trackers.values()]
@@ -153,7 +154,11 @@ class Tracking(Hook):
         size = self.metrics.stat().st_size
         for tracker in self.trackers.values():
             tracker.begin(
-                self._step, lambda: _history(self.metrics, size), self.metrics.parent, self.name, self.config
+                self._step,
+                lambda: _history(self.metrics, size),
+                self.metrics.parent,
+                self.run_name,
+                self.config,
             )
 
     def step(self, run: Run, loss: Tensor) -> None:

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from trainctl.registry.protocols import Batch
+
 _LIMIT = 2**26
 _SETTINGS = {
     "SGD": ("lr", "momentum", "dampening", "nesterov", "weight_decay"),
@@ -106,7 +108,7 @@ class Stack:
         return weighted
 
     def evaluate(
-        self, batches: Iterable[tuple[Tensor, Tensor]], metrics: Sequence[Mapping[str, Any]]
+        self, batches: Iterable[Batch], metrics: Sequence[Mapping[str, Any]]
     ) -> list[dict[str, float]]:
         """Loss and metrics of each model over all batches, as ``trainctl.training.loop.evaluate`` has them.
 
@@ -116,7 +118,7 @@ class Stack:
         kept: list[tuple[Tensor, Tensor]] = []
         weigh = getattr(self.criterion, "batch_weight", len)
         with self._evaluating(), torch.no_grad():
-            for inputs, targets in batches:
+            for inputs, targets, *_ in batches:
                 outputs = self.outputs(inputs, shared=True)
                 losses.append(self.losses(outputs, targets, shared=True))
                 sizes.append(weigh(targets))

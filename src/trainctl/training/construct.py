@@ -1,0 +1,89 @@
+"""A component of the config to an object, checked against what the loop needs of it."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from trainctl.config.settings import Component
+from trainctl.errors import DISK_ERRORS, ConfigError, TrainctlError
+from trainctl.registry import COMPONENTS, plugins
+from trainctl.registry.protocols import Model, Optimizer, missing
+from trainctl.training import parameters
+
+
+def construct(component: Component, **supplied: Any) -> Any:
+    """Call a component's constructor with its arguments and those of ``supplied`` that it asks for.
+
+    Raises ConfigError naming the component where that fails; what the disk refuses stays an OSError.
+    """
+    registry = COMPONENTS[component.group]
+    constructor = registry.load(component.name)
+    wanted = registry.takes(component.name)
+    given = {key: value for key, value in supplied.items() if key in wanted}
+    try:
+        return constructor(**component.arguments, **given)
+    except OSError as error:
+        if error.errno in DISK_ERRORS:
+            raise
+        raise _construction_error(component, error) from error
+    except TrainctlError:
+        raise
+    except Exception as error:
+        raise _construction_error(component, error) from error
+
+
+def _construction_error(component: Component, error: Exception) -> ConfigError:
+    where = plugins.blamed(error)
+    reason = str(error).strip().partition("\n")[0]
+    return ConfigError(
+        f"{component.group}={component.name} cannot be built: {type(error).__name__}: {reason}",
+        f"{where}; TRAINCTL_DEBUG=1 shows the traceback" if where else "TRAINCTL_DEBUG=1 shows the traceback",
+    )
+
+
+def build_model(model: Component, input_shape: tuple[int, ...], output_size: int) -> Any:
+    """The model for samples of ``input_shape`` and ``output_size`` outputs, its frozen parameters frozen."""
+    built = construct(model, input_shape=input_shape, output_size=output_size)
+    check_part(model, built, Model)
+    parameters.freeze(model, built)
+    return built
+
+
+def check_part(component: Component, built: Any, protocol: type) -> None:
+    """Raise ConfigError for an object that lacks something the standard loop needs."""
+    absent = missing(protocol, built)
+    if absent:
+        what = f"{component.group}={component.name} built a {type(built).__name__}"
+        raise ConfigError(
+            f"{what}, which has no {', '.join(absent)}",
+            f"see trainctl.registry.protocols.{protocol.__name__}; the classes of torch have it",
+        )
+
+
+def check_loop(component: Component, loop: Any, model: Any, criterion: Any, optimizer: Any) -> None:
+    """Raise ConfigError where a loop cannot train these parts."""
+    if not callable(getattr(loop, "step", None)):
+        raise ConfigError(
+            f"loop={component.name} built a {type(loop).__name__}, which has no step",
+            "a loop has a step like trainctl.training.loop.train_step",
+        )
+    refusal = getattr(loop, "refusal", None)
+    reason = refusal(model, criterion, optimizer) if refusal else None
+    if reason:
+        raise ConfigError(f"loop={component.name}: {reason}", "loop=optimizer serves every model")
+
+
+def check_optimizer(component: Component, optimizer: Any) -> None:
+    """Raise ConfigError for an optimizer that the training step cannot use."""
+    check_part(component, optimizer, Optimizer)
+    needed = [
+        parameter.name
+        for parameter in inspect.signature(optimizer.step).parameters.values()
+        if parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+    ]
+    if needed:
+        raise ConfigError(
+            f"optim={component.name}: its step needs {', '.join(needed)}, which the plain step does not give",
+            "choose one that steps without a closure: trainctl ls optim",
+        )

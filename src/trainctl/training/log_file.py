@@ -1,0 +1,50 @@
+"""``train.log``."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+from trainctl.errors import storage_error
+
+log = logging.getLogger("trainctl")
+
+
+def open_log(directory: Path) -> logging.Handler:
+    """``train.log``, open. Raises StorageError."""
+    try:
+        handler = logging.FileHandler(directory / "train.log", encoding="utf-8")
+    except OSError as error:
+        raise storage_error(error, "writing the run") from error
+    # No room for a line of the log must not end the run, nor print a traceback: what it says is also shown.
+    handler.handleError = lambda record: None  # type: ignore[method-assign]
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    return handler
+
+
+@contextlib.contextmanager
+def logged_to(handler: logging.Handler) -> Iterator[None]:
+    """Send what is logged inside to ``handler``."""
+    before = log.level, log.propagate
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.level, log.propagate = before
+
+
+@contextlib.contextmanager
+def log_file(directory: Path) -> Iterator[None]:
+    """Send what is logged inside to ``train.log``."""
+    handler = open_log(directory)
+    try:
+        with logged_to(handler):
+            yield
+    finally:
+        with contextlib.suppress(OSError):
+            handler.close()

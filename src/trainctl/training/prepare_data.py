@@ -1,0 +1,89 @@
+"""The data of a run: read, checked, validation held out, its loaders."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+
+from trainctl.config.settings import Component, Config
+from trainctl.data.augmentation import make_augment
+from trainctl.data.sampler import epoch_order
+from trainctl.data.types import AnySplit, Data, check_targets, hold_out, limited
+from trainctl.errors import ConfigError
+from trainctl.registry.protocols import Loader
+from trainctl.training import overfitting
+from trainctl.training.construct import construct
+
+
+def build_data(dataset: Component, like: Mapping[str, Any] | None = None) -> Data:
+    """The dataset's splits, validation held out, targets checked.
+
+    ``like`` says how the data of a trained model was read, where this is to be read the same way.
+    """
+    data = construct(dataset, **({} if like is None else {"like": like}))
+    if not isinstance(data, Data):
+        raise ConfigError(
+            f"dataset={dataset.name} returned {type(data).__name__}",
+            "a dataset builder returns a trainctl.data.Data",
+        )
+    check_targets(data)
+    if data.val is None:
+        data = hold_out(data, dataset.common["val"], dataset.common["split_seed"])
+    data = limited(data, dataset.common.get("limit"))
+    return data if data.fit is None else replace(data, transform=data.fit(data.train))
+
+
+@dataclass(frozen=True)
+class Loaders:
+    """The batches of a run. ``train_split`` is what it trains on: all of it, or a few batches to overfit."""
+
+    train: Loader
+    val: Loader | None
+    test: Loader | None
+    train_split: AnySplit
+
+
+def build_loaders(config: Config, data: Data, device: torch.device) -> Loaders:
+    """The loaders that the config asks for. Raises ConfigError for a batch larger than the training data."""
+    batch_size, accumulate = config.train.batch_size, config.train.accumulate
+    window, overfit = batch_size * accumulate, config.train.overfit_batches
+    if len(data.train) < window:
+        asked = f"train.batch_size={batch_size}" + (
+            f" × train.accumulate={accumulate}" if accumulate > 1 else ""
+        )
+        raise ConfigError(
+            f"{asked}: only {len(data.train)} training samples",
+            f"use batch_size={len(data.train) // accumulate} or fewer, or hold out fewer with dataset.val",
+        )
+    augment = make_augment(config.dataset.common["augment"], data.train, config.seed)
+    load = partial(construct, config.loader, transform=data.transform, device=device)
+    seed: int | None = config.seed
+    train_split, val_split, test_split = data.train, data.val, data.test
+    if overfit is not None:
+        train_split = overfitting.first_samples(train_split, overfit * window, config.seed)
+        val_split = test_split = seed = None
+    train = load(split=train_split, batch_size=window, seed=seed, augment=augment)
+    val, test = (
+        load(split=split, batch_size=batch_size, seed=None, augment=None) if split else None
+        for split in (val_split, test_split)
+    )
+    return Loaders(train, val, test, train_split)
+
+
+def data_fingerprint(data: Data, seed: int, epoch: int) -> str:
+    """SHA-256 of the training targets in the order that ``seed`` gives them in ``epoch``."""
+    order = epoch_order(len(data.train), seed, epoch)
+    targets = data.train.targets.cpu()[order].contiguous()
+    return hashlib.sha256(targets.numpy().tobytes()).hexdigest()
+
+
+def class_counts(data: Data) -> torch.Tensor | None:
+    """Training samples a class, shape (classes,) int64; None for regression."""
+    if data.task != "classification":
+        return None
+    return torch.bincount(data.train.targets, minlength=data.output_size)

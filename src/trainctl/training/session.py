@@ -1,0 +1,283 @@
+"""One run, from its request to the closing table: build, attach, fit, test, write down."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from trainctl.checkpoint import bad_step, snapshot
+from trainctl.checkpoint import format as checkpoint
+from trainctl.checkpoint.format import Content
+from trainctl.config.settings import Config
+from trainctl.errors import NotLearnedError, Problem, TrainctlError, WorkerError
+from trainctl.paths import short_path
+from trainctl.registry import plugins
+from trainctl.runs import directory as rundir
+from trainctl.runs import files
+from trainctl.training import artifacts, observers
+from trainctl.training.build import Built, build
+from trainctl.training.display import Display
+from trainctl.training.hooks.checkpointer import Checkpointer
+from trainctl.training.hooks.console import Console
+from trainctl.training.hooks.guard import Keep
+from trainctl.training.hooks.metrics_log import MetricsLog
+from trainctl.training.hooks.signals import Signals
+from trainctl.training.hooks.tracking import Tracking, build_trackers
+from trainctl.training.loop import evaluate_split
+from trainctl.training.recording import environment_of, step_record, test_record
+from trainctl.training.report import closing, header
+from trainctl.training.request import Request
+from trainctl.training.resume import apply
+from trainctl.training.run import Run
+
+log = logging.getLogger("trainctl")
+
+
+class Session:
+    """One run that is being done: :meth:`run` does all of it.
+
+    Args:
+        request: what to do.
+        record: its ``run.json``.
+        display: what a person sees of it.
+    """
+
+    def __init__(self, request: Request, record: rundir.RunRecord, display: Display) -> None:
+        self.request, self.record, self.display = request, record, display
+        self.directory = request.directory
+
+    def run(self) -> None:
+        """Train, test, and write down what happened. Raises TrainctlError where it does not end well."""
+        notices = [*self._build(), *self._attach()]
+        self._begin(notices)
+        test = self._fit()
+        self._finish(test)
+
+    # ---------------------------------------------------------------- before the first step
+
+    def _build(self) -> list[str]:
+        """Build the run; returns what people must be told."""
+        request, record = self.request, self.record
+        config, recorded = request.config, record.values.get("environment") or {}
+        self.plugins = plugins.load(config.plugins)
+        if request.resumed is not None:
+            config = request.resumed.with_recorded_threads(config, record.values)
+        self.config: Config = config
+        self.trackers = build_trackers(config.trackers)
+        self.built: Built = build(config, recorded=recorded if request.resumed is not None else None)
+        record.update(
+            environment=environment_of(self.built, self.plugins),
+            parameters=self.built.parameters,
+            monitor={"name": self.built.monitor, "lower_is_better": self.built.lower_is_better},
+        )
+        # Only now: until here `last` means the run before, in init_from=last, say.
+        not_latest = rundir.point_latest(self.directory) if request.latest else None
+        return [*request.notices, *self.built.notices, *([not_latest] if not_latest else [])]
+
+    def _attach(self) -> list[str]:
+        """Attach what logs, saves, shows and interrupts the run; bring a resumed one to where it was."""
+        request, config, run = self.request, self.config, self.built.run
+        self.signals = Signals()
+        self.metrics_log = MetricsLog(self.directory / "metrics.jsonl")
+        self.checkpointer = Checkpointer(
+            self.directory / "checkpoints",
+            self._hold,
+            **checkpointing(config, self.built),
+            writer=ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+            if config.checkpoint.overlap
+            else None,
+            sync=self.metrics_log.sync,
+        )
+        console = Console(self.display, -(-run.total_steps // len(run.train_loader)), config.display.every)
+        self.tracking = self._make_tracking()
+        self._fingerprints: dict[int, str] = {}
+        watching = [self.tracking] if self.trackers else []
+        run.attach(
+            [
+                *request.hooks(self.built),
+                self.metrics_log,
+                self.checkpointer,
+                console,
+                *watching,
+                self.signals,
+            ]
+        )
+        observers.attach(run, config, self.directory)
+        run.announce = self._announce
+        said = []
+        if request.resumed is not None:
+            said = apply(self.built, request.resumed)
+            self.checkpointer.saved_step = run.state.step
+        if (guard := run.hook("guard")) is not None:
+            guard.keep = capsule_keeper(request, self.built, self.plugins)
+        return said
+
+    def _make_tracking(self) -> Tracking:
+        """The hook that feeds the trackers; ``run.json`` has from now on how each of them fares."""
+        config, directory, record = self.request.config, self.directory, self.record
+        name = config.name or "/".join(directory.parts[-2:])
+        settings = tracked_settings(self.request)
+        tracking = Tracking(self.trackers, directory / "metrics.jsonl", name, settings, self.display.notice)
+        record.values.pop("trackers", None)
+        if self.trackers:
+            record.update(trackers=tracking.states)
+        return tracking
+
+    def _begin(self, notices: list[str]) -> None:
+        """Store the config, and show what is about to be done."""
+        for name, content in self.request.files.items():
+            files.replace(self.directory / name, content.encode())
+        self.record.begun = True
+        self.record.update(step=step_record(self.built))
+        self.display.header(*header(self.request, self.built))
+        for notice in notices:
+            self.display.notice(notice)
+            log.info(notice)
+
+    # ---------------------------------------------------------------- while it trains
+
+    def _hold(self, run: Run) -> Any:
+        """Copy the run for a checkpoint; what is returned gives the copy."""
+        epoch = run.state.epoch
+        if epoch not in self._fingerprints:
+            self._fingerprints = {epoch: self.built.data_fingerprint(epoch)}
+        content = checkpoint.checked(self.built.snapshot(self._fingerprints[epoch]))
+        return lambda: content
+
+    def _announce(self, topic: str, text: str, word: str) -> None:
+        self.display.notice(text)
+        log.info(text)
+        self.record.update(environment={**self.record.values["environment"], topic: word})
+
+    def _fit(self) -> dict[str, float]:
+        """Train and test; returns the values of the test split."""
+        built, run = self.built, self.built.run
+        try:
+            # Closed first, so that a Ctrl-C meanwhile is still caught.
+            with self.tracking.ending(), self.signals.caught(), contextlib.closing(built):
+                built.while_waiting(self._look)
+                try:
+                    built.fit(run)
+                    test = self._test()
+                except TrainctlError as error:
+                    # Between two steps, all of them: what was trained is whole.
+                    if error.status in ("interrupted", "terminated") or isinstance(error, WorkerError):
+                        run.save()
+                        saved = Problem(f"saved in {short_path(self.checkpointer.path(run))}")
+                        error.problems = (*error.problems, saved)
+                    raise
+                finally:
+                    self.checkpointer.close(run)
+                if test:
+                    self.metrics_log.write({**run.state.where, **test})
+                    self.tracking.write(run.state.step, test)
+                    self.metrics_log.sync()
+        finally:
+            # The losses up to the failure are what explains it.
+            self.metrics_log.close()
+            observers.release(run)
+            self.record.values.update(last=run.state.last or run.state.where, best=run.state.best)
+        return test
+
+    def _look(self) -> None:
+        """While the loop waits for a batch: raise where a signal has come."""
+        self.signals.poll(self.built.run)
+        self.built.run.control.interrupt()
+
+    def _test(self) -> dict[str, float]:
+        """The test split, once, on the best checkpoint; on the last parameters when none was better.
+
+        The classes are counted on that split, or without one on the validation split.
+        """
+        built, run = self.built, self.built.run
+        self.confusion = artifacts.make_confusion(self.request, built)
+        is_test = built.test is not None or self.confusion is None
+        split, loader = ("test", built.test) if is_test else ("val", run.val_loader)
+        if loader is None:
+            return {}
+        if run.state.best is not None and run.state.best["step"] != run.state.step:
+            best = self.directory / "checkpoints" / checkpoint.folder_name(run.state.best["step"])
+            run.result.load_state_dict(checkpoint.read(best).model)
+        values = evaluate_split(artifacts.counting(run, self.confusion), split, loader)
+        return values if split == "test" else {}
+
+    # ---------------------------------------------------------------- after the last step
+
+    def _finish(self, test: dict[str, float]) -> None:
+        """Write down how the run ended, then draw, feed the trackers, and show the closing table."""
+        record, display, run = self.record, self.display, self.built.run
+        best_step = run.state.best["step"] if run.state.best else run.state.step
+        unlearned = observers.judge(run)
+        self._record_end(test, unlearned)
+        if run.state.skipped:
+            display.notice(f"{run.state.skipped} steps were left out: not finite (train.log names them)")
+        if run.state.stop:
+            display.notice(f"stopped early: {run.state.stop}")
+        with artifacts.interruptible(display) as came:
+            artifacts.draw_pictures(self.request, self.built, best_step, self.confusion, display)
+            self.tracking.close(record.values["status"], artifacts.artifacts(self.directory, best_step))
+        if self.trackers:
+            record.write()
+        observers.show_profile(run, display, record)
+        closing(display, record, self.directory, best_step)
+        if unlearned is not None:
+            raise unlearned
+        if came:
+            raise came[0]
+
+    def _record_end(self, test: dict[str, float], unlearned: NotLearnedError | None) -> None:
+        state = self.built.run.state
+        self.record.update(
+            status="done" if unlearned is None else "failed",
+            exit_code=0 if unlearned is None else unlearned.exit_code,
+            reason=state.stop if unlearned is None else str(unlearned),
+            ended=rundir.now(),
+            test=test_record(state, test),
+            **({"skipped": state.skipped} if state.skipped else {}),
+        )
+
+
+def tracked_settings(request: Request) -> dict[str, Any]:
+    """The run's settings by dotted key, as trackers get them: those of the trackers themselves left out."""
+    from trainctl.config.values import parse_values
+
+    settings = parse_values(request.files["config.yaml"].encode(), "config.yaml")
+    return {key: value for key, value in settings.items() if key.partition(".")[0] != "tracker"}
+
+
+def checkpointing(config: Config, built: Built) -> dict[str, Any]:
+    """When to save and what to keep, as the config asks for it: arguments of a Checkpointer."""
+    return {
+        **config.checkpoint.model_dump(exclude={"overlap"}),
+        "monitor": built.monitor,
+        "lower_is_better": built.lower_is_better,
+    }
+
+
+def capsule_keeper(request: Request, built: Built, stored: list[dict[str, str]], take: Any = None) -> Keep:
+    """Keeps a bad step as a capsule in the run directory.
+
+    Args:
+        built: the run.
+        stored: the plugins, as the run's record has them.
+        take: copies the run; by default it is copied as it stands.
+    """
+    folder = request.directory / "capsules"
+
+    def keep(run: Run, inputs: Tensor, targets: Tensor, random_state: Tensor, why: str) -> str:
+        described = {"config": request.files["config.yaml"], "plugins": stored, "why": why}
+        content: Content = built.snapshot() if take is None else take()
+        # The step was that of the weights that train, not of their average.
+        before = replace(content, model=snapshot.weights(run.model))
+        capsule = bad_step.of(before, inputs, targets, random_state, described)
+        name = checkpoint.folder_name(run.state.step + 1)
+        if (folder / name).exists():  # of this step under other settings
+            files.remove_folder(folder / name)
+        return short_path(checkpoint.save(folder, capsule, name, finite=False))
+
+    return keep
