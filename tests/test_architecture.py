@@ -54,6 +54,7 @@ WITH_TORCH = (
     "sweep/fused/_group.py",
     "sweep/fused/_member.py",
     "sweep/fused/_probe.py",
+    "sweep/worker.py",
 )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from trainctl.cli.commands.ls import find_options
+from trainctl.config.options import find_options
 
 FILES = {
     "conf/experiment/vision/a.yaml": "# @package _global_\n# Pictures of all kinds\nseed: 1\n",

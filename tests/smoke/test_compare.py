@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.lives import built
-from trainctl.smoke.lifecycle import Life
+from tests.helpers.lifecycles import built
+from trainctl.smoke.lifecycle import LifecycleTest
 from trainctl.training.hooks import metrics_log
 
 
-def two_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Life:
+def two_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> LifecycleTest:
     """A life with two runs of the same steps, whose evaluations have taken other times.
 
     An epoch is one step: what an evaluation has taken stands in metrics.jsonl before the last checkpoint.

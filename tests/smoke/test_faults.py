@@ -11,7 +11,12 @@ import pytest
 import xmlschema
 
 from tests.helpers.program import run
-from trainctl.smoke.report import PHASES
+from trainctl.config.composer import Composer
+from trainctl.inference import export as exporting
+from trainctl.smoke.cases import Case
+from trainctl.smoke.lifecycle import LifecycleTest
+from trainctl.smoke.pool import smoke_process
+from trainctl.smoke.report import PHASES, Result
 
 HERE = Path(__file__).parent
 # What is tried, the phase that fails, and what is said of it.
@@ -20,14 +25,14 @@ FAULTS = [
     ("model.name=misfit", "build", "model=misfit does not take inputs of shape (N, 1, 8, 8)"),
     ("model.name=not_finite", "train", "the loss is nan at step 1"),
     ("model.name=crashing", "train", "its process was killed by signal 6"),
-    ("model.name=unrepeatable", "save", "not what the same two steps gave before: weights: linear."),
+    ("model.name=unrepeatable", "save", "differs from the same 2 steps in memory: weights: linear."),
     ("optim.name=unsaveable", "save", "optimizer.made is a object, which a checkpoint cannot hold"),
     ("model.name=one_process", "kill", "ended with exit code 1 before it could be killed"),
     ("optim.name=unresumable", "resume", "momentum is not what it was"),
     ("model.name=hidden_state", "compare", "loss of step 2: "),
-    ("optim.name=forgetful", "compare", "it is not the uninterrupted run: weights: "),
+    ("optim.name=forgetful", "compare", "differs from the uninterrupted one: weights: "),
     ("loader.name=repeating", "compare", "loss of step 2: "),
-    ("model.name=restless", "evaluate", "the run has recorded"),
+    ("model.name=restless", "evaluate", "but the run recorded"),
     ("model.name=centred", "predict", "a prediction depends on the batch"),
     ("model.name=branching", "export torch", "model=branching cannot be exported"),
     ("experiment=branching_again", "export torch", "model=branching cannot be exported"),
@@ -127,10 +132,10 @@ def test_what_is_right_passes_and_what_it_declares_is_skipped(smoked, folder) ->
     )
     said = line(smoked.stdout, "model.name=kept_out")
     assert said.startswith("ok ")
-    assert "skipped export torch, export onnx: model=kept_out says that it is not exported" in said
+    assert "skipped export torch, export onnx: model=kept_out declares that it cannot be exported" in said
     cases = suites(folder)["model.name=kept_out"]
     for name in ("export torch", "export onnx"):
-        assert "says that it is not exported" in cases[name].find("skipped").attrib["message"]
+        assert "declares that it cannot be exported" in cases[name].find("skipped").attrib["message"]
 
 
 def test_it_exits_1_counts_and_leaves_nothing_behind(smoked, folder) -> None:
@@ -155,3 +160,58 @@ def test_the_junit_file_is_valid_and_counts_right(smoked, folder) -> None:
     for suite in root.iter("testsuite"):
         assert {case.attrib["classname"] for case in suite.iter("testcase")} == {suite.attrib["name"]}
         assert int(suite.attrib["skipped"]) == len(list(suite.iter("skipped")))
+
+
+# ------------------------------------------------------------------ in this process
+
+
+def lead(case: Case, folder: Path, phases: tuple[str, ...] = ()) -> dict[str, Result]:
+    """The life of a case, killed in a process of its own; then the phases that are done once a model."""
+
+    def kill(directory: Path, stored: dict[str, str], command: str) -> int:
+        process = smoke_process(folder, "trainctl.smoke.victim:die", directory, stored, command)
+        process.join()
+        return int(process.exitcode or 0)
+
+    results: list[Result] = []
+    life = LifecycleTest(*(Composer(), case, (), folder, kill, results.append), on_note=lambda note: None)
+    if life.run():
+        life.export(life.used, phases)
+    return {each.phase: each for each in results}
+
+
+LINEAR = Case("model", "model=linear", ("model=linear",))
+
+
+def test_weights_that_are_read_without_their_preprocessing_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nothing = {"kind": "standardize", "values": {"factor": 1.0, "offset": 0.0}, "tensors": {}}
+    about = exporting._about
+
+    def dropped(*arguments):
+        return {**about(*arguments), "transform": nothing}
+
+    monkeypatch.setattr(exporting, "_about", dropped)
+    found = lead(LINEAR, tmp_path / "life")
+    assert [each.status for each in found.values()][:9] == ["passed"] * 9
+    assert found["export safetensors"].status == "failed"
+    assert "predicts something else" in found["export safetensors"].reason
+    assert found["export torch"].reason == "after failed export safetensors"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("phase", ["export torch", "export onnx"])
+def test_a_program_without_its_preprocessing_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: str
+) -> None:
+    if phase == "export onnx":
+        pytest.importorskip("onnx")
+
+    def without(self, inputs):
+        return self.finish(self.model(inputs.float()))
+
+    monkeypatch.setattr(exporting.Whole, "forward", without)
+    found = lead(LINEAR, tmp_path / "life", (phase,))
+    assert found[phase].status == "failed"
+    assert "predicts something else" in found[phase].reason

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.helpers.lives import built, life_of, trained
+from tests.helpers.lifecycles import built, lifecycle_of, trained
 from trainctl.config.settings import Component
 from trainctl.errors import MissingDataError
 from trainctl.smoke.made_up import stand_ins
@@ -99,7 +99,7 @@ def test_an_ordinary_config_builds_without_its_data(tmp_path: Path, words: tuple
             continue  # the choice of a component is no setting
         life, result = built(tmp_path / str(number), *chosen, settings=tuple(typed))
         assert (result.status, result.reason) == ("passed", "")
-        assert life.notes
+        assert life.builder.notes
         config = life.built.data
         assert (
             len(config.train) >= life.composed.config.train.batch_size * life.composed.config.train.accumulate
@@ -140,7 +140,7 @@ def test_a_form_that_nothing_says_is_skipped_with_the_reason(tmp_path: Path) -> 
     life, result = built(tmp_path / "life", *words)
     assert result.status == "skipped", result.reason
     assert "data.csv not found" in result.reason
-    assert "nothing says what it is like" in result.reason
+    assert "nothing states its form" in result.reason
     assert "model=needs_30 does not take inputs of shape" in result.reason
     assert life.over == result.reason
     # A list of layers names the one that does not fit.
@@ -183,12 +183,12 @@ def test_mlflow_writes_into_the_folder_of_the_case(tmp_path: Path) -> None:
     (tmp_path / "conf" / "tracker" / "team.yaml").write_text(team)
     for name, label in (("mlflow", "mlflow"), ("team", "team")):
         folder = tmp_path / name
-        life = life_of(folder, f"tracker={name}", group="tracker")
-        life._compose()
+        life, _ = lifecycle_of(folder, f"tracker={name}", group="tracker")
+        life.builder.compose()
         assert life.composed.config.trackers[label].arguments["uri"] == f"sqlite:///{folder}/mlflow.db"
     typed = ("tracker.mlflow.uri=http://asked:5000",)
-    life = life_of(tmp_path / "typed", "tracker=mlflow", group="tracker", settings=typed)
-    life._compose()
+    life, _ = lifecycle_of(tmp_path / "typed", "tracker=mlflow", group="tracker", settings=typed)
+    life.builder.compose()
     assert life.composed.config.trackers["mlflow"].arguments["uri"] == "http://asked:5000"
 
 
@@ -230,7 +230,8 @@ def test_configs_share_an_export_where_the_program_is_the_same(tmp_path: Path) -
         ("model=linear", *shifted, "dataset.by=1.0"),
     ]
     kinds = [
-        trained(tmp_path / str(number), *words)._kind() for number, words in enumerate([*alike, *others])
+        trained(tmp_path / str(number), *words)._export_key()
+        for number, words in enumerate([*alike, *others])
     ]
     assert len(set(kinds[:3])) == 1
     assert len(set(kinds[2:])) == 1 + len(others)

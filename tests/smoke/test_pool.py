@@ -8,34 +8,34 @@ from types import SimpleNamespace
 import pytest
 
 from trainctl.smoke.cases import Case
-from trainctl.smoke.pool import Pool
+from trainctl.smoke.pool import SmokePool
 from trainctl.smoke.report import ONCE, PHASES, Ended, Order, Report, Result
 
 MISSING = Result("export onnx", "skipped", reason="--format onnx: onnx is not installed")
 OWNER = "model=a"
 
 
-def pool_of(tmp_path: Path, done: list[Report]) -> Pool:
+def pool_of(tmp_path: Path, done: list[Report]) -> SmokePool:
     labels = [OWNER, "model=b", "optim=c", "optim=d"]
-    return Pool([Case("model", each, (each,)) for each in labels], (), None, tmp_path, 1, done.append)
+    return SmokePool([Case("model", each, (each,)) for each in labels], (), None, tmp_path, 1, done.append)
 
 
-def end(pool: Pool, number: int, once: str) -> None:
+def end(pool: SmokePool, number: int, once: str) -> None:
     """The life of a case has gone well up to its exports."""
-    worker = SimpleNamespace(order=Order(number, pool._cases[number]), heard=0.0)
+    worker = SimpleNamespace(order=Order(number, pool._cases[number]))
     for phase in PHASES:
         if phase not in ONCE:
-            pool._hear(worker, "result", Result(phase, "passed", 0.1))
-    pool._hear(worker, "ended", Ended(once, Path(str(number))))
+            pool.received(worker, ("result", Result(phase, "passed", 0.1)))
+    pool.received(worker, ("ended", Ended(once, Path(str(number)))))
 
 
-def exported(pool: Pool, *results: Result) -> None:
+def exported(pool: SmokePool, *results: Result) -> None:
     """The first config that is to be exported, is, with these results."""
-    number, used = pool._exports.pop(0)
-    worker = SimpleNamespace(order=Order(number, pool._cases[number], used), heard=0.0)
+    worker = SimpleNamespace(order=pool._exports.pop(0))
+    used = worker.order.used
     for result in results:
-        pool._hear(worker, "result", result)
-    pool._hear(worker, "ended", Ended("", used))
+        pool.received(worker, ("result", result))
+    pool.received(worker, ("ended", Ended("", used)))
 
 
 GOOD = [Result(phase, "passed", 2.0) for phase in ONCE]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.helpers.lives import trained
+from tests.helpers.lifecycles import trained
 from trainctl.inference import readers as inputs_module
 from trainctl.inference.readers import arrays, images, tables
 from trainctl.smoke import predicting

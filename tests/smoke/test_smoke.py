@@ -1,4 +1,4 @@
-"""What is tried, with which partners and data, and how it is told."""
+"""What is tried, with which configs and data, and how it is told."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ import io
 import shlex
 import shutil
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
 import xmlschema
 import yaml
 
-from tests.helpers.files import put
-from tests.helpers.program import run, start, wait_for
+from tests.helpers.program import run, start
 from trainctl.config.composer import Composer
 from trainctl.errors import ConfigError
 from trainctl.registry import COMPONENTS, LOSSES, METRICS
 from trainctl.smoke import junit
 from trainctl.smoke.cases import Case, find_cases
-from trainctl.smoke.compatible_configs import partners
-from trainctl.smoke.entry import warm_up
-from trainctl.smoke.pool import Pool
+from trainctl.smoke.compatible_configs import compatible_configs
+from trainctl.smoke.pool import SmokePool
 from trainctl.smoke.report import PHASES, Report, Result
+from trainctl.sweep.worker_pool import start_server
 from trainctl.ui.smoke import Lines
 
 HERE = Path(__file__).parent
@@ -41,6 +41,18 @@ def test_every_option_of_every_group_is_a_case(trainctl) -> None:
         *listed
     }
     assert listed[0].startswith("model=")  # what takes longest begins first
+
+
+def test_own_options_and_those_of_config_dir_are_found(trainctl, tmp_path: Path) -> None:
+    for folder in ("conf/model", "conf/experiment", "more/optim", "conf/hydra"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "conf/model/wide.yaml").write_text("name: mlp\nhidden: [512]\n")
+    (tmp_path / "conf/experiment/mine.yaml").write_text("# @package _global_\nseed: 1\n")
+    (tmp_path / "conf/hydra/strange.yaml").write_text("a: 1\n")
+    (tmp_path / "more/optim/slow.yaml").write_text("name: sgd\nlr: 1e-5\n")
+    listed = trainctl("smoke", "--list", "--config-dir", "more").out.splitlines()
+    assert {"model=wide", "experiment=mine", "optim=slow"} <= {*listed}
+    assert not any("strange" in each for each in listed)
 
 
 def test_options_in_sub_folders_are_found(trainctl, tmp_path: Path) -> None:
@@ -76,7 +88,8 @@ def test_what_comes_with_trainctl_can_be_left_out(trainctl, tmp_path: Path) -> N
     outcome = trainctl("smoke", "--own", "--list")
     assert outcome.code == 2
     assert "nothing that does not come with trainctl" in outcome.err
-    put(tmp_path / "conf/optim/slow.yaml", "name: sgd\nlr: 1e-5\n")
+    (tmp_path / "conf/optim").mkdir(parents=True)
+    (tmp_path / "conf/optim/slow.yaml").write_text("name: sgd\nlr: 1e-5\n")
     shutil.copy(HERE / "faults.py", tmp_path)
     listed = trainctl("smoke", "--own", "--list", "plugins=./faults.py").out.splitlines()
     assert {"optim=slow", "model.name=fine"} < {*listed}
@@ -140,10 +153,10 @@ def test_settings_hold_for_every_case_and_choices_select() -> None:
 
 
 def first(group: str, name: str) -> tuple[str, ...]:
-    return next(partners(Case(group, f"{group}={name}", (f"{group}={name}",)), name))
+    return next(compatible_configs(Case(group, f"{group}={name}", (f"{group}={name}",)), name))
 
 
-def test_what_a_component_declares_decides_its_partners() -> None:
+def test_what_a_component_declares_decides_its_configs() -> None:
     for name in LOSSES.names():
         kind = getattr(LOSSES.load(name), "target", None)
         words = first("loss", name)
@@ -154,9 +167,9 @@ def test_what_a_component_declares_decides_its_partners() -> None:
     assert first("metric", "accuracy") == first("optim", "adam") == first("experiment", "mnist_mlp") == ()
 
 
-def test_no_partner_replaces_what_is_tried() -> None:
+def test_no_compatible_config_replaces_what_is_tried() -> None:
     for group in COMPONENTS:
-        for words in partners(Case(group, group, (f"{group}=x",)), "x"):
+        for words in compatible_configs(Case(group, group, (f"{group}=x",)), "x"):
             assert not [word for word in words if word.lstrip("+").partition("=")[0].split(".")[0] == group]
 
 
@@ -164,15 +177,59 @@ def test_no_partner_replaces_what_is_tried() -> None:
 
 
 @pytest.mark.slow
+def test_each_kind_of_compatible_config_once(trainctl, tmp_path: Path) -> None:
+    """A loss of other targets, a loop that does not resume, samples made one by one, absent data."""
+    (tmp_path / "conf" / "experiment").mkdir(parents=True)
+    recipe = "# @package _global_\ndefaults:\n  - override /dataset: npz\ntrain:\n  accumulate: 16\n"
+    (tmp_path / "conf" / "experiment" / "large_steps.yaml").write_text(recipe)
+    chosen = (
+        "experiment=large_steps",
+        "loss=bce,multi_label_margin",
+        "loop=derivatives",
+        "loader=workers",
+        "dataset=mnist",
+        "metric=r2",
+    )
+    outcome = trainctl("smoke", *chosen, "debug=overfit", "--jobs=2", "dataset.root=absent")
+    assert outcome.code == 0, outcome.out + outcome.err
+    assert {path.name for path in tmp_path.iterdir()} <= {"conf", ".cache"}
+    lines = outcome.out.splitlines()
+    said = {each.split()[1]: each for each in lines if each.startswith("ok ")}
+    assert len(said) == 8
+    assert "made-up data in place of data.npz" in said["experiment=large_steps"]
+    assert "skipped kill, resume, compare: loop=derivatives does not resume" in said["loop=derivatives"]
+    assert "with dataset=image_folder" in said["loader=workers"]
+    assert "synthetic data in place of mnist" in said["dataset=mnist"]
+    assert "dataset.targets=labels" in said["loss=multi_label_margin"]
+    assert lines[-1].startswith("8 configs: 8 passed, 0 failed; 96 phases, ")
+
+
+@pytest.mark.slow
+def test_trackers_write_into_the_temporary_folder(trainctl, tmp_path: Path) -> None:
+    for name in ("tensorboard", "mlflow"):
+        pytest.importorskip(name)
+    (tmp_path / "outputs").mkdir()
+    (tmp_path / "conf").mkdir()
+    server = f"sqlite:///{tmp_path}/server.db"
+    (tmp_path / "conf" / "local.yaml").write_text(f"tracker:\n  mlflow:\n    uri: {server}\n")
+    outcome = trainctl("smoke", "tracker=csv,tensorboard,mlflow")
+    assert outcome.code == 0, outcome.out
+    assert {path.name for path in tmp_path.iterdir()} <= {"outputs", "conf", ".cache"}
+    assert not list((tmp_path / "outputs").iterdir())
+
+
+@pytest.mark.slow
 def test_what_hangs_is_ended(tmp_path: Path) -> None:
-    warm_up()
+    start_server("trainctl.smoke.worker")
     shutil.copy(HERE / "faults.py", tmp_path)
     cases = [Case("model", "model.name=hanging", ("model.name=hanging",))]
     reports: list[Report] = []
-    pool = Pool(cases, ("plugins=[./faults.py]",), None, tmp_path / "runs", 1, reports.append, too_long=20.0)
+    pool = SmokePool(
+        cases, ("plugins=[./faults.py]",), None, tmp_path / "runs", 1, reports.append, too_long=20.0
+    )
     pool.run()
     (report,) = reports
-    assert (report.failed.phase, report.failed.reason) == ("train", "nothing for 20 s: it hangs")
+    assert (report.failed.phase, report.failed.reason) == ("train", "hung: sent nothing for 20 s")
     assert not (tmp_path / "runs" / "0").exists()
 
 
@@ -180,7 +237,9 @@ def test_interrupted_it_leaves_nothing(tmp_path: Path) -> None:
     # The name of a socket in it may have 108 characters: pytest's own folder is too deep.
     with tempfile.TemporaryDirectory() as folder:
         process = start("smoke", "optim=adam", "--junit=a.xml", cwd=tmp_path, TMPDIR=folder)
-        wait_for(lambda: list(Path(folder).glob("trainctl-smoke-*/0")))
+        until = time.monotonic() + 60
+        while not list(Path(folder).glob("trainctl-smoke-*/0")) and time.monotonic() < until:
+            time.sleep(0.05)
         process.terminate()
         _, err = process.communicate(timeout=60)
         assert process.returncode == 143, err

@@ -104,7 +104,7 @@ def test_the_key_is_of_what_determines_the_result(tmp_path: Path) -> None:
 
 
 def test_one_name_for_several_jobs_is_refused() -> None:
-    with pytest.raises(ConfigError, match="several jobs would have one name"):
+    with pytest.raises(ConfigError, match="several jobs would have this name"):
         check_jobs(Composer(), ["seed=1,2", "name=same"])
     checked = check_jobs(Composer(), ["seed=1,2", "name='run_${seed}'"])
     assert [config.name for config in checked.configs] == ["run_1", "run_2"]

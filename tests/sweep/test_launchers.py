@@ -52,7 +52,7 @@ def test_a_sweep_with_a_failure_is_carried_on(launcher: str, tmp_path: Path) -> 
     rows = [entry.row for entry in Ledger(tmp_path / "s").rows()]
     assert [row.state for row in rows] == ["done", "failed", "done"]
     assert rows[0].attempts == 1
-    assert "(1 done already, 1 to carry on, 1 to try again)" in again.stdout
+    assert "(1 done already, 1 to resume, 1 to try again)" in again.stdout
 
 
 def test_a_search_is_launched_in_batches(launcher: str, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from trainctl.errors import ConfigError
 from trainctl.runs.directory import claim_sweep
-from trainctl.sweep.ledger import Job, Ledger, Row, here, is_sweep, open_ledger
+from trainctl.sweep.ledger import Job, Ledger, Row, here, is_sweep
 
 
 def make(folder: Path, count: int = 2) -> Ledger:
@@ -28,7 +28,7 @@ def make(folder: Path, count: int = 2) -> Ledger:
 
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     ledger = make(tmp_path)
-    again = open_ledger(ledger.directory)
+    again = Ledger(ledger.directory)
     assert again.values["command"] == "trainctl -m seed=1,2"
     assert again.jobs() == ledger.jobs()
     assert [job.words for job in again.jobs()] == [("seed=0",), ("seed=1",)]
@@ -61,9 +61,9 @@ def test_what_is_no_sweep_is_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "sweep.json").write_bytes(content)
     assert is_sweep(tmp_path)
     with pytest.raises(ConfigError, match=r"sweep\.json"):
-        open_ledger(tmp_path)
-    with pytest.raises(ConfigError, match="there is no sweep here"):
-        open_ledger(tmp_path / "nowhere")
+        Ledger(tmp_path)
+    with pytest.raises(ConfigError, match="not a sweep"):
+        Ledger(tmp_path / "nowhere")
 
 
 def test_a_row_that_cannot_be_read_is_one_of_a_job_that_waits(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from tests.helpers.small_run import make_run
 from trainctl.config.composer import Composer
 from trainctl.sweep.checking import check_jobs
 from trainctl.sweep.planning import Plan, make_plan, shape_key
-from trainctl.sweep.pool import places
+from trainctl.sweep.worker_slots import choose_slots
 from trainctl.training.hooks.timing import Timing
 from trainctl.training.loop import fit
 from trainctl.training.run import Hook
@@ -101,6 +101,8 @@ def test_a_job_whose_process_dies_is_one_that_would_fail(tmp_path: Path) -> None
 
 def test_steps_are_timed_after_the_first_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     class Slow(Hook):
+        name = "slow"
+
         def step(self, run, loss) -> None:
             time.sleep(0.05 if run.state.step <= 3 else 0.001)
 
@@ -124,11 +126,11 @@ def test_other_conf_folders_and_the_fused_launcher(trainctl, tmp_path: Path) -> 
 
 
 def test_the_most_demanding_job_says_how_many_run_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainctl.sweep.pool.cores", lambda: 8)
+    monkeypatch.setattr("trainctl.sweep.worker_slots.cores", lambda: 8)
     config = Composer().compose([]).config
 
     def count(*settings: dict[str, object]) -> int:
-        return places([replace(config, **values) for values in settings], 100).count  # type: ignore[arg-type]
+        return choose_slots([replace(config, **values) for values in settings], 100).count  # type: ignore[arg-type]
 
     assert count({"device": "cpu", "threads": 1}) == 8
     assert count({"device": "cpu", "threads": 1}, {"device": "cpu", "threads": 4}) == 2

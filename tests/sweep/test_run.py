@@ -13,11 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.files import put
-from tests.helpers.program import PROGRAM, run, start, wait_for
-from tests.helpers.runs import weights
+from tests.helpers.program import PROGRAM, run, start
 from trainctl.sweep.ledger import Ledger, Row
-from trainctl.sweep.run import _split
+from trainctl.sweep.run import split_groups
 
 FAST = ("epochs=1", "threads=1", "display.mode=none")
 
@@ -28,6 +26,10 @@ def records(sweep: Path) -> dict[str, dict]:
 
 def states(sweep: Path) -> list[str]:
     return [entry.row.state for entry in Ledger(sweep).rows()]
+
+
+def weights(run: Path) -> bytes:
+    return max(run.glob("checkpoints/step-*/model.safetensors")).read_bytes()
 
 
 def test_every_combination_in_its_own_directory_and_a_table(trainctl, tmp_path: Path) -> None:
@@ -53,9 +55,17 @@ def test_each_launcher_gives_the_weights_of_the_same_run_alone(trainctl, tmp_pat
         assert trainctl("-m", *words, f"hydra/launcher={name}", f"hydra.sweep.dir={name}").code == 0
         assert states(tmp_path / name) == ["done", "done"]
     assert trainctl("lr=1e-3", "hydra.run.dir=alone", *FAST).code == 0
-    alone = weights(tmp_path / "alone")[-1]
-    assert weights(tmp_path / "parallel/1")[-1] == alone
-    assert weights(tmp_path / "basic/1")[-1] == alone
+    alone = weights(tmp_path / "alone")
+    assert weights(tmp_path / "parallel/1") == alone
+    assert weights(tmp_path / "basic/1") == alone
+
+
+def test_a_sweep_over_components_uses_each_ones_own_arguments(trainctl, tmp_path: Path) -> None:
+    outcome = trainctl("-m", "optim=sgd,adam", "experiment=digits_cosine", "hydra.sweep.dir=sweep", *FAST)
+    assert outcome.code == 0, outcome.err
+    configs = [(tmp_path / "sweep" / job / "config.yaml").read_text() for job in "01"]
+    assert "name: sgd\n  lr: 0.1\n" in configs[0]
+    assert "name: adam\n  lr: 0.001\n" in configs[1]
 
 
 def test_a_failed_job_is_a_row_and_is_tried_again(trainctl, tmp_path: Path) -> None:
@@ -135,10 +145,11 @@ def test_init_from_last_is_the_run_before_the_sweep(trainctl, tmp_path: Path) ->
         assert f"init_from: {first}" in (tmp_path / f"sweep{number}" / "1" / "config.yaml").read_text()
         (tmp_path / "outputs" / "latest").unlink()
         (tmp_path / "outputs" / "latest").symlink_to(first)
-    put(tmp_path / "conf" / "local.yaml", "# @package _global_\ninit_from: last\n")
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf" / "local.yaml").write_text("# @package _global_\ninit_from: last\n")
     outcome = trainctl("-m", "seed=1,2", *FAST)
     assert outcome.code == 2
-    assert "init_from=last: once a sweep has begun" in outcome.err
+    assert "init_from=last is ambiguous in a sweep" in outcome.err
 
 
 def test_all_jobs_are_checked_before_the_first_starts(trainctl, tmp_path: Path) -> None:
@@ -154,6 +165,12 @@ def test_jobs_with_the_same_settings_run_once(trainctl, tmp_path: Path) -> None:
     assert outcome.code == 0
     assert "left out: lr=0.001" in outcome.out
     assert len(states(tmp_path / "sweep")) == 2
+
+
+def test_settings_that_hold_for_the_sweep_cannot_vary(trainctl) -> None:
+    outcome = trainctl("-m", "sweep.jobs=1,2", *FAST)
+    assert outcome.code == 2
+    assert "take one value for the whole sweep" in outcome.err
 
 
 def test_the_same_sweep_again_does_nothing_and_a_larger_one_only_what_is_new(
@@ -177,8 +194,17 @@ def test_a_directory_with_another_sweep_or_something_else_is_refused(trainctl, t
     outcome = trainctl("-m", "seed=3,4", "hydra.sweep.dir=sweep", *FAST)
     assert outcome.code == 7
     assert "holds another sweep" in outcome.err
-    put(tmp_path / "mine/letter", "")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/letter").write_text("")
     assert trainctl("-m", "seed=3,4", "hydra.sweep.dir=mine", *FAST).code == 7
+
+
+def test_a_verb_for_one_run_says_that_this_is_a_sweep(trainctl) -> None:
+    assert trainctl("-m", "seed=1,2", "hydra.sweep.dir=sweep", *FAST).code == 0
+    outcome = trainctl("verify", "sweep")
+    assert outcome.code == 2
+    assert "this is a sweep of several runs" in outcome.err
+    assert trainctl("resume", "sweep", "lr=1").code == 2
 
 
 def test_a_damaged_ledger_is_named(trainctl, tmp_path: Path) -> None:
@@ -225,7 +251,9 @@ def test_a_plugin_that_has_changed_is_not_imported(trainctl, tmp_path: Path) -> 
 def begin(*words: str, cwd: Path, steps: int = 1, own_group: bool = False) -> subprocess.Popen[str]:
     """Start a sweep and wait until its jobs have saved ``steps`` checkpoints."""
     process = start("-m", *words, "threads=1", "hydra.sweep.dir=sweep", cwd=cwd, own_group=own_group)
-    wait_for(lambda: len(list(cwd.glob("sweep/*/checkpoints/step-*"))) >= steps)
+    deadline = time.monotonic() + 60
+    while len(list(cwd.glob("sweep/*/checkpoints/step-*"))) < steps and time.monotonic() < deadline:
+        time.sleep(0.05)
     return process
 
 
@@ -260,7 +288,9 @@ def test_a_worker_that_is_killed_is_a_failed_job(tmp_path: Path) -> None:
     pid = Ledger(tmp_path / "sweep").rows()[0].row.pid
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: states(tmp_path / "sweep")[1] == "done")
+    deadline = time.monotonic() + 60
+    while states(tmp_path / "sweep")[1] != "done" and time.monotonic() < deadline:
+        time.sleep(0.05)
     rows = Ledger(tmp_path / "sweep").rows()
     assert (rows[0].row.state, rows[1].row.state) == ("failed", "done")
     assert rows[0].row.reason == "its process was killed by signal 9 (out of memory?)"
@@ -298,7 +328,9 @@ def test_a_job_that_is_still_being_built_is_interrupted_too(tmp_path: Path) -> N
     (tmp_path / "slow.py").write_text(SLOW_MODEL)
     words = ("plugins=./slow.py", "model.name=slow", "~model.hidden", "seed=1,2", "sweep.jobs=1")
     process = start("-m", *words, "threads=1", "hydra.sweep.dir=sweep", cwd=tmp_path)
-    wait_for(lambda: (tmp_path / "building").exists())
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "building").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=20)
     assert process.returncode == 130, err
@@ -387,7 +419,7 @@ def check_killed_sweep(folder: Path, alone: Path) -> None:
         if not reference.exists():
             words = [word for word in SWEEP[1:] if not word.startswith(("lr", "seed"))]
             assert run(*words, "lr=1e-2", seed, f"hydra.run.dir={reference}", cwd=alone).returncode == 0
-        assert weights(entry.directory)[-1] == weights(reference)[-1]
+        assert weights(entry.directory) == weights(reference)
 
 
 @pytest.mark.slow
@@ -398,9 +430,31 @@ def test_a_sweep_killed_ten_times_ends_as_one_that_was_not(tmp_path: Path) -> No
     check_killed_sweep(tmp_path, tmp_path / "alone")
 
 
+@pytest.mark.slow
+def test_a_killed_sweep_goes_on(tmp_path: Path) -> None:
+    words = ("lr=1e-2", "seed=1,2", "epochs=8", "train.batch_size=16")
+    process = begin(*words, cwd=tmp_path, steps=2)
+    process.kill()
+    process.communicate()
+    done = run("resume", "sweep", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert states(tmp_path / "sweep") == ["done", "done"]
+    alone = run("lr=1e-2", "seed=2", *words[2:], "threads=1", "hydra.run.dir=alone", cwd=tmp_path)
+    assert alone.returncode == 0
+    assert weights(tmp_path / "sweep/1") == weights(tmp_path / "alone")
+
+
+@pytest.mark.slow
+def test_from_the_installed_program(tmp_path: Path) -> None:
+    done = run("-m", "optim=sgd,adam", *FAST, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(list(tmp_path.glob("outputs/sweeps/*/*/*/run.json"))) == 2
+    assert (tmp_path / "outputs/latest").resolve() == next(tmp_path.glob("outputs/sweeps/*/*"))
+
+
 def test_a_group_is_cut_for_the_workers_as_long_as_it_is_worth_it() -> None:
     twelve, many = list(range(12)), list(range(32))
-    assert _split([twelve], 12) == [twelve]
-    assert _split([many], 2) == [many[::2], many[1::2]]
-    assert [len(piece) for piece in _split([many, [40]], 12)] == [8, 8, 8, 8, 1]
-    assert _split([[1], [2]], 4) == [[1], [2]]
+    assert split_groups([twelve], 12) == [twelve]
+    assert split_groups([many], 2) == [many[::2], many[1::2]]
+    assert [len(piece) for piece in split_groups([many, [40]], 12)] == [8, 8, 8, 8, 1]
+    assert split_groups([[1], [2]], 4) == [[1], [2]]

@@ -113,9 +113,9 @@ def test_the_syntax_of_hydras_sweepers(composer: Composer, word: str, domain: ob
                 "must be one of tpe, random, grid",
             ],
         ),
-        ([LR, "hydra.sweeper.sampler=grid"], ["optim.lr is any number of an interval"]),
-        ([LR, "name=x"], ["several jobs would have one name"]),
-        ([LR, "sweep.jobs=1,2"], ["one value holds for the whole sweep"]),
+        ([LR, "hydra.sweeper.sampler=grid"], ["optim.lr is an interval with endless values"]),
+        ([LR, "name=x"], ["several jobs would have this name"]),
+        ([LR, "sweep.jobs=1,2"], ["take one value for the whole sweep"]),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_is_made(
@@ -141,7 +141,7 @@ def test_a_search_cannot_be_planned(trainctl) -> None:
 
 
 def test_without_optuna_the_extra_is_named(trainctl, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainctl.sweep.search.find_spec", lambda name: None)
+    monkeypatch.setattr("trainctl.sweep.search_settings.find_spec", lambda name: None)
     outcome = trainctl(*SEARCH, LR)
     assert outcome.code == 2
     assert "pip install 'trainctl[search]'" in outcome.err
@@ -342,14 +342,14 @@ def test_a_trial_that_diverges_is_told_as_failed_and_the_same_settings_run_once(
     outcome = trainctl("resume", "s")
     assert outcome.code == 1
     assert "(2 done already, 1 diverged)" in outcome.out
-    assert "carry on with" not in outcome.out
+    assert "resume with" not in outcome.out
     assert [entry.row.attempts for entry in Ledger(tmp_path / "s").rows()] == attempts
 
 
 def test_a_search_in_which_nothing_can_be_learned_stops_early(trainctl, tmp_path: Path) -> None:
     outcome = trainctl(*SEARCH, LR, "dataset=mnist", "dataset.root=nowhere", *FAST)
     assert outcome.code == 2
-    assert "3 jobs of the search, and none is of use: dataset=mnist" in outcome.err
+    assert "3 jobs of the search failed and none succeeded: dataset=mnist" in outcome.err
     assert "trainctl resume s" in outcome.err
     # They stay open: once the data is there, they are trained.
     assert [trial.state for trial in stored(tmp_path / "s").trials] == [TrialState.RUNNING] * 3
@@ -362,7 +362,7 @@ def test_a_search_whose_configs_have_changed_is_not_carried_on(trainctl, tmp_pat
     for again in (words, ("resume", "s")):
         outcome = trainctl(*again)
         assert outcome.code == 2
-        assert "no longer mean what they meant" in outcome.err
+        assert "its configs have changed" in outcome.err
 
 
 def test_a_search_with_plugins_is_carried_on_where_they_are(trainctl, tmp_path: Path, monkeypatch) -> None:

@@ -152,7 +152,7 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 def _jobs(directory: Path) -> Iterator[Entry]:
     try:
-        yield from map(_job, ledger.open_ledger(directory).rows())
+        yield from map(_job, ledger.Ledger(directory).rows())
     except TrainctlError as error:
         yield _unreadable(directory, error)
 

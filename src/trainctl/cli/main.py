@@ -218,7 +218,7 @@ def _complete(options: Any) -> bool:
     offered = [*(verbs() if first else ()), *(f"{alias}=" for alias in ALIASES)]
     complete = False
     if len(typed) > 1 and typed[0] in verbs():
-        from trainctl.cli.commands.ls import find_members
+        from trainctl.config.options import find_members
 
         groups = find_members()
         members = [f"{group}={name}" for group, names in groups.items() for name in names]
@@ -245,9 +245,10 @@ def _train(options: Any, words: list[str]) -> int:
         composer = Composer(options.config_dir, options.config_name)
     command = command_line(words)
     if options.multirun or "hydra.mode=MULTIRUN" in overrides:
-        from trainctl.sweep.run import sweep
+        from trainctl.sweep.start import sweep
+        from trainctl.ui.jobs import TerminalReporter
 
-        return sweep(composer, overrides, command)
+        return sweep(composer, overrides, command, TerminalReporter())
     load_libraries_meanwhile()
     with held_back(), collector_paused():
         composed = composer.compose(overrides)

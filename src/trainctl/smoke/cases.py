@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from trainctl.cli.commands.ls import find_options, options_in
+from trainctl.config.options import find_options, options_in
 from trainctl.config.overrides import split_override, to_hydra
 from trainctl.errors import ConfigError, Problem, nearest
 from trainctl.paths import conf_directory

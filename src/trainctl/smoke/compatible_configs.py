@@ -1,8 +1,7 @@
-"""With what a component is tried: the smallest partners that fit its task.
+"""The configs that a component is tried with: the smallest ones that fit its task.
 
-What components declare decides (the ``target`` of a loss, the ``task`` of a metric). Of the others one says
-nothing, so they are tried with a few kinds of partners until one builds: a component of somebody's own needs
-no entry here.
+The ``target`` of a loss and the ``task`` of a metric decide. Components that declare nothing are tried with a
+few configs until one builds: a user's own component needs no entry here.
 """
 
 from __future__ import annotations
@@ -21,11 +20,11 @@ _ITEMS = ("dataset=image_folder", "dataset.path='{images}'", "dataset.size=[8,8]
 _TARGETS = {name: (f"++dataset.targets={name}",) for name in ("binary", "sign", "labels", "shares")}
 """What the ``synthetic`` dataset makes for a kind of loss, beside what its task needs."""
 _ENDINGS = {"bce": "Sigmoid", "nll": "{LogSoftmax:1}", "kl_div": "{LogSoftmax:1}"}
-"""The last layer for losses that want probabilities or their logarithms: only their docstrings say so."""
+"""The last layer for losses that take probabilities or their logarithms, which no attribute declares."""
 
 
-def partners(case: Case, name: str) -> Iterator[tuple[str, ...]]:
-    """Words for the other groups, the likeliest first; ``name`` is that of the component.
+def compatible_configs(case: Case, name: str) -> Iterator[tuple[str, ...]]:
+    """Overrides of the other groups for the component ``name``, the likeliest first.
 
     ``{images}`` in a word stands for a folder of pictures.
     """
@@ -36,13 +35,13 @@ def partners(case: Case, name: str) -> Iterator[tuple[str, ...]]:
     plain = [(*_PLAIN, *words) for words in by_task if words]
     tried = [*_declared(case, name), *by_task, _HANDWRITING, _IMAGES, ("optim=sgd",), *plain, _ITEMS]
     if case.group == "model":
-        # Its weights are enough to be written and read several times; Adam's moments are tried elsewhere.
+        # Plain SGD halves what is saved: Adam's moments are tested with the other groups.
         tried = [("optim=sgd", *words) for words in tried if "optim=sgd" not in words]
     yield from dict.fromkeys(_without(words, case.group) for words in tried)
 
 
 def target_kind(name: str) -> str | None:
-    """What the loss of this name compares the model's outputs with; None where it does not say so."""
+    """What the loss of this name compares the model's outputs with; None if it does not declare it."""
     try:
         kind = getattr(LOSSES.load(name), "target", None)
     except ConfigError:
@@ -72,10 +71,10 @@ def _declared(case: Case, name: str) -> list[tuple[str, ...]]:
     def ending(last: str) -> tuple[str, ...]:
         return ("model=sequential", f"++model.layers=[Flatten,{{Linear:{outputs}}},{last}]", *words)
 
-    # One of somebody's own that takes probabilities refuses everything else.
+    # A user's own loss may take probabilities only.
     return [ending(_ENDINGS[name]) if name in _ENDINGS else words, ending("Sigmoid")]
 
 
 def _without(words: Sequence[str], group: str) -> tuple[str, ...]:
-    """The words without those for the group that is tried itself."""
+    """The words without those for the group that is tested."""
     return tuple(word for word in words if not word.lstrip("+").startswith((f"{group}=", f"{group}.")))

@@ -1,52 +1,36 @@
-"""Warm worker processes, and what each of them is told to do next. No torch in this process."""
+"""The lifecycle tests of all cases in warm worker processes. No torch in this process."""
 
 from __future__ import annotations
 
-import contextlib
-import multiprocessing
 import shutil
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from multiprocessing import connection
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 from trainctl.smoke.cases import Case
-from trainctl.smoke.entry import begin_victim, begin_worker
 from trainctl.smoke.report import AFTER_FAILED, ONCE, Order, Report, Result
-from trainctl.sweep.pool import how_it_ended
-
-TOO_LONG = 300.0
-"""Seconds without a word after which a phase counts as hung."""
+from trainctl.sweep.worker_pool import Worker, WorkerPool, start_process
 
 
-class _Worker:
-    def __init__(self, pipe: Any, process: BaseProcess) -> None:
-        self.pipe, self.process = pipe, process
-        self.order: Any = None
-        self.victim: BaseProcess | None = None
-        self.heard = time.monotonic()
-
-    @property
-    def idle(self) -> bool:
-        return self.order is None
-
-    def ends(self) -> list[Any]:
-        """What to wait for."""
-        return [self.pipe, self.process.sentinel, *([self.victim.sentinel] if self.victim else [])]
+def smoke_process(folder: Path, target: str, *arguments: Any) -> BaseProcess:
+    """Run ``target`` in a process of its own; a tracker without an address writes into ``folder``."""
+    return start_process(
+        target, *arguments, environment={"MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
+    )
 
 
-class Pool:
-    """Leads the life of every case in worker processes.
+class SmokePool(WorkerPool):
+    """Runs the lifecycle test of every case in worker processes.
 
-    The phases of ``ONCE`` are done by the first worker, which alone imports what they need, for the first
-    config of each kind. The others of its kind wait for what comes of it.
+    The phases of ``ONCE`` are run by the first worker, the only one that imports what they need, and for the
+    first config of each kind; the others of its kind wait for its results.
 
     Args:
-        folder: where runs go; what is done with is removed.
-        done: called with each report that is complete.
+        folder: where runs go; those of a finished case are removed.
+        done: called with each complete report.
     """
 
     def __init__(
@@ -57,99 +41,68 @@ class Pool:
         folder: Path,
         jobs: int,
         done: Callable[[Report], None],
-        too_long: float = TOO_LONG,
+        too_long: float = 300.0,
     ) -> None:
-        self._cases, self._jobs, self._done, self._folder = cases, jobs, done, folder
+        super().__init__(jobs, too_long)
+        self._cases, self._folder, self._done = cases, folder, done
         self._arguments = (tuple(settings), config_dir)
-        self._too_long = too_long
         self.reports = [Report(case.label) for case in cases]
-        self._lives = list(range(len(cases)))[::-1]
-        self._exports: list[tuple[int, Path]] = []
-        # Who exports for each kind of config, and who waits for whom.
+        self._waiting = list(range(len(cases)))
+        self._exports: list[Order] = []
+        # The case that exports for each kind of config, and the cases that wait for it.
         self._exporting: dict[str, int] = {}
-        self._waiting: list[tuple[int, int]] = []
-        self._workers: dict[int, _Worker] = {}
+        self._sharing: list[tuple[int, int]] = []
 
     def run(self) -> None:
-        """Do everything."""
+        """Test every case."""
         try:
-            while self._lives or self._exports or any(not each.idle for each in self._workers.values()):
-                for number in range(self._jobs):
-                    self._assign(number)
-                self._look()
+            while self._waiting or self._exports or self.busy:
+                self.assign()
+                self.listen(1.0)
         finally:
-            self._close()
+            self.close(5.0)
 
-    def _assign(self, number: int) -> None:
-        worker = self._workers.get(number)
-        if worker is not None and not worker.idle:
-            return
+    def start(self, number: int, pipe: Connection) -> BaseProcess:
+        return smoke_process(self._folder, "trainctl.smoke.worker:work", self._folder, pipe, *self._arguments)
+
+    def next_order(self, number: int) -> Order | None:
         if number == 0 and self._exports:
-            life, used = self._exports.pop(0)
-            order = Order(life, self._cases[life], used)
-        elif self._lives:
-            life = self._lives.pop()
-            order = Order(life, self._cases[life])
-        else:
-            return
-        if worker is None:
-            here, there = multiprocessing.get_context("forkserver").Pipe()
-            process = begin_worker(self._folder, there, *self._arguments)
-            there.close()
-            worker = self._workers[number] = _Worker(here, process)
-        worker.order, worker.heard = order, time.monotonic()
-        with contextlib.suppress(OSError):  # it has died: seen below
-            worker.pipe.send(order)
+            return self._exports.pop(0)
+        if not self._waiting:
+            return None
+        case = self._waiting.pop(0)
+        return Order(case, self._cases[case])
 
-    def _look(self) -> None:
-        ends = [end for worker in self._workers.values() for end in worker.ends()]
-        ready = connection.wait(ends, timeout=1.0)
-        for number, worker in list(self._workers.items()):
-            if worker.victim is not None and worker.victim.sentinel in ready:
-                worker.victim.join()
-                code, worker.victim, worker.heard = worker.victim.exitcode, None, time.monotonic()
-                with contextlib.suppress(OSError):
-                    worker.pipe.send(code)
-            if worker.pipe in ready:
-                try:
-                    self._hear(worker, *worker.pipe.recv())
-                except (EOFError, OSError):
-                    self._died(number, worker)
-            elif worker.process.sentinel in ready:
-                self._died(number, worker)
-            elif not worker.idle and time.monotonic() - worker.heard > self._too_long:
-                self._end(worker)
-                self._died(number, worker, f"nothing for {self._too_long:.0f} s: it hangs")
-
-    def _hear(self, worker: _Worker, kind: str, said: Any) -> None:
-        worker.heard = time.monotonic()
-        number = worker.order.number
+    def received(self, worker: Worker, message: tuple[str, Any]) -> None:
+        kind, content = message
+        order: Order = worker.order
         if kind == "kill":
-            worker.victim = begin_victim(self._folder, *said)
+            worker.child = smoke_process(self._folder, "trainctl.smoke.victim:die", *content)
         elif kind == "result":
-            self.reports[number].enter(said)
+            self.reports[order.number].enter(content)
         elif kind == "note":
-            self.reports[number].notes.append(said)
+            self.reports[order.number].notes.append(content)
         else:
-            life, worker.order = worker.order, None
-            if life.used is None and said.once:
-                self._plan_exports(number, said.once, said.used)
-            self._finish(number)
-            self._tell_waiting()
+            worker.order = None
+            if order.used is None and content.once:
+                self._plan_export(replace(order, used=content.used), content.once)
+            self._finish(order.number)
+            self._share()
 
-    def _plan_exports(self, number: int, once: str, used: Path) -> None:
-        """Export where no config before is of the same kind; else wait for what comes of that one's."""
-        if self._exporting.setdefault(once, number) == number:
-            self._exports.append((number, used))
+    def _plan_export(self, order: Order, once: str) -> None:
+        """Export, unless an earlier config of the same kind does: then wait for its results."""
+        exporting = self._exporting.setdefault(once, order.number)
+        if exporting == order.number:
+            self._exports.append(order)
         else:
-            self._waiting.append((number, self._exporting[once]))
+            self._sharing.append((order.number, exporting))
 
-    def _tell_waiting(self) -> None:
-        """Give those who wait the results of the config that exports for them, once it has all of them."""
-        waiting, self._waiting = self._waiting, []
+    def _share(self) -> None:
+        """Give the cases that wait the results of the one that exports for them, once it has all."""
+        waiting, self._sharing = self._sharing, []
         for number, other in waiting:
             if not self.reports[other].complete:
-                self._waiting.append((number, other))
+                self._sharing.append((number, other))
                 continue
             for result in self.reports[other].results:
                 if result.phase in ONCE:
@@ -157,48 +110,22 @@ class Pool:
             self._finish(number)
 
     def _finish(self, number: int) -> None:
-        """Hand the report on where nothing of it is missing."""
         if self.reports[number].complete:
             shutil.rmtree(self._folder / str(number), ignore_errors=True)
             self._done(self.reports[number])
 
-    def _died(self, number: int, worker: _Worker, reason: str | None = None) -> None:
-        """A worker that ended without a word: the phase that it was in failed; another takes its place."""
-        worker.process.join()
-        how = how_it_ended(worker.process)
-        del self._workers[number]
-        self._end(worker)
-        worker.pipe.close()
-        if worker.order is None:
-            return
-        self.reports[worker.order.number].fail(reason or f"its process {how}")
+    def died(self, worker: Worker, reason: str) -> None:
+        """The phase that the worker was in failed."""
+        self.reports[worker.order.number].fail(reason)
         self._finish(worker.order.number)
-        self._tell_waiting()
-
-    def _end(self, worker: _Worker) -> None:
-        for process in (worker.victim, worker.process):
-            if process is not None and process.is_alive():
-                process.kill()
-                process.join()
-
-    def _close(self) -> None:
-        for worker in self._workers.values():
-            if worker.idle:
-                with contextlib.suppress(OSError):
-                    worker.pipe.send(None)
-                worker.process.join(5.0)
-            self._end(worker)
-            worker.pipe.close()
-        self._workers.clear()
+        self._share()
 
 
 def _shared(result: Result, label: str) -> Result:
-    """A result of the config ``label`` for one of the same kind, which has not done that phase itself."""
+    """The result of the config ``label``, for one of the same kind that has not run the phase itself."""
     if result.status == "passed":
         return replace(result, status="skipped", seconds=0.0, reason=f"exported with {label}")
     if result.status == "failed":
         return replace(result, seconds=0.0, reason=f"failed with {label}: {result.reason}")
-    reason = result.reason
-    if not reason.startswith(AFTER_FAILED):
-        reason = f"not exported: {reason}"
-    return replace(result, seconds=0.0, reason=reason)
+    skipped = result.reason if result.reason.startswith(AFTER_FAILED) else f"not exported: {result.reason}"
+    return replace(result, seconds=0.0, reason=skipped)

@@ -1,4 +1,4 @@
-"""A run that is killed in the middle, in a process of its own: SIGKILL, as a machine that goes down."""
+"""A run that is killed in the middle, in a process of its own: by SIGKILL, as when a machine goes down."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class _Kill(Silent):
 
 
 def die(directory: Path, stored: Mapping[str, str], command: str) -> None:
-    """Begin the run that ``stored`` describes, in ``directory``, and be killed in it."""
+    """Start the run that ``stored`` describes, in ``directory``, and be killed in it."""
     config = parse_config(stored["config.yaml"], "the config", lambda named: None)
     claim(directory, named=True)
     train(Request(config, stored, directory, (), command, latest=False), _Kill())

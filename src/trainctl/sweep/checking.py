@@ -1,4 +1,4 @@
-"""All jobs of a sweep composed and checked before the first starts."""
+"""Compose and check all jobs of a sweep before the first one starts."""
 
 from __future__ import annotations
 
@@ -19,22 +19,21 @@ from trainctl.errors import ConfigError, Problem
 from trainctl.registry import plugins
 from trainctl.sweep.ledger import Job
 
-NO_MATTER = ("display", "sweep", "checkpoint", "name", "tracker", "pictures", "profile")
-"""Top-level keys that have no part in a run's result."""
+NOT_IN_KEY = ("display", "sweep", "checkpoint", "name", "tracker", "pictures", "profile")
+"""Top-level keys that do not change the result of a run."""
 _LAST = Problem(
-    "init_from=last: once a sweep has begun, the last run is one of its own",
-    "give the run's directory, or type init_from=last after the verb",
+    "init_from=last is ambiguous in a sweep", "pass a run directory, or init_from=last on the command line"
 )
 
 
 @dataclass(frozen=True)
 class Checked:
-    """Jobs that can start.
+    """Jobs that are ready to start.
 
     Attributes:
         jobs: without duplicates, numbered from 0.
         configs: their settings.
-        notices: the duplicates that were left out.
+        notices: one for each duplicate that was left out.
     """
 
     jobs: list[Job]
@@ -50,12 +49,12 @@ def check_jobs(composer: Composer, words: Sequence[str]) -> Checked:
 def check_all(composer: Composer, asked: Sequence[Sequence[str]]) -> Checked:
     """Compose and check every job. Raises ConfigError with all problems.
 
-    A problem that several jobs share is reported once, with the number of jobs. Of jobs with the same
-    settings the first stays.
+    A problem that several jobs share is reported once, with their number. Of jobs with the same settings only
+    the first is kept.
     """
     problems: dict[Problem, int] = {}
     found: dict[str, tuple[int, Composed]] = {}
-    notices, ways = [], set()
+    notices, sweep_settings = [], set()
     for number, composed in enumerate(compose_jobs(composer, asked)):
         if isinstance(composed, ConfigError):
             for problem in composed.problems:
@@ -64,10 +63,10 @@ def check_all(composer: Composer, asked: Sequence[Sequence[str]]) -> Checked:
         if composed.config.init_from == "last":
             problems[_LAST] = problems.get(_LAST, 0) + 1
             continue
-        ways.add(composed.config.sweep)
+        sweep_settings.add(composed.config.sweep)
         if (key := job_key(composed)) in found:
             said = label(task_words(asked[number]), ("pictures=false",))
-            notices.append(f"left out: {said} has the settings of job {found[key][0]}")
+            notices.append(f"left out: {said} has the same settings as job {found[key][0]}")
         else:
             found[key] = (number, composed)
     if problems:
@@ -77,8 +76,8 @@ def check_all(composer: Composer, asked: Sequence[Sequence[str]]) -> Checked:
                 for problem, count in problems.items()
             ]
         )
-    if len(ways) > 1:
-        raise ConfigError("sweep.jobs, sweep.fail_fast: one value holds for the whole sweep")
+    if len(sweep_settings) > 1:
+        raise ConfigError("sweep.jobs and sweep.fail_fast take one value for the whole sweep")
     _check_names([composed.config.name for _, composed in found.values()])
     common = _common([composed.overrides for _, composed in found.values()])
     jobs = [
@@ -89,7 +88,7 @@ def check_all(composer: Composer, asked: Sequence[Sequence[str]]) -> Checked:
 
 
 def make_job(composed: Composed, key: str, number: int, name: str) -> Job:
-    """The job of a composed config, as the ledger has it."""
+    """The ledger's job for a composed config."""
     return Job(
         key=key,
         number=number,
@@ -101,19 +100,19 @@ def make_job(composed: Composed, key: str, number: int, name: str) -> Job:
 
 
 def _check_names(names: Sequence[str | None]) -> None:
-    """Raise ConfigError where several jobs have one name: it could not stand for a RUN."""
+    """Raise ConfigError if several jobs share a name: names select runs."""
     given = [name for name in names if name is not None]
     if len(set(given)) < len(given):
         raise ConfigError(
-            f"name={given[0]}: several jobs would have one name",
-            "let it vary: name='run_${seed}', or leave it out",
+            f"name={given[0]}: several jobs would have this name",
+            "make it differ: name='run_${seed}', or leave it out",
         )
 
 
 def job_key(composed: Composed) -> str:
     """Hash of everything that determines a job's result: settings, plugins and their content."""
     values: Any = OmegaConf.to_container(composed.tree, resolve=True)
-    kept = {key: value for key, value in values.items() if key not in NO_MATTER}
+    kept = {key: value for key, value in values.items() if key not in NOT_IN_KEY}
     kept["plugins"] = [
         {"name": entry["name"], "sha256": entry["sha256"]} for entry in plugins.load(composed.config.plugins)
     ]
@@ -121,7 +120,7 @@ def job_key(composed: Composed) -> str:
 
 
 def label(words: Sequence[str], common: Sequence[str]) -> str:
-    """What makes a job different from the others."""
+    """The words that make a job different from the others."""
     return " ".join(to_display(word) for word in words if word not in common) or "the default config"
 
 
@@ -130,5 +129,5 @@ def _common(jobs: Sequence[Sequence[str]]) -> tuple[str, ...]:
 
 
 def task_words(job: Sequence[str]) -> tuple[str, ...]:
-    """The words that Hydra hands to the task: all but its own."""
+    """The words without Hydra's own."""
     return tuple(word for word in job if not word.lstrip("+~").startswith("hydra"))

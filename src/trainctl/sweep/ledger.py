@@ -1,9 +1,9 @@
-"""The ledger of a sweep: which jobs there are, and what has become of each. No torch, no Hydra.
+"""The ledger of a sweep: its jobs and the state of each. No torch, no Hydra.
 
-A sweep's directory holds ``sweep.json`` (what was asked for), ``jobs.jsonl`` (a line a job, appended and
-synced before the first of them starts), ``ledger/<number>.json`` (what became of it, written by the process
-that runs it, so that no two ever write one file) and a run directory ``<number>`` a job. Every file is
-replaced as a whole: a reader, or a process that comes after a kill, sees the row before or the row after.
+A sweep's directory holds ``sweep.json`` (the command), ``jobs.jsonl`` (a line a job, appended and synced
+before the first of them starts), ``ledger/<number>.json`` (the job's state, written only by the process that
+runs it) and a run directory ``<number>`` a job. Every file is replaced as a whole: a reader, or a process
+that comes after a kill, sees the row before or the row after.
 """
 
 from __future__ import annotations
@@ -12,13 +12,15 @@ import json
 import os
 import platform
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from trainctl.errors import ConfigError, TrainctlError
+from trainctl.errors import ConfigError, DirectoryTakenError, TrainctlError
 from trainctl.runs import files
+from trainctl.runs.directory import lock
 from trainctl.runs.record import now, read_record
 
 SWEEP_VERSION = 1
@@ -35,10 +37,10 @@ class Job:
     Attributes:
         key: hash of everything that determines its result.
         number: from 0; its run directory has this name.
-        words: the command line's words for it.
-        label: what makes it different from the others, for people.
-        files: what its run stores of its config, by file name.
-        notices: what the user must be told before it runs.
+        words: its overrides.
+        label: the overrides that the other jobs do not have, for people.
+        files: the files that its run stores of its config, by name.
+        notices: shown before it runs.
     """
 
     key: str
@@ -51,16 +53,16 @@ class Job:
 
 @dataclass(frozen=True)
 class Row:
-    """What has become of a job.
+    """The state of a job.
 
     Attributes:
         state: waiting, running, done, failed or interrupted.
-        attempts: how often it was begun.
-        exit_code, reason: how it ended, where it did.
-        started, ended: when, UTC, ISO 8601.
-        seconds: how long the last attempt took.
-        host, pid, beat: who runs it, and when it was last heard of (seconds since 1970).
-        step, total_steps, loss: how far it is.
+        attempts: how often it was started.
+        exit_code, reason: of its end.
+        started, ended: UTC, ISO 8601.
+        seconds: duration of the last attempt.
+        host, pid, beat: the process that runs it, and its last heartbeat (seconds since 1970).
+        step, total_steps, loss: its progress.
     """
 
     state: JobState = "waiting"
@@ -80,7 +82,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Entry:
-    """A job, what has become of it, and its run directory, which is there once it was begun."""
+    """A job, its state, and its run directory, which exists once the job was started."""
 
     job: Job
     row: Row
@@ -169,21 +171,21 @@ class Ledger:
         temporary.replace(path)
 
     def row(self, job: Job) -> Row:
-        """The row as it is now: a running one whose process has gone is interrupted, and what the run itself
-        says of its end counts where a kill came before the row was written."""
+        """The row as it is now. A running job whose process is gone is interrupted; where a kill came before
+        its row was written, the run's own record decides."""
         row = self.stored(job)
         if row.state not in ("running", "waiting", "interrupted") or _alive(row):
             return row
         try:
             record = read_record(self.directory_of(job))
         except TrainctlError:
-            return _replaced(row, state="interrupted" if row.state == "running" else row.state)
+            return replace(row, state="interrupted" if row.state == "running" else row.state)
         status = record.get("status")
         ended: JobState = "done" if status == "done" else "interrupted"
         if status == "failed":
             ended = "failed"
         last = record.get("last") or {}
-        return _replaced(
+        return replace(
             row,
             state=ended,
             exit_code=record.get("exit_code"),
@@ -192,23 +194,32 @@ class Ledger:
         )
 
     def rows(self) -> list[Entry]:
-        """Every job with its row as it is now."""
+        """Every job with its current row."""
         return [Entry(job, self.row(job), self.directory_of(job)) for job in self.jobs()]
 
 
 def is_sweep(directory: Path) -> bool:
-    """Whether a sweep lies here."""
+    """Whether ``directory`` holds a sweep."""
     return (directory / "sweep.json").is_file()
 
 
-def open_ledger(directory: Path) -> Ledger:
-    """The ledger in ``directory``. Raises ConfigError where there is none or it is damaged."""
-    return Ledger(directory)
+@contextmanager
+def locked_sweep(directory: Path) -> Iterator[None]:
+    """Be the only process that runs the sweep in ``directory``. Raises DirectoryTakenError (exit 7)."""
+    try:
+        with lock(directory):
+            yield
+    except DirectoryTakenError as error:
+        if str(error).startswith(f"{directory}:"):
+            raise DirectoryTakenError(
+                f"{directory}: another process is running this sweep", "wait for it, or stop it first"
+            ) from None
+        raise
 
 
 def here(row: Row, **values: Any) -> Row:
     """``row`` as this process writes it, now."""
-    return _replaced(row, host=platform.node(), pid=os.getpid(), beat=time.time(), **values)
+    return replace(row, host=platform.node(), pid=os.getpid(), beat=time.time(), **values)
 
 
 def _alive(row: Row) -> bool:
@@ -221,12 +232,8 @@ def _alive(row: Row) -> bool:
             return False
         except PermissionError:
             return True
-    # Its number may belong to another process by now: it must have been heard of.
+    # Its number may belong to another process by now: it must have a recent heartbeat.
     return time.time() - (row.beat or 0.0) < SILENT_AFTER
-
-
-def _replaced(row: Row, **values: Any) -> Row:
-    return Row(**{**vars(row), **values})
 
 
 def _read_sweep(directory: Path) -> dict[str, Any]:
@@ -234,9 +241,7 @@ def _read_sweep(directory: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(
-            f"{directory}: there is no sweep here", "give a directory that holds sweep.json"
-        ) from None
+        raise ConfigError(f"{directory}: not a sweep", "give a directory that holds sweep.json") from None
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid: {error}") from None
     if not isinstance(content, dict) or content.get("version") != SWEEP_VERSION:

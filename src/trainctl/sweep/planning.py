@@ -1,23 +1,20 @@
-"""What a sweep will cost: a few steps of each distinct shape, measured, and added up over its jobs."""
+"""The cost of a sweep: a few steps of each distinct shape, measured, and added up over its jobs."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
-import multiprocessing
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 from trainctl.config.settings import Component, Config
 from trainctl.errors import TrainctlError
 from trainctl.sweep.checking import Checked
 from trainctl.sweep.ledger import Job
-from trainctl.sweep.pool import Places, how_it_ended, places, warm_up
-from trainctl.sweep.worker_entry import start_measuring
+from trainctl.sweep.worker_pool import ProcessDiedError, ask, start_server
+from trainctl.sweep.worker_slots import WorkerSlots, choose_slots
 
 METRICS_LINE = 90
 """Bytes of a step's line in metrics.jsonl, about."""
@@ -37,8 +34,8 @@ class Measured:
         device_memory: bytes on the GPU at their largest.
         checkpoint: bytes of a checkpoint.
         parameters: of the model.
-        error: why a job of this shape fails, if it does; the rest is 0 then.
-        exit_code: with which code.
+        error: why a job of this shape fails, if it does; the other values are 0 then.
+        exit_code: of that failure.
     """
 
     build: float = 0.0
@@ -58,10 +55,10 @@ class Shape:
     """Jobs that cost the same a step.
 
     Attributes:
-        words: what the jobs have in common beyond what all jobs have, for people.
+        words: the overrides that its jobs share, for people.
         jobs: their numbers.
-        seconds: of each job.
-        disk: bytes of each job.
+        seconds: the duration of each job.
+        disk: the bytes of each job.
     """
 
     words: str
@@ -82,7 +79,7 @@ class Plan:
     """
 
     shapes: tuple[Shape, ...]
-    places: Places
+    places: WorkerSlots
     seconds: float
     memory: int
     device_memory: int
@@ -91,31 +88,31 @@ class Plan:
 
 
 def make_plan(checked: Checked) -> Plan:
-    """Measure each distinct shape among the jobs and add up. Trains nothing that stays."""
+    """Measure each distinct shape among the jobs and add up. Nothing of the training is kept."""
     configs, jobs = checked.configs, checked.jobs
-    where = places(configs, len(jobs))
+    slots = choose_slots(configs, len(jobs))
     groups: dict[str, list[int]] = {}
     for index, config in enumerate(configs):
         groups.setdefault(shape_key(config), []).append(index)
-    warm_up()
-    shapes = [_shape(members, jobs, configs, where) for members in groups.values()]
+    start_server()
+    shapes = [_shape(members, jobs, configs, slots) for members in groups.values()]
     seconds = {job: each for shape in shapes for job, each in zip(shape.jobs, shape.seconds, strict=False)}
     good = [shape.measured for shape in shapes if shape.measured.error is None]
     failing = [(job, shape.measured.error) for shape in shapes for job in shape.jobs if shape.measured.error]
     return Plan(
         shapes=tuple(shapes),
-        places=where,
-        seconds=_until_the_last([seconds.get(job.number, 0.0) for job in jobs], where.count),
-        memory=where.count * max((each.memory for each in good), default=0),
+        places=slots,
+        seconds=_until_the_last([seconds.get(job.number, 0.0) for job in jobs], slots.count),
+        memory=slots.count * max((each.memory for each in good), default=0),
         device_memory=max((each.device_memory for each in good), default=0)
-        * (1 if where.devices else where.count),
+        * (1 if slots.devices else slots.count),
         disk=sum(sum(shape.disk) for shape in shapes),
         failing=tuple((job, error or "") for job, error in failing),
     )
 
 
 def shape_key(config: Config) -> str:
-    """Equal for jobs that cost the same a step: they differ in numbers that change no shape."""
+    """Equal for jobs whose steps cost the same: they differ only in numbers that change no shape."""
 
     def part(component: Component, *, numbers: bool) -> Any:
         kept = {
@@ -140,8 +137,10 @@ def shape_key(config: Config) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _shape(members: Sequence[int], jobs: Sequence[Job], configs: Sequence[Config], where: Places) -> Shape:
-    measured = _measure(jobs[members[0]].files["config.yaml"], where)
+def _shape(
+    members: Sequence[int], jobs: Sequence[Job], configs: Sequence[Config], slots: WorkerSlots
+) -> Shape:
+    measured = _measure(jobs[members[0]].files["config.yaml"], slots)
     common = set.intersection(*(set(jobs[index].label.split(" ")) for index in members))
     words = " ".join(word for word in jobs[members[0]].label.split(" ") if word in common)
     numbers = tuple(jobs[index].number for index in members)
@@ -158,7 +157,7 @@ def _shape(members: Sequence[int], jobs: Sequence[Job], configs: Sequence[Config
 
 
 def _length(config: Config, batches: int) -> tuple[int, int]:
-    """Steps and epochs of a run with so many ``batches`` an epoch."""
+    """The steps and epochs of a run with ``batches`` steps an epoch."""
     train = config.train
     lengths = [train.epochs * batches if train.epochs else math.inf, train.max_steps or math.inf]
     steps = int(min(lengths))
@@ -166,7 +165,7 @@ def _length(config: Config, batches: int) -> tuple[int, int]:
 
 
 def _until_the_last(seconds: Sequence[float], workers: int) -> float:
-    """When the last job ends if each takes the first worker that is free."""
+    """The end of the last job if each takes the first free worker."""
     free = [0.0] * workers
     for each in seconds:
         first = free.index(min(free))
@@ -174,30 +173,22 @@ def _until_the_last(seconds: Sequence[float], workers: int) -> float:
     return max(free)
 
 
-def _measure(config: str, where: Places) -> Measured:
-    """Measure in a process of its own, so that its memory is this shape's."""
-    context = multiprocessing.get_context("forkserver")
-    receiving, sending = context.Pipe(duplex=False)
-    process = context.Process(
-        target=start_measuring, args=(sending, config, where.threads, where.device(0), str(Path.cwd()))
-    )
-    process.start()
-    sending.close()
+def _measure(config: str, slots: WorkerSlots) -> Measured:
+    """Measure in a process of its own, so that its memory is that of this shape."""
     try:
-        if not receiving.poll(_TOO_LONG):
-            process.kill()
-            return Measured(error=f"no step after {_TOO_LONG:.0f} s", exit_code=1)
-        return Measured(**receiving.recv())
-    except EOFError:
-        process.join()
-        return Measured(error=f"its process {how_it_ended(process)}", exit_code=1)
-    finally:
-        receiving.close()
-        process.join()
+        values = ask(
+            "trainctl.sweep.planning:measure",
+            *(config, slots.threads),
+            timeout=_TOO_LONG,
+            environment=slots.environment(0),
+        )
+    except ProcessDiedError as error:
+        return Measured(error=f"its process {error}", exit_code=1)
+    return Measured(**values)
 
 
-def measure(answer: Connection, text: str, threads: int) -> None:
-    """Build a run, take some steps, evaluate, and send what it took. In a worker process."""
+def measure(text: str, threads: int) -> dict[str, Any]:
+    """Build a run, take some steps, evaluate; returns the values of a :class:`Measured`. In a worker."""
     import resource
     import time
     from dataclasses import replace
@@ -224,19 +215,17 @@ def measure(answer: Connection, text: str, threads: int) -> None:
         content = built.snapshot()
         tensors = [*content.model.values(), *content.training.values()]
         cuda = built.device.type == "cuda"
-        answer.send(
-            {
-                "build": ready,
-                "step": timing.step_seconds,
-                "evaluation": timing.evaluation_seconds,
-                "batches": len(built.run.train_loader),
-                "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-                "device_memory": torch.cuda.max_memory_allocated() if cuda else 0,
-                "checkpoint": sum(tensor.numel() * tensor.element_size() for tensor in tensors) + 4096,
-                "parameters": built.parameters,
-            }
-        )
+        return {
+            "build": ready,
+            "step": timing.step_seconds,
+            "evaluation": timing.evaluation_seconds,
+            "batches": len(built.run.train_loader),
+            "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "device_memory": torch.cuda.max_memory_allocated() if cuda else 0,
+            "checkpoint": sum(tensor.numel() * tensor.element_size() for tensor in tensors) + 4096,
+            "parameters": built.parameters,
+        }
     except TrainctlError as error:
-        answer.send({"error": str(error), "exit_code": error.exit_code})
+        return {"error": str(error), "exit_code": error.exit_code}
     except Exception as error:
-        answer.send({"error": f"{type(error).__name__}: {error}", "exit_code": 1})
+        return {"error": f"{type(error).__name__}: {error}", "exit_code": 1}

@@ -1,9 +1,9 @@
 """Search: a sweep whose jobs are chosen by the results of earlier ones.
 
-Trials are asked for in batches, each the size of what runs at a time. A trial is a job of the ledger like any
-other: checked, appended, launched, carried on after a kill. Its end is told to the study once. What is not
-told when the search stops is carried on by the next command: settings that lead to a job of the ledger are
-that job, so nothing is trained twice.
+Trials are asked for in batches, each of as many as run at a time. A trial is a job of the ledger like any
+other: checked, appended, launched, resumed after a kill. The study is told its result once. Trials without a
+result when the search stops are resumed by the next command; a trial with the settings of a job in the
+ledger is that job, so nothing is trained twice.
 """
 
 from __future__ import annotations
@@ -12,214 +12,123 @@ import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.util import find_spec
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict
-
-from trainctl.config.composer import Composed, Composer
-from trainctl.config.overrides import split_override, to_display, to_hydra
+from trainctl.config.composer import Composer
+from trainctl.config.overrides import to_display
 from trainctl.config.settings import Config
 from trainctl.config.sweep_jobs import compose_jobs
-from trainctl.config.validation import check_settings
-from trainctl.errors import ConfigError, DirectoryTakenError, Problem
+from trainctl.errors import ConfigError
 from trainctl.paths import short_path
 from trainctl.registry import plugins
-from trainctl.registry.constraints import Count, NonNegativeInt, show
-from trainctl.runs.directory import claim_sweep
 from trainctl.runs.record import now, read_record
-from trainctl.sweep.checking import NO_MATTER, check_all, job_key, label, make_job, task_words
-from trainctl.sweep.job import CERTAIN_TO_FAIL_AGAIN, locked_sweep
-from trainctl.sweep.ledger import Job, Ledger, Row, is_sweep, next_number
-from trainctl.sweep.pool import cores, places
+from trainctl.sweep.checking import job_key, label, make_job
+from trainctl.sweep.hydra_task import failed_since
+from trainctl.sweep.job import CERTAIN_TO_FAIL_AGAIN
+from trainctl.sweep.ledger import Job, Ledger, Row, next_number
 from trainctl.sweep.pruning import PRUNED, course_of
-from trainctl.sweep.run import OWN, Sweep, counted, failed_since, require_folder, where_from
-from trainctl.sweep.space import Interval, Space, parse_space
+from trainctl.sweep.reporter import Reporter
+from trainctl.sweep.run import OWN_LAUNCHERS, Sweep, composed_in, other_sweep, require_folder, sweep_directory
+from trainctl.sweep.search_settings import SearchSettings, check_search, search_key
+from trainctl.sweep.space import Space
+from trainctl.sweep.worker_slots import choose_slots, cores
 from trainctl.training.display import number as shown_number
 from trainctl.training.startup import collector_paused
 
 if TYPE_CHECKING:
     from trainctl.sweep.study import Study
 
-_FUSED = 16
+_FUSED_BATCH = 16
 _GIVE_UP_AFTER = 3
 
 
-class Settings(BaseModel):
-    """``hydra.sweeper`` of ``hydra/sweeper=optuna``; its file says what each means."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
-
-    trials: Count
-    sampler: Literal["tpe", "random", "grid"]
-    seed: NonNegativeInt
-    batch: Literal["auto"] | Count
-    pruner: Literal["none", "median", "hyperband"]
-    params: dict[str, str | int | float | bool | None]
-
-
-@dataclass(frozen=True)
-class _Trial:
-    """A trial that is not told yet: its number, its settings, its job."""
-
-    number: int
-    composed: Composed
-    job: Job
-
-
-def search(composer: Composer, words: Sequence[str], values: Mapping[str, Any], command: str) -> int:
-    """Run the search that ``words`` ask for, or go on with the one in the directory that they name; returns
-    the exit code, 1 where jobs failed.
+def search(
+    composer: Composer, words: Sequence[str], values: Mapping[str, Any], command: str, reporter: Reporter
+) -> int:
+    """Run the search that ``words`` ask for, or resume the one in the directory that they name; returns the
+    exit code, 1 where jobs failed.
 
     Args:
         values: of ``hydra.sweeper``.
 
-    Raises ConfigError for what is wrong with a setting or with any part of the search space before anything
-    is made, DirectoryTakenError for a directory with something else.
+    Raises ConfigError for a wrong setting or any wrong part of the search space before anything is made,
+    DirectoryTakenError for a directory with something else.
     """
     with collector_paused():
-        settings, space, checked = _check(composer, words, values)
-        place = composer.sweep_directory(words)
-    launcher = composer.launcher(words)
-    named = any(word.lstrip("+").startswith("hydra.sweep.dir=") for word in words)
-    directory = Path(place).expanduser().absolute()
-    begun: dict[str, Any] = {
-        "words": list(words),
-        "launcher": launcher,
-        "search": {
-            **settings.model_dump(),
-            "asked": _what_matters(space),
-            **where_from(composer),
-        },
-    }
-    again = named and is_sweep(directory)
-    if not again:
-        directory = claim_sweep(directory, named=named)
-    with locked_sweep(directory):
+        settings, space, config = check_search(composer, words, values)
+        key = search_key(space)
+        asked: dict[str, Any] = {
+            "words": list(words),
+            "launcher": composer.launcher(words),
+            "search": {**settings.model_dump(), "asked": key, **composed_in(composer)},
+        }
+    with sweep_directory(composer, words) as (directory, again):
         if again:
-            ledger = _begun_again(directory, begun)
+            ledger = Ledger(directory)
+            if (ledger.values.get("search") or {}).get("asked") != key:
+                raise other_sweep(ledger)
+            # More trials, or another sampler: the results so far serve them, too.
+            ledger.values.update(asked)
         else:
-            stored = plugins.load(checked.plugins)
-            ledger = Ledger.begin(directory, command=command, **begun, plugins=stored)
-        return _run(ledger, composer, settings, space, checked, command, trust_plugins=False)
+            stored = plugins.load(config.plugins)
+            ledger = Ledger.begin(directory, command=command, **asked, plugins=stored)
+        current = _search_of(ledger, composer, settings, space, config, command, reporter)
+        return current.run(composer, words)
 
 
-def _begun_again(directory: Path, begun: Mapping[str, Any]) -> Ledger:
-    """The ledger of a search that is asked for again. Raises DirectoryTakenError for that of another."""
-    ledger = Ledger(directory)
-    if (ledger.values.get("search") or {}).get("asked") != begun["search"]["asked"]:
-        raise DirectoryTakenError(
-            f"{directory} holds another sweep ({ledger.values.get('command')})",
-            "name another directory with hydra.sweep.dir=DIR, or leave it out for an automatic one",
-        )
-    # More trials, another sampler: what was found so far serves them, too.
-    ledger.values.update(begun)
-    return ledger
-
-
-def resume_search(ledger: Ledger, *, command: str, trust_plugins: bool) -> int:
+def resume_search(ledger: Ledger, *, command: str, trust_plugins: bool, reporter: Reporter) -> int:
     """Carry the search of ``ledger`` to its last trial; returns the exit code.
 
-    Raises UnsafeInputError for plugin files that have changed, ConfigError where its configs are no longer
-    what they were.
+    Raises UnsafeInputError for plugin files that have changed, ConfigError for configs that have changed.
     """
     stored = ledger.values.get("plugins") or []
     if not trust_plugins:
         plugins.refuse_changed([entry["name"] for entry in stored], stored)
-    known = ledger.values["search"]
+    known, words = ledger.values["search"], ledger.values["words"]
     if stored:
-        require_folder(ledger, known, "its plugins are those of")
+        require_folder(ledger, known, "its plugins are in")
     with collector_paused():
         composer = Composer(known["config_dir"], known["config_name"])
-        words = ledger.values["words"]
-        _, values = composer.sweeper(words)
-        settings, space, checked = _check(composer, words, values)
-    return _run(ledger, composer, settings, space, checked, command, trust_plugins=trust_plugins)
+        settings, space, config = check_search(composer, words, composer.sweeper(words)[1])
+    current = _search_of(ledger, composer, settings, space, config, command, reporter)
+    current.trust_plugins = trust_plugins
+    return current.run(composer, words)
 
 
-def _check(
-    composer: Composer, words: Sequence[str], values: Mapping[str, Any]
-) -> tuple[Settings, Space, Config]:
-    """The settings of the search, its space, and the settings of one of its jobs. Raises ConfigError."""
-    if find_spec("optuna") is None:
-        raise ConfigError(
-            "hydra/sweeper=optuna: the package optuna is not installed", "pip install 'trainctl[search]'"
-        )
-    settings = check_settings(Settings, "hydra.sweeper", values)
-    given = {split_override(word)[1] for word in words}
-    from_file = [to_hydra(f"{key}={show(value)}", sweep=True) for key, value in settings.params.items()]
-    from_file = [word for word in from_file if split_override(word)[1] not in given]
-    space = parse_space(composer.parse([*from_file, *words]))
-    if settings.sampler == "grid" and math.isinf(space.size):
-        endless = next(key for key, domain in space.domains.items() if math.isinf(domain.size))
-        raise ConfigError(
-            f"hydra.sweeper.sampler=grid: {endless.lstrip('+')} is any number of an interval",
-            "give it a choice(1e-3,1e-2) or a range(0,10,2), or use tpe or random",
-        )
-    try:
-        return settings, space, check_all(composer, list(space.corners())).configs[0]
-    except ConfigError as error:
-        raise ConfigError([_of_whole_numbers(problem, space) for problem in error.problems]) from error
-
-
-def _of_whole_numbers(problem: Problem, space: Space) -> Problem:
-    """Of a setting that takes whole numbers and was given an interval, how that is written."""
-    for key, domain in space.domains.items():
-        name = key.lstrip("+")
-        if not problem.message.startswith(f"{name}=") or "whole number" not in problem.message:
-            continue
-        if isinstance(domain, Interval) and not domain.whole:
-            written = f"interval({domain.low:g},{domain.high:g})"
-            return Problem(problem.message, f"whole numbers are {name}='int({written})'")
-    return problem
-
-
-def _what_matters(space: Space) -> list[str]:
-    """What makes one search another one than the next: the words that determine results, and the space."""
-    keys = iter(f"{key}={domain}" for key, domain in space.domains.items())
-    words = [next(keys) if word is None else word for word in space.words]
-    return sorted(
-        word for word in task_words(words) if split_override(word)[1].partition(".")[0] not in NO_MATTER
-    )
-
-
-def _run(
+def _search_of(
     ledger: Ledger,
     composer: Composer,
-    settings: Settings,
+    settings: SearchSettings,
     space: Space,
     config: Config,
     command: str,
-    *,
-    trust_plugins: bool,
-) -> int:
+    reporter: Reporter,
+) -> Search:
+    """The search with the jobs that it has so far. Raises ConfigError where the same words compose other
+    configs than before: trials would be trained twice."""
     jobs = ledger.jobs()
-    _check_unchanged(ledger, composer, jobs)
-    current = Search(
-        ledger,
-        jobs,
-        [config] * len(jobs),
-        command,
-        str(ledger.values["launcher"]),
-        trust_plugins=trust_plugins,
+    if jobs:
+        (composed,) = compose_jobs(composer, [jobs[0].words])
+        if isinstance(composed, ConfigError) or job_key(composed) != jobs[0].key:
+            raise ConfigError(
+                f"{ledger.directory}: its configs have changed since the search was started",
+                f"resume it in {ledger.values['search']['folder']} with the old conf, or start another",
+            )
+    launcher = str(ledger.values["launcher"])
+    return Search(
+        *(ledger, jobs, [config] * len(jobs), command, launcher, reporter),
         settings=settings,
         space=space,
         config=config,
     )
-    return current.run(composer, ledger.values["words"])
 
 
-def _check_unchanged(ledger: Ledger, composer: Composer, jobs: Sequence[Job]) -> None:
-    """Raise ConfigError where the same words no longer mean what they did: trials would be trained twice."""
-    if not jobs:
-        return
-    (now,) = compose_jobs(composer, [jobs[0].words])
-    if isinstance(now, ConfigError) or job_key(now) != jobs[0].key:
-        raise ConfigError(
-            f"{ledger.directory}: its words no longer mean what they meant when it was begun",
-            f"go on from {ledger.values['search']['folder']}, with the conf of then, or start another search",
-        )
+@dataclass(frozen=True)
+class _Trial:
+    """A trial without a result: its number, and its job."""
+
+    number: int
+    job: Job
 
 
 @dataclass(kw_only=True)
@@ -229,40 +138,41 @@ class Search(Sweep):
     Attributes:
         settings: of the search.
         space: what it chooses from.
-        config: settings of one of its jobs; what holds for all of them is read from these.
+        config: of one of its jobs; settings that hold for all jobs are read from it.
     """
 
-    settings: Settings
+    settings: SearchSettings
     space: Space
     config: Config
     noun = "search"
     _untold: int = 0
     _tried: set[int] = field(default_factory=set)
-    _refused: list[str] = field(default_factory=list)
+    _failures: list[str] = field(default_factory=list)
 
-    def asked(self) -> str:
+    def size(self) -> str:
         return f"{self.settings.trials} trials"
 
-    def begun(self, rows: Sequence[Row]) -> str:
-        diverged = sum(map(_has_diverged, rows))
-        states = [row.state for row in rows]
-        counts = {
+    def counts(self, rows: Sequence[Row]) -> dict[str, int]:
+        states, diverged = [row.state for row in rows], sum(map(_has_diverged, rows))
+        return {
             "done already": states.count("done"),
             "diverged": diverged,
-            "to carry on": states.count("interrupted"),
+            "to resume": states.count("interrupted"),
             "to try again": states.count("failed") - diverged,
         }
-        return counted(counts)
 
-    def to_carry_on(self, unfinished: int) -> int:
-        return self.unasked + self._untold
+    def can_resume(self, unfinished: int) -> bool:
+        return self.unasked + self._untold > 0
 
     def work(self, left: Sequence[Job], composer: Composer | None, words: Sequence[str]) -> None:
         assert composer is not None
         from trainctl.sweep.study import Study
 
-        if self.settings.pruner != "none" and self.launcher == "fused":
-            print(f"hydra.sweeper.pruner={self.settings.pruner}: jobs that train as one model are not pruned")
+        pruner = self.settings.pruner
+        if pruner != "none" and self.launcher == "fused":
+            self.reporter.notice(
+                f"hydra.sweeper.pruner={pruner}: jobs that train as one model are not pruned"
+            )
         study = Study(self.ledger.directory, self.space, self.settings.sampler, self.settings.seed)
         self.ledger.update()
         size = self._batch_size()
@@ -272,12 +182,11 @@ class Search(Sweep):
                 self._launch_all(trials, composer, words)
                 for trial in trials:
                     self._tell(study, trial)
-                self._say(study)
+                self._show_progress(study)
                 if self.config.sweep.fail_fast and failed_since(self.ledger, self.jobs, began):
                     break
         finally:
-            untold = study.open_numbers()
-            self._untold, self.unasked = len(untold), self._unasked(study)
+            self._untold, self.unasked = len(study.open_numbers()), self._unasked(study)
             study.close()
 
     # ------------------------------------------------------------------- asking
@@ -286,12 +195,12 @@ class Search(Sweep):
         if self.settings.batch != "auto":
             return self.settings.batch
         if self.launcher == "fused":
-            return _FUSED
+            return _FUSED_BATCH
         if self.launcher == "basic":
             return 1
-        if self.launcher not in OWN:
+        if self.launcher not in OWN_LAUNCHERS:
             return cores()
-        return places([self.config], self.settings.trials).count
+        return choose_slots([self.config], self.settings.trials).count
 
     def _unasked(self, study: Study) -> int:
         """Trials still to be asked for; none when every combination has been a job."""
@@ -301,26 +210,22 @@ class Search(Sweep):
         return max(0, int(most) - study.count())
 
     def _next(self, study: Study, composer: Composer, size: int) -> list[_Trial]:
-        """The next batch: first those that an earlier command has left, then new ones."""
+        """The next batch: first the open trials of an earlier command, then new ones."""
         with collector_paused():
             while True:
-                asked = {
-                    number: values for number, values in study.open().items() if number not in self._tried
-                }
-                asked = dict(list(asked.items())[:size])
+                left = [each for each in study.open().items() if each[0] not in self._tried]
+                asked = dict(left[:size])
                 for _ in range(min(size - len(asked), self._unasked(study))):
                     number, values = study.ask()
                     asked[number] = values
-                if not asked:
-                    return []
-                # Where none of them can be composed there may be others.
-                if trials := self._enter(study, asked, composer):
-                    return trials
+                # If none of these composes there may still be others.
+                if not asked or (trials := self._enter(study, asked, composer)):
+                    return trials if asked else []
 
     def _enter(
         self, study: Study, asked: Mapping[int, Mapping[str, Any]], composer: Composer
     ) -> list[_Trial]:
-        """The trials with their jobs; those that are new are appended to the ledger."""
+        """The trials with their jobs; new jobs are appended to the ledger."""
         known = {job.key: job for job in self.jobs}
         added: list[Job] = []
         trials = []
@@ -328,7 +233,7 @@ class Search(Sweep):
         for (number, values), composed in zip(asked.items(), composed_ones, strict=True):
             name = label(self.space.chosen(values), ())
             if isinstance(composed, ConfigError):
-                print(f"trial {number} left out: {name} ({composed})")
+                self.reporter.notice(f"trial {number} left out: {name} ({composed})")
                 study.note(number, reason=str(composed))
                 study.tell(number, None)
                 continue
@@ -341,106 +246,99 @@ class Search(Sweep):
                 added.append(known[key])
                 self.jobs.append(known[key])
                 self.configs.append(composed.config)
-            trials.append(_Trial(number, composed, known[key]))
+            trials.append(_Trial(number, known[key]))
         self.ledger.add(added)
         return trials
 
     def _launch_all(self, trials: Sequence[_Trial], composer: Composer, words: Sequence[str]) -> None:
         left = {}
-        for trial in trials:
-            row = self.ledger.row(trial.job)
-            if row.state == "done" or _has_diverged(row) or trial.job.number in left:
-                print(f"trial {trial.number}: {trial.job.label} is job {trial.job.number}, not trained again")
+        for number, job in ((trial.number, trial.job) for trial in trials):
+            row = self.ledger.row(job)
+            if row.state == "done" or _has_diverged(row) or job.number in left:
+                self.reporter.notice(f"trial {number}: {job.label} is job {job.number}, not trained again")
             else:
-                left[trial.job.number] = trial.job
+                left[job.number] = job
         if left:
             self.launch(list(left.values()), composer, words)
 
     # ------------------------------------------------------------------- telling
 
     def _tell(self, study: Study, trial: _Trial) -> None:
-        """Tell how a trial went. One whose job can still succeed stays open, for the next command."""
+        """Tell the study the result of a trial; it stays open while its job can still succeed."""
         self._tried.add(trial.number)
-        row, directory = self.ledger.row(trial.job), self.ledger.directory_of(trial.job)
+        row = self.ledger.row(trial.job)
         study.note(trial.number, job=trial.job.number)
         if row.state != "done":
             if _has_diverged(row):
                 study.note(trial.number, reason=row.reason)
                 study.tell(trial.number, None)
             elif row.state == "failed" and row.exit_code in CERTAIN_TO_FAIL_AGAIN:
-                self._refuse(study, row.reason or "")
+                self._count_failure(study, row.reason or "")
             return
-        record = read_record(directory)
-        monitor = record.get("monitor") or {}
-        name, lower = str(monitor.get("name")), bool(monitor.get("lower_is_better"))
-        value = _value(record, name)
+        name, value, lower = self._reached(trial.job)
         if value is None:
             study.note(trial.number, reason=f"{name} was never computed")
             study.tell(trial.number, None)
-            self._refuse(study, f"{name} was never computed (dataset.val=0?)")
+            self._count_failure(study, f"{name} was never computed (dataset.val=0?)")
             return
-        pruned = (row.reason or "").startswith(PRUNED)
         study.note(trial.number, **{name: value})
-        course = course_of(directory, name, lower)
+        course = course_of(self.ledger.directory_of(trial.job), name, lower)
+        pruned = (row.reason or "").startswith(PRUNED)
         study.tell(trial.number, value if lower else -value, course.items(), pruned=pruned)
 
-    def _refuse(self, study: Study, reason: str) -> None:
-        """Raise ConfigError where none has succeeded and one after another fails for the same reason."""
-        self._refused.append(reason)
-        if self._refused.count(reason) >= _GIVE_UP_AFTER and not study.succeeded():
+    def _reached(self, job: Job) -> tuple[str, float | None, bool]:
+        """The monitored value of a job: its name, its best value, and whether lower is better."""
+        record = read_record(self.ledger.directory_of(job))
+        monitor = record.get("monitor") or {}
+        name = str(monitor.get("name"))
+        value = (record.get("best") or {}).get(name)
+        reached = float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+        return name, reached, bool(monitor.get("lower_is_better"))
+
+    def _count_failure(self, study: Study, reason: str) -> None:
+        """Raise ConfigError if one job after another fails for the same reason and none has succeeded."""
+        self._failures.append(reason)
+        if self._failures.count(reason) >= _GIVE_UP_AFTER and not study.succeeded():
             raise ConfigError(
-                f"{_GIVE_UP_AFTER} jobs of the search, and none is of use: {reason}",
-                f"put that right, then go on: trainctl resume {short_path(self.ledger.directory)}",
+                f"{_GIVE_UP_AFTER} jobs of the search failed and none succeeded: {reason}",
+                f"correct that, then: trainctl resume {short_path(self.ledger.directory)}",
             )
 
     # ------------------------------------------------------------------- showing
 
-    def _say(self, study: Study) -> None:
-        """How far the search is."""
+    def _show_progress(self, study: Study) -> None:
         if self.config.display.mode == "none":
             return
         best = self._best()
         found = "" if best is None else f", best {best[1]} {shown_number(best[2])} (job {best[0].number})"
-        asked = study.count() - len(study.open_numbers())
-        print(f"{asked} of {self.settings.trials} trials{found}", flush=True)
+        told = study.count() - len(study.open_numbers())
+        self.reporter.notice(f"{told} of {self.settings.trials} trials{found}")
 
     def _best(self) -> tuple[Job, str, float] | None:
-        """The best job that was trained to its end, the monitored value's name, and the value."""
-        found: list[tuple[float, Job, str, float]] = []
+        """The best job that was trained to its end, the name of the monitored value, and the value."""
+        found: list[tuple[float, int, Job, str, float]] = []
         for job in self.jobs:
             row = self.ledger.row(job)
-            if row.state != "done" or (row.reason or "").startswith(PRUNED):
-                continue
-            record = read_record(self.ledger.directory_of(job))
-            monitor = record.get("monitor") or {}
-            name = str(monitor.get("name"))
-            value = _value(record, name)
-            if value is not None:
-                found.append((value if monitor.get("lower_is_better") else -value, job, name, value))
-        if not found:
-            return None
-        _, job, name, value = min(found, key=lambda each: (each[0], each[1].number))
-        return job, name, value
+            if row.state == "done" and not (row.reason or "").startswith(PRUNED):
+                name, value, lower = self._reached(job)
+                if value is not None:
+                    found.append((value if lower else -value, job.number, job, name, value))
+        return min(found, key=lambda each: each[:2])[2:] if found else None
 
-    def close(self) -> None:
+    def conclude(self) -> None:
+        notice = self.reporter.notice
         if self.unasked == 0 and len(self.jobs) >= self.space.size and len(self.jobs) < self.settings.trials:
-            print(f"every combination was tried: {len(self.jobs)}")
-        best = self._best()
-        if best is not None:
+            notice(f"every combination was tried: {len(self.jobs)}")
+        if (best := self._best()) is not None:
             job, name, value = best
             options = self.ledger.values["search"]
             given = [] if options["config_dir"] is None else ["--config-dir", options["config_dir"]]
             given += [] if options["config_name"] == "config" else ["--config-name", options["config_name"]]
-            words = [word for word in job.words if word != "pictures=false"]  # of a sweep only
+            words = [word for word in job.words if word != "pictures=false"]  # only sweeps leave them out
             command = shlex.join(["trainctl", *given, *map(to_display, words)])
-            print(f"best: job {job.number}, {name} {shown_number(value)}; again with:\n  {command}")
+            notice(f"best: job {job.number}, {name} {shown_number(value)}; again with:\n  {command}")
 
 
 def _has_diverged(row: Row) -> bool:
-    """Whether a job's settings are why it failed: not tried again."""
+    """Whether a job failed because of its settings: it is not tried again."""
     return row.state == "failed" and row.exit_code == 6
-
-
-def _value(record: Mapping[str, Any], name: str) -> float | None:
-    value = (record.get("best") or {}).get(name)
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None

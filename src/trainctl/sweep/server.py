@@ -1,8 +1,8 @@
-"""Imported by the process that workers are forked from, before all else, and by no other.
+"""Imported first by the process that workers are forked from, and by no other.
 
-That process must outlive the sweep's: workers are watched through it, and when it is gone they all look dead
-while they still save. What a terminal, a scheduler or ``timeout`` sends to the whole group, or to all
-processes of a job, is for the sweep and its workers; the server ends when the sweep's process does.
+That process must outlive the sweep's own: workers are watched through it, and if it died they would all look
+dead while they still save. So it ignores what a terminal, a scheduler or ``timeout`` sends to the whole
+process group; it ends when the sweep's process does.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ import signal
 from trainctl.training.interrupts import TERMINATING
 
 
-def _be_oneself() -> None:
-    """In a worker the signals do again what they do."""
+def _restore_signals() -> None:
     for number in TERMINATING:
         signal.signal(number, signal.SIG_DFL)
 
@@ -24,4 +23,4 @@ with contextlib.suppress(OSError):
     os.setpgid(0, 0)
 for each in TERMINATING:
     signal.signal(each, signal.SIG_IGN)
-os.register_at_fork(after_in_child=_be_oneself)
+os.register_at_fork(after_in_child=_restore_signals)

@@ -13,7 +13,6 @@ from rich.text import Text
 
 from trainctl.sweep.ledger import Job
 from trainctl.sweep.planning import Plan
-from trainctl.sweep.pool import describe
 from trainctl.training.display import duration
 
 _REASON = 100
@@ -56,7 +55,7 @@ def show(
     good = len(jobs) - len(plan.failing)
     console.print(
         Text(
-            f"{good} jobs, {describe(plan.places)}: about {duration(plan.seconds)}, "
+            f"{good} jobs, {plan.places}: about {duration(plan.seconds)}, "
             f"{size(plan.memory)} of memory{_of(free.get('memory'))}, "
             f"{size(plan.disk)} on disk{_of(free.get('disk'))}",
             style="bold",

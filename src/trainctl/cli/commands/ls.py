@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from trainctl.config.options import find_members
 from trainctl.errors import ConfigError, nearest
-from trainctl.paths import conf_directory, user_conf
 from trainctl.registry import COMPONENTS, METRICS, REQUIRED, TRACKERS, Parameter
 from trainctl.registry.constraints import describe, show
 from trainctl.ui.listing import Listing
@@ -43,38 +43,6 @@ def run(arguments: Sequence[str]) -> int:
                 f"ls {argument}: there is no such option", f"{remedy}there are: {', '.join(members)}"
             )
     return 0
-
-
-def find_members() -> dict[str, dict[str, Path | None]]:
-    """What can be selected in every group; the metrics have no files, ``train.metrics`` names them."""
-    found: dict[str, dict[str, Path | None]] = {group: {**paths} for group, paths in find_options().items()}
-    found[METRICS.group] = dict.fromkeys(METRICS.names())
-    return {group: found[group] for group in (*COMPONENTS, METRICS.group, *found) if group in found}
-
-
-def find_options() -> dict[str, dict[str, Path]]:
-    """The options of every group with their files; a user's ``./conf`` comes before trainctl's own."""
-    found: dict[str, dict[str, Path]] = {}
-    for folder in (conf_directory(), user_conf()):
-        for group, name, path in options_in(folder) if folder is not None else ():
-            found.setdefault(group, {})[name] = path
-    order = [*COMPONENTS, *sorted(set(found) - set(COMPONENTS))]
-    return {group: dict(sorted(found[group].items())) for group in order if group in found}
-
-
-def options_in(folder: Path) -> Iterator[tuple[str, str, Path]]:
-    """Group, name and file of every option below ``folder``, Hydra's own left out.
-
-    ``experiment/vision/a.yaml`` is the option ``vision/a`` of ``experiment``; hidden folders hold copies that
-    editors keep.
-    """
-    for place in sorted(folder.iterdir()):
-        if place.name == "hydra" or not place.is_dir():
-            continue
-        for path in sorted(place.rglob("*.yaml")):
-            parts = path.relative_to(place).with_suffix("").parts
-            if not any(part.startswith(".") for part in (place.name, *parts)):
-                yield place.name, "/".join(parts), path
 
 
 def _summary(group: str, name: str, path: Path | None) -> str:

@@ -48,10 +48,10 @@ def run(words: list[str]) -> int:
     junit = _junit(typed.values.get("--junit"))
     config_dir = typed.values.get("--config-dir")
     with collector_paused():
-        from trainctl.smoke.entry import warm_up
+        from trainctl.sweep.worker_pool import start_server
 
         if not listed:
-            warm_up()  # it imports while this process composes
+            start_server("trainctl.smoke.worker")  # it imports while this process composes
         from trainctl.config.composer import Composer
         from trainctl.smoke.cases import find_cases
 
@@ -90,14 +90,14 @@ def _smoke(
     junit: Path | None,
 ) -> int:
     from trainctl.smoke import junit as junit_file
-    from trainctl.smoke.pool import Pool
+    from trainctl.smoke.pool import SmokePool
     from trainctl.ui.smoke import Lines
 
     started = time.perf_counter()
     lines = Lines([case.label for case in cases])
     jobs = max(1, min(jobs, len(cases)))
     lines.begin(jobs)
-    pool = Pool(cases, settings, config_dir, folder, jobs, lines.show)
+    pool = SmokePool(cases, settings, config_dir, folder, jobs, lines.show)
     try:
         pool.run()
     finally:
@@ -140,7 +140,7 @@ def _parse(words: Sequence[str]) -> _Words:
 
 def _base(overrides: Sequence[str]) -> list[str]:
     """The words that hold whatever is chosen: they are checked before anything is tried."""
-    from trainctl.cli.commands.ls import find_members
+    from trainctl.config.options import find_members
 
     groups = find_members()
     keys = {word: split_override(word)[1] for word in overrides}
@@ -154,7 +154,7 @@ def _base(overrides: Sequence[str]) -> list[str]:
 def _jobs(text: str) -> int:
     """How many at a time; auto is one a core."""
     if text == "auto":
-        from trainctl.sweep.pool import cores
+        from trainctl.sweep.worker_slots import cores
 
         return cores()
     if not text.isdecimal() or not 1 <= int(text) <= _MOST:

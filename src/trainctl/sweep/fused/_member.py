@@ -29,7 +29,7 @@ from trainctl.training.hooks.checkpointer import Checkpointer
 from trainctl.training.hooks.guard import Guard
 from trainctl.training.hooks.metrics_log import MetricsLog
 from trainctl.training.log_file import logged_to, open_log
-from trainctl.training.recording import environment_of, test_record
+from trainctl.training.recording import environment_of, step_record, test_record
 from trainctl.training.report import closing, header
 from trainctl.training.request import Request
 from trainctl.training.resume import apply
@@ -125,6 +125,7 @@ class Member:
         self.built = build(replace(request.config, threads=threads), data)
         self._stored = stored
         built, saving = self.built, request.config.checkpoint
+        self.run.step_name = self.run.step_name.replace("plain", "stacked", 1)
         self.metrics_log = MetricsLog(directory / "metrics.jsonl")
         self.checkpointer = Checkpointer(
             directory / "checkpoints",
@@ -155,6 +156,7 @@ class Member:
             environment=environment_of(built, self._stored),
             parameters=built.parameters,
             monitor={"name": built.monitor, "lower_is_better": built.lower_is_better},
+            step=step_record(built),
             engine="fused",
             fused={"models": models},
         )

@@ -1,0 +1,72 @@
+"""One job of a sweep as the task function that Hydra's launchers call."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from trainctl.errors import TrainctlError
+from trainctl.sweep.job import run_job
+from trainctl.sweep.ledger import Job, Ledger
+from trainctl.sweep.reporter import Reporter
+from trainctl.training.interrupts import Stopped
+from trainctl.training.request import Draw
+
+log = logging.getLogger("trainctl")
+
+
+@dataclass(frozen=True)
+class HydraTask:
+    """Called once a job: in this process, in another one, or on another machine.
+
+    Attributes:
+        directory: the sweep's.
+        command: the command line, for ``run.json``.
+        began: when the sweep was started, as ``runs.directory.now`` gives it.
+        draw: draws the pictures of the job.
+        reporter: shows the job; None in any process but the sweep's own.
+    """
+
+    directory: str
+    command: str
+    began: str
+    draw: Draw | None = None
+    reporter: Reporter | None = None
+
+    def __call__(self, config: DictConfig) -> dict[str, Any]:
+        words = tuple(HydraConfig.get().overrides.task)
+        ledger = Ledger(Path(self.directory))
+        jobs = ledger.jobs()
+        job = next(job for job in jobs if job.words == words)
+        if config.sweep.fail_fast and failed_since(ledger, jobs, self.began):
+            return {"number": job.number, "state": "waiting"}
+        display = None
+        if self.reporter is not None:
+            self.reporter.notice(f"job {job.number + 1}/{len(jobs)}: {job.label}")
+            display = self.reporter.run_display(config.display.mode, config.display.every)
+        try:
+            row = run_job(ledger, job, self.command, display=display, draw=self.draw)
+        except Stopped:
+            if self.reporter is not None:
+                raise
+            # Only this job was told to stop, by its machine; launchers take no BaseException for an answer.
+            return {"number": job.number, "state": "interrupted"}
+        if row.state == "failed":
+            reason = f"job {job.number}: {row.reason}"
+            if self.reporter is None:
+                log.error(reason)
+            else:
+                self.reporter.error(TrainctlError(reason))
+        return {"number": job.number, "state": row.state}
+
+
+def failed_since(ledger: Ledger, jobs: Sequence[Job], began: str) -> bool:
+    """Whether a job failed after ``began``."""
+    rows = [ledger.stored(job) for job in jobs]
+    return any(row.state == "failed" and (row.ended or "") >= began for row in rows)
