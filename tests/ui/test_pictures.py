@@ -9,13 +9,12 @@ from pathlib import Path
 
 import matplotlib.font_manager  # noqa: F401 - here, before a test takes its cache away
 import pytest
-import torch
 from PIL import Image
 
 from tests.program import run as run_program
 from tests.training.test_resume import WORDS, record
 from trainctl.ui import pictures
-from trainctl.ui.pictures import Confusion, draw_confusion, draw_curves, read_curves, smoothed
+from trainctl.ui.pictures import draw_confusion, draw_curves, read_curves, smoothed
 
 
 @pytest.fixture
@@ -139,13 +138,13 @@ def test_matplotlib_is_imported_after_the_end_and_without_a_screen(drawn, tmp_pa
     (tmp_path / "watch.py").write_text(
         "import atexit, sys\n"
         "from pathlib import Path\n"
-        "from trainctl import rundir\n"
-        "update = rundir.RunRecord.update\n"
+        "from trainctl.runs.directory import RunRecord\n"
+        "update = RunRecord.update\n"
         "def watched(self, **values):\n"
         "    if values.get('status') == 'done':\n"
         "        Path('before').write_text(str('matplotlib' in sys.modules))\n"
         "    update(self, **values)\n"
-        "rundir.RunRecord.update = watched\n"
+        "RunRecord.update = watched\n"
         "names = ('matplotlib', 'matplotlib.pyplot', 'torch._dynamo')\n"
         "atexit.register(lambda: Path('after').write_text(str([name in sys.modules for name in names])))\n"
     )
@@ -156,26 +155,6 @@ def test_matplotlib_is_imported_after_the_end_and_without_a_screen(drawn, tmp_pa
 
 
 # ------------------------------------------------------------------ what is drawn
-
-
-def test_counts_are_exact_for_batches_of_any_size() -> None:
-    outputs, targets = torch.randn(101, 4), torch.randint(4, (101,))
-    confusion = Confusion(4)
-    for start, end in ((0, 1), (1, 40), (40, 101)):
-        confusion.update(outputs[start:end], targets[start:end])
-    expected = [[0] * 4 for _ in range(4)]
-    for predicted, true in zip(outputs.argmax(1).tolist(), targets.tolist(), strict=True):
-        expected[true][predicted] += 1
-    assert confusion.counts == expected
-    assert confusion.compute() == {}
-
-
-@pytest.mark.parametrize("shape", [(5, 3), (5, 2, 2), (5,)])
-def test_what_cannot_be_counted_is_let_be(shape: tuple[int, ...]) -> None:
-    confusion = Confusion(2)
-    confusion.update(torch.zeros(shape), torch.zeros(5, dtype=torch.int64))
-    assert confusion.counts is None
-    assert Confusion(100_000).counts is None
 
 
 def test_the_figure_has_the_counts_and_the_names() -> None:

@@ -16,10 +16,10 @@ from trainctl.training.interrupts import Stopped
 
 if TYPE_CHECKING:
     from trainctl.training.build import Built
+    from trainctl.training.confusion import Confusion
     from trainctl.training.hooks.tracking import Tracking, Watched
     from trainctl.training.loop import Run
     from trainctl.training.train import Request
-    from trainctl.ui.pictures import Confusion
 
 log = logging.getLogger("trainctl")
 
@@ -44,9 +44,9 @@ def make_tracking(
 
 def make_confusion(config: Config, built: Built) -> Confusion | None:
     """What counts the classes while the best checkpoint is tested; None where no picture is drawn."""
-    from trainctl.ui.pictures import Confusion, wanted
+    from trainctl.training.confusion import Confusion, pictures_wanted
 
-    if not wanted(config.pictures) or built.data.task != "classification":
+    if not pictures_wanted(config.pictures) or built.data.task != "classification":
         return None
     return Confusion(built.data.output_size)
 
@@ -90,14 +90,16 @@ def draw_pictures(
     display: Display,
 ) -> None:
     """Draw the pictures of a run that is done, where they are wanted; says what could not be drawn."""
+    from trainctl.training.confusion import pictures_wanted
     from trainctl.training.evaluation import class_names
     from trainctl.ui import pictures
 
-    if pictures.wanted(config.pictures):
+    if pictures_wanted(config.pictures):
         split = "test" if built.test is not None else "val"
         what = f"{built.data.name}, {split}, checkpoint of step {best_step}"
         title = f"{config.name or directory.name}: {config.model.name} on {built.data.name}"
-        for text in pictures.draw(directory, title, confusion, class_names(built.data), what):
+        counts = None if confusion is None else confusion.counts
+        for text in pictures.draw(directory, title, counts, class_names(built.data), what):
             log.warning(text)
             display.notice(text)
 

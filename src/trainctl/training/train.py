@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from trainctl.checkpoint.format import Content
     from trainctl.config.config_diff import Change
     from trainctl.training.build import Built
+    from trainctl.training.confusion import Confusion
     from trainctl.training.hooks.base import Hook
     from trainctl.training.hooks.guard import Keep
     from trainctl.training.loop import Run
-    from trainctl.ui.pictures import Confusion
 
 log = logging.getLogger("trainctl")
 

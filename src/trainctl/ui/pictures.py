@@ -1,6 +1,6 @@
-"""Pictures of a finished run: its curves, and which classes it takes for which.
+"""Pictures of a finished run: its curves and its confusion matrix.
 
-matplotlib is imported when one is drawn and not before, without pyplot, which would look for a screen.
+matplotlib is imported only when one is drawn, and without pyplot, which would look for a screen.
 """
 
 from __future__ import annotations
@@ -9,15 +9,11 @@ import io
 import json
 import logging
 import math
-import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import torch
-from torch import Tensor
 
 from trainctl.runs import files
 
@@ -27,63 +23,26 @@ if TYPE_CHECKING:
 
 CURVES, CONFUSION = "curves.png", "confusion.png"
 _MOST_POINTS = 20_000
-_MOST_CLASSES = 1000
 _WITH_NUMBERS, _WITH_NAMES = 14, 40
 _RAW, _SMOOTH, _VAL = "#7db4dc", "#1f77b4", "#d95f02"
 _METRICS = ("#d95f02", "#1b9e77", "#7570b3", "#e7298a", "#66a61e", "#a6761d")
 
 
-def wanted(asked: bool) -> bool:
-    """Whether to draw: ``TRAINCTL_PICTURES=0`` turns pictures off for all that a shell starts."""
-    return asked and os.environ.get("TRAINCTL_PICTURES", "") not in ("0", "false")
-
-
-class Confusion:
-    """Counts which class was taken for which; a metric that adds no value of its own.
-
-    ``update`` does not wait for the device, and never raises: what cannot be counted has no picture.
-
-    Shape: outputs (N, classes), targets (N,).
-    """
-
-    def __init__(self, classes: int) -> None:
-        self.classes = classes
-        self._counts: Tensor | None = None
-        self._fits = classes <= _MOST_CLASSES
-
-    def update(self, outputs: Tensor, targets: Tensor) -> None:
-        self._fits = self._fits and outputs.shape[1:] == (self.classes,) and targets.dim() == 1
-        if not self._fits:
-            return
-        if self._counts is None:
-            self._counts = torch.zeros(self.classes**2, dtype=torch.int64, device=outputs.device)
-        self._counts.index_add_(0, targets * self.classes + outputs.argmax(1), torch.ones_like(targets))
-
-    def compute(self) -> dict[str, float]:
-        return {}
-
-    @property
-    def counts(self) -> list[list[int]] | None:
-        """Samples by true class (rows) and predicted class (columns); None where nothing was counted."""
-        if self._counts is None or not self._fits:
-            return None
-        counts: list[list[int]] = self._counts.view(self.classes, self.classes).tolist()
-        return counts
-
-
 def draw(
-    directory: Path, title: str, confusion: Confusion | None, classes: Sequence[str], what: str
+    directory: Path, title: str, counts: Sequence[Sequence[int]] | None, classes: Sequence[str], what: str
 ) -> list[str]:
-    """Draw what there is to draw into the run's ``directory``; returns a line for each that could not be.
+    """Draw into the run's ``directory``; returns a line for each picture that could not be drawn.
 
     Args:
+        directory: the run's.
         title: of the curves.
-        confusion: what was counted, on the split and checkpoint that ``what`` names.
+        counts: samples by true class (rows) and predicted class (columns); None draws no matrix.
         classes: their names.
+        what: the dataset, split and checkpoint of the counts.
     """
     said = []
     drawings: dict[str, Any] = {CURVES: lambda: draw_curves(read_curves(directory / "metrics.jsonl"), title)}
-    if confusion is not None and (counts := confusion.counts) is not None:
+    if counts is not None:
         drawings[CONFUSION] = lambda: draw_confusion(counts, classes, what)
     for name, drawing in drawings.items():
         try:
