@@ -20,7 +20,7 @@ def made(operators: int = 20) -> Profile:
 
 def test_shares_add_up() -> None:
     lines = list(text(made(), "run/profile/trace.json"))
-    assert lines[0] == "where a step goes: 1000 µs a step, mean of 20 steps on the cpu"
+    assert lines[0] == "time per step: 1000 µs, mean of 20 steps on cpu"
     assert [line.split()[0] for line in lines[1:6]] == list(PARTS)
     assert [line.split()[3] for line in lines[1:6]] == ["10%", "20%", "30%", "40%", "0%"]
     assert lines[4].endswith("█" * 8)
@@ -29,7 +29,7 @@ def test_shares_add_up() -> None:
 
 def test_the_slowest_operators_and_the_rest_of_them() -> None:
     lines = list(text(made(), ""))
-    assert "2100 µs a step, 10 traced steps" in lines[6]
+    assert "2100 µs per step, mean of 10 traced steps" in lines[6]
     assert len(lines) == 1 + 5 + 1 + 12 + 1 + 1
     assert lines[7].split() == ["aten::op0", "200", "µs", "10%"]
     assert lines[8].split()[:3] == ["aten::op1", "×", "2"]
@@ -41,7 +41,7 @@ def test_the_slowest_operators_and_the_rest_of_them() -> None:
 def test_names_that_are_too_long_and_times_of_every_size() -> None:
     found = Profile(1, dict.fromkeys(PARTS, 5e7), 1, [Operator("x" * 99, 2e4, 1.0)], "cuda", Path("t"))
     lines = list(text(found, "t"))
-    assert "250.0 s a step" in lines[0]
+    assert "time per step: 250.0 s" in lines[0]
     assert "…" in lines[7]
     assert "20.0 ms" in lines[7]
     assert len(lines[7]) < 80

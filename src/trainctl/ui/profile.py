@@ -1,11 +1,11 @@
-"""Where the time of a step goes, as a table."""
+"""How the time of a training step is spent, as a table."""
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, TextIO
+
+from trainctl.ui.screen import Screen
 
 if TYPE_CHECKING:
     from trainctl.training.hooks.profile import Operator, Profile
@@ -16,39 +16,24 @@ _BAR = 20
 
 
 def show(profile: Profile, place: str, mode: str = "auto", stream: TextIO | None = None) -> None:
-    """Print to ``stream``, as ``display.mode`` says; ``auto`` is rich on a terminal and plain elsewhere.
-
-    ``place`` is where the trace lies, as people would type it.
-    """
-    stream = stream or sys.stdout
-    if mode == "auto":
-        mode = "rich" if stream.isatty() and os.environ.get("TERM") != "dumb" else "plain"
-    if mode == "none":
-        return
-    if mode == "plain":
-        for line in text(profile, place):
-            print(line, file=stream)
-        return
-    from rich.console import Console
-    from rich.text import Text
-
-    console = Console(file=stream, highlight=False)
-    console.print()
+    """Print to ``stream`` as ``display.mode`` says; ``place`` is the path of the trace."""
+    screen = Screen(stream, mode)
+    if screen.mode == "rich":
+        screen.line()
     for line in text(profile, place):
-        headed = not line.startswith(" ")
-        console.print(Text(line, style="bold cyan" if headed else "", no_wrap=True, overflow="ellipsis"))
+        screen.pieces([(line, "" if line.startswith(" ") else "bold cyan")], cut=False)
 
 
 def text(profile: Profile, place: str) -> Iterator[str]:
     """The lines of the table."""
     whole = sum(profile.parts.values()) or 1.0
-    yield f"where a step goes: {_time(whole)} a step, mean of {profile.steps} steps on the {profile.device}"
+    yield f"time per step: {_time(whole)}, mean of {profile.steps} steps on {profile.device}"
     for name, value in profile.parts.items():
         share = value / whole
         yield f"  {name:<10} {_time(value):>9} {share:>5.0%}  {'█' * round(_BAR * share)}".rstrip()
     total = sum(each.microseconds for each in profile.operators) or 1.0
-    traced = f"{profile.traced} traced steps, slower for it"
-    yield f"operators on the {profile.device}: {_time(total)} a step, {traced}"
+    traced = f"mean of {profile.traced} traced steps (tracing slows them down)"
+    yield f"operators on {profile.device}: {_time(total)} per step, {traced}"
     shown = profile.operators[:_OPERATORS]
     for each in shown:
         yield f"  {_named(each):<{_WIDTH}} {_time(each.microseconds):>9} {each.microseconds / total:>5.0%}"
@@ -56,11 +41,11 @@ def text(profile: Profile, place: str) -> Iterator[str]:
         rest = total - sum(each.microseconds for each in shown)
         name = f"{len(profile.operators) - len(shown)} more"
         yield f"  {name:<{_WIDTH}} {_time(rest):>9} {rest / total:>5.0%}"
-    yield f"every call, for ui.perfetto.dev: {place}"
+    yield f"trace of all calls, for ui.perfetto.dev: {place}"
 
 
 def _named(operator: Operator) -> str:
-    """An operator's name and how often a step calls it, cut to the column."""
+    """An operator's name and its calls per step, cut to the column's width."""
     name = operator.name.removeprefix("autograd::engine::evaluate_function: ")
     calls = f" × {operator.calls:.0f}" if operator.calls >= 1.5 else ""
     room = _WIDTH - len(calls)
