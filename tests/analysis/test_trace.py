@@ -1,4 +1,4 @@
-"""One training step, explained: every number against the same step taken by hand."""
+"""Explain one training step: every number against the same step taken by hand."""
 
 from __future__ import annotations
 
@@ -551,7 +551,7 @@ class TestTheVerb:
 
     def test_help_names_it_and_its_own_help_is_the_help(self, trainctl) -> None:
         text = trainctl("--help").out
-        assert "One training step, explained" in text
+        assert "Explain one training step" in text
         assert trainctl("trace", "--help").out == text
 
     @pytest.mark.parametrize(
