@@ -29,7 +29,7 @@ TARGET = Path(__file__).with_name("terminal.svg").resolve()
 
 
 class Recorded(Rich):
-    """The terminal display, with the live line kept once, as it stood in the middle of the last epoch."""
+    """The terminal display; the live line of the middle of the last epoch is kept and printed at the end."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(io.StringIO(), every=100, console=console)
@@ -49,9 +49,9 @@ class Recorded(Rich):
 
 
 def main(root: str | None) -> None:
-    words = ["experiment=mnist_mlp", f"dataset.root={root}"] if root else ["epochs=5"]
-    shown = ["experiment=mnist_mlp"] if root else words
-    composed = Composer().compose(words)
+    overrides = ["experiment=mnist_mlp", f"dataset.root={root}"] if root else ["epochs=5"]
+    shown = ["experiment=mnist_mlp"] if root else overrides
+    composed = Composer().compose(overrides)
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         console = Console(
@@ -61,7 +61,7 @@ def main(root: str | None) -> None:
         directory = claim(Path("outputs/2026-11-21/09-30-00"), named=False)
         request = Request(composed.config, stored_files(composed), directory, (), command_line(shown))
         train(request, Recorded(console))
-        # Fonts are left to the reader's machine: the picture loads nothing.
+        # The picture loads no fonts: it uses those of the reader's machine.
         drawing = re.sub(r"@font-face\s*{[^}]*}", "", console.export_svg(title="trainctl"))
         drawing = drawing.replace("Fira Code", "Menlo, Consolas, DejaVu Sans Mono").replace(
             "<!-- Generated with Rich https://www.textualize.io -->", ""

@@ -50,6 +50,7 @@ NO_TORCH = (
     "ui",
 )
 WITH_TORCH = (
+    "cli/starter/my_net.py",
     "registry/protocols.py",
     "sweep/fused/_group.py",
     "sweep/fused/_member.py",

@@ -182,8 +182,8 @@ def test_a_picture(trainctl, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "expected"),
     [
-        ((), 2, "tune needs to know what"),
-        (("lr=0.1",), 2, "tune needs to know what"),
+        ((), 2, "tune needs the setting to tune"),
+        (("lr=0.1",), 2, "tune needs the setting to tune"),
         (("batch_size",), 2, "tune batch_size: only lr can be tuned"),
         (("lr", "--step", "3"), 2, "did you mean --steps?"),
         (("lr", "--steps", "3"), 2, "--steps 3: must be a whole number, at least 20"),

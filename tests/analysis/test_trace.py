@@ -1,4 +1,4 @@
-"""One training step, explained: every number against the same step taken by hand."""
+"""Explain one training step: every number against the same step taken by hand."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from tests.helpers.page import Page
 from trainctl.analysis.trace import BY_HAND, _Clock, trace
 from trainctl.analysis.trace_report import Parameter, Trace
+from trainctl.cli.commands.trace import training_words
 from trainctl.config.composer import Composer
 from trainctl.config.overrides import to_hydra
 from trainctl.config.settings import Config
@@ -509,6 +510,24 @@ class TestTheVerb:
         outcome = trainctl("trace", "--config-dir=more", "experiment=mine", "threads=1")
         assert outcome.code == 0, outcome.err
         assert "(64, 5)" in outcome.out
+
+    def test_help_names_it_and_its_own_help_is_the_help(self, trainctl) -> None:
+        text = trainctl("--help").out
+        assert "Explain one training step" in text
+        assert trainctl("trace", "--help").out == text
+
+    @pytest.mark.parametrize(
+        ("typed", "kept"),
+        [
+            (["trace", "model="], ["model="]),
+            (["trace", "--html", "a.html", "lr=1", "mod"], ["lr=1", "mod"]),
+            (["trace", "--html=a.html", "mod"], ["mod"]),
+            (["trace", "--ht"], ["--ht"]),
+            (["trace", "--html", "a"], [""]),
+        ],
+    )
+    def test_completion_is_that_of_training(self, typed: list[str], kept: list[str]) -> None:
+        assert training_words(typed) == kept
 
     @pytest.mark.parametrize(
         ("line", "offered"),

@@ -161,10 +161,10 @@ def test_under_torchrun_it_stops_with_a_message(trainctl, monkeypatch: pytest.Mo
     ("words", "message"),
     [
         (["--config-path", "/tmp"], "--config-path"),
-        (["--resolve"], "--resolve: goes with --cfg"),
+        (["--resolve"], "--resolve: requires --cfg"),
         (["--config-dir", ""], "there is no such folder"),
-        (["-m", "hydra.run.dir=x"], "a sweep goes to hydra.sweep.dir"),
-        (["hydra.sweep.dir=x"], "a single run goes to hydra.run.dir"),
+        (["-m", "hydra.run.dir=x"], "the directory of a sweep is hydra.sweep.dir"),
+        (["hydra.sweep.dir=x"], "the directory of a run is hydra.run.dir"),
         (["-sc", "install=bsh"], "--help shows the options"),
         (["--cfg", "job", "--resolve", "lr=${nope}"], "optim.lr"),
         (["epochs=1e3"], "train.epochs=1000.0: must be a whole number"),

@@ -76,7 +76,7 @@ def test_another_recorded_value_is_said(trainctl, run: Path) -> None:
     values = record(run)
     values["test"]["test/loss"] = 0.5
     (run / "run.json").write_text(json.dumps(values))
-    assert "the run has recorded test/loss 0.5" in trainctl("eval", "run").out
+    assert "differs: the run recorded test/loss 0.5" in trainctl("eval", "run").out
 
 
 def test_classes_are_counted_as_scikit_learn_counts_them(trainctl, run: Path) -> None:
@@ -218,13 +218,13 @@ def test_a_transform_of_ones_own_is_made_from_the_data_of_training(trainctl, tmp
         (("dataset=thermometer",), "is for regression, the model was trained for classification"),
         (("dataset=mnits",), "did you mean dataset.name=mnist?"),
         (("dataset.pth=x",), "digits has no argument 'pth'"),
-        (("lr=1",), "eval takes dataset=NAME and dataset.KEY=VALUE only"),
+        (("lr=1",), "eval takes only dataset=NAME and dataset.KEY=VALUE"),
         (("dataset=digits,mnist",), "must be a single value"),
         (("--split", "tset"), "did you mean test?"),
         (("--splitt", "test"), "did you mean --split?"),
         (("--split",), "--split: needs a value"),
         (("run",), "eval takes one RUN, not run run"),
-        (("--checkpoint", "newest"), "there are: best, last"),
+        (("--checkpoint", "newest"), "choose one of: best, last"),
     ],
 )
 def test_words_that_do_not_fit(trainctl, run: Path, words: tuple[str, ...], message: str) -> None:

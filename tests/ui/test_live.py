@@ -169,15 +169,6 @@ def test_the_live_line_is_redrawn_and_gone_in_the_end() -> None:
     assert source.calls == calls
 
 
-def test_rows_are_printed_above_the_live_line() -> None:
-    console = recording()
-    display = rich(console)
-    display.live(Still())
-    display.epoch(PROGRESS, {"val/loss": 0.25}, 1.0, best=False)
-    display.close()
-    assert "val/loss" in console.export_text()
-
-
 def test_closing_ends_the_live_line_and_closing_again_is_no_error() -> None:
     display = rich(recording())
     threads = threading.active_count()

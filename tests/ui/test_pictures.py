@@ -8,13 +8,11 @@ from pathlib import Path
 
 import matplotlib.font_manager  # noqa: F401 - here, before a test takes its cache away
 import pytest
-import torch
 from PIL import Image
 
 from tests.helpers.program import run as run_program
 from tests.helpers.runs import WORDS, record
 from trainctl.analysis.curves import read_curves
-from trainctl.training.confusion import Confusion
 from trainctl.ui import pictures
 from trainctl.ui.pictures import draw_confusion, draw_curves
 
@@ -157,26 +155,6 @@ def test_matplotlib_is_imported_after_the_end_and_without_a_screen(drawn, tmp_pa
 
 
 # ------------------------------------------------------------------ what is drawn
-
-
-def test_counts_are_exact_for_batches_of_any_size() -> None:
-    outputs, targets = torch.randn(101, 4), torch.randint(4, (101,))
-    confusion = Confusion(4)
-    for start, end in ((0, 1), (1, 40), (40, 101)):
-        confusion.update(outputs[start:end], targets[start:end])
-    expected = [[0] * 4 for _ in range(4)]
-    for predicted, true in zip(outputs.argmax(1).tolist(), targets.tolist(), strict=True):
-        expected[true][predicted] += 1
-    assert confusion.counts == expected
-    assert confusion.compute() == {}
-
-
-@pytest.mark.parametrize("shape", [(5, 3), (5, 2, 2), (5,)])
-def test_what_cannot_be_counted_is_let_be(shape: tuple[int, ...]) -> None:
-    confusion = Confusion(2)
-    confusion.update(torch.zeros(shape), torch.zeros(5, dtype=torch.int64))
-    assert confusion.counts is None
-    assert Confusion(100_000).counts is None
 
 
 def test_the_figure_has_the_counts_and_the_names() -> None:

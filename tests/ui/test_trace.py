@@ -75,7 +75,7 @@ def test_line_by_line_in_a_pipe() -> None:
         "           shape   type     range",
         "  inputs   (8, 4)  float32  -2 to 2",
         "  targets  (8,)    int64    0 to 1",
-        "  the first of the first epoch",
+        "  first batch of the first epoch",
         "",
         "forward",
         "  module  class       output  range       parameters",
@@ -88,31 +88,29 @@ def test_line_by_line_in_a_pipe() -> None:
         "backward and step",
         "  parameter      shape   before  after  gradient  clipped  zeros  update  relative",
         "  body.0.weight  (2, 4)   2.000  1.900    0.5000   0.2500    25%  0.1000   0.05000",
-        "  Euclidean norms. before, after: of the value. gradient: after backward. clipped: as the optimizer",
-        "  got it. update: of after − before. relative: update / before. zeros: entries of the gradient that",
-        "  are 0.",
+        "  Euclidean norms. before, after: the value. gradient: after backward. clipped: what the optimizer",
+        "  used. update: after − before. relative: update / before. zeros: gradient entries that are 0.",
         "",
         "gradients",
         "  all gradients  norm 0.5000",
-        "  clip_norm      0.25: all gradients were scaled together, to the norm 0.2500",
+        "  clip_norm      0.25: all gradients scaled by one factor, to norm 0.2500",
         "  zero_grad      had nothing to clear: before the first step no parameter has a gradient;"
-        " the next one clears the 1 that this step left",
+        " the next step clears the 1 left by this one",
         "",
         "loss",
         "  before  0.7500000  of this batch, as training logs it for step 1",
-        "  after   0.5000000  -0.2500: the same batch and random numbers (dropout masks) again, on a copy:"
+        "  after   0.5000000  -0.2500: same batch and random numbers (dropout masks) on a copy:"
         " only the update differs",
         "",
         "time",
-        "               time  share",
-        "  forward   2.00 ms    25%",
-        "  backward  6.00 ms    75%",
-        "  a step    8.00 ms",
-        "  the median of 5 more steps on a copy; the traced one took 500 ms with what is done only once and",
-        "  with the measuring of all this",
+        "                 time  share",
+        "  forward     2.00 ms    25%",
+        "  backward    6.00 ms    75%",
+        "  whole step  8.00 ms",
+        "  median of 5 more steps on a copy; the traced step took 500 ms, setup and measuring included",
         "",
         "findings",
-        "  every parameter has a gradient and was updated, and all of it is finite",
+        "  every parameter has a finite gradient and was updated",
     ]
 
 
@@ -135,8 +133,8 @@ def test_on_a_terminal_the_modules_are_joined_to_a_tree(monkeypatch: pytest.Monk
 
 def test_a_narrow_terminal_leaves_out_what_matters_least_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     wide, narrow = drawn(STEP, 100, monkeypatch), drawn(STEP, 64, monkeypatch)
-    assert "in a wider terminal" not in wide
-    assert "in a wider terminal also: zeros, shape" in narrow
+    assert "hidden in" not in wide
+    assert "hidden in this narrow terminal: zeros, shape" in narrow
     assert "body.0.weight   2.000" in narrow
     assert all(len(line) <= 64 for line in narrow.splitlines())
 
@@ -201,19 +199,19 @@ def test_what_is_remarkable_stands_beside_its_row() -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"clip_norm": 1.0}, "1: the norm is not above it, nothing was clipped"),
-        ({"clipped_norm": None}, "0.25: the optimizer was not asked to step"),
-        ({"cleared": 4}, "cleared the gradients of 4 parameters; the next one clears the 1"),
-        ({"clears": False, "to_clear": 0}, "the step does not call it: the loop clears gradients itself"),
-        ({"clears": False, "to_clear": 3}, "the step does not call it: 3 gradients are left"),
+        ({"clip_norm": 1.0}, "1: not applied, the norm is not above it"),
+        ({"clipped_norm": None}, "0.25: not applied, no optimizer step"),
+        ({"cleared": 4}, "cleared the gradients of 4 parameters; the next step clears the 1"),
+        ({"clears": False, "to_clear": 0}, "not called by this step: the loop clears gradients itself"),
+        ({"clears": False, "to_clear": 3}, "not called by this step: 3 parameters keep their gradient"),
         (
             {"clears": False, "to_clear": 0, "gradient_norm": None},
-            "the step does not call it: there is nothing to clear",
+            "not called by this step: there is no gradient to clear",
         ),
         ({"gradient_norm": None}, "none: autograd computed no gradient"),
         ({"accumulate": 2}, "called once for all batches, had nothing to clear"),
-        ({"loss_after": math.nan}, "nan  the same batch"),
-        ({"loss_after": 0.75}, "0.7500000  the same batch"),
+        ({"loss_after": math.nan}, "nan  same batch"),
+        ({"loss_after": 0.75}, "0.7500000  same batch"),
     ],
 )
 def test_gradients_and_loss_in_words(changes: dict[str, object], said: str) -> None:

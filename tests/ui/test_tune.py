@@ -8,7 +8,11 @@ import pytest
 
 from tests.helpers.display import Terminal
 from trainctl.analysis.lr_finder import Point, RangeTest
-from trainctl.ui.tune import plot, show, typed, words
+from trainctl.ui.tune import plot, show, summary, typed
+
+
+def drawn(result: RangeTest, width: int, *, dots: bool = False) -> list[str]:
+    return ["".join(text for text, _ in line).rstrip() for line in plot(result, width, dots=dots)]
 
 
 def valley(exploded: float | None = 5.0) -> RangeTest:
@@ -37,7 +41,7 @@ def test_a_rate_as_it_is_typed(lr: float, word: str) -> None:
 
 
 def test_the_curve_lies_where_it_should() -> None:
-    lines = plot(valley(), 60)
+    lines = drawn(valley(), 60)
     assert len(lines) == 13
     # The top is a little above the level it starts from, not at the explosion.
     assert float(lines[0].split()[0]) == pytest.approx(2.25)
@@ -52,16 +56,16 @@ def test_the_curve_lies_where_it_should() -> None:
 
 
 def test_dots_are_finer_and_as_wide() -> None:
-    lines = plot(valley(), 60, dots=True)
+    lines = drawn(valley(), 60, dots=True)
     assert len(lines) == 13
     assert max(map(len, lines[:-1])) <= 60 + 9
     assert any("⠀" < cell <= "⣿" for line in lines for cell in line)
 
 
 def test_a_narrow_terminal_and_a_flat_curve_are_drawn_all_the_same() -> None:
-    assert len(plot(valley(), 3)) == 13
+    assert len(drawn(valley(), 3)) == 13
     flat = RangeTest(tuple(Point(10.0**-n, 1.0, 1.0) for n in (5, 4, 3, 2)), 8, 1.0, None, 1e-4, 1e-3)
-    assert any("*" in line for line in plot(flat, 40))
+    assert any("*" in line for line in drawn(flat, 40))
 
 
 def test_plain_and_none_and_rich() -> None:
@@ -78,5 +82,5 @@ def test_plain_and_none_and_rich() -> None:
 
 
 def test_what_is_said_of_the_end() -> None:
-    assert "explodes at 5.0e+00" in words(valley())[1]
-    assert "did not explode up to" in words(valley(None))[1]
+    assert "explodes at 5.0e+00" in summary(valley())[1]
+    assert "did not explode up to" in summary(valley(None))[1]

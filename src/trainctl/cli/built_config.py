@@ -1,10 +1,10 @@
-"""What the verbs that try out a config without a run have in common: the config, built."""
+"""The config of verbs that need no run, built: trace and tune."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from trainctl.training.startup import collector_paused, importing
@@ -15,18 +15,17 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def built_from(
-    overrides: Sequence[str], config_dir: str | None, config_name: str | None
-) -> Iterator[tuple[Config, Built]]:
-    """Compose and build what training would for these words; notices go to stderr.
+def built_from(overrides: Sequence[str], options: Mapping[str, str]) -> Iterator[tuple[Config, Built]]:
+    """Compose and build what training would; ``options`` may have ``--config-dir`` and ``--config-name``.
 
-    Raises ConfigError as training does.
+    Notices go to standard error. Raises ConfigError as training does.
     """
     with collector_paused():
         from trainctl.config.composer import Composer
         from trainctl.config.overrides import to_hydra
 
-        composed = Composer(config_dir, config_name).compose([to_hydra(word) for word in overrides])
+        composer = Composer(options.get("--config-dir"), options.get("--config-name"))
+        composed = composer.compose([to_hydra(override) for override in overrides])
     with importing():
         from trainctl.training.build import build
     with contextlib.closing(build(composed.config)) as built:

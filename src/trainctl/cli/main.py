@@ -16,25 +16,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from trainctl import __version__
+from trainctl.cli.completion import FLAGS, complete
 from trainctl.errors import ConfigError, InterruptedRunError, TrainctlError, nearest, storage_error
 from trainctl.training.interrupts import Stopped, held_back, terminable
 from trainctl.training.startup import collector_paused, load_libraries_meanwhile
 from trainctl.ui.errors import show_error
-
-_FLAGS = (
-    "--help",
-    "--hydra-help",
-    "--version",
-    "--cfg",
-    "--resolve",
-    "--package",
-    "--run",
-    "--multirun",
-    "--shell-completion",
-    "--config-name",
-    "--config-dir",
-    "--info",
-)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _report(InterruptedRunError("interrupted"))
     except BrokenPipeError:
-        # Whoever read the pipe has gone. Point stdout elsewhere, or Python complains when it flushes it.
+        # The reader of the pipe has gone. Point stdout elsewhere, or Python complains when it flushes it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
@@ -120,9 +106,9 @@ def _run_hydra(words: list[str]) -> int:
         parser = get_args_parser()
         parser.error = _refuse_option  # type: ignore[method-assign]
         options = parser.parse_args(words)
-        _refuse_unserved(options)
+        _refuse_unsupported(options)
         options.overrides = [to_hydra(word, sweep=options.multirun) for word in options.overrides]
-        if options.shell_completion and _complete(options):
+        if options.shell_completion and complete(options):
             return 0
         if options.cfg or options.info or options.shell_completion or options.hydra_help:
             return _show(options, parser)
@@ -134,31 +120,35 @@ def _run_hydra(words: list[str]) -> int:
 
 def _refuse_option(message: str) -> NoReturn:
     unknown = message.rpartition(" ")[2].partition("=")[0]
-    close = nearest(unknown, _FLAGS) if unknown.startswith("-") else None
+    close = nearest(unknown, FLAGS) if unknown.startswith("-") else None
     raise ConfigError(message, f"did you mean {close}?" if close else "trainctl --help shows the options")
 
 
-def _refuse_unserved(options: Any) -> None:
-    """Raise ConfigError for options of Hydra that would be passed over in silence."""
+def _refuse_unsupported(options: Any) -> None:
+    """Raise ConfigError for options of Hydra that would have no effect."""
     if options.config_path is not None:
         raise ConfigError(
             "--config-path: trainctl's own configs are always used", "add a folder with --config-dir DIR"
         )
     if options.experimental_rerun is not None:
-        raise ConfigError("--experimental-rerun: not served", "a run's words are in its overrides.yaml")
+        raise ConfigError(
+            "--experimental-rerun: not supported", "a run's overrides are in its overrides.yaml"
+        )
     if options.resolve and not options.cfg:
-        raise ConfigError("--resolve: goes with --cfg", "trainctl --cfg job --resolve")
+        raise ConfigError("--resolve: requires --cfg", "trainctl --cfg job --resolve")
     if options.package is not None and not options.cfg:
-        raise ConfigError("--package: goes with --cfg", "trainctl --cfg job --package model")
+        raise ConfigError("--package: requires --cfg", "trainctl --cfg job --package model")
     wrong, right = (
         ("hydra.run.dir", "hydra.sweep.dir") if options.multirun else ("hydra.sweep.dir", "hydra.run.dir")
     )
     if not options.cfg and any(word.lstrip("+").startswith(f"{wrong}=") for word in options.overrides):
-        raise ConfigError(f"{wrong}: {'a sweep' if options.multirun else 'a single run'} goes to {right}")
+        raise ConfigError(
+            f"{wrong}: the directory of {'a sweep' if options.multirun else 'a run'} is {right}"
+        )
 
 
 def _show(options: Any, parser: Any) -> int:
-    """``--cfg``, ``--info``, ``--hydra-help`` and completion: Hydra's own, over trainctl's configs."""
+    """``--cfg``, ``--info``, ``--hydra-help`` and completion: Hydra's own, on trainctl's configs."""
     from hydra._internal.utils import _run_hydra as hydra_main
     from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf
@@ -181,9 +171,8 @@ def _show(options: Any, parser: Any) -> int:
             raise ConfigError(message_with_key(error)) from error
         return 0
     GlobalHydra.instance().clear()
-    logging.raiseExceptions = (
-        False  # Hydra prints through logging, which complains at length of a closed pipe
-    )
+    # Hydra prints through logging, which reports a closed pipe at length.
+    logging.raiseExceptions = False
     program, sys.argv[0] = sys.argv[0], "trainctl"
     try:
         hydra_main(options, parser, lambda config: None, str(conf_directory()), "config")
@@ -196,37 +185,6 @@ def _show(options: Any, parser: Any) -> int:
     finally:
         sys.argv[0] = program
     return 0
-
-
-def _complete(options: Any) -> bool:
-    """Offer verbs, short keys and options where they are being typed; True when there is nothing to add."""
-    if not any(word.startswith("query=") for word in options.overrides):
-        return False
-    from trainctl.cli.commands.help import verbs
-    from trainctl.config.overrides import ALIASES
-
-    typed = os.environ.get("COMP_LINE", "").split(" ")[1:]
-    flags: tuple[str, ...] = _FLAGS
-    first = len(typed) <= 1
-    if not first and typed[0] == "trace":
-        from trainctl.cli.commands import trace
-
-        # Hydra completes the words of training as if the verb were not there.
-        flags, typed = trace.OPTIONS, trace.training_words(typed)
-        os.environ["COMP_LINE"] = " ".join(["trainctl", *typed])
-    current = typed[-1] if typed else ""
-    offered = [*(verbs() if first else ()), *(f"{alias}=" for alias in ALIASES)]
-    complete = False
-    if len(typed) > 1 and typed[0] in verbs():
-        from trainctl.config.options import find_members
-
-        groups = find_members()
-        members = [f"{group}={name}" for group, names in groups.items() for name in names]
-        offered, complete = [*groups, *members] if typed[0] == "ls" else [], True
-    elif current.startswith("-"):
-        offered, complete = list(flags), True
-    print(" ".join(word for word in offered if word.startswith(current)), end="\n" if complete else " ")
-    return complete
 
 
 def _train(options: Any, words: list[str]) -> int:

@@ -53,7 +53,8 @@ def draw_pictures(
     split = "test" if built.test is not None else "val"
     what = f"{built.data.name}, {split}, checkpoint of step {best_step}"
     title = f"{config.name or directory.name}: {config.model.name} on {built.data.name}"
-    for text in request.draw(directory, title, confusion, class_names(built.data), what):
+    counts = None if confusion is None else confusion.counts
+    for text in request.draw(directory, title, counts, class_names(built.data), what):
         log.warning(text)
         display.notice(text)
 

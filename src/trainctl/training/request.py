@@ -18,8 +18,8 @@ if TYPE_CHECKING:  # a sweep's own process makes requests, and imports no torch
     from trainctl.training.run import Hook
 
 Draw = Callable[[Path, str, Any, Sequence[str], str], Sequence[str]]
-"""Draws the pictures of a finished run, given its directory, a title, a Confusion or None, the names of the
-classes, and which split and checkpoint. Returns a line for each picture that could not be drawn."""
+"""Draws the pictures of a finished run, given its directory, a title, the counts of a Confusion or None, the
+names of the classes, and which split and checkpoint. Returns a line for each picture that failed."""
 
 
 @dataclass(frozen=True)

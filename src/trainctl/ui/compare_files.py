@@ -1,4 +1,4 @@
-"""Compared runs for other programs: CSV for a spreadsheet, JSON for code."""
+"""Compared runs as files: CSV for a spreadsheet, JSON for a program."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _MEASURED = (
 
 
 def to_json(comparison: Comparison) -> str:
-    """The whole comparison; what is not finite is null.
+    """The whole comparison; values that are not finite are null.
 
     ``{"version": 1, "groups": [{"monitor", "columns", "rows": […], "findings"}], "others": […], "notes"}``
     """
@@ -43,10 +43,10 @@ def to_json(comparison: Comparison) -> str:
         "version": VERSION,
         "groups": [
             {
-                "monitor": {"name": group.monitor.name, "lower_is_better": group.monitor.lower_is_better},
+                "monitor": _monitor(group, "name"),
                 "about": group.about,
                 "columns": list(group.columns),
-                "rows": [_row(row, group) for row in group.rows],
+                "rows": [_row(row) for row in group.rows],
                 "findings": list(group.findings),
             }
             for group in comparison.groups
@@ -58,33 +58,33 @@ def to_json(comparison: Comparison) -> str:
 
 
 def to_csv(comparison: Comparison) -> str:
-    """A line a setting, the best first, then a line a run that is not ranked; lists have spaces between."""
+    """A line for each setting, the best first, then one for each unranked run; lists have spaces between."""
     text = io.StringIO()
-    writer = csv.DictWriter(
-        text, ["rank", "state", *comparison.columns, *_MEASURED], extrasaction="ignore", lineterminator="\n"
-    )
+    columns = ["rank", "state", *comparison.columns, *_MEASURED]
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     for group in comparison.groups:
         for row in group.rows:
-            measured = _row(row, group)
-            runs = measured.pop("runs")
+            values, runs = _row(row), [_run(run) for run in row.runs]
+            best = {"step": runs[0]["step"], "parameters": runs[0]["parameters"]}
             lists = {
                 "seeds": [run["seed"] for run in runs],
                 "values": [run["value"] for run in runs],
                 "runs": [run["directory"] for run in runs],
             }
             settings = _settings(row.runs[0], comparison)
-            best = {key: runs[0][key] for key in ("step", "parameters")}
-            monitor = {"monitor": group.monitor.name, "lower_is_better": group.monitor.lower_is_better}
-            writer.writerow(_cells({"state": "done", **settings, **measured, **best, **monitor, **lists}))
+            writer.writerow(
+                _cells({"state": "done", **settings, **values, **best, **_monitor(group, "monitor"), **lists})
+            )
     for other in comparison.others:
         values = _other(other, comparison)
-        writer.writerow(
-            _cells(
-                {**values, **values["settings"], "seeds": values["seed"], "runs": values["directory"]},
-            )
-        )
+        more = {"seeds": values["seed"], "runs": values["directory"]}
+        writer.writerow(_cells({**values, **values["settings"], **more}))
     return text.getvalue()
+
+
+def _monitor(group: Group, name: str) -> dict[str, Any]:
+    return {name: group.monitor.name, "lower_is_better": group.monitor.lower_is_better}
 
 
 def _cells(values: dict[str, Any]) -> dict[str, str]:
@@ -97,31 +97,24 @@ def _cell(value: Any) -> str:
     return " ".join(map(_cell, value)) if isinstance(value, list) else show(value)
 
 
-def _row(row: Row, group: Group) -> dict[str, Any]:
+def _row(row: Row) -> dict[str, Any]:
     return {
         "rank": row.rank,
         "settings": {key: None if value is ABSENT else value for key, value in row.settings.items()},
         "mean": row.mean,
         "std": row.deviation,
         "n": len(row.values),
-        "unfinished": row.unfinished,
-        "p": row.p,
-        "p_holm": row.p_holm,
-        "seconds": row.seconds,
-        "training_seconds": row.training_seconds,
-        "runs": [
-            {
-                "directory": str(run.directory),
-                "name": run.name or None,
-                "seed": run.settings.get("seed"),
-                "value": run.value,
-                "step": run.step,
-                "parameters": run.parameters,
-                "seconds": run.seconds,
-                "training_seconds": run.training_seconds,
-            }
-            for run in row.runs
-        ],
+        **{key: getattr(row, key) for key in ("unfinished", "p", "p_holm", "seconds", "training_seconds")},
+        "runs": [_run(run) for run in row.runs],
+    }
+
+
+def _run(run: Entry) -> dict[str, Any]:
+    return {
+        "directory": str(run.directory),
+        "name": run.name or None,
+        "seed": run.settings.get("seed"),
+        **{key: getattr(run, key) for key in ("value", "step", "parameters", "seconds", "training_seconds")},
     }
 
 

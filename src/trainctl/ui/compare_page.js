@@ -13,7 +13,7 @@
     const order = Number.isNaN(x) || Number.isNaN(y) ? a.localeCompare(b, "en", { numeric: true }) : x - y;
     return way * order;
   };
-  for (const table of document.querySelectorAll("table.sortable")) {
+  for (const table of document.querySelectorAll("table")) {
     const headings = [...table.querySelectorAll("thead th")];
     headings.forEach((heading, index) => {
       heading.querySelector("button").addEventListener("click", () => {
@@ -132,9 +132,7 @@
   const point = (index) => {
     svg.classList.toggle("pointing", index !== null);
     for (const line of drawn) line.path.classList.toggle("at", line.index === index);
-    for (const row of document.querySelectorAll("tr[data-curve]")) {
-      row.classList.toggle("at", Number(row.dataset.curve) === index);
-    }
+    for (const [number, box] of boxes) box.closest("tr").classList.toggle("at", number === index);
   };
   svg.addEventListener("pointermove", (event) => {
     const area = svg.getBoundingClientRect();

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import TextIO
 
 from trainctl.training.display import Display, Silent
 from trainctl.ui.plain import Plain
+from trainctl.ui.screen import chosen_mode
 
 
 def make_display(mode: str, every: int | None, stream: TextIO | None = None) -> Display:
     """The display for ``display.mode``; ``auto`` is rich on a terminal and plain lines elsewhere."""
     stream = stream or sys.stdout
-    if mode == "auto":
-        mode = "rich" if stream.isatty() and os.environ.get("TERM") != "dumb" else "plain"
+    mode = chosen_mode(mode, stream)
     if mode == "none":
         return Silent()
     if mode == "plain":

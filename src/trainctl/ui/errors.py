@@ -1,4 +1,4 @@
-"""The error screen: what is wrong, what to type instead; no traceback."""
+"""How errors are shown: what is wrong, what to type instead, no traceback."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from trainctl.errors import TrainctlError
 
 
 def show_error(error: TrainctlError, stream: TextIO | None = None) -> None:
-    """One or two lines a problem, on standard error."""
+    """Print one or two lines for each problem to standard error."""
     stream = stream or sys.stderr
     label = "stopped" if error.status in ("interrupted", "terminated") else "error"
     red, dim, plain = ("\033[1;31m", "\033[2m", "\033[0m") if _coloured(stream) else ("", "", "")
@@ -20,7 +20,7 @@ def show_error(error: TrainctlError, stream: TextIO | None = None) -> None:
             if problem.remedy:
                 print(f"{dim}       {problem.remedy}{plain}", file=stream)
     except (OSError, ValueError):
-        pass  # nobody reads it; the exit code says the rest
+        pass  # nobody reads it; the exit code remains
 
 
 def _coloured(stream: TextIO) -> bool:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import shutil
 import sys
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TextIO
+
+from trainctl.ui.table import Column, Table
 
 
 class Listing:
-    """Prints plain text, cut to the terminal's width; a pipe gets whole lines."""
+    """Prints plain text, cut to the width of a terminal; a pipe gets whole lines."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stdout
@@ -20,9 +22,7 @@ class Listing:
     def group(self, name: str, members: Mapping[str, str]) -> None:
         """A group's options with a line each."""
         print(name, file=self._stream)
-        width = max(map(len, members), default=0)
-        for option, summary in members.items():
-            line = f"  {option:<{width}}  {summary}".rstrip()
+        for line in _lines(list(members.items())):
             print(_fitted(line, self._width), file=self._stream)
 
     def component(self, title: str, doc: str, rows: Sequence[tuple[str, str, str]]) -> None:
@@ -30,16 +30,18 @@ class Listing:
         print(title, file=self._stream)
         print(textwrap.indent(doc.rstrip(), "  "), file=self._stream)
         print(file=self._stream)
-        widths = [max((len(row[column]) for row in rows), default=0) for column in (0, 1)]
-        for key, default, kind in rows:
-            print(f"  {key:<{widths[0]}}  {default:<{widths[1]}}  {kind}", file=self._stream)
-        if not rows:
-            print("  no arguments", file=self._stream)
+        for line in _lines(rows) if rows else ("  no arguments",):
+            print(line, file=self._stream)
 
     def text(self, title: str, body: str) -> None:
         """An option that is no component: its file."""
         print(title, file=self._stream)
         print(textwrap.indent(body, "  "), file=self._stream)
+
+
+def _lines(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
+    columns = tuple(Column("") for _ in rows[0]) if rows else ()
+    yield from (f"  {line}" for line in Table(columns, tuple(rows)).lines())
 
 
 def _fitted(line: str, width: int | None) -> str:

@@ -1,4 +1,4 @@
-"""The terminal: a header, a row an epoch, a live line, a closing table."""
+"""A run on a terminal: a header, a row for each epoch, a live line, a closing table."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def sparkline(values: Sequence[float], width: int = 24) -> str:
 
 
 class Rich:
-    """Draws on a terminal. The live line is redrawn by rich's own thread, at most 8 times a second."""
+    """Draws on a terminal. Rich's own thread redraws the live line, at most 8 times a second."""
 
     def __init__(self, stream: TextIO, every: int | None = None, console: Console | None = None) -> None:
         self.console = console or Console(file=cast(IO[str], Unbreakable(stream)), highlight=False)
@@ -67,7 +67,7 @@ class Rich:
         progress = self._source.progress()
         if progress.step == 0:
             return Text("starting …", style="dim")
-        # In the order in which they give way when the terminal is narrow, the last first.
+        # A narrow terminal leaves out the last ones.
         parts = [
             (f"epoch {progress.epoch}/{progress.epochs}", "bold"),
             (f"step {progress.step}/{progress.total_steps}", ""),
@@ -149,7 +149,7 @@ class Rich:
 
 
 def _closing_table(rows: Mapping[str, Mapping[str, str]], width: int) -> Table:
-    """A row for best, last and test, a column a value; turned round where that is wider than the terminal."""
+    """A row for each of best, last and test; columns and rows swapped where that is too wide."""
     names = list(dict.fromkeys(name for values in rows.values() for name in values))
     table = Table(box=None, padding=(0, 2), header_style="dim")
     table.add_column("")
@@ -167,7 +167,7 @@ def _closing_table(rows: Mapping[str, Mapping[str, str]], width: int) -> Table:
 
 
 def _heading(name: str) -> str:
-    """A column's name; of a value a class (``val/metric/class``) the class."""
+    """A column's name: the class for the value of a class (``val/metric/class``)."""
     return name.split("/", 2)[2] if name.count("/") > 1 else name
 
 

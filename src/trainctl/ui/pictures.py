@@ -1,6 +1,6 @@
-"""Pictures of a finished run: its curves, and which classes it takes for which.
+"""Pictures of a finished run: its curves and its confusion matrix.
 
-matplotlib is imported when one is drawn and not before, without pyplot, which would look for a screen.
+matplotlib is imported only when one is drawn, and without pyplot, which would look for a screen.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from trainctl.training.confusion import Confusion
 
 _MOST_POINTS = 20_000
 _WITH_NUMBERS, _WITH_NAMES = 14, 40
@@ -31,18 +30,20 @@ _METRICS = ("#d95f02", "#1b9e77", "#7570b3", "#e7298a", "#66a61e", "#a6761d")
 
 
 def draw(
-    directory: Path, title: str, confusion: Confusion | None, classes: Sequence[str], what: str
+    directory: Path, title: str, counts: Sequence[Sequence[int]] | None, classes: Sequence[str], what: str
 ) -> list[str]:
-    """Draw what there is to draw into the run's ``directory``; returns a line for each that could not be.
+    """Draw into the run's ``directory``; returns a line for each picture that could not be drawn.
 
     Args:
+        directory: the run's.
         title: of the curves.
-        confusion: what was counted, on the split and checkpoint that ``what`` names.
+        counts: samples by true class (rows) and predicted class (columns); None draws no matrix.
         classes: their names.
+        what: the dataset, split and checkpoint of the counts.
     """
     said = []
     drawings: dict[str, Any] = {CURVES: lambda: draw_curves(read_curves(directory, _MOST_POINTS), title)}
-    if confusion is not None and (counts := confusion.counts) is not None:
+    if counts is not None:
         drawings[CONFUSION] = lambda: draw_confusion(counts, classes, what)
     for name, drawing in drawings.items():
         try:

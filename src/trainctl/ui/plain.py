@@ -1,4 +1,4 @@
-"""Plain lines, for pipes, logs and CI."""
+"""A run as plain lines, for pipes, logs and CI."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _EVERY = 100
 
 
 class Plain:
-    """One line an event, none repeated; a line every ``every`` steps (100 when not said)."""
+    """A line for each event and one every ``every`` steps (100 when None); no line is redrawn."""
 
     def __init__(self, stream: TextIO, every: int | None = None) -> None:
         self._stream = Unbreakable(stream)

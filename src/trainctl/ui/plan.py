@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TextIO
-
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from trainctl.sweep.ledger import Job
 from trainctl.sweep.planning import Plan
 from trainctl.training.display import duration
+from trainctl.ui.screen import Screen
+from trainctl.ui.table import Column, Table
 
 _REASON = 100
+_COLUMNS = ("shape", "jobs", "parameters", "time/step", "time/job", "memory", "disk/job")
 
 
 def show(
@@ -25,46 +22,43 @@ def show(
     free: Mapping[str, int | None],
     stream: TextIO | None = None,
 ) -> None:
-    """A row a shape, what all of it takes, and the jobs that would fail."""
-    stream = stream or sys.stdout
-    # A pipe has no width: nothing is cut off there.
-    console = Console(file=stream, highlight=False, soft_wrap=True, width=None if stream.isatty() else 160)
+    """A row for each shape of model and batch, the total, and the jobs that would fail."""
+    screen = Screen(stream)
     for notice in notices:
-        console.print(Text(notice, style="yellow"))
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("shape", "jobs", "parameters", "a step", "a job", "memory", "disk a job"):
-        table.add_column(name, justify="left" if name == "shape" else "right")
-    for shape in plan.shapes:
-        measured = shape.measured
-        if measured.error is not None:
-            continue
-        table.add_row(
-            Text(shape.words),
-            str(len(shape.jobs)),
-            f"{measured.parameters:,}",
-            _short(measured.step),
-            _range(shape.seconds, duration),
-            size(measured.memory + measured.device_memory),
-            _range(shape.disk, size),
-        )
-    if table.row_count:
-        console.print(table)
+        screen.line(notice, "yellow")
+    table = _table(plan)
+    if table.rows:
+        screen.table(table)
     labels = {job.number: job.label for job in jobs}
     for number, reason in plan.failing:
-        console.print(Text(f"would fail: {labels[number]}: {reason[:_REASON]}", style="red"))
-    good = len(jobs) - len(plan.failing)
-    console.print(
-        Text(
-            f"{good} jobs, {plan.places}: about {duration(plan.seconds)}, "
-            f"{size(plan.memory)} of memory{_of(free.get('memory'))}, "
-            f"{size(plan.disk)} on disk{_of(free.get('disk'))}",
-            style="bold",
-        )
+        screen.line(f"would fail: {labels[number]}: {reason[:_REASON]}", "red")
+    screen.line(
+        f"{len(jobs) - len(plan.failing)} jobs, {plan.places}: about {duration(plan.seconds)}, "
+        f"{size(plan.memory)} of memory{_of(free.get('memory'))}, "
+        f"{size(plan.disk)} on disk{_of(free.get('disk'))}",
+        "bold",
     )
-    if (available := free.get("memory")) is not None and plan.memory > available:
-        console.print(Text("the memory does not suffice: fewer at a time with sweep.jobs=N", style="red"))
-    if (room := free.get("disk")) is not None and plan.disk > room:
-        console.print(Text("the disk does not suffice: another place with hydra.sweep.dir=DIR", style="red"))
+    if (memory := free.get("memory")) is not None and plan.memory > memory:
+        screen.line("not enough memory: run fewer jobs at a time with sweep.jobs=N", "red")
+    if (disk := free.get("disk")) is not None and plan.disk > disk:
+        screen.line("not enough disk space: choose another folder with hydra.sweep.dir=DIR", "red")
+
+
+def _table(plan: Plan) -> Table:
+    measured = [(shape, shape.measured) for shape in plan.shapes if shape.measured.error is None]
+    rows = tuple(
+        (
+            shape.words,
+            str(len(shape.jobs)),
+            f"{cost.parameters:,}",
+            _short(cost.step),
+            _range(shape.seconds, duration),
+            size(cost.memory + cost.device_memory),
+            _range(shape.disk, size),
+        )
+        for shape, cost in measured
+    )
+    return Table(tuple(Column(name, right=name != "shape") for name in _COLUMNS), rows)
 
 
 def _of(free: int | None) -> str:

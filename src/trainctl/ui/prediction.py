@@ -1,21 +1,22 @@
-"""How far a prediction has come: a bar on a terminal, nothing in a pipe."""
+"""The progress of a prediction: a bar on a terminal, nothing in a pipe."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 from collections.abc import Callable, Iterator
 from typing import TextIO
+
+from trainctl.ui.screen import chosen_mode
 
 Update = Callable[[int, int, int], object]
 
 
 @contextlib.contextmanager
 def progress(total: int, what: str, stream: TextIO | None = None) -> Iterator[Update]:
-    """Inside, the result shows how far it is, given what is done of ``total``, samples, and bad ones."""
+    """Yield a function that shows progress, given how much of ``total`` is done, samples and bad samples."""
     stream = stream or sys.stdout
-    if not stream.isatty() or os.environ.get("TERM") == "dumb":
+    if chosen_mode("auto", stream) == "plain":
         yield lambda done, samples, bad: None
         return
     from rich.console import Console
@@ -35,7 +36,7 @@ def progress(total: int, what: str, stream: TextIO | None = None) -> Iterator[Up
         task = bar.add_task("", total=max(1, total))
 
         def update(done: int, samples: int, bad: int) -> None:
-            said = f"{samples:,} {what}s" + (f", {bad:,} bad" if bad else "")
-            bar.update(task, completed=done, description=said)
+            text = f"{samples:,} {what}s" + (f", {bad:,} bad" if bad else "")
+            bar.update(task, completed=done, description=text)
 
         yield update

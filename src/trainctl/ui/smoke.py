@@ -1,4 +1,4 @@
-"""What a person sees of a smoke run: a line a config, as it ends."""
+"""The output of a smoke run: a line for each config when it is done, and a summary."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _STYLES = {"ok": "green", "FAILED": "bold red", "skipped": "yellow"}
 
 
 class Lines:
-    """One line a config, then a summary."""
+    """A line for each config, then a summary."""
 
     def __init__(self, labels: Sequence[str], stream: TextIO | None = None) -> None:
         stream = stream or sys.stdout
@@ -28,27 +28,27 @@ class Lines:
         self._total = len(labels)
 
     def begin(self, jobs: int) -> None:
-        """Say what is coming."""
-        self._print(Text(f"{_count(self._total, 'config')}, {jobs} at a time: {', '.join(PHASES)}"))
+        """How many configs and which phases are to come."""
+        self._console.print(Text(f"{_count(self._total, 'config')}, {jobs} at a time: {', '.join(PHASES)}"))
 
     def show(self, report: Report) -> None:
-        """A config is done: its phase that failed and why, what was skipped and why, how it was tried."""
+        """A config is done: the phase that failed, skipped phases with the reason, notes."""
         outcome = status(report)
         line = Text(f"{outcome:<8}", style=_STYLES[outcome])
         line.append(f"{report.label:<{self._width}}  {duration(report.seconds):>6}", style="default")
-        said = []
+        remarks = []
         if report.failed is not None:
-            said.append(f"{report.failed.phase}: {' '.join(report.failed.reason.split())}")
-        said += [
+            remarks.append(f"{report.failed.phase}: {' '.join(report.failed.reason.split())}")
+        remarks += [
             f"skipped {', '.join(phases)}: {' '.join(reason.split())}"
             for reason, phases in report.skipped().items()
         ]
-        said += report.notes
-        line.append(f"  {'; '.join(said)}" if said else "", style="default" if report.failed else "dim")
-        self._print(line)
+        remarks += report.notes
+        line.append(f"  {'; '.join(remarks)}" if remarks else "", style="default" if report.failed else "dim")
+        self._console.print(line)
 
     def end(self, reports: Sequence[Report], seconds: float) -> None:
-        """The summary, with what failed once more."""
+        """The counts, then the failures again."""
         outcomes = [status(report) for report in reports]
         failed = [report for report in reports if report.failed is not None]
         counts = [f"{outcomes.count('ok')} passed", f"{len(failed)} failed"]
@@ -61,17 +61,14 @@ class Lines:
         summary.append(
             f"; {len(phases)} phases, {skipped} of them skipped; {duration(seconds)}", style="default"
         )
-        self._print(summary)
+        self._console.print(summary)
         for report in failed:
             assert report.failed is not None
-            self._print(Text(f"failed: {report.label}, {report.failed.phase}"))
-
-    def _print(self, text: Text) -> None:
-        self._console.print(text)
+            self._console.print(Text(f"failed: {report.label}, {report.failed.phase}"))
 
 
 def status(report: Report) -> str:
-    """``ok``, ``FAILED``, or ``skipped`` where not even building was possible."""
+    """``ok``, ``FAILED``, or ``skipped`` where the config could not be built."""
     if report.failed is not None:
         return "FAILED"
     built = any(each.phase == "build" and each.status == "passed" for each in report.results)

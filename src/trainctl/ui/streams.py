@@ -1,4 +1,4 @@
-"""Streams that may lose their reader."""
+"""Streams whose reader may go away."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any, TextIO
 
 
 class Unbreakable:
-    """A stream to write to that never fails: when its reader has gone, nothing is shown any more.
+    """A stream whose writes never fail: once its reader is gone, nothing more is written.
 
-    The run goes on, and ``train.log`` has every line.
+    The run continues, and ``train.log`` has every line.
     """
 
     def __init__(self, stream: TextIO) -> None:

@@ -160,7 +160,7 @@ class LiveTable:
                 "" if row.loss is None else number(row.loss),
             )
         hidden = len(ordered) - room
-        rest = f"  ({hidden} more have no room)" if hidden > 0 else ""
+        rest = f"  ({hidden} more not shown)" if hidden > 0 else ""
         return Group(table, Text(self._rows.counted() + rest, style="dim"))
 
     def close(self) -> None:
@@ -170,7 +170,7 @@ class LiveTable:
 
 def _how(row: Row) -> str:
     if row.state == "running":
-        return "started" if row.attempts < 2 else f"goes on (attempt {row.attempts})"
+        return "started" if row.attempts < 2 else f"resumed (attempt {row.attempts})"
     return row.state
 
 

@@ -1,75 +1,39 @@
-"""A traced step as tables: for a terminal, for a pipe, and for the page that ``trace_page`` writes."""
+"""A traced step as tables, and on the screen; ``trace_page`` makes a page of them."""
 
 from __future__ import annotations
 
 import math
-import os
-import sys
-import textwrap
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
 from typing import TYPE_CHECKING, TextIO
 
+from trainctl.ui.screen import Screen
+from trainctl.ui.table import NOTHING, Column, Table
+
 if TYPE_CHECKING:
     from trainctl.analysis.trace_report import Layer, Parameter, Trace, Values
 
-NOTHING = "–"
-_NOTE_WIDTH = 100
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column's heading and whether it holds numbers; a narrow terminal leaves the most expendable out."""
-
-    name: str
-    right: bool = False
-    expendable: int = 0
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows of text under headings; the last column of ``marked`` ones says what not to overlook."""
-
-    title: str
-    note: str
-    columns: tuple[Column, ...]
-    rows: tuple[tuple[str, ...], ...]
-    marked: bool = False
-
-    def without(self, number: int) -> Table:
-        """The table less one column."""
-        columns, rows = self.columns, self.rows
-        return replace(
-            self,
-            columns=columns[:number] + columns[number + 1 :],
-            rows=tuple(row[:number] + row[number + 1 :] for row in rows),
-            marked=self.marked and number < len(columns) - 1,
-        )
-
-    @property
-    def headed(self) -> bool:
-        return any(column.name for column in self.columns)
+_REMARK = Column("", style="yellow")
 
 
 def tables(trace: Trace, *, guides: bool = False) -> list[Table]:
-    """Everything but title and findings, in the order of the step."""
+    """All but title and findings, in the order of the step."""
     found = [batch(trace), modules(trace, guides=guides), parameters(trace), gradients(trace), loss(trace)]
     return found if trace.timing is None else [*found, times(trace)]
 
 
 def batch(trace: Trace) -> Table:
-    """What goes in."""
-    columns = (Column(""), Column("shape"), Column("type"), Column("range"), Column(""))
+    """The batch's inputs and targets."""
+    columns = (Column(""), Column("shape"), Column("type"), Column("range"), _REMARK)
     rows = tuple(
         (name, shape(each), each.dtype, extent(each), not_finite(each))
         for name, each in (("inputs", trace.inputs), ("targets", trace.targets))
     )
-    note = "the first of the first epoch"
+    note = "first batch of the first epoch"
     if trace.accumulate > 1:
-        note += f": {trace.accumulate} batches, whose gradients make one step"
-    return _marked("batch", note, columns, rows)
+        note = f"first {trace.accumulate} batches of the first epoch, their gradients accumulated to one step"
+    return Table(columns, rows, "batch", note).without_empty_end()
 
 
 def modules(trace: Trace, *, guides: bool = False) -> Table:
@@ -80,7 +44,7 @@ def modules(trace: Trace, *, guides: bool = False) -> Table:
         Column("output"),
         Column("range", expendable=1),
         Column("parameters", right=True),
-        Column(""),
+        _REMARK,
     )
     starts = _guides(trace.layers) if guides else ["  " * layer.depth for layer in trace.layers]
     rows = tuple(
@@ -89,17 +53,17 @@ def modules(trace: Trace, *, guides: bool = False) -> Table:
             layer.kind,
             *outputs(layer),
             count(layer),
-            ", ".join(marks(layer, trace)),
+            ", ".join(remarks(layer, trace)),
         )
         for start, layer in zip(starts, trace.layers, strict=True)
     )
-    return _marked("forward", modules_note(trace), columns, rows)
+    return Table(columns, rows, "forward", modules_note(trace)).without_empty_end()
 
 
 def modules_note(trace: Trace) -> str:
-    """What the outputs are of."""
+    """Which calls the outputs come from, where there are several."""
     calls = trace.layers[0].calls
-    return f"the outputs of {calls} calls, with the shape of the first" if calls > 1 else ""
+    return f"range over {calls} calls, shape of the first" if calls > 1 else ""
 
 
 def module_name(layer: Layer) -> str:
@@ -107,7 +71,7 @@ def module_name(layer: Layer) -> str:
 
 
 def outputs(layer: Layer) -> tuple[str, str]:
-    """A module's outputs: their shapes, with the type where it is not float32, and their range."""
+    """The shapes of a module's outputs, with the type unless it is float32, and their range."""
     if not layer.outputs:
         return NOTHING, NOTHING
     kinds = {each.dtype for each in layer.outputs}
@@ -119,8 +83,8 @@ def count(layer: Layer) -> str:
     return f"{layer.parameters:,}" if layer.parameters else NOTHING
 
 
-def marks(layer: Layer, trace: Trace) -> Iterator[str]:
-    """What a reader should not overlook of a module."""
+def remarks(layer: Layer, trace: Trace) -> Iterator[str]:
+    """What is unusual about a module."""
     usual = trace.layers[0].calls
     own = any(parameter.name.rpartition(".")[0] == layer.name for parameter in trace.parameters)
     if bad := sum(each.not_finite for each in layer.outputs):
@@ -147,22 +111,16 @@ def parameters(trace: Trace) -> Table:
         Column("zeros", right=True, expendable=3),
         Column("update", right=True),
         Column("relative", right=True),
-        Column(""),
+        _REMARK,
     )
     rows = tuple(_parameter(each, trace) for each in trace.parameters)
-    clipped = " clipped: as the optimizer got it." if clips else ""
+    clipped = " clipped: what the optimizer used." if clips else ""
     note = (
-        "Euclidean norms. before, after: of the value. gradient: after backward."
-        f"{clipped} update: of after − before. relative: update / before."
-        " zeros: entries of the gradient that are 0."
+        "Euclidean norms. before, after: the value. gradient: after backward."
+        f"{clipped} update: after − before. relative: update / before."
+        " zeros: gradient entries that are 0."
     )
-    return _marked("backward and step", note, columns, rows)
-
-
-def _marked(title: str, note: str, columns: tuple[Column, ...], rows: tuple[tuple[str, ...], ...]) -> Table:
-    """A table whose last column is of marks, or is left out where there is none."""
-    table = Table(title, note, columns, rows, marked=True)
-    return table if any(row[-1] for row in rows) else table.without(len(columns) - 1)
+    return Table(columns, rows, "backward and step", note).without_empty_end()
 
 
 def _parameter(each: Parameter, trace: Trace) -> tuple[str, ...]:
@@ -184,7 +142,7 @@ def _parameter(each: Parameter, trace: Trace) -> tuple[str, ...]:
 
 
 def gradients(trace: Trace) -> Table:
-    """The norm of all gradients, whether they were clipped, what ``zero_grad`` did."""
+    """The norm of all gradients together, clipping, and what ``zero_grad`` did."""
     rows = [("all gradients", f"norm {norm(trace.gradient_norm)}")]
     if trace.gradient_norm is None:
         why = "autograd computed no gradient" if trace.refused is None else "the step ended before backward"
@@ -192,34 +150,34 @@ def gradients(trace: Trace) -> Table:
     if trace.clip_norm is not None and trace.gradient_norm is not None:
         rows.append(("clip_norm", _clipping(trace, trace.gradient_norm, trace.clip_norm)))
     rows.append(("zero_grad", _clearing(trace)))
-    return Table("gradients", "", (Column(""), Column("")), tuple(rows))
+    return Table((Column(""), Column("")), tuple(rows), "gradients")
 
 
 def _clipping(trace: Trace, before: float, most: float) -> str:
     if trace.clipped_norm is None:
-        return f"{most:g}: the optimizer was not asked to step"
+        return f"{most:g}: not applied, no optimizer step"
     if before <= most:
-        return f"{most:g}: the norm is not above it, nothing was clipped"
-    return f"{most:g}: all gradients were scaled together, to the norm {norm(trace.clipped_norm)}"
+        return f"{most:g}: not applied, the norm is not above it"
+    return f"{most:g}: all gradients scaled by one factor, to norm {norm(trace.clipped_norm)}"
 
 
 def _clearing(trace: Trace) -> str:
     if trace.refused is not None:
-        return f"no step was taken; {trace.to_clear} parameters have a gradient now"
+        return f"not called, no step was taken; {trace.to_clear} parameters hold a gradient"
     if not trace.clears:
         left = "the loop clears gradients itself"
         if trace.to_clear:
-            left = f"{trace.to_clear} gradients are left"
+            left = f"{trace.to_clear} parameters keep their gradient"
         elif trace.gradient_norm is None:
-            left = "there is nothing to clear"
-        return f"the step does not call it: {left}"
+            left = "there is no gradient to clear"
+        return f"not called by this step: {left}"
     done = (
         f"cleared the gradients of {trace.cleared} parameters"
         if trace.cleared
         else "had nothing to clear: before the first step no parameter has a gradient"
     )
     once = "called once for all batches, " if trace.accumulate > 1 else ""
-    return f"{once}{done}; the next one clears the {trace.to_clear} that this step left"
+    return f"{once}{done}; the next step clears the {trace.to_clear} left by this one"
 
 
 def loss(trace: Trace) -> Table:
@@ -231,35 +189,34 @@ def loss(trace: Trace) -> Table:
     else:
         change = trace.loss_after - trace.loss
         shown = f"{change:+#.4g}: " if math.isfinite(change) and change else ""
-        what = "the same batch and random numbers (dropout masks) again, on a copy: only the update differs"
+        what = "same batch and random numbers (dropout masks) on a copy: only the update differs"
         rows.append(("after", _digits(trace.loss_after, 7), f"{shown}{what}"))
-    return Table("loss", "", (Column(""), Column("", right=True), Column("")), tuple(rows))
+    return Table((Column(""), Column("", right=True), Column("")), tuple(rows), "loss")
 
 
 def times(trace: Trace) -> Table:
     """How long the parts of a step take."""
     timing = trace.timing
     assert timing is not None
-    names = {"step": "step, clipping included"} if timing.clipping else {}
+    names = {"step": "step (with clipping)"} if timing.clipping else {}
     rows = [
         (names.get(phase, phase), duration(seconds), f"{seconds / timing.total:.0%}" if timing.total else "")
         for phase, seconds in timing.phases.items()
     ]
-    rows.append(("a step", duration(timing.total), ""))
-    what = f"the median of {timing.steps} more steps" if timing.steps > 1 else "one more step"
+    rows.append(("whole step", duration(timing.total), ""))
+    what = f"median of {timing.steps} more steps" if timing.steps > 1 else "one more step"
     waited = ", waiting for the device after each part" if timing.synchronized else ""
     note = (
-        f"{what} on a copy{waited}; the traced one took {duration(timing.first)}"
-        " with what is done only once and with the measuring of all this"
+        f"{what} on a copy{waited}; the traced step took {duration(timing.first)},"
+        " setup and measuring included"
     )
-    return Table(
-        "time", note, (Column(""), Column("time", right=True), Column("share", right=True)), tuple(rows)
-    )
+    columns = (Column(""), Column("time", right=True), Column("share", right=True))
+    return Table(columns, tuple(rows), "time", note)
 
 
 def findings(trace: Trace) -> tuple[str, ...]:
-    """What is remarkable, or that nothing is."""
-    return trace.findings or ("every parameter has a gradient and was updated, and all of it is finite",)
+    """What needs attention, or that nothing does."""
+    return trace.findings or ("every parameter has a finite gradient and was updated",)
 
 
 # ------------------------------------------------------------------- values
@@ -321,99 +278,15 @@ def _guides(layers: Sequence[Layer]) -> list[str]:
 
 
 def show(trace: Trace, mode: str = "auto", stream: TextIO | None = None) -> None:
-    """Print to ``stream``, as ``display.mode`` says; ``auto`` is rich on a terminal and plain elsewhere."""
-    stream = stream or sys.stdout
-    if mode == "auto":
-        mode = "rich" if stream.isatty() and os.environ.get("TERM") != "dumb" else "plain"
-    if mode == "plain":
-        _show_plain(trace, stream)
-    elif mode == "rich":
-        _show_rich(trace, stream)
-
-
-def _show_plain(trace: Trace, stream: TextIO) -> None:
-    print(trace.title, file=stream)
-    width = max(len(label) for label, _ in trace.settings)
-    for label, text in trace.settings:
-        print(f"  {label:<{width}}  {text}", file=stream)
-    for table in tables(trace):
-        print(f"\n{table.title}", file=stream)
-        for line in [*_lines(table), *textwrap.wrap(table.note, _NOTE_WIDTH)]:
-            print(f"  {line}", file=stream)
-    print("\nfindings", file=stream)
-    for sentence in findings(trace):
-        print(f"  {sentence}", file=stream)
-
-
-def _lines(table: Table) -> Iterator[str]:
-    """A table's lines, headings first, cells padded to their column."""
-    headings = [tuple(column.name for column in table.columns)] if table.headed else []
-    widths = _widths(table)
-    for row in [*headings, *table.rows]:
-        cells = (
-            f"{cell:>{width}}" if column.right else f"{cell:<{width}}"
-            for cell, width, column in zip(row, widths, table.columns, strict=True)
-        )
-        yield "  ".join(cells).rstrip()
-
-
-def _widths(table: Table) -> list[int]:
-    return [
-        max(len(column.name), *(len(row[number]) for row in table.rows), 0)
-        for number, column in enumerate(table.columns)
-    ]
-
-
-def _fitted(table: Table, width: int) -> tuple[Table, list[str]]:
-    """The table without as many expendable columns as it takes to fit, and their names."""
-    left_out: list[str] = []
-    while sum(_widths(table)) + 2 * len(table.columns) > width:
-        gone = max(range(len(table.columns)), key=lambda number: table.columns[number].expendable)
-        if not table.columns[gone].expendable:
-            break
-        left_out.append(table.columns[gone].name)
-        table = table.without(gone)
-    return table, left_out
-
-
-def _show_rich(trace: Trace, stream: TextIO) -> None:
-    from rich.console import Console
-    from rich.padding import Padding
-    from rich.table import Table as Grid
-    from rich.text import Text
-
-    console = Console(file=stream, highlight=False)
-    console.print(Text(trace.title, style="bold cyan"))
-    grid = Grid.grid(padding=(0, 2))
-    for label, text in trace.settings:
-        grid.add_row(Text(label, style="dim"), Text(text))
-    console.print(grid)
-    for whole in tables(trace, guides=console.encoding.startswith("utf")):
-        table, left_out = _fitted(whole, console.width)
-        console.print()
-        console.print(Text(table.title, style="bold"))
-        drawn = Grid(
-            box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim", show_header=table.headed
-        )
-        last = len(table.columns) - 1
-        for number, column in enumerate(table.columns):
-            drawn.add_column(
-                column.name,
-                justify="right" if column.right else "left",
-                no_wrap=column.right,
-                overflow="fold",
-                style="yellow" if table.marked and number == last else "",
-            )
-        for row in table.rows:
-            drawn.add_row(*map(Text, row))
-        console.print(Padding(drawn, (0, 0, 0, 2), expand=False))
-        notes = [table.note] if table.note else []
-        if left_out:
-            notes.append(f"in a wider terminal also: {', '.join(left_out)}")
-        for note in notes:
-            console.print(Padding(Text(note, style="dim"), (0, 0, 0, 2), expand=False))
-    console.print()
-    console.print(Text("findings", style="bold"))
+    """Print to ``stream``, as ``display.mode`` says."""
+    screen = Screen(stream, mode)
+    screen.line(trace.title, "bold cyan")
+    screen.pairs(trace.settings)
+    for table in tables(trace, guides=screen.is_unicode):
+        screen.line()
+        screen.table(table)
+    screen.line()
+    screen.line("findings", "bold")
     style = "red" if trace.not_finite else "yellow" if trace.findings else "green"
     for sentence in findings(trace):
-        console.print(Padding(Text(sentence, style=style), (0, 0, 0, 2), expand=False))
+        screen.line(sentence, style, indent=2)

@@ -1,4 +1,4 @@
-"""Evaluate what was trained, class by class: eval RUN [--split test|val|train|all] [dataset.KEY=VALUE …]."""
+"""Evaluate a run class by class: eval RUN [--split test|val|train|all] [dataset.KEY=VALUE …]."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ _FLAGS = ("--json", "--trust-plugins")
 
 
 def run(words: list[str]) -> int:
-    """Evaluate the run that the first word names on its own data, or on the dataset that the others name.
+    """Evaluate a run on its own data, or on the dataset that is given.
 
-    With the run's own data, batches, precision and number of threads the values are those that it has
-    recorded, to the last digit. Nothing in the run directory is written. Raises ConfigError where the data
-    does not fit the model, CheckpointError without a usable checkpoint, UnsafeInputError for changed plugins.
+    With the run's own data, batches, precision and number of threads the values equal the recorded ones to
+    the last digit. The run directory is not written to. Raises ConfigError where the data does not fit the
+    model, CheckpointError without a usable checkpoint, UnsafeInputError for changed plugins.
     """
     asked = parse("eval", words, {"--split": _SPLITS, **CHECKPOINT}, _FLAGS, overrides=True)
     for word in asked.overrides:
         if word.partition("=")[0].lstrip("+").partition(".")[0] != "dataset":
             raise ConfigError(
-                f"{word}: eval takes dataset=NAME and dataset.KEY=VALUE only",
-                "everything else is the run's: trainctl resume changes it, or train another run",
+                f"{word}: eval takes only dataset=NAME and dataset.KEY=VALUE",
+                "all other settings are the run's: change them with trainctl resume, or train another run",
             )
     with importing():
-        from trainctl.inference import evaluate as scoring
+        from trainctl.inference.evaluate import score
         from trainctl.inference.trained_run import load_run
     with collector_paused():
         from trainctl.config.dataset_override import read_with_dataset
@@ -40,7 +40,7 @@ def run(words: list[str]) -> int:
     dataset = None
     if asked.overrides:
         dataset = read_with_dataset(trained.directory / "config.yaml", asked.overrides).dataset
-    found = scoring.score(trained, asked.options.get("--split"), dataset)
+    found = score(trained, asked.options.get("--split"), dataset)
 
     from trainctl.ui.evaluation import as_json, show
 

@@ -1,4 +1,4 @@
-"""Show how trainctl is used."""
+"""Show this help."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from trainctl.errors import ConfigError
 
 _TEXT = """\
-trainctl trains PyTorch models: the plain training loop, chosen by config.
+trainctl trains PyTorch models: the plain training loop, set up by config.
 
   trainctl [KEY=VALUE …]                       train once
   trainctl -m KEY=VALUE,VALUE …                train every combination (a sweep)
@@ -18,26 +18,26 @@ trainctl trains PyTorch models: the plain training loop, chosen by config.
 commands
 {verbs}
 
-what people type
-  model=mlp optim=adam lr=1e-3                 choose components, set the learning rate
-  dataset=mnist dataset.root=~/data            other data
-  epochs=10 batch_size=128 seed=1              how long, how much at once, which random numbers
-  model.hidden=[256,128] model.dropout=0.2     arguments of the chosen component: trainctl ls model=mlp
-  experiment=mnist_mlp                         a whole recipe: trainctl ls experiment
-  device=cuda threads=1 deterministic=true     where it runs, and repeatable to the last bit
-  hydra.run.dir=DIR                            where it goes (default: outputs/<date>/<time>)
+settings
+  model=mlp optim=adam lr=1e-3                 components and learning rate: trainctl ls lists them
+  dataset=mnist dataset.root=~/data            dataset and its folder
+  epochs=10 batch_size=128 seed=1              length of the training, batch size, random seed
+  model.hidden=[256,128] model.dropout=0.2     arguments of a component: trainctl ls model=mlp
+  experiment=mnist_mlp                         a complete recipe: trainctl ls experiment
+  device=cuda threads=1 deterministic=true     device, CPU threads, the same result bit for bit
+  hydra.run.dir=DIR                            run directory (default: outputs/<date>/<time>)
 
 options
   -m, --multirun          train every combination of the comma-separated values
   --cfg job|hydra|all     show the composed config and stop
-  --config-dir DIR        one more folder with options (a ./conf is found by itself)
-  --info [all|defaults|…] how the config is put together
+  --config-dir DIR        one more folder of configs (./conf is found by itself)
+  --info [all|defaults|…] how the config is composed
   -sc install=bash        print shell completion: eval "$(trainctl -sc install=bash)"
   --version, --help, --hydra-help
 
 exit codes
   0 done · 1 failed jobs, failed smoke, a difference, or an internal error · 2 usage, config or shapes
-  3 unsafe input · 4 no usable checkpoint · 5 disk or I/O · 6 not finite · 7 run directory taken
+  3 unsafe input · 4 no usable checkpoint · 5 disk or I/O · 6 loss not finite · 7 run directory taken
   8 data worker failed · 130 interrupted · 143 terminated.  TRAINCTL_DEBUG=1 shows the traceback of an error.
 """
 
@@ -46,7 +46,7 @@ def verbs() -> dict[str, str]:
     """The verbs and the first line of each one's docstring, read from the files of this folder."""
     files = sorted(Path(__file__).parent.glob("[!_]*.py"))
     docs = {path.stem: ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "" for path in files}
-    return {name: doc.partition("\n")[0] for name, doc in docs.items() if name != "train"}
+    return {name: doc.partition("\n")[0] for name, doc in docs.items()}
 
 
 def run(arguments: Sequence[str]) -> int:

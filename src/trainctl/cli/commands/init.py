@@ -1,4 +1,4 @@
-"""Make a small project of one's own that trains: init [DIR]."""
+"""Create a small project that trains: init [DIR]."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from trainctl.errors import ConfigError, storage_error
 from trainctl.paths import conf_directory
 
 _STARTER = Path(__file__).resolve().parents[1] / "starter"
-# Under its own name it would hold for trainctl's repository, too.
+# Under its own name it would apply to trainctl's repository, too.
 _RENAMED = {"gitignore": ".gitignore"}
 _COMMAND = "trainctl experiment=first"
 
@@ -19,8 +19,8 @@ _COMMAND = "trainctl experiment=first"
 def run(words: Sequence[str]) -> int:
     """Write a model, its config, an experiment and a README into DIR, by default the current folder.
 
-    What is there already is left as it is. Raises ConfigError (exit 2) where a file of the project's has the
-    name of one that is there, before anything is written; StorageError where the disk will not take it.
+    Existing files are never changed: where one of the project's files exists already, nothing is written and
+    ConfigError (exit 2) is raised. Raises StorageError where the files cannot be written.
     """
     if len(words) > 1 or any(word.startswith("-") or "=" in word for word in words):
         raise ConfigError(f"init takes one DIR, not {' '.join(words)}", "trainctl init my_project")
@@ -52,7 +52,7 @@ def starter_files() -> dict[str, bytes]:
 
 
 def _check(folder: Path, files: dict[str, bytes]) -> None:
-    """Raise ConfigError where nothing can be written without changing what is there."""
+    """Raise ConfigError where a file of the project exists already, or the folder is none."""
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"init {folder}: is a file", "name a folder that is new, or empty")
     if folder.resolve() in conf_directory().resolve().parents:

@@ -1,4 +1,4 @@
-"""List what can be selected: ls, ls GROUP, or ls GROUP=OPTION for its arguments."""
+"""List components and recipes: ls, ls GROUP, or ls GROUP=OPTION for its arguments."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from trainctl.cli.options import available
 from trainctl.config.options import find_members
 from trainctl.errors import ConfigError, nearest
 from trainctl.registry import COMPONENTS, METRICS, REQUIRED, TRACKERS, Parameter
@@ -26,11 +27,7 @@ def run(arguments: Sequence[str]) -> int:
     for argument in arguments:
         group, equals, option = argument.partition("=")
         if group not in groups:
-            close = nearest(group, groups)
-            remedy = f"did you mean {close}? " if close else ""
-            raise ConfigError(
-                f"ls {argument}: there is no such group", f"{remedy}there are: {', '.join(groups)}"
-            )
+            raise ConfigError(f"ls {argument}: there is no such group", available(group, list(groups)))
         members = groups[group]
         if not equals:
             listing.group(group, {name: _summary(group, name, path) for name, path in members.items()})
@@ -40,7 +37,7 @@ def run(arguments: Sequence[str]) -> int:
             close = nearest(option, members)
             remedy = f"did you mean {group}={close}? " if close else ""
             raise ConfigError(
-                f"ls {argument}: there is no such option", f"{remedy}there are: {', '.join(members)}"
+                f"ls {argument}: there is no such option", f"{remedy}choose one of: {', '.join(members)}"
             )
     return 0
 
@@ -66,7 +63,7 @@ def _show_option(listing: Listing, group: str, option: str, path: Path | None) -
     values = _read(path)
     registry, prefix = COMPONENTS.get(group), group
     if group == TRACKERS.group and isinstance(values.get(option), dict):
-        # Several may be chosen: each has its settings under its own name.
+        # Several can be chosen: each has its settings under its own name.
         registry, prefix, values = TRACKERS, f"{group}.{option}", values[option]
     name = str(values.get("name", option))
     if registry is None or name not in registry.names():
@@ -89,7 +86,7 @@ def _show_metric(listing: Listing, name: str) -> None:
 
 
 def _row(key: str, parameter: Parameter, value: Any) -> tuple[str, str, str]:
-    """An argument's key, what it is when nobody sets it, and what it may be."""
+    """An argument's key, default value and type."""
     return key, "required" if value is REQUIRED else show(value), describe(parameter.annotation)
 
 

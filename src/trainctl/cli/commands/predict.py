@@ -1,4 +1,4 @@
-"""Predict a CSV, NPZ or image files: predict RUN --input FILE|FOLDER --output FILE.csv|FILE.jsonl."""
+"""Predict the samples of a file: predict RUN --input CSV|NPZ|IMAGE|FOLDER --output FILE.csv|FILE.jsonl."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainctl.cli.options import CHECKPOINT, parse
-from trainctl.errors import CheckpointError, ConfigError
+from trainctl.cli.options import CHECKPOINT, parse, whole_number
+from trainctl.errors import CheckpointError
 from trainctl.paths import short_path
 from trainctl.training.display import duration
 from trainctl.training.startup import importing
@@ -15,15 +15,15 @@ from trainctl.training.startup import importing
 if TYPE_CHECKING:
     from trainctl.inference.trained_run import Trained
 
-_OPTIONS = {"--input": (), "--output": (), "--batch-size": (), **CHECKPOINT}
+_OPTIONS = {"--input": "new.csv", "--output": "predictions.csv", "--batch-size": "256", **CHECKPOINT}
 _EXAMPLE = "--input new.csv --output predictions.csv"
 
 
 def run(words: list[str]) -> int:
-    """Predict every sample of a file with the run that the first word names.
+    """Predict every sample of a file with a run.
 
-    Inputs are made as in training, with its statistics, categories and class names. A sample that cannot be
-    read has a line that says why, and the exit code is 0 all the same, unless there is no other.
+    Inputs are prepared as in training, with its statistics, categories and class names. A sample that cannot
+    be read gets a line with the reason; the exit code is 0 unless that holds for all samples.
 
     Raises ConfigError for an input that does not fit the run, CheckpointError without a usable checkpoint,
     UnsafeInputError for changed plugins, StorageError where the output cannot be written.
@@ -31,14 +31,13 @@ def run(words: list[str]) -> int:
     asked = parse("predict", words, _OPTIONS, ("--trust-plugins",))
     source = Path(asked.needed("--input", "predict", _EXAMPLE)).expanduser()
     output = Path(asked.needed("--output", "predict", _EXAMPLE)).expanduser()
-    size = asked.options.get("--batch-size")
-    if size is not None and (not size.isdecimal() or int(size) == 0):
-        raise ConfigError(f"--batch-size {size}: must be a whole number, at least 1", "--batch-size 256")
+    given = "--batch-size" in asked.options
+    size = whole_number(asked.options, "--batch-size", 256) if given else None
     with importing():
-        from trainctl.inference import predict as prediction
+        from trainctl.inference.predict import check_output
         from trainctl.inference.trained_run import load_run
 
-    prediction.check_output(output, source)
+    check_output(output, source)
     trained = load_run(
         asked.run,
         asked.options.get("--checkpoint", "best"),
@@ -47,7 +46,7 @@ def run(words: list[str]) -> int:
     print(f"{short_path(trained.directory)}, {trained.checkpoint.name}")
     for notice in trained.notices:
         print(notice)
-    _predict(trained, source, output, int(size or trained.config.train.batch_size))
+    _predict(trained, source, output, size or trained.config.train.batch_size)
     return 0
 
 
@@ -59,9 +58,7 @@ def _predict(trained: Trained, source: Path, output: Path, size: int) -> None:
     try:
         opened = open_source(source, trained.raw_sample(), trained.reading, trained.config.dataset.arguments)
     except (KeyError, TypeError, IndexError) as error:
-        raise CheckpointError(
-            f"{trained.checkpoint} says nothing usable of how its data was read: {error}"
-        ) from error
+        raise CheckpointError(f"{trained.checkpoint} does not say how its data was read: {error}") from error
     for notice in opened.notices:
         print(notice)
     predictor = Predictor(trained, trained.transform())

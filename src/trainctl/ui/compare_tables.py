@@ -1,0 +1,142 @@
+"""Compared runs as tables of text: settings ranked, and the runs that are not ranked."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from trainctl.analysis.ranking import Comparison, Group, Other, Row, short, shown
+from trainctl.paths import short_path
+from trainctl.training.display import duration, number
+from trainctl.ui.table import NOTHING, Column, Table
+
+NOTHING_RANKED = "nothing to rank: no finished run has a validation result"
+_REASON = 100
+
+
+def clean(text: str) -> str:
+    """Text from a file, without control characters that a terminal would obey."""
+    return "".join("�" if unicodedata.category(each) in ("Cc", "Cs") else each for each in text)
+
+
+def title(group: Group) -> str:
+    """The heading of a ranked table."""
+    settings, runs = len(group.rows), sum(len(row.runs) for row in group.rows)
+    many = f"{settings} setting{'s' if settings > 1 else ''}" + (f", {runs} runs" if runs != settings else "")
+    better = "lower" if group.monitor.lower_is_better else "higher"
+    return clean(f"{group.about or group.monitor.name}: {many}, best first ({better} is better)")
+
+
+def table(group: Group) -> Table:
+    """A ranked group as a table."""
+    rows = group.rows
+    seeds = {_seeds(row) for row in rows}
+    folded = any(len(row.runs) > 1 or row.unfinished for row in rows)
+    columns: list[tuple[Column, list[str]]] = [
+        (Column("#", True), [rank(row) for row in rows]),
+        *(
+            (Column(short(key), _is_number(rows, key)), [_setting(row.settings[key]) for row in rows])
+            for key in group.columns
+        ),
+        (Column(group.monitor.name, True), [value(row) for row in rows]),
+    ]
+    if folded:
+        columns.append((Column("n", True), [count(row) for row in rows]))
+    if len(seeds) > 1:
+        columns.append((Column("seed", expendable=1), [_seeds(row) for row in rows]))
+    columns += [
+        (Column("time", True, 2), [_time(row.seconds) for row in rows]),
+        (Column("steps", True, 3), [_number(row.runs[0].step) for row in rows]),
+        (Column("parameters", True, 4), [_number(row.runs[0].parameters) for row in rows]),
+        (Column("best run"), [place(row.runs[0].directory) for row in rows]),
+    ]
+    heads = tuple(Column(clean(each.name), each.right, each.expendable) for each, _ in columns)
+    cells = zip(*([clean(cell) for cell in filled] for _, filled in columns), strict=True)
+    return Table(heads, tuple(cells), title(group))
+
+
+def rank(row: Row) -> str:
+    return NOTHING if row.rank is None else str(row.rank)
+
+
+def value(row: Row) -> str:
+    """The mean, with the standard deviation where there is one."""
+    if not math.isfinite(row.mean):
+        return "not finite"
+    return number(row.mean) if row.deviation is None else f"{number(row.mean)} ± {number(row.deviation)}"
+
+
+def count(row: Row) -> str:
+    """How many seeds; where some did not finish, of how many."""
+    done = len(row.runs)
+    return f"{done} of {done + row.unfinished}" if row.unfinished else str(done)
+
+
+def label(row: Row) -> str:
+    """A row's settings as they are typed; where none vary, its run's name or directory."""
+    typed = " ".join(f"{short(key)}={_setting(each)}" for key, each in row.settings.items())
+    return clean(typed or row.runs[0].name or place(row.runs[0].directory))
+
+
+def other_label(other: Other) -> str:
+    """An unranked run's settings or name; without either its directory."""
+    return clean(other.label) or place(other.entry.directory)
+
+
+def others(comparison: Comparison) -> Table:
+    """The runs that are not ranked, as a table."""
+    columns = Column("state"), Column("exit", True), Column("run"), Column("reason"), Column("directory")
+    rows = [
+        (
+            each.entry.state,
+            "" if each.entry.exit_code is None else str(each.entry.exit_code),
+            clean(each.label),
+            _shortened(clean(each.why)),
+            place(each.entry.directory),
+        )
+        for each in in_order(comparison.others)
+    ]
+    return Table(columns, tuple(rows), "not ranked")
+
+
+def in_order(listed: Sequence[Other]) -> list[Other]:
+    """The runs that are not ranked, failures first."""
+    states = ("failed", "unreadable", "terminated", "interrupted", "running", "waiting", "done")
+    return sorted(listed, key=lambda other: states.index(other.entry.state))
+
+
+def place(directory: Path) -> str:
+    """A run's directory, as short as it can be typed."""
+    return clean(short_path(directory))
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _REASON else text[: _REASON - 1] + "…"
+
+
+def _setting(value: Any) -> str:
+    """As typed; a number drawn at random is shortened, the CSV and JSON files have all its digits."""
+    text = shown(value)
+    return f"{value:.6g}" if isinstance(value, float) and len(text) > 8 else text
+
+
+def _is_number(rows: Sequence[Row], key: str) -> bool:
+    values = [row.settings[key] for row in rows]
+    return all(isinstance(each, int | float) and not isinstance(each, bool) for each in values)
+
+
+def _seeds(row: Row) -> str:
+    seeds = sorted(str(run.settings.get("seed", "?")) for run in row.runs)
+    seeds.sort(key=lambda seed: (len(seed), seed))
+    return ",".join(seeds) if len(seeds) <= 5 else f"{seeds[0]}…{seeds[-1]}"
+
+
+def _time(seconds: float | None) -> str:
+    return "" if seconds is None else "< 1 s" if seconds < 1 else duration(seconds)
+
+
+def _number(value: int | None) -> str:
+    return "" if value is None else f"{value:,}"
