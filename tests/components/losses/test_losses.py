@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from trainctl.components.losses.cross_entropy import CrossEntropy
-from trainctl.components.losses.mse import MSE
 from trainctl.registry import LOSSES
 
 
@@ -28,7 +27,7 @@ def test_cross_entropy_is_its_formula(smoothing: float) -> None:
 def test_mse_is_its_formula() -> None:
     outputs, targets = torch.randn(16, 3), torch.randn(16, 3)
     expected = ((outputs.double() - targets.double()) ** 2).mean().item()
-    loss = MSE()(outputs, targets)
+    loss = LOSSES.load("mse")()(outputs, targets)
     assert loss.shape == ()
     assert loss.item() == pytest.approx(expected, rel=1e-6)
 
@@ -38,7 +37,7 @@ def test_mse_is_its_formula() -> None:
     [
         (CrossEntropy(), nn.CrossEntropyLoss(), torch.arange(8) % 3),
         (CrossEntropy(label_smoothing=0.2), nn.CrossEntropyLoss(label_smoothing=0.2), torch.arange(8) % 3),
-        (MSE(), nn.MSELoss(), torch.ones(8, 3)),
+        (LOSSES.load("mse")(), nn.MSELoss(), torch.ones(8, 3)),
     ],
     ids=["cross_entropy", "smoothed", "mse"],
 )
