@@ -33,8 +33,9 @@ COMMANDS = [
 def test_a_command_runs(
     page: str, command: str, trainctl, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    for number, code in enumerate(blocks(REPOSITORY / "docs" / "components.md", "python")):
-        (tmp_path / ["my_model.py", "circles.py"][number]).write_text(code)
+    examples = blocks(REPOSITORY / "docs" / "components.md", "python")
+    for name, code in zip(("my_model.py", "circles.py"), examples, strict=False):
+        (tmp_path / name).write_text(code)
     words = shlex.split(command)
     if "~/data" in command:
         words[-1] = f"dataset.root={request.getfixturevalue('mnist_root')}"

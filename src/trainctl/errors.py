@@ -148,3 +148,9 @@ def nearest(word: str, candidates: Iterable[str]) -> str | None:
     """The candidate most like ``word``, or None when nothing is close."""
     matches = difflib.get_close_matches(word, list(candidates), n=1, cutoff=0.5)
     return matches[0] if matches else None
+
+
+def did_you_mean(word: str, candidates: Iterable[str], prefix: str = "") -> str:
+    """The start of a remedy, ``did you mean PREFIX+NAME? ``; empty when no candidate is close."""
+    close = nearest(word, candidates)
+    return f"did you mean {prefix}{close}? " if close else ""

@@ -240,7 +240,7 @@ def test_a_label_that_is_no_class_is_named(trainctl, table_run: Path, tmp_path: 
     (tmp_path / "other.csv").write_text(text.replace(",no\n", ",maybe\n", 1).replace(",yes\n", ",maybe\n", 1))
     outcome = trainctl("eval", "table", "dataset.path=other.csv", "--split=all")
     assert outcome.code == 2
-    assert "'maybe' is no class in training" in outcome.err
+    assert "'maybe' is not a class of the training data" in outcome.err
     assert "there are: no, yes" in outcome.err
 
 

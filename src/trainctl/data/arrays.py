@@ -1,4 +1,4 @@
-"""Reading the arrays of an ``.npz`` file, and checking that they can be inputs and targets."""
+"""Read the arrays of an ``.npz`` file, and check that they can be inputs and targets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainctl.errors import ConfigError, StorageError, nearest
+from trainctl.errors import ConfigError, StorageError, did_you_mean
 
 Array = np.ndarray[Any, Any]
 
@@ -33,7 +33,7 @@ class Arrays:
         except OSError as error:
             raise StorageError(f"{self.file} cannot be read: {error}", "check its permissions") from error
         except (ValueError, zipfile.BadZipFile) as error:
-            raise ConfigError(f"{self.file} is damaged: {error}", "write or copy it once more") from error
+            raise ConfigError(f"{self.file} is damaged: {error}", "write or copy it again") from error
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -48,16 +48,15 @@ class Arrays:
         if name is not None:
             if name in self._stored.files:
                 return name
-            close = nearest(name, self._stored.files)
-            hint = f"did you mean dataset.{key}={close}? " if close else ""
+            hint = did_you_mean(name, self._stored.files, f"dataset.{key}=")
             raise ConfigError(
-                f"dataset.{key}={name}: {self.file} has no such array", f"{hint}it holds {self.names}"
+                f"dataset.{key}={name}: {self.file} has no such array", f"{hint}there are: {self.names}"
             )
         found = next((each for each in known if each in self._stored.files), "")
         if not found and not optional:
             raise ConfigError(
                 f"{self.file} has no array with a usual name for {key} ({', '.join(known)})",
-                f"name it: dataset.{key}=NAME; it holds {self.names or 'nothing'}",
+                f"name one: dataset.{key}=NAME; there are: {self.names or 'none'}",
             )
         return found
 
@@ -67,13 +66,13 @@ class Arrays:
         except ValueError as error:
             if "allow_pickle" in str(error):
                 raise ConfigError(
-                    f"{self.file}, {name}: an array of objects, which could run code when it is read",
-                    "save it as an array of numbers: array.astype(float), or of strings: astype(str)",
+                    f"{self.file}, {name}: arrays of objects are not read: they could run code",
+                    "save numbers, array.astype(float), or strings, array.astype(str)",
                 ) from error
-            raise ConfigError(f"{self.file}, {name}: {error}", "write or copy the file once more") from error
+            raise ConfigError(f"{self.file}, {name}: {error}", "write or copy the file again") from error
         except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise ConfigError(
-                f"{self.file}, {name} is damaged: {error}", "write or copy the file once more"
+                f"{self.file}, {name} is damaged: {error}", "write or copy the file again"
             ) from error
         return stored
 
@@ -82,13 +81,13 @@ def to_inputs(file: Path, name: str, array: Array) -> tuple[Tensor, bool]:
     """Inputs as a tensor, and whether channels were moved to the front."""
     if array.dtype.kind not in "biuf":
         raise ConfigError(
-            f"{file}, {name}: inputs of type {array.dtype}",
-            "inputs are numbers; text belongs in a table (csv)",
+            f"{file}, {name}: inputs must be numbers, not {array.dtype}",
+            "put text into a table: dataset=csv",
         )
     if array.ndim < 2 or not array.size:
         raise ConfigError(
-            f"{file}, {name}: shape {array.shape}",
-            "inputs have a first dimension of samples, and at least one more: x[:, None] makes it",
+            f"{file}, {name}: inputs must have the shape (samples, …), not {array.shape}",
+            "add a dimension with x[:, None]",
         )
     _refuse_not_finite(file, name, array)
     swapped = array.ndim == 4 and array.shape[3] in (1, 3, 4) and array.shape[1] not in (1, 3, 4)
@@ -105,14 +104,14 @@ def to_targets(file: Path, name: str, array: Array, samples: int) -> Array:
         array = array[:, 0]
     if array.ndim not in (1, 2):
         raise ConfigError(
-            f"{file}, {name}: shape {array.shape}", "targets have the shape (N,) or (N, outputs)"
+            f"{file}, {name}: targets must have the shape (N,) or (N, outputs), not {array.shape}"
         )
     if len(array) != samples:
         raise ConfigError(
-            f"{file}, {name}: {len(array)} targets for {samples} inputs", "each sample has one target"
+            f"{file}, {name}: {len(array)} targets for {samples} inputs", "give one target a sample"
         )
     if array.dtype.kind not in "biufU":
-        raise ConfigError(f"{file}, {name}: targets of type {array.dtype}", "save numbers or strings")
+        raise ConfigError(f"{file}, {name}: targets must be numbers or strings, not {array.dtype}")
     _refuse_not_finite(file, name, array)
     return array
 
@@ -120,15 +119,12 @@ def to_targets(file: Path, name: str, array: Array, samples: int) -> Array:
 def _refuse_not_finite(file: Path, name: str, array: Array) -> None:
     if array.dtype.kind != "f":
         return
-    with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite, and is named here
+    with np.errstate(over="ignore"):  # values too large for float32 become infinite, and are reported
         bad = ~np.isfinite(array.astype(np.float32))
     if bad.any():
         first = ", ".join(str(index) for index in np.argwhere(bad)[0])
         value = array[tuple(np.argwhere(bad)[0])]
         raise ConfigError(
             f"{file}, {name}[{first}]: {value} is not finite in float32; {int(bad.sum())} such values",
-            "replace such values, or leave their samples out, before you save the array",
+            "replace such values, or leave out their samples, before saving the array",
         )
-
-
-__all__ = ["Array", "Arrays", "to_inputs", "to_targets"]

@@ -1,12 +1,11 @@
 """Training images changed at random: ``dataset.augment``, a list of torchvision.transforms.v2 classes.
 
-They get raw images, before the dataset's own transform, on the device. What a transform draws for an image
-is decided by (seed, epoch, sample) alone, so a run that is continued and any number of workers see the same
-images; the run's own random numbers (dropout) are left alone.
+Transforms get raw images on the device, before the dataset's own transform. (seed, epoch, sample) seed the
+random numbers of an image, so resumed runs and any number of workers see the same images; the run's own
+random numbers (dropout) are not used.
 
-The common ones are done here for the whole batch at once. Every other one goes through torchvision: for the
-whole batch where it draws nothing, else image by image, which costs Python and, on a GPU, kernels for each
-image one after the other.
+The common transforms are written here for whole batches. Every other one is torchvision's: on the whole
+batch if it draws nothing, else image by image, which costs Python and, on a GPU, kernels for each image.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 
 from trainctl.data.sampler import derived_seed
 from trainctl.data.types import AnySplit, ItemSplit, Split
-from trainctl.errors import ConfigError, Problem, TrainctlError, nearest
+from trainctl.errors import ConfigError, Problem, did_you_mean
 from trainctl.registry.constraints import Count, NonNegativeInt, describe, show
 from trainctl.registry.signature import from_object
 
@@ -143,7 +142,7 @@ class _EachImage:
 
 @contextmanager
 def _own_randomness(device: torch.device) -> Iterator[Callable[[int], object]]:
-    """Random numbers that leave no trace in the run; gives what seeds them."""
+    """Torch's random numbers for the block alone; yields the function that seeds them."""
     gpus = [device] if device.type == "cuda" else []
 
     def reseed(seed: int) -> None:
@@ -201,10 +200,10 @@ class Augment:
 
 
 def make_augment(entries: Sequence[str | Mapping[str, Any]], split: AnySplit, seed: int) -> Augment | None:
-    """What ``dataset.augment`` lists, tried on a sample of the training split; None for an empty list.
+    """The transforms of ``dataset.augment``, tried on a training sample; None for an empty list.
 
-    Raises ConfigError for an unknown transform or argument with the nearest, and for a transform that does
-    not take these images or does not keep their shape and type.
+    Raises ConfigError for an unknown transform or argument, naming the nearest, and for a transform that
+    fails on these images or changes their shape or type.
     """
     if not entries:
         return None
@@ -212,36 +211,38 @@ def make_augment(entries: Sequence[str | Mapping[str, Any]], split: AnySplit, se
     raw = split.inputs[0] if isinstance(split, Split) else _first(split)
     if raw.dim() != 3:
         raise ConfigError(
-            f"dataset.augment: samples have shape {tuple(raw.shape)}, not (channels, height, width)",
-            "augmentation takes images: dataset.augment=[]",
+            f"dataset.augment: images are (channels, height, width), samples have shape {tuple(raw.shape)}",
+            "use dataset.augment=[]",
         )
     return Augment([_tried(transform, raw) for transform in transforms], seed, len(split))
 
 
 def _first(split: ItemSplit) -> Tensor:
-    item = split.items[0]
-    try:
-        with _own_randomness(torch.device("cpu")):
-            return split.load(item)
-    except TrainctlError:
-        raise
-    except Exception as error:
-        raise ConfigError(f"{item} cannot be loaded: {type(error).__name__}: {error}") from error
+    from trainctl.data.worker_process import kept_random_state, load_sample  # only here is it needed
+
+    with kept_random_state():
+        return load_sample(split.load, split.items[0])
 
 
-def _make_all(entries: Sequence[Any], where: str) -> list[Any]:
-    """Make every transform of a list; all problems are reported at once."""
+def _make_all(entries: Sequence[Any], where: str, *, nested: bool = False) -> list[Any]:
+    """Make every transform of a list; all problems are reported at once.
+
+    Args:
+        nested: they are arguments of a transform, which works image by image: all are torchvision's.
+    """
     made, problems = [], []
     for entry in entries:
         pairs = [(entry, {})] if isinstance(entry, str) else list(entry.items()) if _is_mapping(entry) else []
         if len(pairs) != 1 or not _is_mapping(pairs[0][1] or {}):
             problems.append(
-                Problem(f"{where}: {show(entry)} is no transform", "write NAME, or {NAME: {ARGUMENT: VALUE}}")
+                Problem(
+                    f"{where}: {show(entry)} is not a transform", "write NAME or {NAME: {ARGUMENT: VALUE}}"
+                )
             )
             continue
         name, arguments = str(pairs[0][0]), dict(pairs[0][1] or {})
         try:
-            made.append(_make(name, arguments, f"{where}.{name}"))
+            made.append(_make(name, arguments, f"{where}.{name}", nested))
         except ConfigError as error:
             problems.extend(error.problems)
     if problems:
@@ -253,16 +254,16 @@ def _is_mapping(value: Any) -> bool:
     return isinstance(value, Mapping)
 
 
-def _make(name: str, arguments: dict[str, Any], where: str) -> Any:
+def _make(name: str, arguments: dict[str, Any], where: str, nested: bool) -> Any:
     # Padding that repeats pixels is torchvision's.
-    if name in _OWN and arguments.get("padding_mode", "constant") == "constant":
+    if name in _OWN and not nested and arguments.get("padding_mode", "constant") == "constant":
         constructor = _OWN[name]
-        _check_arguments(constructor, arguments, where, name)
+        _check_arguments(constructor, arguments, where, name, types=True)
     else:
         constructor = _torchvision(name, where)
-        _check_names(constructor, arguments, where, name)
-        if isinstance(nested := arguments.get("transforms"), list):
-            arguments["transforms"] = [_layer(each) for each in _make_all(nested, where)]
+        _check_arguments(constructor, arguments, where, name, types=False)
+        if isinstance(inner := arguments.get("transforms"), list):
+            arguments["transforms"] = _make_all(inner, where, nested=True)
         if isinstance(arguments.get("interpolation"), str):
             arguments["interpolation"] = _interpolation(arguments["interpolation"], where)
     try:
@@ -281,30 +282,12 @@ def _torchvision(name: str, where: str) -> Callable[..., Any]:
         if isinstance(kind, type) and issubclass(kind, v2.Transform) and kind is not v2.Transform
     }
     if name not in known:
-        close = nearest(name, known)
-        remedy = f"did you mean {close}? " if close else ""
         raise ConfigError(
             f"{where}: torchvision.transforms.v2 has no such transform",
-            f"{remedy}there are: {', '.join(sorted(known))}",
+            f"{did_you_mean(name, known)}there are: {', '.join(sorted(known))}",
         )
     chosen: Callable[..., Any] = known[name]
     return chosen
-
-
-def _layer(transform: Any) -> Any:
-    """A transform inside another one has to be torchvision's, which draws image by image."""
-    from torchvision.transforms import v2
-
-    if isinstance(transform, RandomCrop):
-        return v2.RandomCrop(
-            (transform.height, transform.width),
-            padding=[transform.left, transform.top, transform.right, transform.bottom],
-            pad_if_needed=transform.pad_if_needed,
-            fill=transform.fill,
-        )
-    if isinstance(transform, RandomHorizontalFlip):
-        return getattr(v2, type(transform).__name__)(p=transform.p)
-    return transform
 
 
 def _interpolation(name: str, where: str) -> Any:
@@ -316,47 +299,32 @@ def _interpolation(name: str, where: str) -> Any:
     return InterpolationMode(name)
 
 
-def _check_names(
-    constructor: Callable[..., Any], arguments: Mapping[str, Any], where: str, name: str
-) -> None:
-    parameters = from_object(constructor).parameters
-    names = [parameter.name for parameter in parameters]
-    problems = []
-    for key in arguments:
-        if key not in names:
-            close = nearest(key, names)
-            remedy = f"did you mean {close}? " if close else ""
-            takes = f"{name} takes: {', '.join(names)}" if names else f"{name} takes no arguments"
-            problems.append(
-                Problem(f"{where}.{key}={show(arguments[key])}: no such argument", remedy + takes)
-            )
-    for parameter in parameters:
-        if parameter.required and parameter.name not in arguments:
-            problems.append(Problem(f"{where}.{parameter.name} is missing", f"{name} needs it"))
-    if problems:
-        raise ConfigError(problems)
-
-
 def _check_arguments(
-    constructor: Callable[..., Any], arguments: Mapping[str, Any], where: str, name: str
+    constructor: Callable[..., Any], arguments: Mapping[str, Any], where: str, name: str, *, types: bool
 ) -> None:
-    """The same with types and ranges, which only trainctl's own transforms state."""
-    _check_names(constructor, arguments, where, name)
+    """Check names and, with ``types``, types and ranges, which only trainctl's own transforms annotate."""
+    parameters = {parameter.name: parameter for parameter in from_object(constructor).parameters}
+    takes = f"{name} takes{': ' + ', '.join(parameters) if parameters else ' no arguments'}"
     problems = []
-    for parameter in from_object(constructor).parameters:
-        if parameter.name in arguments:
-            value = arguments[parameter.name]
+    for key, value in arguments.items():
+        given = f"{where}.{key}={show(value)}"
+        if key not in parameters:
+            problems.append(Problem(f"{given}: no such argument", did_you_mean(key, parameters) + takes))
+        elif types:
+            annotation = parameters[key].annotation
             try:
-                TypeAdapter(parameter.annotation).validate_python(value, strict=True)
+                TypeAdapter(annotation).validate_python(value, strict=True)
             except ValidationError:
-                needed = describe(parameter.annotation)
-                problems.append(Problem(f"{where}.{parameter.name}={show(value)}: must be {needed}"))
+                problems.append(Problem(f"{given}: must be {describe(annotation)}"))
+    for key, parameter in parameters.items():
+        if parameter.required and key not in arguments:
+            problems.append(Problem(f"{where}.{key} is missing", f"{name} needs it"))
     if problems:
         raise ConfigError(problems)
 
 
 def _tried(transform: Any, image: Tensor) -> Any:
-    """The transform as a stage, after a look at what it does to an image of the data."""
+    """The transform as a stage, after trying it on an image of the data."""
     name = type(transform).__name__
     if type(transform) is _OWN.get(name):
         output = _attempt(name, lambda: transform(image.unsqueeze(0), torch.zeros(2, 1)))
@@ -385,25 +353,23 @@ def _attempt(name: str, apply: Callable[[], Any]) -> Any:
         raise
     except Exception as error:
         reason = str(error).partition("\n")[0]
-        raise ConfigError(
-            f"dataset.augment.{name}: it does not take an image of this dataset: {reason}"
-        ) from error
+        raise ConfigError(f"dataset.augment.{name}: fails on an image of this dataset: {reason}") from error
 
 
 def _check_output(name: str, image: Tensor, output: Any) -> None:
     if not isinstance(output, Tensor):
-        raise ConfigError(f"dataset.augment.{name}: it gives {type(output).__name__}, not an image")
+        raise ConfigError(f"dataset.augment.{name}: must return an image, returns {type(output).__name__}")
     if output.shape != image.shape:
         raise _reshaped(name, image.shape, output.shape)
     if output.dtype != image.dtype:
         raise ConfigError(
-            f"dataset.augment.{name}: it turns {image.dtype} into {output.dtype}",
+            f"dataset.augment.{name}: must keep the type, turns {image.dtype} into {output.dtype}",
             "the dataset's own transform comes after it and takes raw images",
         )
 
 
 def _reshaped(name: str, before: Sequence[int], after: Sequence[int]) -> ConfigError:
     return ConfigError(
-        f"dataset.augment.{name}: it turns images of shape {tuple(before)} into {tuple(after)}",
-        "the model is made for the first; augmentation keeps the shape",
+        f"dataset.augment.{name}: must keep the shape, turns {tuple(before)} into {tuple(after)}",
+        "choose arguments that keep the shape, which the model was built for",
     )

@@ -1,4 +1,4 @@
-"""Decode once, then read tensors: what makes the second run start without torchvision."""
+"""Decode once, then read tensors, so that later runs start without torchvision."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from torch import Tensor
 def cached(
     cache: Path, sources: Sequence[Path], decode: Callable[[], dict[str, Tensor]]
 ) -> tuple[dict[str, Tensor], str]:
-    """The tensors in ``cache`` if it was made from exactly these source files, else what ``decode`` gives.
+    """The tensors in ``cache`` if it was made from exactly these source files, else those of ``decode``.
 
-    Source files are told apart by name, size and modification time. Returns the tensors and a word on where
-    they came from. A cache that cannot be written costs the next run its decoding, and the word says so.
+    Source files are compared by name, size and modification time. Returns the tensors and a note on their
+    source, which also says when the cache cannot be written: then the next run decodes again.
     """
     stamp = json.dumps([[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in sources])
     if cache.is_file():
@@ -28,12 +28,12 @@ def cached(
                 if (stored.metadata() or {}).get("sources") == stamp:
                     return load_file(cache), "cached"
         except (SafetensorError, OSError):
-            pass  # a torn or foreign file is decoded again and replaced below
+            pass  # a torn or foreign file is replaced below
     tensors = decode()
     temporary = cache.with_name(f".{cache.name}.{os.getpid()}")
     try:
         save_file(tensors, temporary, metadata={"sources": stamp})
-        # safetensors makes private files; who may read the source files may read their decoded form.
+        # safetensors makes private files; the cache gets the source files' permissions.
         temporary.chmod(sources[0].stat().st_mode & 0o666 if sources else 0o644)
         temporary.replace(cache)
     except (SafetensorError, OSError) as error:

@@ -1,4 +1,4 @@
-"""Finding and reading a file that someone brought."""
+"""Find and read a user's file."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def find_file(dataset: str, key: str, path: str, task: str) -> Path:
         )
     folder = file.parent.absolute()
     if folder.is_dir():
-        close = nearest(file.name, [other.name for other in folder.iterdir() if other.is_file()])
         reason = f"{file.name} not found in {folder}"
+        close = nearest(file.name, [other.name for other in folder.iterdir() if other.is_file()])
         hint = f"did you mean dataset.{key}={file.with_name(close)}? " if close else ""
     else:
         reason, hint = f"{file} not found: there is no folder {folder}", ""
@@ -56,6 +56,4 @@ def read_bytes(file: Path) -> bytes:
     try:
         return gzip.decompress(raw)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ConfigError(
-            f"{file} is a damaged gzip file: {error}", "copy or download it once more"
-        ) from error
+        raise ConfigError(f"{file} is a damaged gzip file: {error}", "copy or download it again") from error

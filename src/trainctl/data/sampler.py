@@ -1,4 +1,4 @@
-"""What only (seed, epoch) and (seed, epoch, sample) decide."""
+"""Seeds, and the order of samples: (seed, epoch) decides an epoch's order, (seed, epoch, sample) a seed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from trainctl.registry.protocols import Cursor
 
 
 def derived_seed(*parts: object) -> int:
-    """A seed of 56 bits that ``parts`` decide, the same on every machine; other parts give other numbers."""
+    """A seed of 56 bits from ``parts``, the same on every machine."""
     digest = hashlib.sha256(" ".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:7], "little")
 
@@ -23,10 +23,9 @@ def cursor_after(cursor: Cursor, count: int, samples: int) -> Cursor:
 
 
 def epoch_order(length: int, seed: int | None, epoch: int) -> Tensor:
-    """The order of an epoch: a permutation of ``range(length)`` that only ``seed`` and ``epoch`` decide.
+    """The order of an epoch: a permutation of ``range(length)`` from ``seed`` and ``epoch`` alone.
 
-    Without a seed the stored order. Shape: (length,) int64, on the CPU, so that it is the same for every
-    device.
+    Without a seed, the stored order. Shape: (length,) int64, made on the CPU: the same for every device.
     """
     if seed is None:
         return torch.arange(length)

@@ -1,4 +1,4 @@
-"""What a dataset builder returns, and how validation data is held out of it."""
+"""The data of a run: its splits, and how validation data is held out of training."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ class Split:
 
 @dataclass(frozen=True)
 class ItemSplit:
-    """Samples that are made one by one, because all of them together do not fit into memory.
+    """Samples that are loaded one by one, because together they do not fit into memory.
 
     ``load`` turns an item (a path, a row number) into one raw sample without the batch dimension, of the same
     shape and type for every item. It is called in worker processes, so it and the items must be picklable:
-    a function of a module, or an instance of a module's class. What it draws from Python's, NumPy's or
-    torch's random numbers is decided by (seed, epoch, sample). ``targets`` are whole, as in :class:`Split`.
+    a function of a module, or an instance of a module's class. (seed, epoch, sample) seed the random numbers
+    that it draws from Python, NumPy or torch. ``targets`` are whole, as in :class:`Split`.
     """
 
     items: Sequence[Any]
@@ -55,17 +55,17 @@ class ItemSplit:
         return len(self.items)
 
     def select(self, index: Tensor) -> ItemSplit:
-        """The samples with these numbers, in this order; loads none."""
+        """The samples with these numbers, in this order, without loading them."""
         return ItemSplit([self.items[number] for number in index.tolist()], self.targets[index], self.load)
 
 
 AnySplit = Split | ItemSplit
-"""Samples in memory, or samples made one by one."""
+"""Samples in memory, or samples loaded one by one."""
 
 
 @dataclass(frozen=True)
 class Data:
-    """The splits of a dataset and what a model needs to know of them.
+    """The splits of a dataset and their properties.
 
     Attributes:
         task: what the targets mean, a name in the registry ``TASKS``.
@@ -73,12 +73,12 @@ class Data:
         input_shape: one sample's shape after ``transform``, without the batch dimension.
         output_size: number of classes, or of values to predict.
         transform: turns a raw batch into the model's input, on the device, for the whole batch at once.
-        fit: makes ``transform`` from the training split, after validation data has been held out of it, where
-            it holds statistics; None where it does not.
+        fit: makes ``transform`` from the training split, after validation data has been held out of it; None
+            if the transform has no statistics.
         classes: the classes' names, by number; empty for regression.
-        note: one line on where the data came from, for the header and the log.
+        note: one line on the source of the data, for the header and the log.
         reading: how raw samples are read from a file, plain JSON values that are stored with the run; empty
-            where their shape and type say it.
+            if their shape and type are enough.
     """
 
     name: str
@@ -115,8 +115,8 @@ class Standardize(nn.Module):
 def hold_out(data: Data, val: float | int, split_seed: int) -> Data:
     """Hold ``val`` samples (a count, or a fraction below 1) out of training, chosen by ``split_seed``.
 
-    0 holds nothing out. The choice does not move with the run's ``seed``, so that runs with different
-    seeds are ranked on the same samples.
+    0 holds nothing out. The choice does not depend on the run's ``seed``, so that runs with different seeds
+    are ranked on the same samples.
     """
     total = len(data.train)
     count = val if isinstance(val, int) else round(val * total)
@@ -124,16 +124,16 @@ def hold_out(data: Data, val: float | int, split_seed: int) -> Data:
         if val:
             raise ConfigError(
                 f"dataset.val={val}: holds out none of {total} samples",
-                "give a count, or 0 for no validation",
+                "use a larger value, or 0 for no validation",
             )
         return data
     if count >= total:
         raise ConfigError(
-            f"dataset.val={val}: only {total} samples are there to train and validate on",
+            f"dataset.val={val}: only {total} samples to train and validate on",
             "hold out fewer, or a fraction such as dataset.val=0.1",
         )
     order = torch.randperm(total, generator=torch.Generator().manual_seed(split_seed))
-    # Sorted, so that a split is one pass through memory and small datasets keep their order.
+    # Sorted, so that selecting is one pass through memory and datasets keep their order.
     kept, held = order[count:].sort().values, order[:count].sort().values
     return replace(data, train=data.train.select(kept), val=data.train.select(held))
 
@@ -141,7 +141,7 @@ def hold_out(data: Data, val: float | int, split_seed: int) -> Data:
 def limited(data: Data, limit: int | None) -> Data:
     """At most ``limit`` samples of each split, evenly spread over it; all of them for None.
 
-    Spread, because data that is sorted by class has one class in its first samples.
+    Spread, because the first samples of data sorted by class have one class.
     """
     if limit is None:
         return data

@@ -1,4 +1,4 @@
-"""Raw batches of samples that are made one by one, in worker processes or in this one.
+"""Raw batches of samples that are loaded one by one, in worker processes or in this one.
 
 Workers are forked from a server process that was started fresh and holds nothing but torch ("forkserver"):
 
@@ -14,59 +14,49 @@ A sample's random numbers are seeded by (seed, epoch, sample), so a batch is the
 from __future__ import annotations
 
 import atexit
-import importlib
-import importlib.util
-import io
 import multiprocessing
 import os
-import pickle
-import random
 import signal
 import sys
-import threading
 import time
 import types
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager
 from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
-from pathlib import Path
 from typing import Any, Literal
 
-import numpy
 import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import shared_cache
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from trainctl.data.sampler import derived_seed
 from trainctl.data.types import ItemSplit
-from trainctl.errors import ConfigError, Problem, TrainctlError, WorkerError
+from trainctl.data.worker_process import SIGNALS, Failure, Key, Samples, begin, kept_random_state, memory_full
+from trainctl.errors import ConfigError, WorkerError
 
-_FEW = 512
-_MOST = 8
+_FEW_SAMPLES = 512
+_MAX_WORKERS = 8
 _LOOK_SECONDS = 1.0
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class Feed:
     """Raw batches of an ItemSplit, on the CPU.
 
-    The first batch is made in this process; workers start when a second one is asked for. So a look at one
-    batch starts no process, and nothing runs beside the measuring of threads.
+    The first batch is made in this process; workers start with the second. So reading one batch starts no
+    process, and no worker disturbs the measurement that chooses the number of threads.
 
     Args:
         split: the samples.
-        seed: with epoch and sample it decides what ``load`` draws.
+        seed: with epoch and sample it seeds the random numbers of ``load``.
         workers: processes; 0 loads in this one; ``auto`` as many as there are cores, at most 8, and none for
             a few hundred samples.
         prefetch: batches that each worker makes ahead.
         timeout: seconds to wait for a batch before its worker counts as hung.
-        pin: give batches in pinned memory, for asynchronous copies to a GPU.
+        pin: put batches into pinned memory, for asynchronous copies to a GPU.
     """
 
     def __init__(
@@ -82,9 +72,9 @@ class Feed:
     ) -> None:
         self.split, self.batch_size = split, batch_size
         self.workers = _count(len(split), batch_size) if workers == "auto" else workers
-        self.while_waiting: Callable[[], None] = _nothing
-        """Called about once a second while a batch is waited for; what it raises ends the waiting."""
-        self._samples = _Samples(split.load, seed)
+        self.while_waiting: Callable[[], object] = lambda: None
+        """Called about once a second while waiting for a batch; an exception from it ends the waiting."""
+        self._samples = Samples(split.load, seed)
         self._prefetch, self._timeout, self._pin = prefetch, timeout, pin
         self._plan = _Plan(split)
         self._loader: DataLoader[Any] | None = None
@@ -141,18 +131,13 @@ class Feed:
         if not sys.is_finalizing():
             self.close()
 
-    def _made_here(self, epoch: int, index: Tensor) -> Tensor | _Failure:
+    def _made_here(self, epoch: int, index: Tensor) -> Tensor | Failure:
         """One batch made in this process, whose own random numbers it leaves alone."""
-        before = random.getstate(), numpy.random.get_state(), torch.get_rng_state()
-        try:
+        with kept_random_state():
             batch = self._samples[self._plan.key(epoch, index)]
-        finally:
-            random.setstate(before[0])
-            numpy.random.set_state(before[1])
-            torch.set_rng_state(before[2])
         return batch.pin_memory() if self._pin and isinstance(batch, Tensor) else batch
 
-    def _fetch(self) -> Iterator[Tensor | _Failure]:
+    def _fetch(self) -> Iterator[Tensor | Failure]:
         """The batches of the plan, from workers that are started or were before."""
         if self._loader is None:
             self._loader = self._start()
@@ -171,7 +156,7 @@ class Feed:
     def _start(self) -> DataLoader[Any]:
         self._samples.seal()
         with warnings.catch_warnings():
-            # torch advises against more workers than cores; whoever asks for them is waiting for storage.
+            # torch advises against more workers than cores, which slow storage needs.
             warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
             loader = _Loader(
                 self._samples,
@@ -182,23 +167,23 @@ class Feed:
                 timeout=self._timeout,
                 prefetch_factor=self._prefetch,
                 persistent_workers=True,
-                worker_init_fn=_begin,
+                worker_init_fn=begin,
                 multiprocessing_context=_context(),
-                # One of its own: torch would draw the workers' base seed from the run's random numbers.
+                # A separate one: torch would draw the workers' base seed from the run's random numbers.
                 generator=torch.Generator(),
             )
         loader.while_waiting = lambda: self.while_waiting()
         return loader
 
-    def _checked(self, batch: Tensor | _Failure) -> Tensor:
-        if isinstance(batch, _Failure):
+    def _checked(self, batch: Tensor | Failure) -> Tensor:
+        if isinstance(batch, Failure):
             raise (WorkerError if batch.in_transport else ConfigError)(batch.problems)
         if self._shape is None:
             self._shape = batch.shape[1:]
         if batch.shape[1:] != self._shape:
             raise ConfigError(
                 f"samples have shapes {tuple(self._shape)} and {tuple(batch.shape[1:])}",
-                "all samples of a dataset have one shape",
+                "all samples of a dataset must have the same shape",
             )
         return batch
 
@@ -215,7 +200,7 @@ class Feed:
             wait([worker.sentinel for worker in workers], timeout=2.0)
         codes = [code for worker in workers if (code := worker.exitcode) is not None]
         if -signal.SIGBUS in codes:
-            return _memory_full("a data worker found shared memory full")
+            return memory_full("a data worker found shared memory full")
         if not codes:
             reason = str(error).partition("\n")[0] or type(error).__name__
             return WorkerError(f"the data workers failed: {reason}", "loader.workers=0 loads without workers")
@@ -228,31 +213,20 @@ class Feed:
         )
 
 
-def _nothing() -> None:
-    return None
-
-
 def _forget_read() -> None:
-    """Have torch forget the batches of workers that are no longer used.
+    """Have torch release its references to batches that are no longer used.
 
-    It keeps something small of each until there are 128, and small things between large ones keep the C
-    library from using the memory of those again: it would grow by a batch a step until then.
+    It keeps a small object for each until there are 128. Small blocks between large ones keep the C library
+    from using the large ones again: memory would grow by a batch a step until then.
     """
     with shared_cache.lock:
         shared_cache.free_dead_references()  # type: ignore[no-untyped-call]
 
 
 def _count(samples: int, batch_size: int) -> int:
-    """Workers for ``auto``: starting them takes seconds, which a few samples do not."""
+    """Workers for ``auto``; none for few samples, because starting workers takes seconds."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return 0 if samples < _FEW else min(cores, _MOST, -(-samples // batch_size))
-
-
-def _memory_full(what: str) -> WorkerError:
-    return WorkerError(
-        what,
-        "make /dev/shm larger (docker run --shm-size=8g), make batches smaller, or use loader.workers=0",
-    )
+    return 0 if samples < _FEW_SAMPLES else min(cores, _MAX_WORKERS, -(-samples // batch_size))
 
 
 class _Plan:
@@ -269,33 +243,27 @@ class _Plan:
     def set(self, epoch: int, numbers: Sequence[Tensor]) -> None:
         self._epoch, self._numbers = epoch, numbers
 
-    def key(self, epoch: int, index: Tensor) -> _Key:
+    def key(self, epoch: int, index: Tensor) -> Key:
         return epoch, [(number, self._items[number]) for number in index.tolist()]
 
-    def __iter__(self) -> Iterator[_Key]:
+    def __iter__(self) -> Iterator[Key]:
         return (self.key(self._epoch, index) for index in self._numbers)
 
     def __len__(self) -> int:
         return len(self._numbers)
 
 
-_Key = tuple[int, list[tuple[int, Any]]]
-
-
-# ------------------------------------------------------------------ in the training process
-
-
 class _Iterator(_MultiProcessingDataLoaderIter):
-    """torch's, except that a dead worker is noticed and the program's signals are looked at every second.
+    """torch's iterator, but checks for dead workers and for signals to the program every second.
 
-    torch looks after the whole timeout, because it learns of a death by SIGCHLD, which the server gets.
+    torch checks only after the whole timeout: it relies on SIGCHLD, which the fork server gets here.
     """
 
     def __init__(self, loader: _Loader) -> None:
         self._while_waiting = loader.while_waiting
         with _starting():
             super().__init__(loader)
-        # Before multiprocessing's own end of the program, which waits for workers to heed a SIGTERM.
+        # Runs before multiprocessing's exit handler, which waits for workers to obey a SIGTERM.
         self.at_exit = partial(_kill, self._workers)
         atexit.register(self.at_exit)
 
@@ -310,7 +278,7 @@ class _Iterator(_MultiProcessingDataLoaderIter):
 
 
 class _Loader(DataLoader[Any]):
-    while_waiting: Callable[[], None]
+    while_waiting: Callable[[], object]
 
     def _get_iterator(self) -> _Iterator:
         return _Iterator(self)
@@ -318,7 +286,7 @@ class _Loader(DataLoader[Any]):
 
 def _kill(workers: Sequence[Any]) -> None:
     for worker in workers:
-        # Asked first, because the number of a process that is gone may belong to another by now.
+        # Checked first, because another process may have the id of one that has ended.
         if worker.is_alive():
             worker.kill()
 
@@ -327,21 +295,21 @@ def _context() -> Any:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, "PIL.Image"])
+    context.set_forkserver_preload([begin.__module__, "PIL.Image"])
     return context
 
 
 @contextmanager
 def _starting() -> Iterator[None]:
-    """What is started inside has SIGINT and SIGTERM blocked, and does not run the caller's script again.
+    """Processes started inside have signals blocked, and do not run the caller's script again.
 
-    Both signals go to the whole group of processes; a worker that died of one could not feed the step that
-    the run still finishes. Blocked from the first instruction on, there is no moment at which it could.
+    Signals from a terminal go to the whole process group; a worker that died of one could not feed the step
+    that the run still finishes. They are blocked from a worker's first instruction on.
     """
     # Python unblocks the signals after starting its tracker of resources, so that comes first.
     resource_tracker.ensure_running()
     main = sys.modules["__main__"]
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS) if hasattr(signal, "pthread_sigmask") else None
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS) if hasattr(signal, "pthread_sigmask") else None
     sys.modules["__main__"] = types.ModuleType("__main__")
     try:
         yield
@@ -349,125 +317,3 @@ def _starting() -> Iterator[None]:
         sys.modules["__main__"] = main
         if mask is not None:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-
-
-# ------------------------------------------------------------------ in a worker
-
-
-@dataclass(frozen=True)
-class _Failure:
-    """What went wrong with a batch. Sent, not raised: torch would lose the parts of a trainctl error."""
-
-    problems: tuple[Problem, ...]
-    in_transport: bool = False
-
-
-class _Samples(Dataset[Any]):
-    """What makes a batch of a key; all that a worker gets of the data."""
-
-    def __init__(self, load: Callable[[Any], Tensor], seed: int | None) -> None:
-        self._load, self._seed = load, seed
-        self._sealed: tuple[list[tuple[str, str]], bytes] | None = None
-
-    def __len__(self) -> int:
-        return 0
-
-    def __getitem__(self, key: _Key) -> Tensor | _Failure:
-        epoch, numbered = key
-        samples: list[Tensor] = []
-        for number, item in numbered:
-            seed = derived_seed("sample", self._seed, epoch, number)
-            random.seed(seed)
-            numpy.random.seed(seed % 2**32)
-            # Not torch.manual_seed, which would note down a call for the GPU at every sample.
-            torch.default_generator.manual_seed(seed)
-            try:
-                sample = self._load(item)
-            except TrainctlError as error:
-                return _Failure(error.problems)
-            except Exception as error:
-                reason = str(error).partition("\n")[0]
-                return _Failure((Problem(f"{item} cannot be loaded: {type(error).__name__}: {reason}"),))
-            if not isinstance(sample, Tensor):
-                return _Failure((Problem(f"{item} was loaded as {type(sample).__name__}, not as a tensor"),))
-            if samples and (sample.shape, sample.dtype) != (samples[0].shape, samples[0].dtype):
-                return _Failure(
-                    (
-                        Problem(
-                            f"{item} has shape {tuple(sample.shape)} {sample.dtype},"
-                            f" {numbered[0][1]} has {tuple(samples[0].shape)} {samples[0].dtype}",
-                            "all samples of a dataset have one shape and type",
-                        ),
-                    )
-                )
-            samples.append(sample)
-        try:
-            # In a worker the stack is made in shared memory at once.
-            batch: Tensor = default_collate(samples)
-        except (RuntimeError, OSError) as error:
-            reason = str(error).partition("\n")[0]
-            return _Failure(_memory_full(f"a data worker cannot pass on a batch: {reason}").problems, True)
-        return batch
-
-    def seal(self) -> None:
-        """Pickle ``load`` before any process starts. Raises ConfigError where that cannot be done."""
-        buffer = io.BytesIO()
-        pickler = _Pickler(buffer)
-        try:
-            pickler.dump(self._load)
-        except (pickle.PicklingError, AttributeError, TypeError) as error:
-            raise ConfigError(
-                f"the dataset's load cannot be sent to a worker: {error}",
-                "make it a function or class of a module, or load with loader.workers=0",
-            ) from error
-        self._sealed = sorted(pickler.modules.items()), buffer.getvalue()
-
-    def __reduce__(self) -> tuple[Callable[..., _Samples], tuple[Any, ...]]:
-        assert self._sealed is not None
-        return _unsealed, (*self._sealed, self._seed)
-
-
-class _Pickler(pickle.Pickler):
-    """Notes the files of the modules it refers to: a plugin's module has a name only where it was loaded."""
-
-    def __init__(self, buffer: io.BytesIO) -> None:
-        super().__init__(buffer)
-        self.modules: dict[str, str] = {}
-
-    def reducer_override(self, value: Any) -> Any:
-        if isinstance(value, type | types.FunctionType):
-            path = getattr(sys.modules.get(value.__module__), "__file__", None)
-            if path is not None:
-                self.modules[value.__module__] = path
-        return NotImplemented
-
-
-def _unsealed(modules: list[tuple[str, str]], payload: bytes, seed: int | None) -> _Samples:
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.append(here)
-    for name, path in modules:
-        with suppress(ImportError):
-            importlib.import_module(name)
-            continue
-        spec = importlib.util.spec_from_file_location(name, path)
-        if spec is not None and spec.loader is not None:
-            sys.modules[name] = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(sys.modules[name])
-    return _Samples(pickle.loads(payload), seed)
-
-
-def _begin(number: int) -> None:
-    """The first thing a worker does: heed no signal of the group, and end when the training process does."""
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    parent = multiprocessing.parent_process()
-    if parent is None:
-        return
-
-    def follow() -> None:
-        parent.join()
-        os._exit(1)
-
-    # A thread, because a load that hangs would never come to look.
-    threading.Thread(target=follow, daemon=True).start()

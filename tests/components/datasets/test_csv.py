@@ -312,7 +312,7 @@ def test_a_second_file_to_test_on() -> None:
         ("kind,n,y\nred,many,yes\nred,1,no\n", "test.csv, line 2, column 2 (n): 'many' is not a number"),
         (
             "kind,n,y\nred,1,maybe\nred,1,no\n",
-            "test.csv, line 2, column 3 (y): 'maybe' is no class in training",
+            "test.csv, line 2, column 3 (y): 'maybe' is not a class of the training data",
         ),
     ],
 )
@@ -329,14 +329,14 @@ def test_a_second_file_that_does_not_fit(text: str, said: str) -> None:
     [
         ("", {}, "table.csv is empty"),
         (" \n\n", {}, "table.csv is empty"),
-        ("a,b,y\n", {}, "a header and no rows below it"),
+        ("a,b,y\n", {}, "a header without rows"),
         ("a,b,y\n1,2,3\n4,5\n", {}, "line 3, column 3: there is no cell after '5'"),
         ("a,b,y\n1,2,3\n4,5,6,7\n1,2,3\n", {}, "line 3, column 4: '7' is one cell too many"),
         (PLAIN, {"target": "Y2"}, "dataset.target=Y2: table.csv has no such column"),
         (PLAIN, {"target": 4}, "table.csv has the columns 1 to 3"),
         (PLAIN, {"target": 0}, "table.csv has the columns 1 to 3"),
         (PLAIN, {"drop": ["a", "y"], "target": "y"}, "both name column 3 (y)"),
-        (PLAIN, {"drop": ["a", "b"]}, "no input column is left"),
+        (PLAIN, {"drop": ["a", "b"]}, "no input column beside the target"),
         ("a,y\n1,k\n2,k\n", {}, "every row has the target 'k'"),
         ("a,y\n1,3\n2,3\n", {}, "every row has the target 3"),
         ("a,y\n1,0.5\n2,NA\n3,2\n", {}, "line 3, column 2 (y): the target is missing"),
@@ -368,7 +368,7 @@ NUMBERS = "a,y\n" + "".join(f"{row},{row}.5\n" for row in range(30))
 
 def test_a_text_among_numbers() -> None:
     said = problem(f"{NUMBERS}12 kg,1.5\n1_000,1.5\n")
-    assert "table.csv, line 32, column 1 (a): '12 kg' is not a number; 1 more such in this column" in said
+    assert "table.csv, line 32, column 1 (a): '12 kg' is not a number; 1 more in this column" in said
     assert "dataset.bad_rows=skip" in said
 
 

@@ -14,7 +14,6 @@ from PIL import Image
 
 from trainctl.components.datasets.image_folder import image_folder
 from trainctl.data import Data, ItemSplit, Split
-from trainctl.data.images import cache as _image_cache
 from trainctl.data.images.decoding import Decoder
 from trainctl.errors import ConfigError, MissingDataError
 
@@ -220,7 +219,7 @@ def test_a_full_disk_leaves_no_half_cache(flat: Path, monkeypatch: pytest.Monkey
     def full(*arguments: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(_image_cache.os, "posix_fallocate", full, raising=False)
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
     data = make(flat)
     assert "not cached: No space left on device" in data.note
     assert not list((flat.with_name(".fruit.trainctl")).iterdir())
@@ -282,7 +281,7 @@ def test_a_class_without_images_is_refused(
 
 def test_a_test_class_that_training_lacks_is_refused(split: Path) -> None:
     fill(split / "test" / "blue", (0, 0, 255))
-    with pytest.raises(ConfigError, match="blue is no class of") as caught:
+    with pytest.raises(ConfigError, match="blue is not a class of") as caught:
         make(split)
     assert "a green, b red" in caught.value.problems[0].remedy
 

@@ -27,8 +27,7 @@ from tests.helpers.runs import weights
 from trainctl.components.loaders.auto import auto
 from trainctl.components.loaders.resident import ResidentLoader
 from trainctl.components.loaders.workers import WorkersLoader
-from trainctl.data import ItemSplit, Split, Standardize
-from trainctl.data import worker_pool as _feed
+from trainctl.data import ItemSplit, Split, Standardize, worker_process
 from trainctl.errors import ConfigError, WorkerError
 from trainctl.registry.protocols import Cursor
 
@@ -239,7 +238,7 @@ def test_a_batch_that_cannot_be_passed_on_names_shared_memory(make, monkeypatch:
     def full(samples: Any) -> Tensor:
         raise RuntimeError("unable to allocate shared memory(shm): No space left on device (28)")
 
-    monkeypatch.setattr(_feed, "default_collate", full)
+    monkeypatch.setattr(worker_process, "default_collate", full)
     with pytest.raises(WorkerError, match="No space left") as caught:
         list(make(workers=0).batches())
     assert "/dev/shm" in caught.value.problems[0].remedy

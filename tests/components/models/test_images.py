@@ -83,7 +83,7 @@ def test_torchvision_explains_what_is_not_there(tmp_path, monkeypatch: pytest.Mo
     assert "did you mean model.arch=resnet" in error.value.problems[0].remedy
     with pytest.raises(ConfigError, match="no such weights"):
         model("torchvision", (3, 64, 64), weights="IMAGENET")
-    with pytest.raises(ConfigError, match="is not there") as error:
+    with pytest.raises(ConfigError, match="not found") as error:
         model("torchvision", (3, 64, 64), weights="DEFAULT")
     assert "model.download=true" in error.value.problems[0].remedy
     with pytest.raises(ConfigError, match="takes images"):

@@ -110,7 +110,7 @@ class TestRefused:
             (("loop=derivatives",), "optim=adam"),
             (
                 ("loop=derivatives", "optim=sgd"),
-                "loop=derivatives: it knows the weight and bias of model=linear",
+                "loop=derivatives requires model=linear, all of it trained, not model=mlp",
             ),
             (("loop=autograd", "optim=sgd"), "model=mlp"),
             (("loop=derivatives", "optim=sgd", "model=linear"), "loss=cross_entropy"),

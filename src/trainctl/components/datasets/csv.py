@@ -36,10 +36,10 @@ def csv(
     skip_lines: NonNegativeInt = 0,
     like: Mapping[str, Any] | None = None,
 ) -> Data:
-    """A table of your own in a text file, plain or gzipped: CSV, TSV, or lined up by spaces.
+    """A table of your own in a text file, plain or gzipped: CSV, TSV, or aligned by spaces.
 
-    Columns of numbers are standardized, columns of text are spread over one column for each category. What
-    that needs to know (means, deviations, categories) comes from the training split alone.
+    Columns of numbers are standardized, columns of text one-hot encoded. Means, deviations and categories
+    come from the training split alone.
 
     Args:
         path: the file.
@@ -54,19 +54,19 @@ def csv(
         test: rows to hold out for the test, a count or a fraction; 0 for none.
         test_path: another file with the same columns to test on, in the place of ``test``.
         test_seed: chooses the rows of ``test``.
-        delimiter: one character, or tab, semicolon, pipe, comma, space; auto finds it.
-        encoding: auto is what a byte order mark says, else UTF-8, else cp1252.
-        header: whether the first row holds the names of the columns; auto looks.
-        skip_lines: how many lines at the top do not belong to the table.
+        delimiter: one character, or tab, semicolon, pipe, comma, space; auto detects it.
+        encoding: auto is the encoding of a byte order mark, else UTF-8, else cp1252.
+        header: whether the first row has the names of the columns; auto detects it.
+        skip_lines: lines above the table.
 
-    A table for a model that is trained already is read ``like`` the one that it was trained on: the same
-    columns, categories and classes.
+    ``like`` describes the table that a model was trained on: this one gets its columns, categories and
+    classes.
 
     Shape: inputs (N, columns) float32, which the transform makes (N, numbers + categories); targets (N,)
     int64 or (N, 1) float32.
 
     Raises:
-        ConfigError: naming file, line and column, for whatever cannot be read.
+        ConfigError: naming file, line and column, for data that cannot be used.
         MissingDataError: when the file is not there.
     """
     table = read_table("path", path, task, delimiter, encoding, header, skip_lines, bad_rows)
@@ -100,7 +100,7 @@ def read_table(
     separator = choose_delimiter(text, str(file), delimiter, skip_lines)
     found = list(rows(text, str(file), separator, skip_lines))
     width = _width(found, header)
-    # The first row is judged by its own width, so that a line above the table is not taken for its header.
+    # Only rows of the table's width count, so that a line above the table is not taken for its header.
     even, uneven = [row for row in found if len(row[1]) == width], sum(len(row[1]) != width for row in found)
     if uneven and bad_rows == "error":
         raise _ragged(str(file), next(row for row in found if len(row[1]) != width), width, found)
@@ -108,8 +108,8 @@ def read_table(
     body = even if names is None else even[1:]
     if not body:
         raise ConfigError(
-            f"{file}: {'a header and no rows below it' if even else 'no rows'}",
-            "if its only line is a row, say dataset.header=false" if even else "",
+            f"{file}: {'a header without rows' if even else 'no rows'}",
+            "if its only line is a row, use dataset.header=false" if even else "",
         )
     commas = separator != ","
     named = unique_names(names, width)
@@ -142,7 +142,7 @@ def read_table(
 
 
 def _width(found: _Rows, header: Literal["auto"] | bool) -> int:
-    """How many cells a row has: as many as the header, where one is asked for, else as most have."""
+    """The number of cells in a row: the header's if one is required, else that of most rows."""
     if header is True and found:
         return len(found[0][1])
     widths = Counter(len(cells) for _, cells in found)
@@ -155,7 +155,7 @@ def _ragged(file: str, row: tuple[int, list[str]], width: int, found: _Rows) -> 
         return ConfigError(
             f"{file}, line {line}: {len(cells)} cells from {cells[0]!r} to {cells[-1]!r}, where most lines"
             f" have {width}",
-            f"if it stands above the table, leave it out with dataset.skip_lines={line}",
+            f"if it is above the table, leave it out with dataset.skip_lines={line}",
         )
     if len(cells) > width:
         what = f"column {width + 1}: {cells[width]!r} is one cell too many, the table has {width} columns"
@@ -163,13 +163,12 @@ def _ragged(file: str, row: tuple[int, list[str]], width: int, found: _Rows) -> 
         what = f"column {len(cells) + 1}: there is no cell after {cells[-1]!r}, the table has {width} columns"
     return ConfigError(
         f"{file}, line {line}, {what}",
-        'put a cell that holds the delimiter into quotes ("a, b"), or leave such rows out with'
-        " dataset.bad_rows=skip",
+        'quote cells that contain the delimiter ("a, b"), or leave such rows out with dataset.bad_rows=skip',
     )
 
 
 def has_header(even: _Rows, header: Literal["auto"] | bool, separator: str) -> bool:
-    """Is the first row one of names? Names differ from the cells below them: in kind, or at least each."""
+    """Is the first row the header? Names differ from the cells below them: in kind, or at least in text."""
     if header != "auto":
         return header
     first, below = even[0][1], [cells for _, cells in even[1 : _SAMPLE_ROWS + 1]]
@@ -190,7 +189,7 @@ def has_header(even: _Rows, header: Literal["auto"] | bool, separator: str) -> b
             names += 1
     if names or values:
         return names >= values
-    # Text only: a name does not come back as a cell below.
+    # Text only: a name does not occur as a cell below.
     different = len(set(first)) == len(first) and all(first)
     return different and not any(cell == cells[index] for index, cell in enumerate(first) for cells in below)
 
@@ -201,7 +200,7 @@ def _is_number(cell: str, commas: bool) -> bool:
 
 
 def unique_names(names: Sequence[str] | None, width: int) -> list[str]:
-    """A name for each column: the header's, its number where that is blank, ``a.2`` for a second ``a``."""
+    """A name for each column: the header's, the number if that is blank, ``a.2`` for a second ``a``."""
     if names is None:
         return [str(number) for number in range(1, width + 1)]
     taken: Counter[str] = Counter()
@@ -214,10 +213,7 @@ def unique_names(names: Sequence[str] | None, width: int) -> list[str]:
 
 
 def _counts_rows(column: Column) -> bool:
-    """Does it count 0, 1, 2 … or 1, 2, 3 …, as the row names that other programs write do?"""
+    """Does it count 0, 1, 2 … or 1, 2, 3 …, like row names that other programs write?"""
     if column.kind != "number" or column.bad or len(column.values) < 2:
         return False
     return column.values[0] in (0, 1) and bool((column.values.diff() == 1).all())
-
-
-__all__ = ["csv", "has_header", "read_table", "unique_names"]

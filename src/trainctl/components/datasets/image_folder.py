@@ -1,4 +1,4 @@
-"""Images of one's own, a folder a class."""
+"""A user's images, one folder a class."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from trainctl.data import AnySplit, Data, ItemSplit, Split, Standardize
-from trainctl.data.images import cache as cache_file
+from trainctl.data.images.cache import Row, Stored, decoded, in_memory, places, stamp, write
 from trainctl.data.images.decoding import SUFFIXES, Decoder
 from trainctl.errors import ConfigError, MissingDataError
 from trainctl.registry import DATASETS, Count, NonNegative, Positive
@@ -45,39 +45,27 @@ def image_folder(
 
     Args:
         path: the folder.
-        size: height and width that images are brought to.
+        size: height and width after resizing.
         channels: 3 for colour, 1 for grey.
-        resize: crop fills the size and cuts off what is over; stretch changes the proportions.
+        resize: crop fills the size and cuts off the edges; stretch changes the proportions.
         bad_files: error stops at a broken image and names it, skip leaves them out and says how many.
         cache: keep the decoded images; without, each is decoded whenever it is used.
         max_resident_gb: decoded images of up to this many GB in all are kept in memory.
         mean: subtracted from pixels in [0, 1].
-        std: what they are then divided by.
+        std: divides the difference.
 
     Shape: inputs (N, channels, *size) uint8, targets (N,) int64 in the order of the classes' names.
     """
-    root = Path(path).expanduser()
-    listing = _list(root, (channels, *size))
+    root, shape = Path(path).expanduser(), (channels, *size)
+    listing = _list(root, shape)
     decoder, skip = Decoder((size[0], size[1]), channels, resize), bad_files == "skip"
     paths = [str(root / name) for name in listing.files]
-    shape = (channels, *size)
     small = len(paths) * channels * size[0] * size[1] <= max_resident_gb * 1e9
-    images: AnySplit
     if cache:
         images, good, note = _cached(root, listing, decoder, paths, small=small, skip=skip)
     else:
-        images, note = ItemSplit(paths, listing.targets, decoder), "not cached"
-        good = _good(paths, decoder, skip=skip)
-    notes = [note]
-    if good is not None and not bool(good.all()):
-        broken = [name for name, fine in zip(listing.files, good.tolist(), strict=True) if not fine]
-        if not skip:
-            raise ConfigError(
-                f"dataset=image_folder: {root / broken[0]} is broken"
-                + (f", and {len(broken) - 1} more" if len(broken) > 1 else ""),
-                "repair or remove it; dataset.bad_files=skip leaves broken files out",
-            )
-        notes.append(f"{len(broken)} broken file{'s' if len(broken) > 1 else ''} left out")
+        images, good, note = _on_demand(paths, listing.targets, decoder, "not cached", skip=skip)
+    notes = [note, _broken(root, listing.files, good, skip=skip)]
     if listing.others:
         notes.append(f"{listing.others} other file{'s' if listing.others > 1 else ''} ignored")
     splits = {part: _part(images, rows, good) for part, rows in listing.rows.items()}
@@ -92,9 +80,23 @@ def image_folder(
         output_size=len(listing.classes),
         transform=Standardize(scale=255.0, mean=mean, std=std),
         classes=tuple(listing.classes),
-        note="; ".join(notes),
+        note="; ".join(filter(None, notes)),
         reading={"kind": "image", "resize": resize, "largest": 255},
     )
+
+
+def _broken(root: Path, files: Sequence[str], good: Tensor | None, *, skip: bool) -> str:
+    """A note on the broken images, empty if there are none. Raises ConfigError for one unless ``skip``."""
+    if good is None or bool(good.all()):
+        return ""
+    broken = [name for name, fine in zip(files, good.tolist(), strict=True) if not fine]
+    if not skip:
+        raise ConfigError(
+            f"dataset=image_folder: {root / broken[0]} is broken"
+            + (f", and {len(broken) - 1} more" if len(broken) > 1 else ""),
+            "repair or remove it; dataset.bad_files=skip leaves broken files out",
+        )
+    return f"{len(broken)} broken file{'s' if len(broken) > 1 else ''} left out"
 
 
 def _part(images: AnySplit, rows: range, good: Tensor | None) -> AnySplit:
@@ -109,48 +111,47 @@ def _part(images: AnySplit, rows: range, good: Tensor | None) -> AnySplit:
 def _cached(
     root: Path, listing: _Listing, decoder: Decoder, paths: list[str], *, small: bool, skip: bool
 ) -> tuple[AnySplit, Tensor | None, str]:
-    """The decoded images, which of them are good, and a word on where they came from."""
+    """The decoded images, which of them are good, and a note on their source."""
     shape = (decoder.channels, *decoder.size)
     name = f"images-{'x'.join(map(str, shape))}-{decoder.resize}.safetensors"
-    stamp = cache_file.stamp(root, listing.files, decoder)
-    candidates = [cache_file.Stored(place, stamp) for place in cache_file.places(root, name)]
+    sources = stamp(root, listing.files, decoder)
+    candidates = [Stored(place, sources) for place in places(root, name)]
     for stored in candidates:
         if stored.valid():
             return *_stored(stored, listing.targets, small=small), "cached"
     started, reason = time.perf_counter(), ""
     for stored in candidates:
         try:
-            cache_file.write(stored, paths, decoder, shape, skip=skip)
+            write(stored, paths, decoder, shape, skip=skip)
         except OSError as error:
             reason = reason or f"{error.strerror or error}"
             continue
         note = f"decoded in {time.perf_counter() - started:.1f} s and cached in {stored.path}"
         return *_stored(stored, listing.targets, small=small), note
     if small:
-        images, good = cache_file.in_memory(paths, decoder, shape, skip=skip)
+        images, good = in_memory(paths, decoder, shape, skip=skip)
         return Split(images, listing.targets), good, f"decoded; not cached: {reason}"
-    return (
-        ItemSplit(paths, listing.targets, decoder),
-        _good(paths, decoder, skip=skip),
-        f"not cached: {reason}",
-    )
+    return _on_demand(paths, listing.targets, decoder, f"not cached: {reason}", skip=skip)
 
 
-def _good(paths: list[str], decoder: Decoder, *, skip: bool) -> Tensor | None:
-    """Which images are not broken, if any is to be left out: that has to be known before a batch has it."""
-    if not skip:
-        return None
-    return torch.tensor([image is not None for _, image in cache_file.decoded(paths, decoder, skip=True)])
+def _on_demand(
+    paths: list[str], targets: Tensor, decoder: Decoder, note: str, *, skip: bool
+) -> tuple[AnySplit, Tensor | None, str]:
+    """Images that are decoded whenever they are used; with ``skip`` once before, to find the broken ones."""
+    good = None
+    if skip:
+        good = torch.tensor([image is not None for _, image in decoded(paths, decoder, skip=True)])
+    return ItemSplit(paths, targets, decoder), good, note
 
 
-def _stored(stored: cache_file.Stored, targets: Tensor, *, small: bool) -> tuple[AnySplit, Tensor]:
+def _stored(stored: Stored, targets: Tensor, *, small: bool) -> tuple[AnySplit, Tensor]:
     if small:
-        # The clone reads it from front to back, once; left mapped, the first epoch would in its random order.
+        # The clone reads the file once in order; mapped, the first epoch would read it in random order.
         return Split(stored.images().clone(), targets), stored.good()
-    return ItemSplit(range(len(targets)), targets, cache_file.Row(stored)), stored.good()
+    return ItemSplit(range(len(targets)), targets, Row(stored)), stored.good()
 
 
-# ------------------------------------------------------------------ what is there
+# ------------------------------------------------------------------ listing the files
 
 
 @dataclass
@@ -193,7 +194,7 @@ def _list(root: Path, shape: Sequence[int]) -> _Listing:
         for name in _folders_in(folder):
             if name not in listing.classes:
                 raise ConfigError(
-                    f"dataset=image_folder: {folder / name} is no class of {folders['train']}",
+                    f"dataset=image_folder: {folder / name} is not a class of {folders['train']}",
                     f"there are: {', '.join(listing.classes)}",
                 )
             images, others = _images_in(folder / name)
@@ -201,7 +202,7 @@ def _list(root: Path, shape: Sequence[int]) -> _Listing:
             if not images:
                 raise ConfigError(
                     f"dataset=image_folder: {folder / name} holds no images",
-                    f"images end in {', '.join(sorted(SUFFIXES))}; remove the folder if the class is none",
+                    f"images end in {', '.join(sorted(SUFFIXES))}; remove the folder if it is not a class",
                 )
             listing.files += [str(image.relative_to(root)) for image in images]
             targets += [listing.classes.index(name)] * len(images)
@@ -224,7 +225,7 @@ def _split_folders(root: Path) -> dict[str, Path]:
         named = sorted(strangers) or [folder.name for folder in found["val"]]
         raise ConfigError(
             f"dataset=image_folder: beside train/, {root} holds {', '.join(f'{name}/' for name in named)}",
-            "beside train/ only one val/ and a test/ belong there",
+            "keep only one val/ and one test/ beside train/",
         )
     return {part: folders[0] for part, folders in found.items() if folders}
 
@@ -251,5 +252,5 @@ def _refuse_emptied(listing: _Listing, splits: dict[str, AnySplit], root: Path) 
     for name, count in zip(listing.classes, left.tolist(), strict=True):
         if count == 0:
             raise ConfigError(
-                f"dataset=image_folder: {root}: class {name} has no image to train on that is not broken"
+                f"dataset=image_folder: {root}: class {name} has no image to train on: all are broken"
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -36,9 +36,9 @@ def npz(
 ) -> Data:
     """Arrays of your own in a file that numpy.savez wrote. Nothing in it is unpickled.
 
-    Shapes are kept, but images of shape (N, H, W, C) become (N, C, H, W), and the header says so. uint8 is
-    divided by 255; other numbers are standardized by mean and deviation of the training split: of each
-    feature for (N, F), of each channel for (N, C, H, W), of all values together for other shapes.
+    Images of shape (N, H, W, C) become (N, C, H, W), and the header says so; other shapes are kept. uint8 is
+    divided by 255; other numbers are standardized with the training split's mean and deviation: per feature
+    for (N, F), per channel for (N, C, H, W), over all values for other shapes.
 
     Args:
         path: the file.
@@ -56,70 +56,82 @@ def npz(
     float32.
 
     Raises:
-        ConfigError: for what is no such file, arrays of objects, arrays that do not belong together, NaN.
+        ConfigError: for another kind of file, arrays of objects, arrays that do not fit together, NaN.
         MissingDataError: when the file is not there.
     """
     file = find_file("npz", "path", path, task)
     with Arrays(file) as arrays:
-        names = (
-            arrays.choose("inputs", inputs, _INPUTS),
-            arrays.choose("targets", targets, _TARGETS),
-        )
-        features, swapped = to_inputs(file, names[0], arrays.read(names[0]))
-        raw_targets = to_targets(file, names[1], arrays.read(names[1]), len(features))
-        test_names = (
-            arrays.choose("test_inputs", test_inputs, _TEST_INPUTS, optional=True),
-            arrays.choose("test_targets", test_targets, _TEST_TARGETS, optional=True),
-        )
-        if bool(test_names[0]) != bool(test_names[1]):
-            raise ConfigError(
-                f"{file}: test {'inputs' if test_names[0] else 'targets'} without test"
-                f" {'targets' if test_names[0] else 'inputs'}",
-                f"name both, dataset.test_inputs= and dataset.test_targets=; it holds {arrays.names}",
-            )
-        test_arrays = None
-        if test_names[0]:
-            test_features, _ = to_inputs(file, test_names[0], arrays.read(test_names[0]))
-            test_arrays = (
-                test_features,
-                to_targets(file, test_names[1], arrays.read(test_names[1]), len(test_features)),
-            )
-    if test_arrays and test_arrays[0].shape[1:] != features.shape[1:]:
-        raise ConfigError(
-            f"{file}: {test_names[0]} has samples of shape {tuple(test_arrays[0].shape[1:])},"
-            f" {names[0]} of shape {tuple(features.shape[1:])}",
-            "test samples have the shape of training samples",
-        )
-    classes = _classes(file, names[1], raw_targets, task)
-    encoded = _encode(file, names[1], raw_targets, classes)
-    held = None
-    if test_arrays:
-        train = Split(features, encoded)
-        held = Split(test_arrays[0], _encode(file, test_names[1], test_arrays[1], classes))
+        names = arrays.choose("inputs", inputs, _INPUTS), arrays.choose("targets", targets, _TARGETS)
+        given = _read(arrays, names)
+        given_test = _read_test(arrays, test_inputs, test_targets, given)
+    classes = _classes(file, names[1], given.targets, task)
+    train, held = Split(given.inputs, _encode(file, given, classes)), None
+    if given_test is not None:
+        held = Split(given_test.inputs, _encode(file, given_test, classes))
     else:
-        kept_rows, held_rows = split_rows(len(features), test, test_seed)
-        train = Split(features[kept_rows], encoded[kept_rows])
-        held = Split(features[held_rows], encoded[held_rows]) if held_rows is not None else None
-    pixels = features.dtype == torch.uint8
-    said = [
+        kept_rows, held_rows = split_rows(len(train), test, test_seed)
+        train, held = train[kept_rows], None if held_rows is None else train[held_rows]
+    pixels = train.inputs.dtype == torch.uint8
+    note = [
         file.name,
         f"{names[0]} → {names[1]}",
-        "channels last → channels first" if swapped else "",
+        "channels last → channels first" if given.swapped else "",
         "divided by 255" if pixels else "standardized",
-        f"test from {test_names[0]}" if test_arrays else "",
+        f"test from {given_test.names[0]}" if given_test else "",
     ]
     return Data(
         name="npz",
         task="classification" if classes else "regression",
         train=train,
         test=held,
-        input_shape=tuple(features.shape[1:]),
-        output_size=len(classes) or int(encoded.shape[1]),
+        input_shape=tuple(train.inputs.shape[1:]),
+        output_size=len(classes) or int(train.targets.shape[1]),
         transform=Standardize(scale=255.0) if pixels else nn.Identity(),
         fit=None if pixels else _fit,
         classes=classes,
-        note="; ".join(filter(None, said)),
+        note="; ".join(filter(None, note)),
     )
+
+
+class _Arrays(NamedTuple):
+    """Inputs and targets by the names of their arrays; ``swapped``: channels were moved to the front."""
+
+    names: tuple[str, str]
+    inputs: Tensor
+    targets: Array
+    swapped: bool
+
+
+def _read(arrays: Arrays, names: tuple[str, str]) -> _Arrays:
+    inputs, swapped = to_inputs(arrays.file, names[0], arrays.read(names[0]))
+    targets = to_targets(arrays.file, names[1], arrays.read(names[1]), len(inputs))
+    return _Arrays(names, inputs, targets, swapped)
+
+
+def _read_test(
+    arrays: Arrays, test_inputs: str | None, test_targets: str | None, train: _Arrays
+) -> _Arrays | None:
+    """The test arrays, if the file has any."""
+    names = (
+        arrays.choose("test_inputs", test_inputs, _TEST_INPUTS, optional=True),
+        arrays.choose("test_targets", test_targets, _TEST_TARGETS, optional=True),
+    )
+    if bool(names[0]) != bool(names[1]):
+        found, absent = ("inputs", "targets") if names[0] else ("targets", "inputs")
+        raise ConfigError(
+            f"{arrays.file}: test {found} without test {absent}",
+            f"name both, dataset.test_inputs= and dataset.test_targets=; there are: {arrays.names}",
+        )
+    if not names[0]:
+        return None
+    test = _read(arrays, names)
+    if test.inputs.shape[1:] != train.inputs.shape[1:]:
+        raise ConfigError(
+            f"{arrays.file}: {names[0]} has samples of shape {tuple(test.inputs.shape[1:])},"
+            f" {train.names[0]} of shape {tuple(train.inputs.shape[1:])}",
+            "test samples must have the shape of training samples",
+        )
+    return test
 
 
 def _classes(file: Path, name: str, targets: Array, task: str) -> tuple[str, ...]:
@@ -130,29 +142,31 @@ def _classes(file: Path, name: str, targets: Array, task: str) -> tuple[str, ...
     if task == "regression":
         if textual:
             raise ConfigError(
-                f"dataset.task=regression: {file}, {name} holds text", "use dataset.task=classification"
+                f"dataset.task=regression requires numbers: {file}, {name} holds text",
+                "use dataset.task=classification",
             )
         return ()
     if targets.ndim != 1:
         raise ConfigError(
-            f"{file}, {name}: shape {targets.shape}, where a class has one number",
+            f"{file}, {name}: classes must have the shape (N,), not {targets.shape}",
             "save targets.argmax(1), or use dataset.task=regression",
         )
     distinct = np.unique(targets)
     if targets.dtype.kind == "f" and (distinct != distinct.round()).any():
         raise ConfigError(
-            f"dataset.task=classification: {file}, {name} holds numbers that are not whole",
+            f"dataset.task=classification requires whole numbers or text: {file}, {name} has fractions",
             "use dataset.task=regression",
         )
     if len(distinct) < 2:
         raise ConfigError(
-            f"{file}, {name}: every sample has the class {_label(distinct[0])}", "two classes are the least"
+            f"{file}, {name}: every sample has the class {_label(distinct[0])}; two classes are required"
         )
     return tuple(_label(value) for value in distinct)
 
 
-def _encode(file: Path, name: str, targets: Array, classes: tuple[str, ...]) -> Tensor:
+def _encode(file: Path, given: _Arrays, classes: tuple[str, ...]) -> Tensor:
     """Class numbers (N,) int64, or values (N, outputs) float32."""
+    targets = given.targets
     if not classes:
         values = torch.from_numpy(targets.astype(np.float32))
         return values.unsqueeze(1) if values.dim() == 1 else values
@@ -161,8 +175,8 @@ def _encode(file: Path, name: str, targets: Array, classes: tuple[str, ...]) -> 
     foreign = [_label(value) for value in distinct if _label(value) not in number]
     if foreign:
         raise ConfigError(
-            f"{file}, {name}: {foreign[0]} is no class of the training data",
-            f"there are {', '.join(classes)}",
+            f"{file}, {given.names[1]}: {foreign[0]} is not a class of the training data",
+            f"there are: {', '.join(classes)}",
         )
     table = torch.tensor([number[_label(value)] for value in distinct], dtype=torch.int64)
     return table[torch.from_numpy(codes.astype(np.int64))]
@@ -182,6 +196,3 @@ def _fit(train: Split) -> nn.Module:
         return Affine(mean.view(channels, 1, 1), std.view(channels, 1, 1))
     mean, std = column_statistics(inputs.reshape(-1, 1))
     return Affine(mean, std)
-
-
-__all__ = ["npz"]

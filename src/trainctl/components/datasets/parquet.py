@@ -31,8 +31,8 @@ def parquet(
 ) -> Data:
     """A table of your own in a Parquet file. Needs pyarrow: pip install 'trainctl[parquet]'.
 
-    Numbers and booleans are standardized, strings and categories are spread over one column for each
-    category. What that needs to know comes from the training split alone.
+    Numbers and booleans are standardized, strings and categories one-hot encoded. Means, deviations and
+    categories come from the training split alone.
 
     Args:
         path: the file.
@@ -48,14 +48,14 @@ def parquet(
         test_path: another file with the same columns to test on, in the place of ``test``.
         test_seed: chooses the rows of ``test``.
 
-    A table for a model that is trained already is read ``like`` the one that it was trained on: the same
-    columns, categories and classes.
+    ``like`` describes the table that a model was trained on: this one gets its columns, categories and
+    classes.
 
     Shape: inputs (N, columns) float32, which the transform makes (N, numbers + categories); targets (N,)
     int64 or (N, 1) float32.
 
     Raises:
-        ConfigError: naming file, row and column, for whatever cannot be used; when pyarrow is not installed.
+        ConfigError: naming file, row and column, for data that cannot be used; if pyarrow is not installed.
         MissingDataError: when the file is not there.
     """
     options = Options(target, task, drop, missing, bad_rows, test, test_seed)
@@ -67,7 +67,7 @@ def parquet(
 def read_table(key: str, path: str, task: str) -> Table:
     """The table in a Parquet file; ``key`` is the argument that named it.
 
-    Raises ConfigError for a file that is none, and when pyarrow is not installed.
+    Raises ConfigError for a file in another format, and if pyarrow is not installed.
     """
     try:
         import pyarrow
@@ -78,7 +78,7 @@ def read_table(key: str, path: str, task: str) -> Table:
         ) from error
     file = find_file("parquet", key, path, task)
     try:
-        # Not read_table, which would make partitions of folder names such as year=2020.
+        # Not read_table, which would add columns for folder names such as year=2020.
         stored = reader.ParquetFile(file).read()
     except (pyarrow.ArrowException, ValueError) as error:
         reason = str(error).partition("\n")[0]
@@ -99,7 +99,7 @@ def read_table(key: str, path: str, task: str) -> Table:
 
 
 def _column(name: str, number: int, values: Any, pyarrow: Any) -> Column:
-    """A column of its own type; ``unusable`` where that is neither numbers nor text."""
+    """A column of the file; ``unusable`` unless it has numbers or text."""
     types, kind = pyarrow.types, values.type
     if types.is_dictionary(kind):
         kind = kind.value_type
@@ -110,7 +110,7 @@ def _column(name: str, number: int, values: Any, pyarrow: Any) -> Column:
     if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
         return Column(name, number, "text", texts=[_present(value) for value in values.to_pylist()])
     if types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind) or types.is_null(kind):
-        # A copy, because torch does not take arrays that may not be written to.
+        # A copy, because torch requires writable arrays.
         numbers = values.cast(pyarrow.float64(), safe=False).to_numpy().copy()
         return number_column(name, number, torch.from_numpy(numbers))
     return Column(name, number, "text", unusable=str(values.type))
@@ -119,6 +119,3 @@ def _column(name: str, number: int, values: Any, pyarrow: Any) -> Column:
 def _present(text: str | None) -> str | None:
     stripped = "" if text is None else text.strip()
     return None if stripped.lower() in MISSING else stripped
-
-
-__all__ = ["parquet", "read_table"]

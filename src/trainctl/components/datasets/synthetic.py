@@ -1,4 +1,4 @@
-"""Made-up data of any size."""
+"""Synthetic data of any size."""
 
 from __future__ import annotations
 
@@ -24,22 +24,21 @@ def synthetic(
     data_seed: Seed = 0,
     targets: Literal["values", "binary", "sign", "labels", "shares"] = "values",
 ) -> Data:
-    """Made-up data that can be learned: a random linear map of normal inputs, plus noise.
+    """Synthetic data that can be learned: a random linear map of normal inputs, plus noise.
 
-    For classification the class is the largest of the map's outputs, for regression the outputs are the
-    targets.
+    The class is the map's largest output; for regression, the outputs are the targets.
 
     Args:
         task: what the targets are.
-        samples: how many to train and validate on.
-        test_samples: how many to test on.
+        samples: number of samples to train and validate on.
+        test_samples: number of samples to test on.
         shape: one input's shape, e.g. [20] or [3,32,32].
         outputs: number of classes, or of values to predict.
         noise: standard deviation of the noise, as a share of the signal's.
         data_seed: another seed makes other data.
-        targets: what a regression predicts, for the losses that take only some values: any values; binary, 1
-            where the value is above 0, else 0; sign, 1 or -1; labels, the numbers of the outputs above 0,
-            padded with -1; shares, values from 0 to 1 that sum to 1.
+        targets: the values that a regression predicts, for losses of certain values: values, any; binary, 1
+            for a value above 0, else 0; sign, 1 or -1; labels, the numbers of the outputs above 0, padded
+            with -1; shares, values from 0 to 1 that sum to 1.
 
     Shape: inputs (N, *shape) float32; targets (N,) int64, or (N, outputs) float32, int64 for labels.
     """

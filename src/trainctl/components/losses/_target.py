@@ -1,4 +1,4 @@
-"""What a loss compares the model's outputs with, and how it weighs classes."""
+"""Losses of class numbers, and weights of classes."""
 
 from __future__ import annotations
 
@@ -10,17 +10,11 @@ from torch import Tensor, nn
 from trainctl.errors import ConfigError
 
 
-class ValueLoss(nn.Module):
-    """Outputs and float targets of one and the same shape."""
-
-    target = "value"
-
-
 class ClassLoss(nn.Module):
-    """Outputs (N, classes) against int64 class numbers (N,), with a weight a class or none.
+    """Outputs (N, classes) against int64 class numbers (N,), with optional weights of the classes.
 
-    A weighted loss divides by the sum of its samples' weights, not by their number: ``batch_weight`` is what
-    a batch counts for when batches are put together.
+    A weighted loss divides by the sum of its samples' weights, not by their number: ``batch_weight`` is the
+    weight of a batch in a mean over batches.
     """
 
     target = "class"
@@ -34,14 +28,14 @@ class ClassLoss(nn.Module):
 def class_weights(setting: Sequence[float] | str | None, class_counts: Tensor | None) -> Tensor | None:
     """The weight of each class, shape (classes,) float32, or None.
 
-    ``balanced`` is samples / (classes × samples of the class), so that every class counts the same (King and
-    Zeng, Logistic Regression in Rare Events Data, 2001). Raises ConfigError where the number of weights is
-    not the number of classes.
+    ``balanced`` is samples / (classes × samples of the class), so that all classes have the same total weight
+    (King and Zeng, Logistic Regression in Rare Events Data, 2001). Raises ConfigError unless there is one
+    weight a class.
     """
     if setting is None:
         return None
     if class_counts is None:
-        raise ConfigError(f"loss.class_weights={setting}: the data has no classes")
+        raise ConfigError(f"loss.class_weights={setting} requires data with classes")
     if isinstance(setting, str):
         present = class_counts.clamp(min=1)
         return (class_counts.sum() / (len(class_counts) * present)).to(torch.float32)

@@ -9,6 +9,8 @@ from trainctl.registry import NonNegative, Positive
 from trainctl.registry.torch_classes import TorchClass, TorchClasses
 
 _MODULE = "nn.modules.loss"
+_PARAMETERS = "it has parameters of its own, which the optimizer would not train"
+_INPUTS = "it compares {} inputs; a loss gets the model's outputs and the targets"
 
 
 def _make(loss: type, member: TorchClass) -> Callable[..., Any]:
@@ -19,9 +21,12 @@ def _member(name: str, target: str, summary: str) -> TorchClass:
     return TorchClass(_MODULE, name, summary, target)
 
 
-# The last word says what the targets are: build.py explains a misfit from it.
+# A member's target names what the targets are; build explains a misfit from it.
 TORCH_CLASSES = TorchClasses(
     members={
+        "bce": _member(
+            "BCELoss", "binary", "Binary cross-entropy of probabilities; bce_with_logits is more stable"
+        ),
         "hinge_embedding": _member(
             "HingeEmbeddingLoss", "sign", "Similar (1) or dissimilar (-1), from distances"
         ),
@@ -29,6 +34,7 @@ TORCH_CLASSES = TorchClasses(
             "HuberLoss", "value", "Squared error for small differences, absolute for large ones"
         ),
         "l1": _member("L1Loss", "value", "Mean absolute error"),
+        "mse": _member("MSELoss", "value", "Mean squared error"),
         "multi_label_margin": _member(
             "MultiLabelMarginLoss", "labels", "Margin for several classes a sample"
         ),
@@ -52,13 +58,13 @@ TORCH_CLASSES = TorchClasses(
     },
     make=_make,
     refused={
-        "adaptive_log_softmax_with_loss": "it has parameters of its own, which no optimizer here would train",
-        "linear_cross_entropy": "it has parameters of its own, which no optimizer here would train",
-        "cosine_embedding": "it compares two inputs; a loss gets the model's outputs and the targets",
-        "ctc": "it needs the lengths of sequences beside outputs and targets",
-        "gaussian_nll": "it needs a variance beside outputs and targets",
-        "margin_ranking": "it compares two inputs; a loss gets the model's outputs and the targets",
-        "triplet_margin": "it compares three inputs; a loss gets the model's outputs and the targets",
-        "triplet_margin_with_distance": "it compares three inputs; a loss gets one and the targets",
+        "adaptive_log_softmax_with_loss": _PARAMETERS,
+        "linear_cross_entropy": _PARAMETERS,
+        "cosine_embedding": _INPUTS.format("two"),
+        "ctc": "it needs the lengths of sequences besides outputs and targets",
+        "gaussian_nll": "it needs a variance besides outputs and targets",
+        "margin_ranking": _INPUTS.format("two"),
+        "triplet_margin": _INPUTS.format("three"),
+        "triplet_margin_with_distance": _INPUTS.format("three"),
     },
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -12,17 +12,22 @@ from torch import Tensor
 class Metric(Protocol):
     """One number about a split, or one a class.
 
-    ``update`` adds a batch and does not wait for the device; ``compute`` gives the number, exact for
-    batches of any size, or the numbers by name. A new object is made for each evaluation.
+    ``update`` adds a batch and does not wait for the device; ``compute`` returns the number, exact for
+    batches of any size, or the numbers by name. A new object is made for each evaluation. Attributes of the
+    class that a run reads:
 
-    What a run asks of the class, each with what holds when it is not there:
-
-    - ``task``: classification or regression, the only one it fits; without it, both.
-    - ``lower_is_better``: whether less of it is better; False.
-    - ``several``: whether ``compute`` gives more than one number, which no run can be ranked by; False.
+    - ``task``: classification or regression, the only one that the metric fits; both if it is absent.
+    - ``lower_is_better``: whether lower values are better; False if absent.
+    - ``several``: whether ``compute`` returns more than one number, which cannot rank runs; False if absent.
     """
 
     def update(self, outputs: Tensor, targets: Tensor) -> None: ...
+
+    def merge(self, other: Any) -> None:
+        """Add the sums and counts of another object of the same class, on the same device.
+
+        The result is that of one object which got this one's batches and then the other's.
+        """
 
     def compute(self) -> float | Mapping[str, float]: ...
 
@@ -32,8 +37,8 @@ def wide(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-class MeanOverValues:
-    """Mean of something over all values of a split: the base of the plain regression metrics."""
+class Mean:
+    """Mean of one value a sample, or a target, over a split: the base of the plain metrics."""
 
     task = "regression"
     lower_is_better = True
@@ -43,22 +48,30 @@ class MeanOverValues:
         self.count = 0
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
-        total = self.values(outputs, targets).sum(dtype=wide(outputs.device))
-        self.total = total if self.total is None else self.total + total
-        self.count += targets.numel()
+        values = self.values(outputs, targets)
+        dtype = wide(values.device) if values.is_floating_point() else torch.int64
+        self._add(values.sum(dtype=dtype), values.numel())
+
+    def merge(self, other: Mean) -> None:
+        if other.total is not None:
+            self._add(other.total, other.count)
 
     def compute(self) -> float:
         return float(self.total) / self.count if self.total is not None else float("nan")
 
     def values(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """What to average, of the shape of ``targets``."""
+        """What to average: numbers, or booleans for a share."""
         raise NotImplementedError
+
+    def _add(self, total: Tensor, count: int) -> None:
+        self.total = total if self.total is None else self.total + total
+        self.count += count
 
 
 class ClassCounts:
     """Three counts a class: the base of the metrics that compare predicted with true classes.
 
-    The predicted class is the largest output; of equal ones the first. After the split, ``counted`` gives
+    The predicted class is the largest output; of equal ones the first. After the split, ``counted`` returns
     the samples of each class that were predicted correctly, its samples, and how often it was predicted.
     """
 
@@ -77,6 +90,10 @@ class ClassCounts:
         self.counts[0].index_add_(0, targets, (predicted == targets).to(targets.dtype))
         self.counts[1].index_add_(0, targets, one)
         self.counts[2].index_add_(0, predicted, one)
+
+    def merge(self, other: ClassCounts) -> None:
+        if other.counts is not None:
+            self.counts = other.counts.clone() if self.counts is None else self.counts + other.counts
 
     def counted(self) -> tuple[list[int], list[int], list[int]]:
         """Correct predictions, samples and predictions, each a list by class number."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from trainctl.components.metrics._base import Mean
 from trainctl.registry import METRICS
 
 
 @METRICS.register("accuracy")
-class Accuracy:
+class Accuracy(Mean):
     """Share of samples whose largest output is the target's.
 
     Shape: outputs (N, classes), targets (N,).
@@ -17,14 +18,5 @@ class Accuracy:
     task = "classification"
     lower_is_better = False
 
-    def __init__(self) -> None:
-        self.correct: Tensor | None = None
-        self.count = 0
-
-    def update(self, outputs: Tensor, targets: Tensor) -> None:
-        correct = (outputs.argmax(1) == targets).sum()
-        self.correct = correct if self.correct is None else self.correct + correct
-        self.count += len(targets)
-
-    def compute(self) -> float:
-        return int(self.correct) / self.count if self.correct is not None else float("nan")
+    def values(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return outputs.argmax(1) == targets

@@ -17,10 +17,10 @@ class AUROC:
     Receiver Operating Characteristic Curve, 1982). The score is the softmax of the outputs in float64; of two
     classes it is the difference of their outputs, and both have the same area, the usual binary one.
 
-    A class is left out of the mean where the split holds none of its samples, or none of any other: its area
-    is not defined. When that leaves no class, or an output is not a number, the result is NaN.
+    A class is left out of the mean if the split has no sample of it, or no sample of another class: its area
+    is not defined. If no class is left, or an output is NaN, the result is NaN.
 
-    The outputs of the whole split are kept on the device until the end: N × classes float32.
+    All outputs of the split are kept on the device until the end: N × classes float32.
 
     Shape: outputs (N, classes), targets (N,).
     """
@@ -35,6 +35,10 @@ class AUROC:
     def update(self, outputs: Tensor, targets: Tensor) -> None:
         self.outputs.append(outputs)
         self.targets.append(targets)
+
+    def merge(self, other: AUROC) -> None:
+        self.outputs += other.outputs
+        self.targets += other.targets
 
     def compute(self) -> float:
         if not self.outputs:

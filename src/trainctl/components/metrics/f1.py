@@ -13,8 +13,7 @@ class F1(ClassCounts):
     """Harmonic mean of precision and recall of each class, averaged over the classes.
 
     For one class it is 2 × correct / (samples + predictions) (van Rijsbergen, Information Retrieval, 1979).
-    A class that the split neither holds nor is predicted in has none and is left out of the mean; one that is
-    only predicted counts as 0.
+    A class without samples and predictions is left out of the mean; one with predictions only counts as 0.
 
     Args:
         average: macro counts each class the same, weighted counts it by its samples, micro adds up the counts

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from trainctl.components.metrics._base import MeanOverValues
+from trainctl.components.metrics._base import Mean
 from trainctl.registry import METRICS
 
 
 @METRICS.register("mae")
-class MeanAbsoluteError(MeanOverValues):
+class MeanAbsoluteError(Mean):
     """Mean of the absolute differences over all values.
 
     Shape: outputs and targets (N, outputs).

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from trainctl.components.metrics._base import MeanOverValues
+from trainctl.components.metrics._base import Mean
 from trainctl.registry import METRICS
 
 
 @METRICS.register("mse")
-class MeanSquaredError(MeanOverValues):
+class MeanSquaredError(Mean):
     """Mean of the squared differences over all values.
 
     Shape: outputs and targets (N, outputs).

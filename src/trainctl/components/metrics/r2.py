@@ -13,7 +13,7 @@ from trainctl.registry import METRICS
 class R2:
     """1 - (squared error) / (squared deviation from the split's mean), averaged over the outputs.
 
-    The batches' deviations are combined by the update of Chan, Golub and LeVeque (1983), which stays exact
+    Deviations of parts are combined by the update of Chan, Golub and LeVeque (1983), which stays exact
     where the plain sum of squares cancels. An output whose targets do not vary has no R²: the result is NaN.
 
     Shape: outputs and targets (N, outputs).
@@ -30,11 +30,18 @@ class R2:
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
         outputs, targets = outputs.to(wide(outputs.device)), targets.to(wide(outputs.device))
-        size, mean = len(targets), targets.mean(0)
+        mean = targets.mean(0)
+        error, deviation = (outputs - targets).square().sum(0), (targets - mean).square().sum(0)
+        self._add(len(targets), error, mean, deviation)
+
+    def merge(self, other: R2) -> None:
+        if other.count:
+            self._add(other.count, other.error, other.mean, other.deviation)
+
+    def _add(self, size: int, error: Tensor | float, mean: Tensor | float, deviation: Tensor | float) -> None:
         total, shift = self.count + size, mean - self.mean
-        self.error = self.error + (outputs - targets).square().sum(0)
-        between = shift.square() * (self.count * size / total)
-        self.deviation = self.deviation + (targets - mean).square().sum(0) + between
+        self.error = self.error + error
+        self.deviation = self.deviation + deviation + shift**2 * (self.count * size / total)
         self.mean = self.mean + shift * (size / total)
         self.count = total
 

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainctl.errors import ConfigError, nearest
+from trainctl.errors import ConfigError, did_you_mean
 from trainctl.registry import MODELS
 
-# The argument of a layer that its input decides, by name, and which part of the input's shape it is.
+# Arguments of layers that follow from the input's shape.
 _INFERRED: dict[str, Callable[[tuple[int, ...]], Any]] = {
     "in_features": lambda shape: shape[-1],
     "in_channels": lambda shape: shape[0],
@@ -21,7 +21,7 @@ _INFERRED: dict[str, Callable[[tuple[int, ...]], Any]] = {
     "num_channels": lambda shape: shape[0],
     "normalized_shape": lambda shape: list(shape),
 }
-# The argument that a last layer without it takes from the data.
+# Arguments of the last layer that follow from the data.
 _SIZES = ("out_features", "out_channels")
 _EXCLUDED = (
     "Module",
@@ -35,7 +35,7 @@ _EXCLUDED = (
 
 
 def _layer_classes() -> dict[str, type[nn.Module]]:
-    """torch.nn's layers by class name: no containers, no losses, no lazy twins."""
+    """torch.nn's layers by class name, without containers, losses and lazy layers."""
     return {
         name: member
         for name, member in vars(nn).items()
@@ -57,22 +57,21 @@ class Sequential(nn.Sequential):
     last layer without a size gets the data's output size.
 
     Args:
-        layers: the layers in order; `Linear: 64` means out_features=64, the first argument left to give.
+        layers: the layers in order; `Linear: 64` means out_features=64, the first argument not inferred.
 
-    Shape: (N, *input_shape) → whatever the last layer gives.
+    Shape: (N, *input_shape) → the last layer's.
     """
 
     def __init__(self, input_shape: tuple[int, ...], output_size: int, layers: list[Any]) -> None:
         classes = _layer_classes()
         built: list[nn.Module] = []
-        # Two samples of zeros go through, because batch normalization cannot infer from one.
+        # Two samples of zeros infer the sizes; batch normalization rejects one.
         sample = torch.zeros(2, *input_shape)
         for position, item in enumerate(layers):
             where = f"model.layers[{position}]"
             name, given = _read(where, item)
             if name not in classes:
-                close = nearest(name, classes)
-                remedy = f"did you mean {close}?" if close else "layers have the class names of torch.nn"
+                remedy = did_you_mean(name, classes).rstrip() or "layers have the class names of torch.nn"
                 raise ConfigError(f"{where}={name}: torch.nn has no such layer", remedy)
             is_last = position == len(layers) - 1
             layer = _build(
@@ -88,7 +87,7 @@ class Sequential(nn.Sequential):
 
 
 def _read(where: str, item: Any) -> tuple[str, Any]:
-    """One entry of the list as a layer's name and what was given for it."""
+    """One entry of the list as a layer's name and its arguments."""
     if isinstance(item, str):
         return item, {}
     if isinstance(item, dict) and len(item) == 1:
@@ -113,20 +112,17 @@ def _build(
         arguments = {free[0]: given}
     for name in arguments:
         if name not in names:
-            close = nearest(name, names)
-            remedy = f"did you mean {close}? " if close else ""
-            takes = (
-                f"{layer.__name__} takes: {', '.join(names)}"
-                if names
-                else f"{layer.__name__} takes no arguments"
+            takes = f"{layer.__name__} takes{': ' + ', '.join(names) if names else ' no arguments'}"
+            raise ConfigError(
+                f"{where}.{name}: {layer.__name__} has no argument {name!r}",
+                did_you_mean(name, names) + takes,
             )
-            raise ConfigError(f"{where}.{name}: {layer.__name__} has no argument {name!r}", remedy + takes)
     for name in names:
         if name in arguments or parameters[name].default is not inspect.Parameter.empty:
             continue
         if name in _INFERRED and not shape:
             raise ConfigError(
-                f"{where}={layer.__name__}: its input has no dimension left", "take a layer before it out"
+                f"{where}={layer.__name__}: its input has no dimension left", "remove a layer before it"
             )
         if name in _INFERRED:
             arguments[name] = _INFERRED[name](shape)
@@ -159,6 +155,6 @@ def _run(where: str, layer: nn.Module, sample: Tensor) -> Tensor:
         layer.train()
     if not isinstance(outputs, Tensor):
         raise ConfigError(
-            f"{where}={type(layer).__name__} gives more than one tensor: it cannot stand in a list"
+            f"{where}={type(layer).__name__}: a layer must return one tensor, this one returns several"
         )
     return outputs

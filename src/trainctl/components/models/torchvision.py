@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from trainctl.errors import ConfigError, nearest
+from trainctl.errors import ConfigError, did_you_mean
 from trainctl.registry import MODELS
 
 
@@ -29,7 +29,7 @@ def torchvision(
     Args:
         arch: the model's name in torchvision, such as resnet18, mobilenet_v3_small or vit_b_16.
         weights: pretrained weights by name, such as DEFAULT or IMAGENET1K_V1; null starts from scratch.
-        download: fetch the weights when they are not in torch's hub directory.
+        download: download the weights if they are not in torch's hub directory.
 
     Shape: (N, channels, height, width) → (N, output_size).
     """
@@ -42,16 +42,15 @@ def torchvision(
         )
     names = models.list_models(module=models)
     if arch not in names:
-        close = nearest(arch, names)
-        remedy = f"did you mean model.arch={close}? " if close else ""
+        remedy = did_you_mean(arch, names, "model.arch=")
         raise ConfigError(
-            f"model.arch={arch}: torchvision has no such model", f"{remedy}there are {len(names)}"
+            f"model.arch={arch}: torchvision has no such model", f"{remedy}it has {len(names)} others"
         )
     builder = models.get_model_builder(arch)
     arguments: dict[str, Any] = {}
     if "aux_logits" in inspect.signature(_config_of(builder)).parameters:
-        # A second output while training does not fit a loop that takes one.
-        # init_weights=True is scipy's truncated normal for every layer, a minute for nothing.
+        # The loop takes one output, these models have two in training. Their init_weights=True draws every
+        # layer from scipy's truncated normal, which takes a minute.
         arguments |= {"aux_logits": False, "init_weights": False}
     if weights is None:
         model = models.get_model(arch, weights=None, num_classes=output_size, **arguments)
@@ -81,8 +80,8 @@ def _pretrained(models: Any, arch: str, weights: str, download: bool) -> Any:
     stored = Path(torch.hub.get_dir()) / "checkpoints" / Path(chosen.url).name
     if not stored.is_file() and not download:
         raise ConfigError(
-            f"model.weights={weights}: {stored} is not there",
-            "fetch it with model.download=true, or put the file there",
+            f"model.weights={weights}: {stored} not found",
+            "download it with model.download=true, or put the file there",
         )
     try:
         return chosen.get_state_dict(progress=False, check_hash=True, weights_only=True)
@@ -102,32 +101,16 @@ def _replace_last(model: nn.Module, output_size: int) -> None:
     else:
         assert isinstance(last, nn.Conv2d)
         new = nn.Conv2d(last.in_channels, output_size, kernel_size=1)
-    _set(model, name, new)
+    parent, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(parent), leaf, new)
 
 
 def _adapt_channels(model: nn.Module, channels: int) -> None:
-    name, first = _modules(model, (nn.Conv2d,))[0]
+    """Average the first kernels over their channels, and repeat them for the data's channels."""
+    _, first = _modules(model, (nn.Conv2d,))[0]
     assert isinstance(first, nn.Conv2d)
     if first.in_channels == channels:
         return
-    new = nn.Conv2d(
-        channels,
-        first.out_channels,
-        kernel_size=first.kernel_size,  # type: ignore[arg-type]
-        stride=first.stride,  # type: ignore[arg-type]
-        padding=first.padding,  # type: ignore[arg-type]
-        dilation=first.dilation,  # type: ignore[arg-type]
-        bias=first.bias is not None,
-    )
-    with torch.no_grad():
-        new.weight.copy_(
-            first.weight.mean(1, keepdim=True).expand_as(new.weight) * first.in_channels / channels
-        )
-        if first.bias is not None and new.bias is not None:
-            new.bias.copy_(first.bias)
-    _set(model, name, new)
-
-
-def _set(model: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, leaf = name.rpartition(".")
-    setattr(model.get_submodule(parent), leaf, module)
+    weight = first.weight.detach().mean(1, keepdim=True) * first.in_channels / channels
+    first.weight = nn.Parameter(weight.repeat(1, channels, 1, 1))
+    first.in_channels = channels

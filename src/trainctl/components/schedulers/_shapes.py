@@ -11,10 +11,10 @@ from torch.optim.lr_scheduler import LambdaLR
 def warm_then(
     optimizer: Optimizer, total_steps: int, warmup: int, final: float, shape: Callable[[float], float]
 ) -> LambdaLR:
-    """Climb linearly for ``warmup`` steps, then go from lr to lr × final along ``shape``.
+    """Rise linearly to lr for ``warmup`` steps, then go from lr to lr × final along ``shape``.
 
-    ``shape`` takes the progress from 0 to 1 and gives what is left from 1 to 0. The first step of a warm-up
-    takes lr / warmup; a run that is shorter than the warm-up ends while it climbs.
+    ``shape`` maps the progress, from 0 to 1, to values from 1 to 0. The first step of a warm-up takes
+    lr / warmup; a run that is shorter than the warm-up ends during it.
     """
 
     def factor(step: int) -> float:

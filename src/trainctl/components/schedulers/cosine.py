@@ -21,8 +21,7 @@ def cosine(
     Minibatch SGD (2017).
 
     Args:
-        warmup: steps over which the learning rate climbs to lr; the first step takes lr / warmup. A
-            run that is shorter ends while it climbs.
+        warmup: steps over which the learning rate rises to lr; the first step takes lr / warmup.
         final: the last step's learning rate as a share of lr.
     """
     return warm_then(

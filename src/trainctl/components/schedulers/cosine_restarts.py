@@ -22,7 +22,7 @@ def cosine_restarts(
 
     Args:
         epochs: length of the first cosine.
-        factor: each cosine is so many times longer than the one before.
+        factor: the length of a cosine, relative to the one before.
         final: the end of a cosine as a share of lr.
     """
     lowest = final * min(group["lr"] for group in optimizer.param_groups)

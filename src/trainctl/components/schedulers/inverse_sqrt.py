@@ -15,6 +15,6 @@ def inverse_sqrt(optimizer: Optimizer, warmup: Count = 100) -> LambdaLR:
     Vaswani et al., Attention Is All You Need (2017).
 
     Args:
-        warmup: steps over which the learning rate climbs to lr.
+        warmup: steps over which the learning rate rises to lr.
     """
     return LambdaLR(optimizer, lambda step: min((step + 1) / warmup, (warmup / (step + 1)) ** 0.5))

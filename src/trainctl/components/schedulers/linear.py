@@ -16,7 +16,7 @@ def linear(
     """A straight line from lr down to lr × final over the whole run, after a linear warm-up.
 
     Args:
-        warmup: steps over which the learning rate climbs to lr.
+        warmup: steps over which the learning rate rises to lr.
         final: the last step's learning rate as a share of lr.
     """
     return warm_then(optimizer, total_steps, warmup, final, lambda progress: 1 - progress)

@@ -21,17 +21,17 @@ def one_cycle(
     See torch.optim.lr_scheduler.OneCycleLR; Smith and Topin, Super-Convergence (2019).
 
     Args:
-        warmup_share: share of the steps that climb.
+        warmup_share: share of the rising steps.
         start: how many times smaller than lr the first step's learning rate is.
         end: how many times smaller than the first step's the last one's is.
     """
     peaks = [group["lr"] for group in optimizer.param_groups]
-    # Plain gradient descent has no momentum to cycle, and must not get one from here.
+    # Plain gradient descent has no momentum, and must not get one.
     has_momentum = all("betas" in group or group.get("momentum") for group in optimizer.param_groups)
     return OneCycleLR(
         optimizer,
         max_lr=peaks,
-        # The cycle needs a step to climb and one to fall.
+        # The cycle needs a rising and a falling step.
         total_steps=max(2, total_steps),
         pct_start=warmup_share,
         div_factor=start,

@@ -21,7 +21,7 @@ def polynomial(
 
     Args:
         power: 1 is a straight line; larger falls faster at first.
-        warmup: steps over which the learning rate climbs to lr.
+        warmup: steps over which the learning rate rises to lr.
         final: the last step's learning rate as a share of lr.
     """
     return warm_then(optimizer, total_steps, warmup, final, lambda progress: float((1 - progress) ** power))

@@ -24,7 +24,7 @@ def reduce_on_plateau(
 
     Args:
         factor: what the learning rate is multiplied by.
-        patience: evaluations without improvement that are waited for.
+        patience: evaluations without improvement before a reduction.
         threshold: relative improvement that counts.
         cooldown: evaluations to wait after a reduction.
         min_lr: the learning rate never falls below this.

@@ -1,1 +1,1 @@
-"""Trackers: where else the metrics of a run go, one a file."""
+"""Trackers, one a file: they send the metrics of a run to another program."""

@@ -1,4 +1,4 @@
-"""What a tracker is."""
+"""The interface of a tracker."""
 
 from __future__ import annotations
 
@@ -11,33 +11,32 @@ Row = tuple[int, Mapping[str, float]]
 
 
 class Tracker(Protocol):
-    """Takes what a run says of itself to somewhere else.
+    """Sends a run's metrics, config and files to another program.
 
-    Its constructor imports what it needs and raises ConfigError when that is not installed. The methods are
-    called one after the other in a thread of the tracker's own, so it may be slow; what it raises switches it
-    off and never stops the run.
+    The constructor imports the package it needs, and raises ConfigError if that is not installed. The methods
+    are called one after the other in the tracker's own thread, so it may be slow; an exception switches the
+    tracker off and never stops the run.
     """
 
     def start(self, directory: Path, name: str, config: Mapping[str, Any]) -> None:
         """Before the first row.
 
-        A run that goes on tells all its rows again, from the first: what is there of it is to be taken up
-        so that each stands there once.
+        A resumed run sends all its rows again, from the first: the tracker must not store a row twice.
 
         Args:
             directory: the run's.
             name: what to call the run.
-            config: its settings by dotted key, references to the environment left as they are.
+            config: its settings by dotted key; references to the environment are not resolved.
         """
 
     def metrics(self, rows: Sequence[Row]) -> None:
-        """Rows in the order of their steps: losses and learning rates, evaluations, at last the test.
+        """Rows in the order of their steps: losses and learning rates, evaluations, finally the test.
 
         Values may be NaN and infinite. A step may come twice, with other names.
         """
 
     def artifact(self, path: Path) -> None:
-        """A file of the run that is finished: the best weights, the config, a picture."""
+        """A finished file of the run: the best weights, the config, a picture."""
 
     def end(self, status: str) -> None:
-        """At last: ``done``, ``failed``, ``interrupted`` or ``terminated``."""
+        """The last call: ``done``, ``failed``, ``interrupted`` or ``terminated``."""

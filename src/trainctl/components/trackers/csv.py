@@ -20,7 +20,7 @@ class Csv:
     def __init__(self) -> None:
         self._columns: list[str] = []
         self._log: files.Log | None = None
-        # The newest row waits: an evaluation after the same step belongs into it.
+        # The newest row waits for an evaluation after the same step.
         self._newest: dict[str, float] = {}
 
     def start(self, directory: Path, name: str, config: Mapping[str, Any]) -> None:
@@ -37,7 +37,7 @@ class Csv:
         self._write(finished)
 
     def artifact(self, path: Path) -> None:
-        """A file that lies beside the table already."""
+        """Nothing: the file is already in the run directory."""
 
     def end(self, status: str) -> None:
         if self._newest:
@@ -55,7 +55,7 @@ class Csv:
         self._log.write(self._text(rows))
 
     def _rewrite(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Write the table anew, with the columns there are now."""
+        """Replace the table by one with the current columns."""
         if self._log is not None:
             self._log.close()
         header = self._text([{name: name for name in self._columns}]) if self._columns else b""

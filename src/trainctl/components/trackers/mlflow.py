@@ -21,7 +21,7 @@ from trainctl.runs import files
 
 _MOST_METRICS, _MOST_PARAMETERS, _LONGEST = 1000, 100, 6000
 _STATUS = {"done": "FINISHED", "failed": "FAILED", "interrupted": "KILLED", "terminated": "KILLED"}
-# Usage is not reported, and a server that does not answer is given up after a while.
+# No usage reports, and a limit on waiting for a server that does not answer.
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
@@ -33,12 +33,12 @@ _ENVIRONMENT = {
 class MLflow:
     """MLflow: settings, metrics and files as a run of an experiment, in a local database or on a server.
 
-    Which run it is stands in ``mlflow.json`` of the run directory, and a resumed run goes on with it. MLflow
-    cannot take back a value: of a step that is trained again after a resume it keeps the first one.
+    ``mlflow.json`` in the run directory has MLflow's id of the run, with which a resumed run continues.
+    MLflow cannot replace a value: of a step that is trained again after a resume it keeps the first.
 
     Args:
-        uri: ``sqlite:///FILE``, or a server's ``http://…``; null is what the environment variable
-            MLFLOW_TRACKING_URI says, or else ``mlflow.db`` in the current folder.
+        uri: ``sqlite:///FILE``, or a server's ``http://…``; null takes the environment variable
+            MLFLOW_TRACKING_URI, or else ``mlflow.db`` in the current folder.
         experiment: the experiment that the run belongs to.
     """
 
@@ -66,7 +66,7 @@ class MLflow:
     def start(self, directory: Path, name: str, config: Mapping[str, Any]) -> None:
         note = directory / "mlflow.json"
         before = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else {}
-        # Where the database is does not depend on the folder that a run is resumed from.
+        # A run may be resumed from another folder.
         if self.uri.startswith("sqlite:") and "database" in before and not Path(self._database).is_file():
             self.uri = f"sqlite:///{before['database']}"
         with self._alone():
@@ -98,7 +98,7 @@ class MLflow:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        """Inside, no other run makes tables in the same database, which MLflow itself does not look for."""
+        """Lock a local database: MLflow does not keep two runs from creating its tables at once."""
         if not self.uri.startswith("sqlite:"):
             yield
             return
@@ -113,7 +113,7 @@ class MLflow:
         return self.uri.removeprefix("sqlite:///")
 
     def _known_run(self, run_id: str | None) -> str | None:
-        """The run of before, and what stands in it already; None where this store has no such run."""
+        """Continue an earlier run, and note the steps it has; None if this store has no such run."""
         if run_id is None:
             return None
         from mlflow.exceptions import MlflowException
@@ -142,7 +142,7 @@ class MLflow:
         return str(self._client.create_experiment(self.experiment, artifact_location=place))
 
     def _log_config(self, config: Mapping[str, Any]) -> None:
-        """The settings as parameters. MLflow lets none change: what a resume changed is a tag."""
+        """Log settings as parameters, which cannot change; settings that a resume changed become tags."""
         there = self._client.get_run(self.run_id).data.params
         given = {_key(key): str(value)[:_LONGEST] for key, value in config.items()}
         new = [self._entities.Param(key, value) for key, value in given.items() if key not in there]

@@ -17,7 +17,7 @@ _PLAIN = (bool, int, float, str)
 class TensorBoard:
     """TensorBoard's event files, in ``tensorboard/`` of the run directory.
 
-    Values are scalars, the config is a text and the settings of the HPARAMS page, pictures are images.
+    Metrics are scalars, the config is a text and the HPARAMS page, pictures are images.
     """
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class TensorBoard:
 
     def start(self, directory: Path, name: str, config: Mapping[str, Any]) -> None:
         folder = directory / "tensorboard"
-        # Everything is told again: readers are to forget what earlier files say from step 0 on.
+        # All rows are written again: readers drop those of earlier files from step 0 on.
         self._writer = self._make(str(folder), purge_step=0 if folder.is_dir() else None)
         self._directory = directory
         listing = "\n".join(f"    {key}: {value}" for key, value in config.items())
@@ -70,7 +70,7 @@ class TensorBoard:
             for key, value in config.items()
             if value is not None
         }
-        # The three parts that make up the HPARAMS page; SummaryWriter.add_hparams would put them into a
-        # folder of their own, as another run.
+        # The three parts of the HPARAMS page; SummaryWriter.add_hparams would write them to a separate
+        # folder, as another run.
         for summary in hparams(plain, {"val/loss": None}):  # type: ignore[no-untyped-call]
             self._writer._get_file_writer().add_summary(summary)  # type: ignore[no-untyped-call]

@@ -1,6 +1,6 @@
-"""Decoded images in one file, so that the second run reads pixels and decodes nothing.
+"""Decoded images in one file, so that later runs decode nothing.
 
-The file is in the safetensors format, written row by row: all images together need not fit into memory.
+The file has the safetensors format and is written row by row: the images need not fit into memory together.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _WINDOW = 1024
 
 
 def stamp(folder: Path, files: Sequence[str], options: object) -> str:
-    """What tells sets of files apart: names, sizes, modification times, and how they are decoded."""
+    """The identity of a set of files: names, sizes, modification times, and how they are decoded."""
     digest = hashlib.sha256(repr(("images-1", options)).encode())
     for name in files:
         status = (folder / name).stat()
@@ -34,9 +34,9 @@ def stamp(folder: Path, files: Sequence[str], options: object) -> str:
 
 
 def places(folder: Path, name: str) -> list[Path]:
-    """Where the cache may lie: beside the folder, else in the user's cache folder.
+    """Candidates for the cache's path: beside the folder, else in the user's cache folder.
 
-    Not in it: other programs, torchvision's ImageFolder for one, would take it for a class.
+    Not inside the folder: other programs, such as torchvision's ImageFolder, would take it for a class.
     """
     folder = folder.resolve()
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -47,39 +47,39 @@ def places(folder: Path, name: str) -> list[Path]:
 
 @dataclass(frozen=True)
 class Stored:
-    """A cache on disk. Rows are in the order of the files it was made from."""
+    """A cache on disk; its rows have the order of the source files."""
 
     path: Path
     stamp: str
 
     def images(self) -> Tensor:
-        """All images, (N, C, H, W) uint8, mapped: a page is read from the disk when it is looked at."""
+        """All images, (N, C, H, W) uint8, memory-mapped."""
         return self._read("images")
 
     def good(self) -> Tensor:
-        """Which files could be decoded, (N,) bool."""
+        """The files that could be decoded, (N,) bool."""
         return self._read("good").bool()
 
     def valid(self) -> bool:
-        """True when it is there and was made from the files that ``stamp`` describes."""
+        """True if the file exists and was made from the files that ``stamp`` describes."""
         try:
             with safe_open(self.path, framework="pt") as stored:
                 return (stored.metadata() or {}).get("sources") == self.stamp
         except (SafetensorError, OSError):
-            return False  # absent, torn or foreign: it is made again
+            return False  # absent, torn or foreign
 
     def _read(self, name: str) -> Tensor:
         with safe_open(self.path, framework="pt") as stored:
             if (stored.metadata() or {}).get("sources") != self.stamp:
                 raise ConfigError(
-                    f"{self.path} was made again while it was in use", "the images changed: start once more"
+                    f"{self.path} was replaced during the run: the images changed", "start again"
                 )
             tensor: Tensor = stored.get_tensor(name)
         return tensor
 
 
 class Row:
-    """Loads one image of a cache by its row; each process maps the file for itself."""
+    """Loads one image of a cache by its row; each process maps the file itself."""
 
     def __init__(self, stored: Stored) -> None:
         self._stored = stored
@@ -99,7 +99,7 @@ def write(
 ) -> None:
     """Decode all files into the cache.
 
-    Raises OSError where it cannot be written, ConfigError for a broken file unless ``skip``.
+    Raises OSError if it cannot be written, ConfigError for a broken file unless ``skip``.
     """
     count, size = len(paths), shape[0] * shape[1] * shape[2]
     header = _header(stored.stamp, count, shape)
@@ -108,7 +108,7 @@ def write(
     file = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
     try:
         if hasattr(os, "posix_fallocate"):
-            # A disk that is too full says so now, not after an hour of decoding.
+            # A full disk is an error now, not after an hour of decoding.
             os.posix_fallocate(file, 0, len(header) + count * (size + 1))
         os.pwrite(file, header, 0)
         for row, image in decoded(paths, decode, skip=skip):
@@ -152,7 +152,7 @@ def decoded(
 def in_memory(
     paths: Sequence[str], decode: Callable[[str], Tensor], shape: Sequence[int], *, skip: bool
 ) -> tuple[Tensor, Tensor]:
-    """All images, and which could be decoded; for where no cache can be written."""
+    """All images, and which could be decoded, if no cache can be written."""
     images = torch.zeros((len(paths), *shape), dtype=torch.uint8)
     good = torch.zeros(len(paths), dtype=torch.bool)
     for row, image in decoded(paths, decode, skip=skip):
@@ -175,5 +175,5 @@ def _header(sources: str, count: int, shape: Sequence[int]) -> bytes:
 
 def _write_all(file: int, content: bytes, offset: int) -> None:
     done = 0
-    while done < len(content):  # a write may be cut short, by a signal or at 2 GiB
+    while done < len(content):  # a signal or 2 GiB cut a write short
         done += os.pwrite(file, content[done:], offset + done)

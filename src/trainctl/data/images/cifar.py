@@ -1,4 +1,4 @@
-"""What CIFAR-10 and CIFAR-100 share."""
+"""Read CIFAR-10 and CIFAR-100."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def load(
 ) -> Data:
     """The dataset in ROOT/``folder``, torchvision's layout.
 
-    torchvision compares each file's MD5 with the published one before it opens it, decodes it once, and then
-    the pictures are read as tensors. Raises MissingDataError when files are absent or not the published ones.
+    torchvision compares each file's MD5 with the published one before decoding it; later runs read tensors.
+    Raises MissingDataError when files are absent, ConfigError when they are not the published ones.
     """
     place = Path(root).expanduser()
     files = sorted(
@@ -93,7 +93,7 @@ def _decode(name: str, torchvision_class: str, root: Path, folder: str, download
             reason = str(error).partition("\n")[0]
             raise ConfigError(
                 f"dataset={name}: {root / folder} cannot be used: {reason}",
-                "delete it and fetch it again with dataset.download=true",
+                "delete it and download it again with dataset.download=true",
             ) from error
         tensors[f"{split}_images"] = torch.from_numpy(dataset.data).permute(0, 3, 1, 2).contiguous()
         tensors[f"{split}_labels"] = torch.tensor(dataset.targets, dtype=torch.int64)

@@ -13,13 +13,13 @@ from torch import Tensor
 from trainctl.errors import ConfigError
 
 SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp"))
-# Only these decoders: what a suffix hides could be a format that starts another program.
+# Only these decoders: behind a suffix there could be a format whose decoder starts another program.
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP")
 
 
 @dataclass(frozen=True)
 class Decoder:
-    """Reads an image file: turned upright, over white where it is transparent, in colour or grey, resized.
+    """Reads an image file: upright, on white where it is transparent, in colour or grey, resized.
 
     Args:
         size: height and width.
@@ -37,7 +37,7 @@ class Decoder:
         try:
             with Image.open(path, formats=_FORMATS) as image:
                 return self._decode(image)
-        except Exception as error:  # decoders raise many kinds for a file that is not what it should be
+        except Exception as error:  # decoders raise errors of many kinds
             reason = str(error).partition("\n")[0] or type(error).__name__
             raise ConfigError(
                 f"dataset=image_folder: {path} is broken: {reason}",
@@ -46,8 +46,8 @@ class Decoder:
 
     def _decode(self, image: Any) -> Tensor:
         height, width = self.size
-        # A large JPEG is decoded at a half, quarter or eighth, down to twice what is needed: several times
-        # faster. Both sides get the larger one, because the image may still be turned.
+        # A large JPEG is decoded at a half, quarter or eighth, down to twice the size: several times faster.
+        # Both sides get the larger one, because the image may still be rotated.
         image.draft(None, (2 * max(self.size), 2 * max(self.size)))
         image = self._coloured(ImageOps.exif_transpose(image))
         if self.resize == "crop":
@@ -60,7 +60,7 @@ class Decoder:
     def _coloured(self, image: Any) -> Any:
         mode = "RGB" if self.channels == 3 else "L"
         if image.mode.startswith("I"):
-            # 16 bits a pixel, which Pillow would cut off at 255.
+            # 16 bits a pixel, which Pillow would clip at 255.
             values = numpy.asarray(image).astype(numpy.float64) / 257
             image = Image.fromarray(values.round().clip(0, 255).astype(numpy.uint8))
         elif "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):

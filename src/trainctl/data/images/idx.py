@@ -1,4 +1,4 @@
-"""The IDX files of MNIST and the datasets made in its shape."""
+"""Read the IDX files of MNIST and of datasets in its format."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def load(
 ) -> Data:
     """The dataset in ROOT/``folder``/raw, torchvision's layout, plain or gzipped.
 
-    torchvision decodes the files once; then they are read as tensors from ROOT/``folder``. Raises
-    MissingDataError when files are absent, ConfigError naming the one that is malformed.
+    torchvision decodes the files once; later runs read tensors from ROOT/``folder``. Raises
+    MissingDataError when files are absent, ConfigError naming a malformed one.
     """
     place = Path(root).expanduser()
     raw = place / folder / "raw"
@@ -129,5 +129,5 @@ def _read(name: str, path: Path, reader: Callable[[str], Tensor]) -> Tensor:
 def _malformed(name: str, path: Path, reason: str) -> ConfigError:
     return ConfigError(
         f"dataset={name}: {path} is malformed: {reason}",
-        "delete it and fetch it again with dataset.download=true",
+        "delete it and download it again with dataset.download=true",
     )

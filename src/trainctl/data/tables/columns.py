@@ -1,4 +1,4 @@
-"""Columns of a table: what a cell means, and what kind of column its cells make."""
+"""Columns of a table: their kinds, and the values of their cells."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "?"})
-"""Cells that hold no value, in small letters."""
+"""Cells without a value, in lower case."""
 NUMERIC_SHARE = 0.9
-"""A column is numeric when at least this share of its cells are numbers; the others are bad cells then."""
+"""A column is numeric if at least this share of its cells are numbers; the others are bad cells."""
 _LARGEST = torch.finfo(torch.float32).max
 _FLAGS = {"false": 0.0, "true": 1.0}
 
@@ -24,13 +24,13 @@ class Column:
     """One column, of a table or of some rows of it.
 
     Attributes:
-        number: its place in the file, from 1.
+        number: its position in the file, from 1.
         kind: ``flag`` is a column of true and false: a number as an input, two classes as a target.
-        values: (N,) float64 where ``kind`` is not ``text``, NaN where a value is missing; else empty.
-        texts: the cells as text, None where a value is missing; None when there never was text.
-        bad: what is wrong with the cells that do not fit the kind, by row.
+        values: (N,) float64, NaN for a missing value; empty for ``text``.
+        texts: the cells as text, None for a missing value; None if the file stores numbers.
+        bad: the problem of each cell that does not fit the kind, by row.
         comma: its numbers have decimal commas.
-        unusable: what it holds, where that is neither numbers nor text.
+        unusable: the type of a column that is neither numbers nor text.
     """
 
     name: str
@@ -44,11 +44,11 @@ class Column:
 
     @property
     def place(self) -> str:
-        """How messages name it."""
+        """The column in messages."""
         return f"column {self.number}" + ("" if self.name == str(self.number) else f" ({self.name})")
 
     def missing(self) -> Tensor:
-        """(N,) bool: where there is no value; a bad cell is not missing."""
+        """(N,) bool: the cells without a value; a bad cell is not missing."""
         if self.kind == "text":
             return torch.tensor([text is None for text in self.texts or ()], dtype=torch.bool)
         absent = self.values.isnan()
@@ -56,7 +56,7 @@ class Column:
         return absent
 
     def keep(self, rows: Tensor) -> Column:
-        """The column with these rows only ((M,) int64); bad cells are forgotten."""
+        """The column with only these rows ((M,) int64), none of which has a bad cell."""
         values = self.values[rows] if len(self.values) else self.values
         texts = self.texts if self.kind != "number" else None
         if texts is not None:
@@ -65,10 +65,10 @@ class Column:
 
 
 def read_column(name: str, number: int, cells: Sequence[str], *, commas: bool) -> Column:
-    """A column of text cells, as the kind that they make.
+    """A column of text cells, of the kind that fits them.
 
     Args:
-        commas: numbers may have decimal commas (where the delimiter is another character).
+        commas: numbers may have decimal commas (if the delimiter is another character).
     """
     texts = [None if cell.lower() in MISSING else cell for cell in cells]
     present = [text for text in texts if text is not None]
@@ -83,7 +83,7 @@ def read_column(name: str, number: int, cells: Sequence[str], *, commas: bool) -
 
 
 def as_kind(column: Column) -> Column:
-    """The column with ``values`` and ``bad`` read from its texts, as its kind and ``comma`` say."""
+    """The column with ``values`` and ``bad`` read from its texts by its kind and ``comma``."""
     if column.kind == "text" or column.texts is None:
         return column
     plain = _all_numbers(column.texts) if column.kind == "number" and not column.comma else None
@@ -105,13 +105,13 @@ def as_kind(column: Column) -> Column:
 
 
 def number_column(name: str, number: int, values: Tensor) -> Column:
-    """A column that comes as numbers ((N,) float64); infinity is a bad cell."""
+    """A column stored as numbers ((N,) float64); infinity is a bad cell."""
     beyond = torch.nonzero(values.abs() > _LARGEST).flatten().tolist()
     return Column(name, number, "number", values, bad=dict.fromkeys(beyond, "is not finite in float32"))
 
 
 def _all_numbers(texts: Sequence[str | None]) -> Tensor | None:
-    """The numbers, NaN where one is missing, if there is nothing else among them: the quick way."""
+    """The values if all cells are numbers or missing (NaN), else None; faster than cell by cell."""
     try:
         values = torch.from_numpy(np.array([math.nan if text is None else float(text) for text in texts]))
     except ValueError:
@@ -127,10 +127,7 @@ def _number(text: str, comma: bool) -> float | None:
     if comma:
         text = text.replace(",", ".") if text.count(",") == 1 and "." not in text else text
     try:
-        # float() takes 1_000, which no table means as a number.
+        # float() accepts 1_000, which is not a number in a table.
         return None if "_" in text else float(text)
     except ValueError:
         return None
-
-
-__all__ = ["MISSING", "NUMERIC_SHARE", "Column", "as_kind", "number_column", "read_column"]

@@ -1,4 +1,4 @@
-"""Which columns and rows of a table are used, and what is said about those that cannot be."""
+"""Choose the columns and rows of a table, and report those that cannot be used."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _PLAIN_NAME = re.compile(r"[A-Za-z0-9_]([\w.\- ]*[\w.\-])?", re.ASCII)
 
 @dataclass(frozen=True)
 class Table:
-    """What a file holds.
+    """The contents of a file.
 
     Attributes:
-        file: its path, as messages name it.
-        row_word: what a row's number counts in the file: ``line`` or ``row``.
-        lines: where each row stands in the file.
-        named: its columns have names.
+        file: its path, for messages.
+        lines: each row's number in the file.
+        row_word: the unit of these numbers, ``line`` or ``row``.
+        named: the columns have names.
         left_out: rows that were left out while reading.
-        notes: how it was read, where that was a choice.
+        notes: how the file was read, where that was a choice.
     """
 
     file: str
@@ -48,18 +48,20 @@ def choose_columns(
     Raises ConfigError for a column that is not there, or that cannot be used, and when none is left.
     """
     dropped = {find_column(table, "drop", each).number for each in drop}
-    # Without a word about it, the last column that is not dropped.
+    # The default target is the last column that is not dropped.
     rest = [column for column in table.columns if column.number not in dropped]
     if target is not None:
         goal = find_column(table, "target", target)
         if goal.number in dropped:
-            raise ConfigError(f"dataset.drop and dataset.target both name {goal.place}", "drop another one")
+            raise ConfigError(
+                f"dataset.drop and dataset.target both name {goal.place}", "drop another column"
+            )
     elif rest:
         goal = rest[-1]
     inputs = [column for column in rest if column is not goal] if rest else []
     if not inputs:
         raise ConfigError(
-            f"{table.file}: no input column is left beside the target", "a table needs an input and a target"
+            f"{table.file}: no input column beside the target", "a table needs an input and a target"
         )
     _refuse_unusable(table, [*inputs, goal])
     return inputs, goal
@@ -68,11 +70,11 @@ def choose_columns(
 def _refuse_unusable(table: Table, columns: Sequence[Column]) -> None:
     unusable = [column for column in columns if column.unusable]
     if unusable:
-        said = ", ".join(f"{column.place} holds {column.unusable}" for column in unusable)
+        described = ", ".join(f"{column.place} holds {column.unusable}" for column in unusable)
         names = show_names(column.name for column in unusable)
         raise ConfigError(
-            f"{table.file}: {said}: neither numbers nor text",
-            f"leave it out, 'dataset.drop=[{names}]', or store what matters of it as numbers (year, hour)",
+            f"{table.file}: {described}; columns must hold numbers or text",
+            f"leave it out, 'dataset.drop=[{names}]', or store it as numbers (year, hour)",
         )
 
 
@@ -132,10 +134,10 @@ def match_columns(table: Table, like: Sequence[Column], first: Table) -> list[Co
 def usable_rows(
     table: Table, inputs: Sequence[Column], target: Column, missing: str, bad_rows: str
 ) -> tuple[Tensor, str]:
-    """The numbers of the rows to use, (M,) int64, and a word on the others.
+    """The numbers of the rows to use, (M,) int64, and a note on the others.
 
-    Raises ConfigError for cells that do not fit their column, missing targets, and missing inputs where
-    ``missing`` is ``error``; and when no row is left.
+    Raises ConfigError for cells that do not fit their column, for missing targets, for missing inputs if
+    ``missing`` is ``error``, and when no row is left.
     """
     count = len(table.lines)
     broken, incomplete = torch.zeros(count, dtype=torch.bool), torch.zeros(count, dtype=torch.bool)
@@ -149,10 +151,17 @@ def usable_rows(
         rows = torch.nonzero(absent).flatten().tolist()
         if rows and column is target:
             broken |= absent
-            unreadable.append(_missing_target(table, column, rows))
+            unreadable.append(
+                _missing(
+                    table, column, rows, "target", "use dataset.bad_rows=skip, or another dataset.target"
+                )
+            )
         elif rows:
             incomplete |= absent
-            absences.append(_missing_cell(table, column, rows))
+            remedy = (
+                "use dataset.missing=mean for the training mean, or dataset.missing=drop to leave rows out"
+            )
+            absences.append(_missing(table, column, rows, "cell", remedy))
     fatal = (unreadable if bad_rows == "error" else []) + (absences if missing == "error" else [])
     if fatal:
         more = Problem(f"{table.file}: {len(fatal) - _SHOWN_PROBLEMS} more columns with such cells")
@@ -163,47 +172,35 @@ def usable_rows(
         "that cannot be read": int(broken.sum()) + table.left_out,
         "with missing cells": int((unused & ~broken).sum()),
     }
-    said = " and ".join(
+    described = " and ".join(
         f"{number} row{'s' if number > 1 else ''} {why}" for why, number in parts.items() if number
     )
     if not len(kept):
         raise ConfigError(
-            f"{table.file}: no row is left; left out are {said}", "see dataset.missing and bad_rows"
+            f"{table.file}: no row is left; left out: {described}",
+            "change dataset.missing or dataset.bad_rows",
         )
-    return kept, f"left out {said}" if said else ""
+    return kept, f"left out {described}" if described else ""
 
 
 def _bad_cell(table: Table, column: Column, row: int, reason: str, count: int) -> Problem:
     text = column.texts[row] if column.texts is not None else f"{float(column.values[row]):g}"
-    more = f"; {count - 1} more such in this column" if count > 1 else ""
+    more = f"; {count - 1} more in this column" if count > 1 else ""
     return Problem(
         f"{_place(table, row)}, {column.place}: {_quoted(text or '')} {reason}{more}",
         "correct it, or leave such rows out with dataset.bad_rows=skip",
     )
 
 
-def _missing_target(table: Table, column: Column, rows: Sequence[int]) -> Problem:
-    return Problem(
-        f"{_place(table, rows[0])}, {column.place}: the target is missing"
-        f" (empty, NA, null …){_in_more(rows)}",
-        "leave such rows out with dataset.bad_rows=skip, or choose another dataset.target",
-    )
-
-
-def _missing_cell(table: Table, column: Column, rows: Sequence[int]) -> Problem:
-    return Problem(
-        f"{_place(table, rows[0])}, {column.place}: the cell is missing (empty, NA, null …){_in_more(rows)}",
-        "dataset.missing=mean puts the training mean there, dataset.missing=drop leaves such rows out",
-    )
-
-
-def _in_more(rows: Sequence[int]) -> str:
+def _missing(table: Table, column: Column, rows: Sequence[int], what: str, remedy: str) -> Problem:
     more = len(rows) - 1
-    return f", and in {more} more row{'s' if more > 1 else ''}" if more else ""
+    others = f", and in {more} more row{'s' if more > 1 else ''}" if more else ""
+    place = f"{_place(table, rows[0])}, {column.place}"
+    return Problem(f"{place}: the {what} is missing (empty, NA, null …){others}", remedy)
 
 
 def refuse_useless(table: Table, inputs: Sequence[Column]) -> None:
-    """Raise ConfigError for input columns that tell nothing: empty ones, and texts that name the rows."""
+    """Raise ConfigError for input columns without information: empty ones, and texts that name the rows."""
     useless = []
     for column in inputs:
         present = int((~column.missing()).sum())
@@ -215,12 +212,12 @@ def refuse_useless(table: Table, inputs: Sequence[Column]) -> None:
             if distinct > _FEW_CATEGORIES and distinct > present / 2:
                 useless.append((column, f"has {distinct} different texts in {present} rows"))
     if useless:
-        said = "; ".join(f"{column.place} {why}" for column, why in useless[:_SHOWN_PROBLEMS])
+        described = "; ".join(f"{column.place} {why}" for column, why in useless[:_SHOWN_PROBLEMS])
         more = f"; and {len(useless) - _SHOWN_PROBLEMS} more" if len(useless) > _SHOWN_PROBLEMS else ""
         names = show_names(column.name for column, _ in useless)
         raise ConfigError(
-            f"{table.file}: {said}{more}: nothing can be learned from that",
-            f"leave out what is no input: 'dataset.drop=[{names}]'",
+            f"{table.file}: {described}{more}: such columns cannot be inputs",
+            f"leave them out: 'dataset.drop=[{names}]'",
         )
 
 
@@ -233,17 +230,6 @@ def _quoted(text: str) -> str:
 
 
 def show_names(names: Iterable[str]) -> str:
-    """Names of columns as one would type them in a list on the command line."""
+    """Names of columns as they are typed in a list on the command line."""
     escaped = (name.replace('"', '\\"') for name in names)
     return ", ".join(name if _PLAIN_NAME.fullmatch(name) else f'"{name}"' for name in escaped)
-
-
-__all__ = [
-    "Table",
-    "choose_columns",
-    "find_column",
-    "match_columns",
-    "refuse_useless",
-    "show_names",
-    "usable_rows",
-]

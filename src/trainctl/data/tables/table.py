@@ -27,7 +27,7 @@ from trainctl.errors import ConfigError
 
 @dataclass(frozen=True)
 class Options:
-    """How a table becomes a dataset; the arguments of the same names are described there."""
+    """The arguments of ``csv`` and ``parquet`` with the same names."""
 
     target: str | int | None
     task: str
@@ -45,57 +45,43 @@ def make_data(
     test_table: Table | None = None,
     like: Mapping[str, Any] | None = None,
 ) -> Data:
-    """The dataset that a table makes; its test split from a second table, or held out of the first.
+    """A table as a dataset; its test split comes from a second table, or is held out of the first.
 
-    Categories are numbered by the rows that are not test rows: that decides the width. Which of them count,
-    and every mean and deviation, is found by ``fit`` in the training split alone. ``like``, the ``reading``
-    of a table that a model was trained on, says instead which columns, categories and classes there are.
+    The rows that are not test rows decide the categories, and so the width. ``fit`` finds the categories
+    that occur, the means and the deviations in the training split alone. With ``like``, the ``reading`` of a
+    table that a model was trained on, columns, categories and classes are those of that table.
 
     Shape: inputs (N, columns) float32, targets (N,) int64 or (N, 1) float32.
     """
-    if like is not None and like.get("kind") == "table":
-        inputs, goal = _columns_like(table, options.target, like)
-    else:
+    if like is not None and like.get("kind") != "table":
         like = None
-        inputs, goal = choose_columns(table, options.target, options.drop)
-        if options.task == "classification":
-            goal = as_labels(goal)
+    inputs, goal = _columns(table, options, like)
     rows, left_out = usable_rows(table, inputs, goal, options.missing, options.bad_rows)
-    kept_inputs, kept_goal = [column.keep(rows) for column in inputs], goal.keep(rows)
+    kept = [column.keep(rows) for column in inputs]
     if like is None:
-        refuse_useless(table, kept_inputs)
-        target = read_target(table.file, kept_goal, options.task)
+        refuse_useless(table, kept)
+        target = read_target(table.file, goal.keep(rows), options.task)
     else:
         target = Target(like["task"], tuple(like["classes"]), "as in training")
-    lines = [table.lines[row] for row in rows.tolist()]
-    targets = encode_target(table.file, lines, table.row_word, kept_goal, target)
-
-    train_rows, test_rows = (torch.arange(len(rows)), None)
+    train_rows, test_rows = torch.arange(len(rows)), None
     if test_table is None:
         train_rows, test_rows = split_rows(len(rows), options.test, options.test_seed)
     if like is None:
-        categories = [_categories(column, train_rows) for column in kept_inputs]
+        categories = [_categories(column, train_rows) for column in kept]
     else:
         categories = [number_categories(each["categories"]) for each in like["columns"]]
-    matrix = encode(kept_inputs, categories)
-    test = Split(matrix[test_rows], targets[test_rows]) if test_rows is not None else None
+
+    samples = _samples(table, inputs, goal, rows, categories, target)
+    test = None if test_rows is None else samples[test_rows]
     if test_table is not None:
         *others, other_goal = match_columns(test_table, [*inputs, goal], table)
         rows, left_out_there = usable_rows(test_table, others, other_goal, options.missing, options.bad_rows)
-        lines = [test_table.lines[row] for row in rows.tolist()]
-        test = Split(
-            encode([column.keep(rows) for column in others], categories),
-            encode_target(test_table.file, lines, test_table.row_word, other_goal.keep(rows), target),
-        )
+        test = _samples(test_table, others, other_goal, rows, categories, target)
         left_out = "; ".join(filter(None, [left_out, f"test from {test_table.file}", left_out_there]))
 
     widths = [len(each) for each in categories]
     texts = sum(width > 0 for width in widths)
-
-    def fit(train: Split) -> nn.Module:
-        return TableTransform(train.inputs, widths)
-
-    said = [
+    note = [
         Path(table.file).name,
         *table.notes,
         f"{len(inputs) - texts} number columns" + (f" and {texts} of text" if texts else ""),
@@ -106,28 +92,70 @@ def make_data(
     return Data(
         name=name,
         task=target.task,
-        train=Split(matrix[train_rows], targets[train_rows]),
+        train=samples[train_rows],
         test=test,
         input_shape=(len(inputs) - texts + sum(widths),),
         output_size=len(target.classes) or 1,
         transform=nn.Identity(),
-        fit=fit,
+        fit=lambda train: TableTransform(train.inputs, widths),
         classes=target.classes,
-        note="; ".join(filter(None, said)),
-        reading={
-            "kind": "table",
-            "task": target.task,
-            "classes": list(target.classes),
-            "named": table.named,
-            "width": max(column.number for column in table.columns),
-            "missing": options.missing,
-            "columns": [
-                {**_described(column), "categories": list(codes)}
-                for column, codes in zip(inputs, categories, strict=True)
-            ],
-            "target": _described(goal),
-        },
+        note="; ".join(filter(None, note)),
+        reading=_reading(table, inputs, goal, categories, target, options.missing),
     )
+
+
+def _columns(table: Table, options: Options, like: Mapping[str, Any] | None) -> tuple[list[Column], Column]:
+    """The input columns and the target column: as the options say, or as a model was trained on them."""
+    if like is None:
+        inputs, goal = choose_columns(table, options.target, options.drop)
+        return inputs, as_labels(goal) if options.task == "classification" else goal
+    wanted = [column_like(each) for each in (*like["columns"], like["target"])]
+    if options.target is not None:
+        found = find_column(table, "target", options.target)
+        wanted[-1] = replace(wanted[-1], name=found.name, number=found.number)
+    trained_on = Table("the training data", (), (), named=like["named"])
+    *inputs, goal = match_columns(table, wanted, trained_on)
+    return inputs, goal
+
+
+def _samples(
+    table: Table,
+    inputs: Sequence[Column],
+    goal: Column,
+    rows: Tensor,
+    categories: Sequence[Mapping[str, int]],
+    target: Target,
+) -> Split:
+    """These rows of a table, encoded."""
+    lines = [table.lines[row] for row in rows.tolist()]
+    return Split(
+        encode([column.keep(rows) for column in inputs], categories),
+        encode_target(table.file, lines, table.row_word, goal.keep(rows), target),
+    )
+
+
+def _reading(
+    table: Table,
+    inputs: Sequence[Column],
+    goal: Column,
+    categories: Sequence[Mapping[str, int]],
+    target: Target,
+    missing: str,
+) -> dict[str, Any]:
+    """How to read another table for the same model; ``like`` takes it."""
+    return {
+        "kind": "table",
+        "task": target.task,
+        "classes": list(target.classes),
+        "named": table.named,
+        "width": max(column.number for column in table.columns),
+        "missing": missing,
+        "columns": [
+            {**_described(column), "categories": list(codes)}
+            for column, codes in zip(inputs, categories, strict=True)
+        ],
+        "target": _described(goal),
+    }
 
 
 def _described(column: Column) -> dict[str, Any]:
@@ -137,19 +165,6 @@ def _described(column: Column) -> dict[str, Any]:
 def column_like(described: Mapping[str, Any]) -> Column:
     """A column without cells, of the kind that a ``reading`` says."""
     return Column(described["name"], described["number"], described["kind"], comma=described["comma"])
-
-
-def _columns_like(
-    table: Table, target: str | int | None, like: Mapping[str, Any]
-) -> tuple[list[Column], Column]:
-    """The input columns and the target column of a table, read as those that a model was trained on."""
-    wanted = [column_like(each) for each in (*like["columns"], like["target"])]
-    if target is not None:
-        found = find_column(table, "target", target)
-        wanted[-1] = replace(wanted[-1], name=found.name, number=found.number)
-    trained_on = Table("the training data", (), (), named=like["named"])
-    *inputs, goal = match_columns(table, wanted, trained_on)
-    return inputs, goal
 
 
 def split_rows(count: int, test: float | int, seed: int) -> tuple[Tensor, Tensor | None]:
@@ -162,8 +177,8 @@ def split_rows(count: int, test: float | int, seed: int) -> tuple[Tensor, Tensor
         return torch.arange(count), None
     if not 0 < size < count:
         raise ConfigError(
-            f"dataset.test={test}: holds {size} of {count} rows out for the test",
-            "give another count or fraction, or 0 for no test",
+            f"dataset.test={test}: holds out {size} of {count} rows for the test",
+            "use another count or fraction, or 0 for no test",
         )
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     return order[size:].sort().values, order[:size].sort().values
@@ -178,7 +193,7 @@ def _categories(column: Column, rows: Tensor) -> dict[str, int]:
 
 
 def number_categories(texts: Sequence[str]) -> dict[str, int]:
-    """The code of each category: its place."""
+    """The code of each category: its position."""
     return {text: code for code, text in enumerate(texts)}
 
 
@@ -193,6 +208,3 @@ def encode(columns: Sequence[Column], categories: Sequence[Mapping[str, int]]) -
         ],
         dim=1,
     )
-
-
-__all__ = ["Options", "column_like", "encode", "make_data", "number_categories", "split_rows"]

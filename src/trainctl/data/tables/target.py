@@ -24,7 +24,7 @@ class Target:
 
 
 def as_labels(column: Column) -> Column:
-    """The column as text, where some of its cells are no numbers: they are names of classes, too."""
+    """The column as text if some of its cells are not numbers: then all of them are names of classes."""
     if not column.bad or column.texts is None:
         return column
     return replace(column, kind="text", values=torch.empty(0, dtype=torch.float64), bad={})
@@ -33,22 +33,24 @@ def as_labels(column: Column) -> Column:
 def read_target(file: str, column: Column, task: str) -> Target:
     """Choose the task, and number the classes.
 
-    ``auto``: text is classes; so are whole numbers with at most 20 different values, in at most half as
-    many as there are rows; everything else is values.
+    With ``auto``, text is classes, and so are whole numbers with at most 20 different values that are at most
+    half as many as the rows; all else is values.
 
-    Raises ConfigError when the column does not suit the task, or has one value only.
+    Raises ConfigError when the column does not fit the task, or has only one value.
     """
-    wanted = f"dataset.task={task}: {file}, {column.place}"
     if column.kind != "number":
         if task == "regression":
-            raise ConfigError(f"{wanted} holds text", "use dataset.task=classification, or another target")
+            raise ConfigError(
+                f"dataset.task=regression requires numbers: {file}, {column.place} holds text",
+                "use dataset.task=classification, or another dataset.target",
+            )
         classes = sorted(set(_labels(column)), key=_numbers_first)
         _refuse_one(file, column, classes)
         if task == "auto" and len(classes) > max(_MOST_CLASSES, len(column.texts or ()) / 2):
             raise ConfigError(
                 f"{file}, {column.place}: {len(classes)} different texts in {len(column.texts or ())} rows"
-                " are hardly classes",
-                "choose another dataset.target, or say that they are: dataset.task=classification",
+                " are too many for classes",
+                "choose another dataset.target, or use dataset.task=classification to take them as classes",
             )
         return Target("classification", tuple(classes), f"{len(classes)} classes, because it is text")
     distinct = torch.unique(column.values)
@@ -57,7 +59,11 @@ def read_target(file: str, column: Column, task: str) -> Target:
     _refuse_one(file, column, distinct.tolist())
     few = len(distinct) <= _MOST_CLASSES and len(distinct) <= len(column.values) / 2
     if task == "classification" and not whole:
-        raise ConfigError(f"{wanted} holds numbers that are not whole", "use dataset.task=regression")
+        raise ConfigError(
+            f"dataset.task=classification requires text or whole numbers: {file}, {column.place} has numbers"
+            " that are not whole",
+            "use dataset.task=regression",
+        )
     if task == "classification" or (task == "auto" and whole and few):
         classes = [str(int(value)) for value in distinct.tolist()]
         return Target("classification", tuple(classes), f"{len(classes)} classes, because it has {number}")
@@ -76,7 +82,8 @@ def encode_target(file: str, lines: Sequence[int], row_word: str, column: Column
     for row, label in enumerate(labels):
         if label not in number:
             raise ConfigError(
-                f"{file}, {row_word} {lines[row]}, {column.place}: {label!r} is no class in training",
+                f"{file}, {row_word} {lines[row]}, {column.place}:"
+                f" {label!r} is not a class of the training data",
                 f"there are: {', '.join(target.classes)}",
             )
     return torch.tensor([number[label] for label in labels], dtype=torch.int64)
@@ -101,9 +108,6 @@ def _refuse_one(file: str, column: Column, values: Sequence[object]) -> None:
     if len(values) == 1:
         shown = f"{values[0]:g}" if isinstance(values[0], float) else repr(values[0])
         raise ConfigError(
-            f"{file}, {column.place}: every row has the target {shown}: there is nothing to tell apart",
+            f"{file}, {column.place}: every row has the target {shown}; it must vary",
             "choose another column with dataset.target=",
         )
-
-
-__all__ = ["Target", "as_labels", "encode_target", "read_target"]

@@ -1,4 +1,4 @@
-"""From a file's bytes to rows of cells: encoding, delimiter, lines."""
+"""A file's bytes to rows of cells: encoding, delimiter, lines."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ _SAMPLE_ROWS = 200
 
 
 def decode(raw: bytes, file: str, encoding: str) -> tuple[str, str]:
-    """The text of a file, and the encoding by which it was read.
+    """The text of a file, and its encoding.
 
-    ``auto`` is what a byte order mark says, else UTF-8, else cp1252 (which nearly any bytes could be).
-    Raises ConfigError for what is not text, an unknown encoding, and bytes that the encoding does not have.
+    ``auto`` is the encoding of a byte order mark, else UTF-8, else cp1252 (which nearly any bytes could be).
+    Raises ConfigError for a file that is not text, an unknown encoding, and bytes that it cannot decode.
     """
     if encoding != "auto":
         return _decode_as(raw, file, encoding), encoding
@@ -54,8 +54,8 @@ def decode(raw: bytes, file: str, encoding: str) -> tuple[str, str]:
         if not _CONTROL.search(text):
             return text, guess
     raise ConfigError(
-        f"{file} is not text: it holds bytes that no text has",
-        "a table is a text file; if it is one in a rare encoding, name it: dataset.encoding=utf-16-le",
+        f"{file} is not text: it has control bytes",
+        "name the encoding if it is a rare one: dataset.encoding=utf-16-le",
     )
 
 
@@ -66,47 +66,46 @@ def _decode_as(raw: bytes, file: str, encoding: str) -> str:
         line = raw.count(b"\n", 0, error.start) + 1
         raise ConfigError(
             f"{file}, line {line}: byte 0x{raw[error.start]:02x} is not {encoding} ({error.reason})",
-            "name the right encoding, or let it be found: dataset.encoding=auto",
+            "name the right encoding, or use dataset.encoding=auto",
         ) from error
     except (LookupError, ValueError) as error:
         raise ConfigError(
             f"dataset.encoding={encoding}: Python has no such text encoding",
-            "such as utf-8, utf-16, cp1252, latin-1, shift_jis; or auto",
+            "use auto, utf-8, utf-16, cp1252, latin-1, shift_jis …",
         ) from error
 
 
 def choose_delimiter(text: str, file: str, delimiter: str, skip_lines: int) -> str:
-    """The character between two cells: a given one, by itself or by name, or the one that fits the lines.
+    """The delimiter: the given one, as a character or by name, or for ``auto`` the one that fits the lines.
 
-    The one that fits gives the same number of cells, two or more, in most of the first lines. csv.Sniffer
-    compares lines character by character: it finds nothing in a table of 31 columns under a title line, and
-    takes a decimal comma for the delimiter.
+    The one that fits splits most of the first lines into the same number of cells, two or more. csv.Sniffer
+    fails on a table of 31 columns under a title line, and takes a decimal comma for the delimiter.
 
-    Raises ConfigError when there is none.
+    Raises ConfigError when none fits.
     """
     if delimiter != "auto":
         named = _DELIMITERS.get(delimiter, "\t" if delimiter == "\\t" else delimiter)
         if len(named) != 1 or named in '\r\n"':
             raise ConfigError(
-                f"dataset.delimiter={delimiter}: must be one character",
-                f"or a word: auto, {', '.join(_DELIMITERS)}",
+                f"dataset.delimiter={delimiter}: must be one character or a name",
+                f"names are: auto, {', '.join(_DELIMITERS)}",
             )
         return named
     best, best_share = "", 0.0
     for candidate in _DELIMITERS.values():
         sample = []
-        # Up to a quoted cell that does not end: whoever reads the rows will say where that is.
+        # Stops at a quoted cell without an end; reading the rows reports it.
         with contextlib.suppress(ConfigError):
             for _, cells in islice(rows(text, file, candidate, skip_lines), _SAMPLE_ROWS):
                 sample.append(len(cells))
         width, count = Counter(sample).most_common(1)[0] if sample else (0, 0)
-        # Ties go to the first: who separates by semicolons may well write decimal commas.
+        # Ties go to the first: files with semicolons often have decimal commas.
         if width > 1 and count / len(sample) > best_share:
             best, best_share = candidate, count / len(sample)
     if not best:
         raise ConfigError(
-            f"{file} has no columns: neither {', '.join(_DELIMITERS)} separates cells in its lines",
-            "a table needs an input and a target; name another character with dataset.delimiter=",
+            f"{file} has no columns: none of {', '.join(_DELIMITERS)} separates cells in its lines",
+            "name another character with dataset.delimiter=; a table needs an input and a target",
         )
     return best
 
@@ -116,13 +115,13 @@ def delimiter_name(delimiter: str) -> str:
 
 
 def rows(text: str, file: str, delimiter: str, skip_lines: int = 0) -> Iterator[tuple[int, list[str]]]:
-    """Each row that is not blank: the number of the line on which it begins, from 1, and its stripped cells.
+    """Each row that is not blank: the number of its first line, from 1, and its stripped cells.
 
-    Raises ConfigError where a quoted cell does not end as it should.
+    Raises ConfigError for a quoted cell without an end.
     """
     lines: Iterator[str] = io.StringIO(text.replace("\x1a", ""), newline="")
     if delimiter == " ":
-        # Columns that are lined up by spaces: one or many of them are one delimiter.
+        # Columns aligned by spaces: several of them are one delimiter.
         lines = (f"{line.strip()}\n" for line in lines)
     lines = islice(lines, skip_lines, None)
     reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True)
@@ -133,13 +132,10 @@ def rows(text: str, file: str, delimiter: str, skip_lines: int = 0) -> Iterator[
         except csv.Error as error:
             raise ConfigError(
                 f"{file}, line {begins}: the row cannot be read: {error}",
-                'a cell that begins with " must end with one, and hold "" for each " of its own',
+                'end a cell that begins with " with another one, and write "" for each " inside it',
             ) from error
         if cells is None:
             return
         cells = [cell.strip() for cell in cells]
         if any(cells):
             yield begins, cells
-
-
-__all__ = ["MARKS", "choose_delimiter", "decode", "delimiter_name", "rows"]

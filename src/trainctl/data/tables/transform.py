@@ -1,4 +1,4 @@
-"""From a table's raw matrix to a model's input."""
+"""A table's raw matrix to a model's input."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ from torch import Tensor, nn
 
 
 class TableTransform(nn.Module):
-    """Standardize numbers, put the mean where one is missing, spread categories over one column each.
+    """Standardize numbers, replace missing ones by the mean, and encode categories one-hot.
 
-    All statistics come from the rows given here, which are the training split: a category that does not
-    occur in them is all zeros later, like a missing one. A column that is constant in them becomes its
-    distance from that constant.
+    All statistics come from ``inputs``, the training split: a category that does not occur in it is encoded
+    as zeros, like a missing one. A constant column becomes the distance from its constant.
 
     Args:
-        inputs: (N, columns) float32: numbers, category codes from 0, NaN where a cell is missing.
-        categories: for each column how many categories it has, 0 for numbers.
+        inputs: (N, columns) float32: numbers, category codes from 0, NaN for a missing cell.
+        categories: each column's number of categories, 0 for numbers.
 
     Shape: (N, columns) → (N, number columns + categories of all others) float32, numbers first.
     """
@@ -34,7 +33,7 @@ class TableTransform(nn.Module):
         self._hold("mean", mean)
         self._hold("std", std)
         seen = [bool((inputs[:, column] == code).any()) for column, code in slots]
-        # No column is equal to NaN, so that a category that was not seen stays zero.
+        # Nothing equals NaN, so a category that was not seen is encoded as zero.
         self.codes[~torch.tensor(seen, dtype=torch.bool)] = torch.nan
 
     numbers: Tensor
@@ -69,7 +68,7 @@ class Affine(nn.Module):
 
 
 def column_statistics(inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each column, without its NaNs, and 1 where the latter would be 0.
+    """Mean and standard deviation of each column without its NaNs; 1 for a deviation of 0.
 
     Shape: (N, C) → (C,) and (C,) float32.
     """
@@ -79,10 +78,7 @@ def column_statistics(inputs: Tensor) -> tuple[Tensor, Tensor]:
     mean = values.nan_to_num(nan=0.0).sum(0) / count
     deviation = torch.where(there, values - mean, 0.0)
     std = (deviation.square().sum(0) / count).sqrt()
-    # Rounding leaves a constant column with a deviation of 1e-17, and dividing by that makes noise of it.
+    # Rounding gives a constant column a deviation of 1e-17; dividing by it would amplify noise.
     first = torch.where(there, values, torch.inf).amin(0) if len(values) else mean
     last = torch.where(there, values, -torch.inf).amax(0) if len(values) else mean
     return mean.float(), torch.where(first < last, std, 1.0).float()
-
-
-__all__ = ["Affine", "TableTransform", "column_statistics"]

@@ -20,13 +20,13 @@ from trainctl.registry.protocols import START, Batch, Cursor
 
 @LOADERS.register("scratch")
 class ScratchLoader:
-    """Dataset, sampler, collate and loader in plain Python, one sample at a time. See lessons/scratch.
+    """Dataset, sampler, collate and loader of trainctl.lessons.scratch, one sample at a time.
 
-    Batches are those of ``resident``; what a dataset's ``load`` draws at random is drawn anew each epoch, as
-    ``workers`` has it. Much slower than either.
+    Batches are those of ``resident``; a dataset's ``load`` draws new random numbers each epoch, as with
+    ``workers``. Much slower than either.
 
     Args:
-        split: raw inputs and targets, or items that are loaded when their turn comes.
+        split: raw inputs and targets, or items that are loaded one by one.
         transform: applied to a batch of raw inputs, on the device.
         seed: with the epoch's number it decides the order; None keeps the stored order.
         augment: applied before the transform to raw inputs, given the samples' numbers and the epoch.
@@ -78,7 +78,7 @@ class ScratchLoader:
 
 
 class _Items(scratch.Dataset):
-    """Samples that are loaded when they are asked for; (seed, epoch, sample) decides what loading draws."""
+    """Samples that are loaded on access; (seed, epoch, sample) seeds the random numbers of ``load``."""
 
     def __init__(self, split: ItemSplit, seed: int | None, epoch: int) -> None:
         super().__init__(split.items, split.targets)
@@ -103,14 +103,14 @@ class _Items(scratch.Dataset):
             raise ConfigError(
                 f"{item} has shape {tuple(sample.shape)} {sample.dtype},"
                 f" others have {tuple(self._first.shape)} {self._first.dtype}",
-                "all samples of a dataset have one shape and type",
+                "all samples of a dataset must have the same shape and type",
             )
         return sample, target
 
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Python's, NumPy's and torch's random numbers from ``seed`` inside, those of before after it."""
+    """Seed Python's, NumPy's and torch's random numbers for the block; restore their states after it."""
     before = random.getstate(), numpy.random.get_state(), torch.get_rng_state()
     random.seed(seed)
     numpy.random.seed(seed % 2**32)

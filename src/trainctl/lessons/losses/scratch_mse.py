@@ -8,12 +8,9 @@ from trainctl.registry import LOSSES
 
 @LOSSES.register("scratch_mse")
 class ScratchMSE(scratch.MeanSquaredError):
-    """Mean squared error over all values of the batch, in plain Python. See lessons/scratch.
+    """Mean squared error over all values of the batch, in plain Python. See trainctl.lessons.scratch.
 
     Shape: outputs and targets (N, outputs) → scalar.
     """
 
     target = "value"
-
-    def __init__(self) -> None:
-        super().__init__()

@@ -12,7 +12,7 @@ from trainctl.registry import MODELS
 
 @MODELS.register("scratch_linear")
 class ScratchLinear(scratch.Module):
-    """The linear model in plain Python: one affine map of the flattened input. See lessons/scratch.
+    """The linear model in plain Python: one affine map of the flattened input. See trainctl.lessons.scratch.
 
     Args:
         bias: learn an offset a output.

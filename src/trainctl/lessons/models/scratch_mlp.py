@@ -12,7 +12,9 @@ from trainctl.registry import MODELS, Count, Probability
 
 @MODELS.register("scratch_mlp")
 class ScratchMLP(scratch.Module):
-    """The mlp in plain Python: linear, ReLU, dropout for each hidden size, then linear. See lessons/scratch.
+    """The mlp in plain Python: linear, ReLU, dropout for each hidden size, then linear.
+
+    See trainctl.lessons.scratch.
 
     Args:
         hidden: the hidden layers' sizes; [] leaves one linear layer.

@@ -16,7 +16,7 @@ def scratch_adam(
     betas: tuple[Probability, Probability] = (0.9, 0.999),
     eps: Positive = 1e-8,
 ) -> scratch.Adam:
-    """Adam in plain Python. See lessons/scratch.
+    """Adam in plain Python. See trainctl.lessons.scratch.
 
     Kingma and Ba, Adam: A Method for Stochastic Optimization (2015).
 

@@ -11,7 +11,7 @@ from trainctl.registry import OPTIMIZERS, Positive, Probability
 
 @OPTIMIZERS.register("scratch_sgd")
 def scratch_sgd(parameters: Iterable[Any], lr: Positive = 0.1, momentum: Probability = 0.0) -> scratch.SGD:
-    """SGD in plain Python: ``v = momentum * v + grad; p -= lr * v``. See lessons/scratch.
+    """SGD in plain Python: ``v = momentum * v + grad; p -= lr * v``. See trainctl.lessons.scratch.
 
     Args:
         lr: learning rate.

@@ -1,4 +1,4 @@
-"""What the rungs share that update the parameters themselves."""
+"""The base of the rungs that update the parameters themselves."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _LINEAR = ("linear", "scratch_linear")
 
 
 class ByHand:
-    """``parameter -= lr * gradient`` and nothing more, which is what optim=sgd does.
+    """``parameter -= lr * gradient`` and nothing more, as optim=sgd does.
 
-    Raises ConfigError where the config asks for more.
+    Raises ConfigError for a config that requires more.
     """
 
     resumes = False
@@ -26,8 +26,8 @@ class ByHand:
         if optim.name not in _PLAIN_SGD or asked:
             given = "".join(f" optim.{key}={value}" for key, value in asked.items())
             raise ConfigError(
-                f"loop={name} steps by hand, parameter -= lr * gradient, not as optim={optim.name}{given}",
-                "use optim=sgd with lr alone, or loop=optimizer for every optimizer",
+                f"loop={name} requires optim=sgd with only lr set, not optim={optim.name}{given}",
+                "use optim=sgd, or loop=optimizer for any optimizer",
             )
         for key, value, plain in (
             ("scheduler", config.scheduler.name, "none"),
@@ -37,21 +37,21 @@ class ByHand:
         ):
             if value != plain:
                 raise ConfigError(
-                    f"loop={name}: there is no optimizer that {key}={show(value)} could work on",
+                    f"{key}={show(value)} requires loop=optimizer: loop={name} steps without an optimizer",
                     f"use {key}={show(plain)}, or loop=optimizer",
                 )
         self.config = config
 
     def needs_linear(self) -> None:
-        """Raise ConfigError for a model that is not one linear layer, all of it trained."""
+        """Raise ConfigError for a model other than one linear layer without frozen parameters."""
         model = self.config.model
         if model.name not in _LINEAR or model.common.get("freeze"):
             what = f"model={model.name}" if model.name not in _LINEAR else "model.freeze"
             raise ConfigError(
-                f"loop={self.config.loop.name}: it knows the weight and bias of model=linear, not {what}",
+                f"loop={self.config.loop.name} requires model=linear, all of it trained, not {what}",
                 "use model=linear, or loop=layers for a network",
             )
 
     def refusal(self, model: Any, criterion: Any, optimizer: Any) -> str | None:
-        """Why this rung cannot serve these parts, or None."""
+        """Why this rung cannot train these parts, or None."""
         return None

@@ -27,12 +27,12 @@ class Derivatives(ByHand):
         self.needs_linear()
         if config.loss.name not in ("mse", "scratch_mse"):
             raise ConfigError(
-                f"loop=derivatives: the derivative it has is that of loss=mse, not loss={config.loss.name}",
+                f"loop=derivatives requires loss=mse, whose derivative it has, not loss={config.loss.name}",
                 "use loss=mse, or loop=autograd for any loss",
             )
         if config.train.precision != "fp32":
             raise ConfigError(
-                f"loop=derivatives: its arithmetic is fp32, not train.precision={config.train.precision}",
+                f"loop=derivatives requires fp32, not train.precision={config.train.precision}",
                 "use train.precision=fp32, or loop=autograd",
             )
 

@@ -21,7 +21,7 @@ class Layers(ByHand):
     """
 
     def refusal(self, model: Any, criterion: Any, optimizer: Any) -> str | None:
-        """A parameter that is no layer's weight or bias would never be updated."""
+        """A parameter other than a layer's weight or bias would never be updated."""
         other = [
             name for name, _ in model.named_parameters() if name.split(".")[-1] not in ("weight", "bias")
         ]

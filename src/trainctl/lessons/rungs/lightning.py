@@ -1,4 +1,4 @@
-"""Last rung: the same parts in Lightning's hands."""
+"""Last rung: Lightning's Trainer trains the same parts."""
 
 from __future__ import annotations
 
@@ -27,11 +27,10 @@ if TYPE_CHECKING:
 
 @LOOPS.register("lightning")
 class LightningLoop:
-    """Model, loss, optimizer, scheduler and data in the hands of Lightning's Trainer.
+    """Model, loss, optimizer, scheduler and data, trained by Lightning's Trainer.
 
-    Lightning runs the training loop; what trainctl watches a run with (log, display, evaluation, checkpoints)
-    hangs on its callbacks, so the numbers stand beside those of the other rungs. Needs the extra
-    ``trainctl[lightning]``.
+    Lightning runs the training loop; trainctl's hooks (log, display, evaluation, checkpoints) run in its
+    callbacks, so the numbers compare with those of the other rungs. Needs the extra ``trainctl[lightning]``.
     """
 
     resumes = False
@@ -44,14 +43,14 @@ class LightningLoop:
             )
         for key, value, plain in (
             ("train.accumulate", config.train.accumulate, 1),
-            # The optimizer's step calls the gradients' computation here: a hook before it sees none.
+            # Lightning computes gradients inside the optimizer's step: a hook before it sees none.
             ("train.clip_norm", config.train.clip_norm, None),
             ("guard.gradients", config.guard.gradients, False),
             ("guard.skip", config.guard.skip, 0),
         ):
             if value != plain:
                 raise ConfigError(
-                    f"loop=lightning: {key}={show(value)} is not handed on",
+                    f"loop=lightning does not support {key}={show(value)}",
                     f"use {key}={show(plain)}, or loop=optimizer",
                 )
 
@@ -93,7 +92,7 @@ class LightningLoop:
 
 
 def _module(run: Run) -> lightning.LightningModule:
-    """The model as Lightning wants it: what a step is, and with which optimizer."""
+    """The run as a LightningModule: its step and its optimizer."""
     import lightning
 
     guard = run.hook("guard")
@@ -122,7 +121,7 @@ def _module(run: Run) -> lightning.LightningModule:
 
 
 class _Batches:
-    """The training batches of the epoch that comes next, as an iterable that Lightning takes for a loader."""
+    """The training batches of the next epoch, as an iterable that Lightning accepts as a loader."""
 
     def __init__(self, run: Run) -> None:
         self.run = run

@@ -19,4 +19,4 @@ class OptimizerLoop:
         pass
 
     def refusal(self, model: Any, criterion: Any, optimizer: Any) -> None:
-        """It serves whatever meets ``trainctl.registry.protocols``."""
+        """None: it trains all parts that meet ``trainctl.registry.protocols``."""

@@ -1,8 +1,7 @@
-"""torch's abstractions in plain Python, to read: modules, losses, optimizers, data loading.
+"""torch's abstractions in plain Python, for readers: modules, losses, optimizers, data loading.
 
-Tensors and automatic differentiation are torch's, everything else is here. Each class does what the class of
-torch with the same name does, with less around it, and meets ``trainctl.registry.protocols``: the standard
-loop trains these classes and torch's own alike, in any mix.
+Tensors and automatic differentiation are torch's. Each class behaves like torch's class of the same name and
+meets ``trainctl.registry.protocols``: the standard loop trains these classes and torch's own, in any mix.
 """
 
 from __future__ import annotations

@@ -10,12 +10,12 @@ from torch import Tensor
 
 
 class Dataset:
-    """Samples that can be had one by one, by number: (input, target).
+    """Samples by number: (input, target).
 
     Args:
         inputs, targets: tensors whose first dimension is N, or other sequences of N items.
 
-    Raises ValueError where there are not as many targets as inputs.
+    Raises ValueError unless there are as many targets as inputs.
     """
 
     def __init__(self, inputs: Tensor | Sequence[Any], targets: Tensor | Sequence[Any]) -> None:
@@ -35,15 +35,15 @@ class Sampler:
 
     Args:
         length: the number of samples.
-        order: the numbers in the order to give them, every time; they need not be all.
-        seed: shuffle, every time anew; the seed decides all of these orders.
+        order: the numbers to return, in this order; they need not be all.
+        seed: shuffle anew each time; the seed decides all of these orders.
 
     Raises ValueError for an order and a seed together.
     """
 
     def __init__(self, length: int, order: Iterable[int] | None = None, seed: int | None = None) -> None:
         if order is not None and seed is not None:
-            raise ValueError("give an order or a seed: the seed would decide the order")
+            raise ValueError("give either an order or a seed")
         self._order = list(range(length) if order is None else order)
         self._generator = None if seed is None else torch.Generator().manual_seed(seed)
 

@@ -1,4 +1,4 @@
-"""Functions that others hang onto a module or an optimizer, and can take off again."""
+"""Functions that a module or an optimizer calls, and that can be removed again."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Hook = Callable[[Any, Any, Any], Any]
 
 
 class Hooks:
-    """Hooks in the order in which they were added; iterating gives those of now, whatever a hook changes."""
+    """Hooks in the order in which they were added; iterating is safe while a hook adds or removes one."""
 
     def __init__(self) -> None:
         self._hooks: dict[int, Hook] = {}
@@ -25,7 +25,7 @@ class Hooks:
 
 
 class RemovableHandle:
-    """What adding a hook returns: ``remove`` takes that hook off, a second time does nothing."""
+    """Removes a hook; a second ``remove`` does nothing."""
 
     def __init__(self, hooks: dict[int, Hook], number: int) -> None:
         self._hooks, self._number = hooks, number

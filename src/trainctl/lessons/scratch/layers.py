@@ -27,7 +27,7 @@ class Linear(Module):
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
         super().__init__()
-        # Step by step as torch rounds: 1 / sqrt(in_features) may differ from it in the last bit.
+        # torch's operations in torch's order: 1 / sqrt(in_features) may differ in the last bit.
         gain = math.sqrt(2 / (1 + math.sqrt(5) ** 2))
         bound = math.sqrt(3) * (gain / math.sqrt(in_features))
         self.weight = torch.empty(out_features, in_features).uniform_(-bound, bound).requires_grad_()
@@ -51,14 +51,14 @@ class ReLU(Module):
     """max(0, inputs), elementwise; its derivative at 0 is 0. Shape: any, kept."""
 
     def forward(self, inputs: Tensor) -> Tensor:
-        # Not inputs * (inputs > 0), which makes NaN of -inf, nor a choice of inputs > 0, which hides a NaN.
+        # Not inputs * (inputs > 0), which turns -inf into NaN, nor a choice by inputs > 0, which hides NaN.
         return inputs.masked_fill(inputs <= 0, 0)
 
 
 class Dropout(Module):
-    """Zeroes values at random while training; the identity in evaluation.
+    """Zeroes values at random in training; the identity in evaluation.
 
-    What is kept is divided by 1 - p, so that the expected value is the same in both modes ("inverted"
+    Kept values are divided by 1 - p, so that the expected value is the same in both modes ("inverted"
     dropout). Srivastava et al., Dropout: A Simple Way to Prevent Neural Networks from Overfitting (2014).
 
     Args:

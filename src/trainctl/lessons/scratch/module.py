@@ -1,4 +1,4 @@
-"""Modules: functions of tensors that know their parameters and the modules inside them."""
+"""Modules: functions of tensors that list their parameters and the modules inside them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ M = TypeVar("M", bound="Module")
 
 
 class IncompatibleKeys(NamedTuple):
-    """The names that a state had not, and those that it had too many."""
+    """The names that a state lacks, and those that the module does not have."""
 
     missing_keys: list[str]
     unexpected_keys: list[str]
@@ -34,12 +34,12 @@ class Module:
             def forward(self, inputs: Tensor) -> Tensor:
                 return self.scale * self.inner(inputs)
 
-    Setting an attribute is all it takes: a leaf tensor that requires a gradient becomes a parameter, a Module
-    a child. A parameter that is frozen afterwards (``requires_grad_(False)``) stays one. Any other tensor is
-    an ordinary attribute, which ``to`` does not move and ``state_dict`` does not hold.
+    Setting an attribute registers it: a leaf tensor that requires a gradient as a parameter, a Module as a
+    child. A parameter that is frozen afterwards (``requires_grad_(False)``) stays one. Any other tensor is an
+    ordinary attribute, which ``to`` does not move and ``state_dict`` does not hold.
 
     Attributes:
-        training: True after ``train()``, False after ``eval()``; layers such as Dropout look at it.
+        training: True after ``train()``, False after ``eval()``; layers such as Dropout read it.
     """
 
     training: bool
@@ -48,16 +48,16 @@ class Module:
     _forward_hooks: Hooks
 
     def __init__(self) -> None:
-        # The usual way of setting an attribute, because ours needs these dictionaries.
+        # Python's __setattr__: the one below needs these dictionaries.
         object.__setattr__(self, "_parameters", {})
         object.__setattr__(self, "_children", {})
         self._forward_hooks = Hooks()
         self.training = True
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set an attribute and note whether it is a parameter, a child or neither.
+        """Set an attribute, and register it if it is a parameter or a child.
 
-        Raises AttributeError before ``Module.__init__`` has run: the attribute could be noted nowhere.
+        Raises AttributeError before ``Module.__init__`` has run.
         """
         if "_parameters" not in vars(self):
             raise AttributeError(f"{type(self).__name__}: call super().__init__() before setting {name!r}")
@@ -73,7 +73,7 @@ class Module:
         self._children.pop(name, None)
 
     def add_module(self, name: str, module: Module) -> None:
-        """Set a child whose name is no identifier, such as ``0``. Raises TypeError for what is no Module."""
+        """Set a child whose name is not an identifier, such as ``0``. TypeError unless it is a Module."""
         if not isinstance(module, Module):
             raise TypeError(f"{type(module).__module__}.{type(module).__qualname__} is not a scratch Module")
         setattr(self, name, module)
@@ -81,11 +81,11 @@ class Module:
     # ------------------------------------------------------------------ calling
 
     def forward(self, *inputs: Any, **settings: Any) -> Any:
-        """What the module computes. Raises NotImplementedError where a subclass does not say it."""
+        """The module's function. Raises NotImplementedError unless a subclass defines it."""
         raise NotImplementedError(f"{type(self).__name__} has no forward")
 
     def __call__(self, *inputs: Any, **settings: Any) -> Any:
-        """``forward``, then the hooks: what a hook returns replaces the outputs, unless it is None."""
+        """``forward``, then the hooks: a hook's result replaces the outputs, unless it is None."""
         outputs = self.forward(*inputs, **settings)
         for hook in self._forward_hooks:
             replaced = hook(self, inputs, outputs)
@@ -106,8 +106,8 @@ class Module:
     def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
         """All parameters with their dotted names, such as ``layers.0.weight``; own ones first.
 
-        A tensor that several modules share comes once, with its first name: an optimizer that got it twice
-        would take two steps with it.
+        A tensor that several modules share comes once, with its first name: an optimizer would update it
+        twice otherwise.
         """
         seen: set[int] = set()
         for name, parameter in self._all_parameters():
@@ -121,7 +121,7 @@ class Module:
             yield parameter
 
     def _all_parameters(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-        """Every name of every parameter: shared ones come once a name."""
+        """Every name of every parameter; a shared one has several."""
         for name, parameter in self._parameters.items():
             yield prefix + name, parameter
         for name, child in self._children.items():
@@ -143,7 +143,7 @@ class Module:
     def to(self: M, device: torch.device | str) -> M:
         """Move all parameters and their gradients to ``device``; returns this module.
 
-        The tensors stay the same objects with other contents, so an optimizer that holds them need not know.
+        The tensors stay the same objects with new contents, so an optimizer keeps updating them.
         """
         for parameter in self.parameters():
             gradient = parameter.grad
@@ -160,8 +160,8 @@ class Module:
     def load_state_dict(self, state_dict: Mapping[str, Tensor], strict: bool = True) -> IncompatibleKeys:
         """Copy the values of ``state_dict`` into the parameters, in place.
 
-        Raises RuntimeError, and copies nothing, where shapes differ or, if ``strict``, where names are
-        missing or unexpected; without ``strict`` those are returned.
+        Raises RuntimeError, and copies nothing, if shapes differ or, with ``strict``, if names are missing or
+        unexpected; without ``strict`` it returns those names.
         """
         own = dict(self._all_parameters())
         missing = [name for name in own if name not in state_dict]
@@ -189,7 +189,7 @@ class Module:
     # ------------------------------------------------------------------ text
 
     def extra_repr(self) -> str:
-        """What stands between the parentheses: the shapes of the module's own parameters."""
+        """The text between the parentheses: the shapes of the module's own parameters."""
         return ", ".join(f"{name}={tuple(each.shape)}" for name, each in self._parameters.items())
 
     def __repr__(self) -> str:
@@ -214,7 +214,7 @@ def _quoted(names: list[str]) -> str:
 
 
 class ModuleList(Module):
-    """Modules in a list, children named ``0``, ``1`` and so on. In an ordinary list they were not found."""
+    """Modules in a list, children named ``0``, ``1`` and so on; a Python list would not register them."""
 
     def __init__(self, modules: Iterable[Module] = ()) -> None:
         super().__init__()
@@ -222,7 +222,7 @@ class ModuleList(Module):
             self.append(module)
 
     def append(self, module: Module) -> None:
-        """Add a module at the end. Raises TypeError for what is no Module."""
+        """Add a module at the end. Raises TypeError unless it is a Module."""
         self.add_module(str(len(self)), module)
 
     def __len__(self) -> int:
@@ -236,7 +236,7 @@ class ModuleList(Module):
 
 
 class Sequential(ModuleList):
-    """Modules called one after the other, each with what the one before it gave."""
+    """Modules called one after the other, each with the outputs of the one before."""
 
     def __init__(self, *modules: Module) -> None:
         super().__init__(modules)

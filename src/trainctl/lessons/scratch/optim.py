@@ -1,4 +1,4 @@
-"""Optimizers: what changes parameters by their gradients."""
+"""Optimizers: they update parameters from their gradients."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from trainctl.lessons.scratch.hooks import Hook, Hooks, RemovableHandle
 
 
 class Optimizer(ABC):
-    """Parameters in groups, each group with settings of its own, and what is remembered of each parameter.
+    """Parameters in groups, each group with its own settings, and a state for each parameter.
 
     A subclass defines ``update``, which changes one parameter.
 
     Args:
-        parameters: tensors, or dictionaries ``{"params": tensors, …}`` whose other keys are settings that
-            hold for these tensors in place of the defaults.
+        parameters: tensors, or dictionaries ``{"params": tensors, …}`` whose other keys are settings of
+            these tensors that replace the defaults.
         defaults: the settings, by name.
 
     Attributes:
         param_groups: dictionaries with ``params``, a list of tensors, and every setting.
-        state: what ``update`` remembers of a parameter, by parameter.
-        defaults: the settings of groups that say nothing else.
+        state: the state that ``update`` keeps, by parameter.
+        defaults: the settings of groups without their own.
 
-    Raises ValueError where there is no parameter, or one comes twice.
+    Raises ValueError if there is no parameter, or one comes twice.
     """
 
     def __init__(self, parameters: Iterable[Any], defaults: Mapping[str, Any]) -> None:
@@ -42,7 +42,7 @@ class Optimizer(ABC):
             self.add_param_group(group)
 
     def add_param_group(self, group: Mapping[str, Any]) -> None:
-        """Add tensors with settings of their own. Raises ValueError for a tensor that is here already."""
+        """Add tensors with their own settings. Raises ValueError for a tensor that was added before."""
         params = group["params"]
         params = [params] if isinstance(params, Tensor) else list(params)
         seen = {id(parameter) for parameter in self._all_parameters()}
@@ -51,15 +51,15 @@ class Optimizer(ABC):
         self.param_groups.append({**self.defaults, **group, "params": params})
 
     def zero_grad(self) -> None:
-        """Forget all gradients: ``backward`` adds to what is there."""
+        """Drop all gradients: ``backward`` would add to them."""
         for parameter in self._all_parameters():
             parameter.grad = None
 
     def step(self) -> None:
-        """Update every parameter that has a gradient. Hooks come first: they may change gradients."""
+        """Call the hooks, which may change gradients, then update every parameter that has a gradient."""
         for hook in self._step_pre_hooks:
             hook(self, (), {})
-        # What is done to a parameter here is no part of the function that is differentiated.
+        # The update is not part of the function that is differentiated.
         with torch.no_grad():
             for group in self.param_groups:
                 for parameter in group["params"]:
@@ -77,7 +77,7 @@ class Optimizer(ABC):
     def state_dict(self) -> dict[str, Any]:
         """State and settings, with parameters as numbers in the order of the groups: torch's format.
 
-        It shares what the optimizer remembers, which the next step changes: copy it to keep it.
+        It shares the optimizer's state, which the next step changes: copy it to keep it.
         """
         numbers = {parameter: number for number, parameter in enumerate(self._all_parameters())}
         return {
@@ -89,15 +89,14 @@ class Optimizer(ABC):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a ``state_dict``, whose tensors are copied to the parameters' devices.
+        """Continue from a ``state_dict``, whose tensors are copied to the parameters' devices.
 
-        Parameters are matched by their order, groups by theirs. Raises ValueError where the groups or their
-        sizes differ.
+        Groups and parameters are matched by their order. Raises ValueError if the groups' sizes differ.
         """
         groups = state_dict["param_groups"]
         sizes = [len(group["params"]) for group in self.param_groups]
         if (stored := [len(group["params"]) for group in groups]) != sizes:
-            raise ValueError(f"the state is of groups of {stored} parameters, these are groups of {sizes}")
+            raise ValueError(f"the state has groups of {stored} parameters, this optimizer groups of {sizes}")
         of_number: dict[Any, Tensor] = {}
         for own, group in zip(self.param_groups, groups, strict=True):
             of_number.update(zip(group["params"], own["params"], strict=True))

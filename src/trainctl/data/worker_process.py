@@ -1,0 +1,176 @@
+"""Makes a batch of samples that are loaded one by one: in a worker process, or in the training process."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import io
+import multiprocessing
+import os
+import pickle
+import random
+import signal
+import sys
+import threading
+import types
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, default_collate
+
+from trainctl.data.sampler import derived_seed
+from trainctl.errors import ConfigError, Problem, TrainctlError, WorkerError
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+Key = tuple[int, list[tuple[int, Any]]]
+"""A batch to make: the epoch, and each sample's number and item."""
+
+
+@contextmanager
+def kept_random_state() -> Iterator[None]:
+    """Python's, NumPy's and torch's CPU random numbers go on after the block as if it had drawn none."""
+    before = random.getstate(), numpy.random.get_state(), torch.get_rng_state()
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        numpy.random.set_state(before[1])
+        torch.set_rng_state(before[2])
+
+
+def load_sample(load: Callable[[Any], Tensor], item: Any) -> Tensor:
+    """One raw sample. Raises ConfigError naming the item where it cannot be loaded or is no tensor."""
+    try:
+        sample = load(item)
+    except TrainctlError:
+        raise
+    except Exception as error:
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(f"{item} cannot be loaded: {type(error).__name__}: {reason}") from error
+    if not isinstance(sample, Tensor):
+        raise ConfigError(f"{item} was loaded as {type(sample).__name__}, not as a tensor")
+    return sample
+
+
+def memory_full(what: str) -> WorkerError:
+    return WorkerError(
+        what,
+        "make /dev/shm larger (docker run --shm-size=8g), make batches smaller, or use loader.workers=0",
+    )
+
+
+@dataclass(frozen=True)
+class Failure:
+    """The problems of a batch. Returned, not raised: torch would lose the parts of a trainctl error."""
+
+    problems: tuple[Problem, ...]
+    in_transport: bool = False
+
+
+class Samples(Dataset[Any]):
+    """Makes the batch of a key; the only part of the data that a worker receives."""
+
+    def __init__(self, load: Callable[[Any], Tensor], seed: int | None) -> None:
+        self._load, self._seed = load, seed
+        self._sealed: tuple[list[tuple[str, str]], bytes] | None = None
+
+    def __len__(self) -> int:
+        return 0
+
+    def __getitem__(self, key: Key) -> Tensor | Failure:
+        epoch, numbered = key
+        samples: list[Tensor] = []
+        for number, item in numbered:
+            seed = derived_seed("sample", self._seed, epoch, number)
+            random.seed(seed)
+            numpy.random.seed(seed % 2**32)
+            # Not torch.manual_seed, which would queue a call for the GPU at every sample.
+            torch.default_generator.manual_seed(seed)
+            try:
+                sample = load_sample(self._load, item)
+            except TrainctlError as error:
+                return Failure(error.problems)
+            if samples and (sample.shape, sample.dtype) != (samples[0].shape, samples[0].dtype):
+                problem = Problem(
+                    f"{item} has shape {tuple(sample.shape)} {sample.dtype},"
+                    f" {numbered[0][1]} has {tuple(samples[0].shape)} {samples[0].dtype}",
+                    "all samples of a dataset must have the same shape and type",
+                )
+                return Failure((problem,))
+            samples.append(sample)
+        try:
+            # In a worker the stack is created directly in shared memory.
+            batch: Tensor = default_collate(samples)
+        except (RuntimeError, OSError) as error:
+            reason = str(error).partition("\n")[0]
+            return Failure(memory_full(f"a data worker cannot pass on a batch: {reason}").problems, True)
+        return batch
+
+    def seal(self) -> None:
+        """Pickle ``load`` before any process starts. Raises ConfigError where that cannot be done."""
+        buffer = io.BytesIO()
+        pickler = _Pickler(buffer)
+        try:
+            pickler.dump(self._load)
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise ConfigError(
+                f"the dataset's load cannot be sent to a worker: {error}",
+                "make it a function or class of a module, or load with loader.workers=0",
+            ) from error
+        self._sealed = sorted(pickler.modules.items()), buffer.getvalue()
+
+    def __reduce__(self) -> tuple[Callable[..., Samples], tuple[Any, ...]]:
+        assert self._sealed is not None
+        return _unsealed, (*self._sealed, self._seed)
+
+
+class _Pickler(pickle.Pickler):
+    """Records the files of the modules it refers to: a plugin's module is not importable by its name."""
+
+    def __init__(self, buffer: io.BytesIO) -> None:
+        super().__init__(buffer)
+        self.modules: dict[str, str] = {}
+
+    def reducer_override(self, value: Any) -> Any:
+        if isinstance(value, type | types.FunctionType):
+            path = getattr(sys.modules.get(value.__module__), "__file__", None)
+            if path is not None:
+                self.modules[value.__module__] = path
+        return NotImplemented
+
+
+def _unsealed(modules: list[tuple[str, str]], payload: bytes, seed: int | None) -> Samples:
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
+    for name, path in modules:
+        with suppress(ImportError):
+            importlib.import_module(name)
+            continue
+        spec = importlib.util.spec_from_file_location(name, path)
+        if spec is not None and spec.loader is not None:
+            sys.modules[name] = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(sys.modules[name])
+    return Samples(pickle.loads(payload), seed)
+
+
+def begin(number: int) -> None:
+    """Runs first in a worker: block signals to the group, and end when the training process ends."""
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    # A thread, because a load that hangs would never check.
+    threading.Thread(target=follow, daemon=True).start()
