@@ -263,7 +263,7 @@ def test_a_stranger_is_named(file: str, line: str, expected: str, tmp_path: Path
 
 def test_the_training_step_is_the_plain_one() -> None:
     text = (SOURCE / "training" / "loop.py").read_text()
-    step = text[text.index("def train_step") : text.index("def evaluate")]
+    step = text[text.index("def train_step") : text.index("def fit")]
     body = [line.strip() for line in step.split('"""')[2].splitlines() if line.strip()]
     assert body == [
         "with precision:",

@@ -225,10 +225,10 @@ PLACES: list[tuple[tuple[str, ...], str, str, str]] = [
     (("model.name=own_code",), FORWARD.format(r"model \(OwnCode\)"), "hidden / hidden", "division"),
     (("model.name=scratch_log", "optim=scratch_adam", "loss=scratch_mse"),
      FORWARD.format(r"1 \(ScratchLog\)"), "return (inputs * 0).log()", "logarithm"),
-    (("model=linear", "dataset.what=large"), r"output of loss \(MSE\), in the loss", "", "extreme outputs"),
+    (("model=linear", "dataset.what=large"), r"output of loss \(MSELoss\), in the loss", "", "extreme outputs"),
     # The infinity of a mask does no harm.
     ((TURNING, "model.what=mask", "model.at=1", "dataset.what='large target'"),
-     r"output of loss \(MSE\), in the loss", "", "extreme outputs"),
+     r"output of loss \(MSELoss\), in the loss", "", "extreme outputs"),
     (("model=mlp", "optim=sgd", "lr=1e15"), FORWARD.format(r"layers\.4 \(Linear\)"), "", "lr=1e+14"),
     (("model=scratch_mlp", "optim=scratch_sgd", "loss=scratch_mse", "lr=1e15"),
      FORWARD.format(r"layers\.4 \(Linear\)"), "return torch.addmm(", "lr=1e+14"),

@@ -411,7 +411,7 @@ class Bad(nn.Module):
     ),
     "dataset of no task": (
         DATASET.format(task="clasification", size=4),
-        "neither classification nor regression",
+        "task 'clasification' does not exist",
     ),
 }
 

@@ -187,12 +187,12 @@ def test_weights_that_are_read_without_their_preprocessing_are_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nothing = {"kind": "standardize", "values": {"factor": 1.0, "offset": 0.0}, "tensors": {}}
-    about = exporting._about
+    about = exporting._metadata
 
     def dropped(*arguments):
         return {**about(*arguments), "transform": nothing}
 
-    monkeypatch.setattr(exporting, "_about", dropped)
+    monkeypatch.setattr(exporting, "_metadata", dropped)
     found = lead(LINEAR, tmp_path / "life")
     assert [each.status for each in found.values()][:9] == ["passed"] * 9
     assert found["export safetensors"].status == "failed"

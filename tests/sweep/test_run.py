@@ -203,7 +203,7 @@ def test_a_verb_for_one_run_says_that_this_is_a_sweep(trainctl) -> None:
     assert trainctl("-m", "seed=1,2", "hydra.sweep.dir=sweep", *FAST).code == 0
     outcome = trainctl("verify", "sweep")
     assert outcome.code == 2
-    assert "this is a sweep of several runs" in outcome.err
+    assert "this is a sweep, not a run" in outcome.err
     assert trainctl("resume", "sweep", "lr=1").code == 2
 
 

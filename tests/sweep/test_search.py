@@ -137,7 +137,7 @@ def test_an_interval_without_a_search_names_the_sweeper(trainctl) -> None:
 def test_a_search_cannot_be_planned(trainctl) -> None:
     outcome = trainctl("plan", *SEARCH, LR)
     assert outcome.code == 2
-    assert "is not known before it runs" in outcome.err
+    assert "are not known before it runs" in outcome.err
 
 
 def test_without_optuna_the_extra_is_named(trainctl, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -585,7 +585,7 @@ def test_what_steps_by_hand_does_not_resume(trainctl, tmp_path: Path) -> None:
     killed_after(tmp_path / "run", 5)
     outcome = trainctl("resume", "cut")
     assert outcome.code == 2
-    assert "loop=parameters does not resume" in outcome.err
+    assert "loop=parameters cannot be resumed" in outcome.err
     assert "start it again: trainctl " in outcome.err
 
 

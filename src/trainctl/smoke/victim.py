@@ -24,12 +24,13 @@ _WARM = (build, checkpointer, console, metrics_log, signals, snapshot)
 
 
 class _Kill(Silent):
-    """A display that kills its process after the first step, whose checkpoint has just been written."""
+    """A display that kills its process in the second step: the checkpoint of the first has been written."""
 
     every: int | None = 1
 
     def step(self, progress: Progress) -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
+        if progress.step > 1:
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def die(directory: Path, stored: Mapping[str, str], command: str) -> None:

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from trainctl.components.losses.cross_entropy import CrossEntropy
-from trainctl.components.losses.mse import MSE
 from trainctl.config.settings import Component
 from trainctl.registry import LOSSES
 from trainctl.training.construct import construct
@@ -89,7 +88,7 @@ def test_an_argument_of_a_torch_class_changes_the_loss() -> None:
     ("ours", "stock", "targets"),
     [
         (CrossEntropy(label_smoothing=0.2), nn.CrossEntropyLoss(label_smoothing=0.2), torch.arange(8) % 3),
-        (MSE(), nn.MSELoss(), torch.ones(8, 3)),
+        (LOSSES.load("mse")(), nn.MSELoss(), torch.ones(8, 3)),
     ],
     ids=["smoothed", "mse"],
 )

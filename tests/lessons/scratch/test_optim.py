@@ -235,7 +235,7 @@ def test_what_holds_a_group_sees_the_settings_that_are_loaded() -> None:
 def test_a_state_of_other_groups_is_refused() -> None:
     model: Any = network()
     optimizer = scratch.SGD(model.parameters())
-    with pytest.raises(ValueError, match=r"groups of \[2\] parameters, these are groups of \[4\]"):
+    with pytest.raises(ValueError, match=r"groups of \[2\] parameters, this optimizer groups of \[4\]"):
         optimizer.load_state_dict(scratch.SGD(model[0].parameters()).state_dict())
     two = scratch.SGD([{"params": model[0].parameters()}, {"params": model[2].parameters()}])
     with pytest.raises(ValueError, match=r"groups of \[2, 2\]"):

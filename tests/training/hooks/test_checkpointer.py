@@ -272,8 +272,7 @@ import os, sys, torch
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from torch import nn
-from trainctl.checkpoint import format as checkpoint
-from trainctl.checkpoint.format import CheckpointData
+from trainctl.checkpoint.format import CheckpointData, ready_to_save
 from trainctl.training.hooks.checkpointer import Checkpointer
 from tests.helpers.small_run import make_run
 
@@ -283,7 +282,7 @@ torch.set_num_threads(2)  # the run has set another number
 tied = torch.ones(600, 600)
 content = CheckpointData({"one": tied, "other": tied}, {"part": torch.ones(900, 900)[:700]}, {"step": 1})
 count = lambda: len(os.listdir("/proc/self/task"))
-content = checkpoint.checked(content)
+content = ready_to_save(content)
 hook = Checkpointer(Path("checkpoints"), lambda run: lambda: content, writer=ThreadPoolExecutor(1))
 run.state.step = 1
 before = count()

@@ -133,13 +133,13 @@ def test_the_table_is_shown_logged_and_recorded(trainctl, tmp_path: Path) -> Non
     outcome = trainctl(*WORDS, "profile=true")
     assert outcome.code == 0, outcome.err
     assert outcome.err == ""
-    assert "time per step: " in outcome.out
-    assert "trace of all calls, for ui.perfetto.dev: run/profile/trace.json" in outcome.out
+    assert "where a step goes: " in outcome.out
+    assert "every call, for ui.perfetto.dev: run/profile/trace.json" in outcome.out
     assert "aten::addmm × 3" in outcome.out
     lines = outcome.out.splitlines()
     assert lines[0] == "run run"
     assert lines[-1] == "run: run"
-    assert "time per step" in (tmp_path / "run" / "train.log").read_text()
+    assert "where a step goes" in (tmp_path / "run" / "train.log").read_text()
     kept = record(tmp_path / "run")["profile"]
     assert list(kept["microseconds"]) == list(PARTS)
     assert (tmp_path / "run" / kept["trace"]["file"]).is_file()

@@ -85,7 +85,7 @@ def test_a_run_that_goes_on_is_told_from_its_first_step() -> None:
     first.hooks[0].close()
     listener = Listener()
     run, hook, _ = tracked({"one": listener}, 2)
-    run.state.take(first.state.values())
+    run.state.load_state_dict(first.state.state_dict())
     run.total_steps = 20
     fit(run)
     hook.close("done")
