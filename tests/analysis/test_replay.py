@@ -225,7 +225,7 @@ PLACES: list[tuple[tuple[str, ...], str, str, str]] = [
     (("model.name=own_code",), FORWARD.format(r"model \(OwnCode\)"), "hidden / hidden", "division"),
     (("model.name=scratch_log", "optim=scratch_adam", "loss=scratch_mse"),
      FORWARD.format(r"1 \(ScratchLog\)"), "return (inputs * 0).log()", "logarithm"),
-    (("model=linear", "dataset.what=large"), r"output of loss \(MSELoss\), in the loss", "", "extreme outputs"),
+    (("model=linear", "dataset.what=large"), r"output of loss \(MSELoss\), in", "", "extreme outputs"),
     # The infinity of a mask does no harm.
     ((TURNING, "model.what=mask", "model.at=1", "dataset.what='large target'"),
      r"output of loss \(MSELoss\), in the loss", "", "extreme outputs"),

@@ -10,7 +10,7 @@ from torch import nn
 
 from trainctl.components.loaders.resident import ResidentLoader
 from trainctl.registry import LOADERS, MODELS, OPTIMIZERS
-from trainctl.registry.protocols import Cursor
+from trainctl.registry.protocols import START, Cursor
 
 
 class Small(nn.Module):
@@ -150,8 +150,8 @@ class Repeating(ResidentLoader):
     def __init__(self, split, transform, batch_size, device, seed, augment) -> None:
         super().__init__(split, transform, batch_size, device, seed, augment)
 
-    def batches(self, epoch: int = 0, position: int = 0):
-        return super().batches(Cursor(epoch, 0))
+    def batches(self, cursor=START):
+        return super().batches(Cursor(cursor.epoch, 0))
 
 
 @MODELS.register("restless")

@@ -196,7 +196,7 @@ def test_weights_that_are_read_without_their_preprocessing_are_found(
     found = lead(LINEAR, tmp_path / "life")
     assert [each.status for each in found.values()][:9] == ["passed"] * 9
     assert found["export safetensors"].status == "failed"
-    assert "predicts something else" in found["export safetensors"].reason
+    assert "predictions differ from the run's" in found["export safetensors"].reason
     assert found["export torch"].reason == "after failed export safetensors"
 
 
@@ -214,4 +214,4 @@ def test_a_program_without_its_preprocessing_is_found(
     monkeypatch.setattr(exporting.Whole, "forward", without)
     found = lead(LINEAR, tmp_path / "life", (phase,))
     assert found[phase].status == "failed"
-    assert "predicts something else" in found[phase].reason
+    assert "predictions differ from the run's" in found[phase].reason

@@ -445,7 +445,7 @@ def test_every_verb_takes_the_run(four: list[Request], trainctl) -> None:
     assert list(steps(directory)) == list(range(1, 101))
     outcome = trainctl("verify", str(four[2].directory))
     assert outcome.code == 0, outcome.out
-    assert "the same: 60 of 60 steps taken again, to 2% (engine fused" in outcome.out
+    assert "the same: 60 of 60 steps re-run, to 2% (engine fused" in outcome.out
 
 
 def test_verify_shows_what_is_not_the_same(four: list[Request], trainctl) -> None:

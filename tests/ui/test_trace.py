@@ -129,6 +129,7 @@ def test_on_a_terminal_the_modules_are_joined_to_a_tree(monkeypatch: pytest.Monk
     assert len(names) == 5
     for start in ("├─ body", "│  ├─ 0", "│  └─ 1", "└─ head"):
         assert start in text
+    assert "\n\nforward" in "\n".join(line.rstrip() for line in text.splitlines())
 
 
 def test_a_narrow_terminal_leaves_out_what_matters_least_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

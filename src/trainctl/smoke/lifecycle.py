@@ -267,7 +267,7 @@ class LifecycleTest:
         transform = _settings(trained.config.dataset) if described is None else described["kind"]
         raw = trained.raw_sample()
         before = (transform, raw["dtype"], tuple(raw["shape"]), trained.input_shape)
-        return repr((_settings(trained.config.model), before, trained.task, trained.output_size))
+        return repr((_settings(trained.config.model), before, trained.task.name, trained.output_size))
 
 
 def _settings(component: Component) -> tuple[str, list[tuple[str, Any]]]:

@@ -57,7 +57,9 @@ class Screen:
             from rich.padding import Padding
             from rich.text import Text
 
-            self._console.print(Padding(Text(text, style), (0, 0, 0, indent), expand=False))
+            # A padded empty text would be no line at all.
+            padded = Padding(Text(text, style), (0, 0, 0, indent), expand=False)
+            self._console.print(padded if text else "")
         elif self.mode == "plain":
             print(f"{'':{indent}}{text}" if text else "", file=self.stream)
 
