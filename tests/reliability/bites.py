@@ -86,14 +86,14 @@ def _no_random_states() -> None:
         "numpy": ("MT19937", torch.from_numpy(numpy.arange(624)), 0, 0, 0.0),
         "torch": torch.Generator().manual_seed(0).get_state(),
     }
-    snapshot.random_states = lambda device: dict(always)
+    snapshot.RandomStates.state_dict = lambda states: dict(always)  # type: ignore[method-assign]
 
 
 def _no_cursor() -> None:
     def values(state: State) -> dict[str, Any]:
         return {**asdict(state), "position": 0}
 
-    State.values = values  # type: ignore[method-assign]
+    State.state_dict = values  # type: ignore[method-assign]
 
 
 def _no_checksums() -> None:

@@ -341,22 +341,33 @@ def _states() -> Iterator[Evil]:
         "step",
         "epoch",
         "position",
-        "random",
-        "optimizer",
-        "scheduler",
-        "hooks",
-        "order",
+        "parts",
+        "data_fingerprint",
         "best",
         "evaluated",
     )
     for key in keys:
         yield Evil(f"{STATE} without {key}", edit(lambda state, key=key: state.pop(key)), (4,), late=True)
         for value in ("words", -1, [1], {"tensor": "none"}, 1 << 70):
-            if key in ("hooks", "best", "order", "scheduler") and value != "words":
+            if key in ("parts", "best", "data_fingerprint") and value != "words":
                 continue
             yield Evil(
                 f"{STATE} with {value} for {key}",
                 edit(lambda state, key=key, value=value: state.update({key: value})),
+                (2, 3, 4),
+                late=True,
+            )
+    for part in ("optimizer", "scheduler", "random"):
+        yield Evil(
+            f"{STATE} without its part {part}",
+            edit(lambda state, part=part: state["parts"].pop(part)),
+            (4,),
+            late=True,
+        )
+        for value in ("words", -1, [1], {"tensor": "none"}, 1 << 70):
+            yield Evil(
+                f"{STATE} with {value} for its part {part}",
+                edit(lambda state, part=part, value=value: state["parts"].update({part: value})),
                 (2, 3, 4),
                 late=True,
             )

@@ -178,7 +178,7 @@ def _state(content: bytes) -> dict[str, Any]:
     state: dict[str, Any] = json.loads(content)
     # Times, and the length of a file that has times in it.
     state.pop("epoch_seconds")
-    state["parts"].pop("MetricsLog")
+    state["parts"].pop("metrics_log")
     return state
 
 
