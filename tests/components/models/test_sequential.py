@@ -164,7 +164,7 @@ BAD: list[tuple[Any, str]] = [
     ({"Unflatten": {"dim": 1, "unflattened_size": [2, 2]}}, "does not fit its input"),
     ({"Embedding": {"num_embeddings": 4, "embedding_dim": 2}}, "does not fit its input"),
     ({"MultiheadAttention": {"embed_dim": 8, "num_heads": 2}}, "does not fit its input"),
-    ({"MaxPool2d": {"kernel_size": 2, "return_indices": True}}, "more than one tensor"),
+    ({"MaxPool2d": {"kernel_size": 2, "return_indices": True}}, "returns several"),
 ]
 
 
