@@ -65,9 +65,7 @@ def image_folder(
         images, good, note = _cached(root, listing, decoder, paths, small=small, skip=skip)
     else:
         images, good, note = _on_demand(paths, listing.targets, decoder, "not cached", skip=skip)
-    notes = [note, _broken(root, listing.files, good, skip=skip)]
-    if listing.others:
-        notes.append(f"{listing.others} other file{'s' if listing.others > 1 else ''} ignored")
+    notes = [note, _broken(root, listing.files, good, skip=skip), listing.ignored]
     splits = {part: _part(images, rows, good) for part, rows in listing.rows.items()}
     _refuse_emptied(listing, splits, root)
     return Data(
@@ -171,6 +169,11 @@ class _Listing:
     targets: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     rows: dict[str, range] = field(default_factory=dict)
     others: int = 0
+
+    @property
+    def ignored(self) -> str:
+        """A note on the other files, empty if there are none."""
+        return f"{self.others} other file{'s' if self.others > 1 else ''} ignored" if self.others else ""
 
 
 def _list(root: Path, shape: Sequence[int]) -> _Listing:

@@ -72,13 +72,6 @@ def npz(
         kept_rows, held_rows = split_rows(len(train), test, test_seed)
         train, held = train[kept_rows], None if held_rows is None else train[held_rows]
     pixels = train.inputs.dtype == torch.uint8
-    note = [
-        file.name,
-        f"{names[0]} → {names[1]}",
-        "channels last → channels first" if given.swapped else "",
-        "divided by 255" if pixels else "standardized",
-        f"test from {given_test.names[0]}" if given_test else "",
-    ]
     return Data(
         name="npz",
         task="classification" if classes else "regression",
@@ -89,7 +82,7 @@ def npz(
         transform=Standardize(scale=255.0) if pixels else nn.Identity(),
         fit=None if pixels else _fit,
         classes=classes,
-        note="; ".join(filter(None, note)),
+        note=_note(file, given, given_test, pixels),
     )
 
 
@@ -100,6 +93,17 @@ class _Arrays(NamedTuple):
     inputs: Tensor
     targets: Array
     swapped: bool
+
+
+def _note(file: Path, given: _Arrays, given_test: _Arrays | None, pixels: bool) -> str:
+    parts = [
+        file.name,
+        " → ".join(given.names),
+        "channels last → channels first" if given.swapped else "",
+        "divided by 255" if pixels else "standardized",
+        f"test from {given_test.names[0]}" if given_test else "",
+    ]
+    return "; ".join(filter(None, parts))
 
 
 def _read(arrays: Arrays, names: tuple[str, str]) -> _Arrays:

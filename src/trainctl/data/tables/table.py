@@ -81,14 +81,8 @@ def make_data(
 
     widths = [len(each) for each in categories]
     texts = sum(width > 0 for width in widths)
-    note = [
-        Path(table.file).name,
-        *table.notes,
-        f"{len(inputs) - texts} number columns" + (f" and {texts} of text" if texts else ""),
-        f"target {goal.name}: {target.why}"
-        + (" and so asked" if options.task != "auto" and not like else ""),
-        left_out,
-    ]
+    asked = f" and dataset.task={options.task}" if options.task != "auto" and like is None else ""
+    why = f"target {goal.name}: {target.why}{asked}"
     return Data(
         name=name,
         task=target.task,
@@ -99,9 +93,14 @@ def make_data(
         transform=nn.Identity(),
         fit=lambda train: TableTransform(train.inputs, widths),
         classes=target.classes,
-        note="; ".join(filter(None, note)),
+        note="; ".join(filter(None, [*_notes(table, len(inputs) - texts, texts), why, left_out])),
         reading=_reading(table, inputs, goal, categories, target, options.missing),
     )
+
+
+def _notes(table: Table, numbers: int, texts: int) -> list[str]:
+    columns = f"{numbers} number columns" + (f" and {texts} of text" if texts else "")
+    return [Path(table.file).name, *table.notes, columns]
 
 
 def _columns(table: Table, options: Options, like: Mapping[str, Any] | None) -> tuple[list[Column], Column]:
