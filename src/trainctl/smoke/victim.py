@@ -16,11 +16,11 @@ from trainctl.training.train import train
 
 with importing():
     from trainctl.checkpoint import snapshot
-    from trainctl.training import build
+    from trainctl.training import build, session
     from trainctl.training.hooks import checkpointer, console, metrics_log, signals
 
 # Imported here for the processes that are forked: a run needs them all.
-_WARM = (build, checkpointer, console, metrics_log, signals, snapshot)
+_WARM = (build, checkpointer, console, metrics_log, session, signals, snapshot)
 
 
 class _Kill(Silent):

@@ -30,11 +30,23 @@ with importing():
     from trainctl.config import composer
     from trainctl.sweep.job import run_group, run_job
     from trainctl.sweep.ledger import Ledger
-    from trainctl.training import build, resume
+    from trainctl.training import build, resume, session
     from trainctl.training.hooks import checkpointer, console, guard, metrics_log, signals
 
 # Imported here for the processes that are forked: a run needs them all.
-_WARM = (bad_step, build, checkpointer, composer, console, guard, metrics_log, resume, signals, snapshot)
+_WARM = (
+    bad_step,
+    build,
+    checkpointer,
+    composer,
+    console,
+    guard,
+    metrics_log,
+    resume,
+    session,
+    signals,
+    snapshot,
+)
 
 
 def work(
