@@ -16,13 +16,15 @@ import platform
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 
 from runs import make_run
 from trainctl.checkpoint import snapshot
-from trainctl.checkpoint.format import CheckpointData
+from trainctl.checkpoint.format import CheckpointData, ready_to_save
 from trainctl.training.hooks.checkpointer import Checkpointer
 from trainctl.training.loop import fit
 from trainctl.training.run import Run
@@ -30,8 +32,10 @@ from trainctl.training.run import Run
 CPU = torch.device("cpu")
 
 
-def take(run: Run) -> CheckpointData:
-    return snapshot.take(run, {"data": {}, "order": ""}, CPU)
+def hold(run: Run) -> Callable[[], CheckpointData]:
+    plain = {**run.state.state_dict(), "data": {}, "data_fingerprint": ""}
+    content = ready_to_save(snapshot.take(run.model.state_dict(), plain, run.parts()))
+    return lambda: content
 
 
 def epoch(run: Run) -> float:
@@ -55,9 +59,8 @@ def main() -> None:
     print(f"medians of {asked.rounds} rounds; lowest and highest ratio in parentheses")
     with tempfile.TemporaryDirectory(dir=asked.folder) as folder:
         runs = {"none": make_run([], CPU)}
-        for name, overlap in (("overlapping", True), ("waiting", False)):
-            checkpoints = Path(folder, name)
-            runs[name] = make_run([Checkpointer(checkpoints, take, overlap=overlap)], CPU)
+        for name, writer in (("overlapping", ThreadPoolExecutor(1)), ("waiting", None)):
+            runs[name] = make_run([Checkpointer(Path(folder, name), hold, writer=writer)], CPU)
         for run in runs.values():
             epoch(run)
         seconds: dict[str, list[float]] = {name: [] for name in runs}

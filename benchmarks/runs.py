@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import partial
 
 import torch
 from torch import nn
@@ -11,7 +12,10 @@ from torch import nn
 from trainctl.components.loaders.resident import ResidentLoader
 from trainctl.components.optimizers._lean import make
 from trainctl.data import Split, Standardize
+from trainctl.training.hooks.guard import Guard
+from trainctl.training.loop import train_step
 from trainctl.training.run import Hook, Run
+from trainctl.training.steps.guarded import guarded_step
 
 BATCH = 64
 
@@ -32,15 +36,17 @@ def make_run(
     torch.manual_seed(0)
     data = Split(torch.randn(samples, 784), torch.randint(0, 10, (samples,)))
     model = network(dropout).to(device)
+    guard = next((hook for hook in hooks if isinstance(hook, Guard)), None)
     return Run(
         model=model,
         criterion=nn.CrossEntropyLoss(),
         optimizer=make(torch.optim.Adam, model.parameters(), lr=1e-3),
         scheduler=None,
-        train=ResidentLoader(data, Standardize(), BATCH, device, seed=0),
-        val=None,
+        train_loader=ResidentLoader(data, Standardize(), BATCH, device, seed=0),
+        val_loader=None,
         metrics={},
         precision=nullcontext(),
         total_steps=0,
+        step=train_step if guard is None else partial(guarded_step, guard=guard),
         hooks=[*hooks],
     )

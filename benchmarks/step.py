@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,14 +71,23 @@ class Clocks:
             yield batch
 
     def step(
-        self, model: Any, criterion: Any, optimizer: Any, inputs: Tensor, targets: Tensor, _: Any
+        self,
+        model: Any,
+        criterion: Any,
+        optimizer: Any,
+        inputs: Tensor,
+        targets: Tensor,
+        _: Any,
+        *,
+        guard: Guard,
     ) -> Tensor:
-        """``train_step`` of the loop, line by line."""
+        """``guarded_step``, line by line."""
         now, seconds = time.perf_counter, self.seconds
         started = now()
         outputs = model(inputs)
         forward = now()
         loss = criterion(outputs, targets)
+        guard.accepts_loss(loss)
         lost = now()
         optimizer.zero_grad()
         zeroed = now()
@@ -99,7 +109,7 @@ def full_run(folder: Path, clocks: Clocks | None) -> Run:
     run = make_run(hooks, CPU, samples=SAMPLES)
     if clocks is None:
         return run
-    run.step = clocks.step
+    run.step = partial(clocks.step, guard=hooks[0])
     loader = run.train_loader
     make_batches = loader.batches
     loader.batches = lambda *where: clocks.batches(make_batches(*where))  # type: ignore[method-assign]
