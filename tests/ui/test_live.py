@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 from rich.console import Console
 
-from tests.helpers.display import PROGRESS, Broken, Still, play
+from tests.helpers.display import PROGRESS, Still, play
 from tests.helpers.program import wait_for
 from trainctl.training.display import Progress
 from trainctl.ui.live import Rich, sparkline
@@ -212,11 +212,3 @@ def test_no_colour_is_obeyed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert colours()
     monkeypatch.setenv("NO_COLOR", "1")
     assert not colours()
-
-
-@pytest.mark.parametrize(
-    "error", [BrokenPipeError(32, "Broken pipe"), OSError(5, "I/O error"), ValueError("closed")]
-)
-def test_a_terminal_that_has_gone_is_no_error(error: Exception) -> None:
-    """A display never raises into the run."""
-    play(Rich(Broken(error)))

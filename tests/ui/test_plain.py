@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import io
 import os
-from typing import Any
 
 import pytest
 
-from tests.helpers.display import Broken, play
+from tests.helpers.display import play
 from trainctl.training.display import Silent
 from trainctl.ui.plain import Plain
 
@@ -39,26 +38,6 @@ def test_each_line_is_there_at_once() -> None:
     assert os.read(reading, 100) == b"now\n"
     stream.close()
     os.close(reading)
-
-
-@pytest.mark.parametrize(
-    "error", [BrokenPipeError(32, "Broken pipe"), OSError(5, "I/O error"), ValueError("closed")]
-)
-def test_a_reader_who_has_gone_is_no_error_and_is_not_asked_again(error: Exception) -> None:
-    stream = Broken(error)
-    play(Plain(stream))
-    assert stream.calls == 1
-
-
-def test_a_real_pipe_without_a_reader_is_no_error() -> None:
-    reading, writing = os.pipe()
-    os.close(reading)
-    stream: Any = os.fdopen(writing, "w")
-    try:
-        play(Plain(stream))
-    finally:
-        with pytest.raises(BrokenPipeError):
-            stream.close()
 
 
 def test_silence_is_silent(capfd: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.helpers.display import Broken, Terminal
+from tests.helpers.display import Terminal
 from trainctl.errors import ConfigError, InterruptedRunError, Problem, TerminatedRunError
 from trainctl.ui.errors import show_error
 from trainctl.ui.listing import Listing
@@ -55,11 +55,6 @@ def test_a_terminal_gets_colour_unless_it_says_no(monkeypatch: pytest.MonkeyPatc
 def test_errors_go_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
     show_error(ConfigError("wrong"))
     assert capsys.readouterr() == ("", "error: wrong\n")
-
-
-@pytest.mark.parametrize("error", [BrokenPipeError(32, "Broken pipe"), ValueError("closed")])
-def test_an_error_that_nobody_reads_is_no_second_error(error: Exception) -> None:
-    show_error(ConfigError("wrong"), Broken(error))
 
 
 LONG = "a summary that is much longer than the narrow terminal it is shown on"

@@ -17,18 +17,40 @@ from typing import Any, NoReturn
 
 from trainctl import __version__
 from trainctl.cli.completion import FLAGS, complete
-from trainctl.errors import ConfigError, InterruptedRunError, TrainctlError, nearest, storage_error
+from trainctl.errors import (
+    ConfigError,
+    InterruptedRunError,
+    StorageError,
+    TrainctlError,
+    nearest,
+    storage_error,
+)
 from trainctl.training.interrupts import Stopped, held_back, terminable
 from trainctl.training.startup import collector_paused, load_libraries_meanwhile
 from trainctl.ui.errors import show_error
+from trainctl.ui.streams import unbreakable_streams
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the program; returns its exit code. Errors are shown, never raised."""
+    """Run the program; returns its exit code. Errors are shown, never raised.
+
+    What cannot be printed stops no command: 0 if the reader has gone, 5 if the output could not be stored.
+    """
     words = sys.argv[1:] if arguments is None else list(arguments)
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a terminal without × or · must not end a run
+    with unbreakable_streams() as output:
+        code = _exit_code(words)
+        output.flush()
+        if code == 0 and isinstance(output.error, OSError) and not isinstance(output.error, BrokenPipeError):
+            code = _report(
+                StorageError(
+                    f"writing standard output failed: {output.error.strerror}",
+                    "the command itself is done; only what it printed is incomplete",
+                )
+            )
+    return code
+
+
+def _exit_code(words: list[str]) -> int:
     try:
         with terminable():
             return _dispatch(words)
@@ -38,10 +60,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _report(stopped.error)
     except KeyboardInterrupt:
         return _report(InterruptedRunError("interrupted"))
-    except BrokenPipeError:
-        # The reader of the pipe has gone. Point stdout elsewhere, or Python complains when it flushes it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except OSError as error:
         return _report(storage_error(error, "reading or writing"))
     except Exception as error:

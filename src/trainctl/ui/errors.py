@@ -14,13 +14,10 @@ def show_error(error: TrainctlError, stream: TextIO | None = None) -> None:
     stream = stream or sys.stderr
     label = "stopped" if error.status in ("interrupted", "terminated") else "error"
     red, dim, plain = ("\033[1;31m", "\033[2m", "\033[0m") if _coloured(stream) else ("", "", "")
-    try:
-        for problem in error.problems:
-            print(f"{red}{label}:{plain} {problem.message}", file=stream)
-            if problem.remedy:
-                print(f"{dim}       {problem.remedy}{plain}", file=stream)
-    except (OSError, ValueError):
-        pass  # nobody reads it; the exit code remains
+    for problem in error.problems:
+        print(f"{red}{label}:{plain} {problem.message}", file=stream)
+        if problem.remedy:
+            print(f"{dim}       {problem.remedy}{plain}", file=stream)
 
 
 def _coloured(stream: TextIO) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import IO, TextIO, cast
+from typing import TextIO
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -12,7 +12,6 @@ from rich.table import Table
 from rich.text import Text
 
 from trainctl.training.display import Progress, Source, duration, number, short_name, step_words
-from trainctl.ui.streams import Unbreakable
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _REDRAWS_A_SECOND = 8
@@ -32,7 +31,7 @@ class Rich:
     """Draws on a terminal. Rich's own thread redraws the live line, at most 8 times a second."""
 
     def __init__(self, stream: TextIO, every: int | None = None, console: Console | None = None) -> None:
-        self.console = console or Console(file=cast(IO[str], Unbreakable(stream)), highlight=False)
+        self.console = console or Console(file=stream, highlight=False)
         self.every = every
         self._live: Live | None = None
         self._source: Source | None = None

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import TextIO
 
 from trainctl.training.display import Progress, Source, duration, number, step_words
-from trainctl.ui.streams import Unbreakable
 
 _EVERY = 100
 
@@ -15,7 +14,7 @@ class Plain:
     """A line for each event and one every ``every`` steps (100 when None); no line is redrawn."""
 
     def __init__(self, stream: TextIO, every: int | None = None) -> None:
-        self._stream = Unbreakable(stream)
+        self._stream = stream
         self.every: int | None = every or _EVERY
 
     def _print(self, line: str) -> None:

@@ -1,20 +1,24 @@
-"""Streams whose reader may go away."""
+"""Standard output and error that cannot stop a command: their reader may go away, their disk may be full."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TextIO
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, TextIO, cast
 
 
 class Unbreakable:
-    """A stream whose writes never fail: once its reader is gone, nothing more is written.
+    """A stream whose writes never fail: after the first that does, nothing more is written.
 
-    The run continues, and ``train.log`` has every line.
+    Attributes:
+        error: why the first write failed.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self.broken = False
+        self.error: OSError | ValueError | None = None
 
     def write(self, text: str) -> int:
         self._try(lambda: self._stream.write(text))
@@ -24,11 +28,49 @@ class Unbreakable:
         self._try(self._stream.flush)
 
     def _try(self, action: Callable[[], object]) -> None:
-        if not self.broken:
+        if self.error is None:
             try:
                 action()
-            except (OSError, ValueError):
-                self.broken = True
+            except (OSError, ValueError) as error:
+                self.error = error
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+
+@contextlib.contextmanager
+def unbreakable_streams() -> Iterator[Unbreakable]:
+    """Make ``sys.stdout`` and ``sys.stderr`` unbreakable; gives the first of them.
+
+    A stream that was closed from the start is the null device: a file that is opened later would get its
+    number, and whatever a library prints would go there.
+    """
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number: this one
+    before = sys.stdout, sys.stderr
+    null = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - open as long as the streams are
+    streams = [Unbreakable(stream or null) for stream in before]
+    for stream in streams:
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal without × or · must not end a run
+    sys.stdout, sys.stderr = cast(tuple[TextIO, TextIO], streams)
+    try:
+        yield streams[0]
+    finally:
+        sys.stdout, sys.stderr = before
+        null.close()
+        for stream in streams:
+            stream.flush()
+            if stream.error is not None:
+                _silence(stream)
+
+
+def _silence(stream: Unbreakable) -> None:
+    """Python flushes the stream once more when it exits, and would complain."""
+    with contextlib.suppress(OSError, ValueError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)

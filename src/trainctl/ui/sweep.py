@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import IO, Protocol, TextIO, cast
+from typing import Protocol, TextIO
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -15,7 +15,6 @@ from rich.text import Text
 from trainctl.sweep.ledger import Job, Row
 from trainctl.training.display import duration, number
 from trainctl.ui.display import make_display
-from trainctl.ui.streams import Unbreakable
 
 _REDRAWS_A_SECOND = 4
 _LINES_AROUND = 6
@@ -94,7 +93,7 @@ class Lines:
         self, jobs: Sequence[Job], row_of: Callable[[Job], Row], stream: TextIO, *, quiet: bool
     ) -> None:
         self._rows, self._quiet = _Rows(jobs, row_of), quiet
-        self._stream = Unbreakable(stream)
+        self._stream = stream
 
     def notice(self, text: str) -> None:
         self._print(text)
@@ -120,7 +119,7 @@ class LiveTable:
 
     def __init__(self, jobs: Sequence[Job], row_of: Callable[[Job], Row], stream: TextIO) -> None:
         self._rows = _Rows(jobs, row_of)
-        self._console = Console(file=cast(IO[str], Unbreakable(stream)), highlight=False)
+        self._console = Console(file=stream, highlight=False)
         self._live = Live(
             console=self._console,
             get_renderable=self._render,
