@@ -1,7 +1,3 @@
-"""CIFAR-100."""
-
-from __future__ import annotations
-
 from trainctl.data import Data
 from trainctl.data.images.cifar import load
 from trainctl.registry import DATASETS
@@ -20,12 +16,5 @@ def cifar100(root: str = "data", download: bool = False) -> Data:
 
     Shape: inputs (N, 3, 32, 32) uint8, targets (N,) int64.
     """
-    return load(
-        "cifar100",
-        "CIFAR100",
-        "cifar-100-python",
-        root,
-        download,
-        (0.5071, 0.4865, 0.4409),
-        (0.2673, 0.2564, 0.2762),
-    )
+    mean, std = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
+    return load("cifar100", "CIFAR100", "cifar-100-python", root, download, mean, std)

@@ -1,7 +1,3 @@
-"""The embedded digits."""
-
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

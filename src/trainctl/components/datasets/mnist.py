@@ -1,7 +1,3 @@
-"""MNIST."""
-
-from __future__ import annotations
-
 from trainctl.data import Data
 from trainctl.data.images.idx import load
 from trainctl.registry import DATASETS

@@ -1,7 +1,3 @@
-"""Synthetic data of any size."""
-
-from __future__ import annotations
-
 import math
 from typing import Literal
 

@@ -1,7 +1,3 @@
-"""The thermometer in unknown units."""
-
-from __future__ import annotations
-
 import torch
 
 from trainctl.data import Data, Split, Standardize

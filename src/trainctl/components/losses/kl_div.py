@@ -1,7 +1,3 @@
-"""Kullback-Leibler divergence."""
-
-from __future__ import annotations
-
 from torch import nn
 
 from trainctl.registry import LOSSES

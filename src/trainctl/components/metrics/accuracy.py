@@ -1,7 +1,3 @@
-"""Accuracy."""
-
-from __future__ import annotations
-
 from torch import Tensor
 
 from trainctl.components.metrics._base import Mean

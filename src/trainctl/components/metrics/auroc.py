@@ -1,6 +1,4 @@
-"""Area under the ROC curve."""
-
-from __future__ import annotations
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -36,7 +34,7 @@ class AUROC:
         self.outputs.append(outputs)
         self.targets.append(targets)
 
-    def merge(self, other: AUROC) -> None:
+    def merge(self, other: Self) -> None:
         self.outputs += other.outputs
         self.targets += other.targets
 

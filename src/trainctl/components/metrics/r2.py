@@ -1,6 +1,4 @@
-"""Coefficient of determination."""
-
-from __future__ import annotations
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -34,7 +32,7 @@ class R2:
         error, deviation = (outputs - targets).square().sum(0), (targets - mean).square().sum(0)
         self._add(len(targets), error, mean, deviation)
 
-    def merge(self, other: R2) -> None:
+    def merge(self, other: Self) -> None:
         if other.count:
             self._add(other.count, other.error, other.mean, other.deviation)
 

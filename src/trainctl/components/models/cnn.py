@@ -1,7 +1,3 @@
-"""A plain convolutional network."""
-
-from __future__ import annotations
-
 from typing import Literal
 
 from torch import Tensor, nn

@@ -1,7 +1,3 @@
-"""LeNet-5."""
-
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -1,7 +1,3 @@
-"""One linear layer."""
-
-from __future__ import annotations
-
 import math
 
 from torch import Tensor, nn
@@ -14,7 +10,7 @@ class Linear(nn.Module):
     """One linear layer on the flattened input: linear regression, or logistic regression with cross-entropy.
 
     Args:
-        bias: learn an offset a output.
+        bias: learn an offset an output.
 
     Shape: (N, *input_shape) → (N, output_size).
     """

@@ -1,7 +1,3 @@
-"""The multilayer perceptron."""
-
-from __future__ import annotations
-
 import math
 from typing import Literal
 

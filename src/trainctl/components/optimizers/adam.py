@@ -1,7 +1,3 @@
-"""Adam."""
-
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import torch

@@ -1,7 +1,3 @@
-"""Stochastic gradient descent."""
-
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import torch

@@ -1,7 +1,3 @@
-"""Cosine decay with linear warm-up."""
-
-from __future__ import annotations
-
 import math
 
 from torch.optim import Optimizer

@@ -1,7 +1,3 @@
-"""Constant learning rate."""
-
-from __future__ import annotations
-
 from trainctl.registry import SCHEDULERS
 
 

@@ -1,7 +1,3 @@
-"""Regression: targets are values, one or several a sample."""
-
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 
 import numpy

@@ -1,7 +1,3 @@
-"""A table."""
-
-from __future__ import annotations
-
 import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,7 +1,3 @@
-"""MLflow."""
-
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import json

@@ -1,7 +1,3 @@
-"""Mean squared error, from scratch."""
-
-from __future__ import annotations
-
 from trainctl.lessons import scratch
 from trainctl.registry import LOSSES
 

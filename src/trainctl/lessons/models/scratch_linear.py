@@ -1,7 +1,3 @@
-"""One linear layer, from scratch."""
-
-from __future__ import annotations
-
 import math
 
 from torch import Tensor

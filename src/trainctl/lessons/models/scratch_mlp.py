@@ -1,7 +1,3 @@
-"""The multilayer perceptron, from scratch."""
-
-from __future__ import annotations
-
 import math
 
 from torch import Tensor

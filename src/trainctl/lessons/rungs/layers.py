@@ -1,7 +1,5 @@
 """Third rung: a network, each layer's weight and bias updated in turn."""
 
-from __future__ import annotations
-
 from contextlib import AbstractContextManager
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Last rung: Lightning's Trainer trains the same parts."""
 
-from __future__ import annotations
-
 import importlib.util
 import logging
 import random

@@ -1,7 +1,5 @@
 """Fourth rung: one loop over all parameters."""
 
-from __future__ import annotations
-
 from contextlib import AbstractContextManager
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Layers."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """Losses: modules that turn outputs and targets into one number."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

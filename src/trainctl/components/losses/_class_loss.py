@@ -1,6 +1,4 @@
-"""Losses of class numbers, and weights of classes."""
-
-from __future__ import annotations
+"""The base of losses of class numbers, with optional weights of the classes."""
 
 from collections.abc import Sequence
 
@@ -11,21 +9,17 @@ from trainctl.errors import ConfigError
 
 
 class ClassLoss(nn.Module):
-    """Outputs (N, classes) against int64 class numbers (N,), with optional weights of the classes.
-
-    A weighted loss divides by the sum of its samples' weights, not by their number: ``batch_weight`` is the
-    weight of a batch in a mean over batches.
-    """
+    """Outputs (N, classes) against int64 class numbers (N,)."""
 
     target = "class"
     weight: Tensor | None
 
     def batch_weight(self, targets: Tensor) -> float:
-        """The number of samples, or the sum of their classes' weights."""
+        """The divisor of the batch's mean: the number of samples, or the sum of their classes' weights."""
         return len(targets) if self.weight is None else float(self.weight[targets].sum())
 
 
-def class_weights(setting: Sequence[float] | str | None, class_counts: Tensor | None) -> Tensor | None:
+def weights_of(setting: Sequence[float] | str | None, class_counts: Tensor | None) -> Tensor | None:
     """The weight of each class, shape (classes,) float32, or None.
 
     ``balanced`` is samples / (classes × samples of the class), so that all classes have the same total weight
@@ -37,8 +31,7 @@ def class_weights(setting: Sequence[float] | str | None, class_counts: Tensor | 
     if class_counts is None:
         raise ConfigError(f"loss.class_weights={setting} requires data with classes")
     if isinstance(setting, str):
-        present = class_counts.clamp(min=1)
-        return (class_counts.sum() / (len(class_counts) * present)).to(torch.float32)
+        return class_counts.sum() / (len(class_counts) * class_counts.clamp(min=1))
     if len(setting) != len(class_counts):
         raise ConfigError(
             f"loss.class_weights={list(setting)}: {len(setting)} weights for {len(class_counts)} classes",
