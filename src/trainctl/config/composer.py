@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from hydra._internal.callbacks import Callbacks
 from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
@@ -18,7 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
-from hydra.core.utils import run_job
+from hydra.core.utils import JobStatus, run_job
 from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, RunMode
@@ -28,12 +27,12 @@ from yaml import YAMLError
 
 from trainctl.config.hydra_errors import explain_override, explain_value, first_line
 from trainctl.config.overrides import split_override, to_hydra
-from trainctl.config.safety import refuse_unsafe
+from trainctl.config.safety import refuse_unsafe, refuse_unsafe_overrides
 from trainctl.config.settings import Config
 from trainctl.config.sources import TrainctlSearchPath, register_search_path
 from trainctl.config.unused_arguments import drop_unused_arguments
 from trainctl.config.validation import check
-from trainctl.errors import ConfigError, Problem, nearest
+from trainctl.errors import ConfigError, Problem
 from trainctl.paths import conf_directory, user_conf
 from trainctl.registry import COMPONENTS, TRACKERS, plugins
 
@@ -67,8 +66,8 @@ class Composer:
     """Composes configs from one search path.
 
     Args:
-        config_dir: an additional folder of options (``--config-dir``).
-        config_name: the primary config (``--config-name``), by default ``config``.
+        config_dir: an additional folder of options.
+        config_name: the primary config.
     """
 
     def __init__(self, config_dir: str | None = None, config_name: str | None = None) -> None:
@@ -88,8 +87,6 @@ class Composer:
         self.hydra = Hydra.create_main_hydra2(task_name="trainctl", config_search_path=search_path)
         self.loader = self.hydra.config_loader
         self._loaded: dict[tuple[str, ...], DictConfig] = {}
-
-    # ---------------------------------------------------------------- composing
 
     def compose(self, overrides: Sequence[str]) -> Composed:
         """Compose one run, import the plugins it names, and check it.
@@ -157,31 +154,21 @@ class Composer:
 
     def run(self, composed: Composed, directory: Path, work: Callable[[], T]) -> T:
         """Call ``work`` as Hydra's job, so that callbacks and job settings apply; returns its result."""
-        outcome: list[T] = []
-        failure: list[Exception] = []
-
-        def task(_: DictConfig) -> None:
-            # Hydra would print an error of the task before raising it.
-            try:
-                outcome.append(work())
-            except Exception as error:
-                failure.append(error)
-
         with read_write(composed.full.hydra):
             composed.full.hydra.run.dir = str(directory)
         callbacks = Callbacks(composed.full)
         callbacks.on_run_start(config=composed.full, config_name=self.config_name)
         job = run_job(
             hydra_context=HydraContext(config_loader=self.loader, callbacks=callbacks),
-            task_function=task,
+            task_function=lambda _: work(),
             config=composed.full,
             job_dir_key="hydra.run.dir",
             job_subdir_key=None,
         )
         callbacks.on_run_end(config=composed.full, config_name=self.config_name, job_return=job)
-        if failure:
-            raise failure[0]
-        return outcome[0]
+        if job.status is JobStatus.FAILED:
+            raise job._return_value  # job.return_value would print the error, too
+        return cast(T, job.return_value)
 
     def sweep_directory(self, overrides: Sequence[str]) -> str:
         """The sweep directory in the config."""
@@ -203,36 +190,14 @@ class Composer:
         try:
             full = self._load(list(overrides), RunMode.MULTIRUN)
         except _LOADING_ERRORS:
+            problems: list[Problem] = []
             if any(split_override(override)[1] == "hydra/sweeper" for override in overrides):
-                fixed = [each for each in self.parse(overrides) if not each.is_sweep_override()]
-                problems = self._unknown_sweeper_keys(overrides)
-                problems = problems or self.compose_tree([each.input_line or "" for each in fixed])[1]
-                if problems:
-                    raise ConfigError(problems) from None
+                self._compose_usable(list(overrides), problems, RunMode.MULTIRUN)
+                raise ConfigError(problems) from None
             return "basic", {}
         refuse_unsafe(full)
-        settings = OmegaConf.to_container(full.hydra.sweeper, resolve=True)
-        assert isinstance(settings, dict)
-        option = str(full.hydra.runtime.choices["hydra/sweeper"])
-        return option, {str(key): value for key, value in settings.items()}
-
-    def _unknown_sweeper_keys(self, overrides: Sequence[str]) -> list[Problem]:
-        """A problem for each key of ``hydra.sweeper`` that the chosen sweeper does not have."""
-        option = [override for override in overrides if split_override(override)[1] == "hydra/sweeper"]
-        problems = []
-        with contextlib.suppress(*_LOADING_ERRORS):
-            known = [str(key) for key in self._load(option).hydra.sweeper if key != "_target_"]
-            for override in overrides:
-                group, _, key = split_override(override)[1].rpartition(".")
-                if group == "hydra.sweeper" and key not in known:
-                    close = nearest(key, known)
-                    remedy = f"did you mean {group}.{close}? " if close else ""
-                    problems.append(
-                        Problem(
-                            f"{group}.{key}: there is no such key", f"{remedy}there are: {', '.join(known)}"
-                        )
-                    )
-        return problems
+        settings = cast(dict[str, Any], OmegaConf.to_container(full.hydra.sweeper, resolve=True))
+        return str(full.hydra.runtime.choices["hydra/sweeper"]), settings
 
     def instantiate_launcher(
         self, overrides: Sequence[str], directory: Path, task: Callable[[DictConfig], Any]
@@ -248,29 +213,32 @@ class Composer:
             raise ConfigError(first_line(error)) from error
 
     def _load(self, overrides: list[str], run_mode: RunMode = RunMode.RUN) -> DictConfig:
+        refuse_unsafe_overrides(overrides)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Hydra's advice to its programmers
             return self.loader.load_configuration(
                 config_name=self.config_name, overrides=overrides, run_mode=run_mode
             )
 
-    def _compose_usable(self, overrides: list[str], problems: list[Problem]) -> DictConfig | None:
+    def _compose_usable(
+        self, overrides: list[str], problems: list[Problem], run_mode: RunMode = RunMode.RUN
+    ) -> DictConfig | None:
         """Compose; an override that fails is reported and removed from ``overrides``, to find the next."""
         while True:
             try:
-                return self._load(overrides)
+                return self._load(overrides, run_mode)
             except _LOADING_ERRORS as error:
-                culprit = self._blame(overrides, error)
+                culprit = self._blame(overrides, error, run_mode)
                 problems.append(explain_override(culprit or "", error))
                 if culprit is None:
                     return None
                 overrides[:] = [override for override in overrides if override != culprit]
 
-    def _blame(self, overrides: list[str], error: Exception) -> str | None:
+    def _blame(self, overrides: list[str], error: Exception, run_mode: RunMode) -> str | None:
         """The override that causes the error: without it, the error does not occur."""
         for override in overrides:
             try:
-                self._load([other for other in overrides if other != override])
+                self._load([other for other in overrides if other != override], run_mode)
             except _LOADING_ERRORS as other_error:
                 if str(other_error) == str(error):
                     continue

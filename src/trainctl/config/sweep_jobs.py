@@ -20,7 +20,7 @@ from trainctl.config.overrides import split_override
 from trainctl.errors import ConfigError
 from trainctl.registry import COMPONENTS
 
-_COMPOSED_IN_FULL = ("plugins", "experiment", "debug", "name")
+_COMPOSED_IN_FULL = (*COMPONENTS, "plugins", "experiment", "debug", "name")
 
 
 def compose_jobs(composer: Composer, jobs: Sequence[Sequence[str]]) -> Iterator[Composed | ConfigError]:
@@ -28,7 +28,13 @@ def compose_jobs(composer: Composer, jobs: Sequence[Sequence[str]]) -> Iterator[
     parser = OverridesParser.create(config_loader=composer.loader)
     bases: dict[tuple[object, ...], Composed] = {}
     for job in jobs:
-        values, shape = _values(parser, job)
+        parsed = [_only_a_value(parser, override) for override in job]
+        # Jobs of one shape have the same keys, and the same overrides that do more than set a value.
+        shape = tuple(
+            override if value is None else (value.type, value.key_or_group)
+            for override, value in zip(job, parsed, strict=True)
+        )
+        values = [value for value in parsed if value is not None]
         base = bases.get(shape)
         try:
             if base is None or not (composed := _derive(base, values, tuple(job))):
@@ -39,27 +45,12 @@ def compose_jobs(composer: Composer, jobs: Sequence[Sequence[str]]) -> Iterator[
             yield error
 
 
-def _values(parser: OverridesParser, job: Sequence[str]) -> tuple[list[Override], tuple[object, ...]]:
-    """The overrides that only set a value, and the shape: the other overrides, and the keys of those."""
-    values: list[Override] = []
-    shape: list[object] = []
-    for override in job:
-        value = _value(parser, override)
-        if value is None:
-            shape.append(override)
-        else:
-            values.append(value)
-            shape.append((value.type, value.key_or_group))
-    return values, tuple(shape)
-
-
-def _value(parser: OverridesParser, override: str) -> Override | None:
+def _only_a_value(parser: OverridesParser, override: str) -> Override | None:
     """The parsed override, or None for one that does more than set a value."""
     key = split_override(override)[1]
     group, _, rest = key.partition(".")
-    if key in (*COMPONENTS, *_COMPOSED_IN_FULL) or group == "hydra" or "/" in key or "@" in key:
-        return None
-    if group in COMPONENTS and rest == "name":
+    names_component = group in COMPONENTS and rest == "name"
+    if key in _COMPOSED_IN_FULL or names_component or group == "hydra" or "/" in key or "@" in key:
         return None
     try:
         (parsed,) = parser.parse_overrides([override])

@@ -30,90 +30,72 @@ def drop_unused_arguments(
         compose: composes a list of overrides.
         load_option: the content of an option's own file, by group and option.
     """
-    keys = {override: split_override(override)[1] for override in overrides}
-    groups = {key.partition(".")[0] for key in keys.values() if _chooses_component(key)}
+    keys = [split_override(override)[1] for override in overrides]
+    groups = {group for group in COMPONENTS if group in keys or f"{group}.name" in keys}
     # By convention an option has its component's name; where not, the file says which component it is for.
-    groups |= {group for group in COMPONENTS if _choice(full, group) != component_name(full, group)}
+    groups |= {group for group in COMPONENTS if _choice(full, group) != _name(full.get(group))}
     if not groups:
         return []
-    rest = [override for override, key in keys.items() if key.partition(".")[0] not in COMPONENTS]
+    rest = [
+        override for override, key in zip(overrides, keys, strict=True) if _group(key) not in COMPONENTS
+    ]
     from_files = compose([*rest, *(f"{group}={BLANK}" for group in COMPONENTS)])
     before = compose(rest)
     notices: list[str] = []
     for group in sorted(groups):
-        typed = [key for key in keys.values() if key.startswith(f"{group}.")]
-        notices += _keep_own_arguments(full, group, typed, from_files, before, load_option)
+        typed = [key for key in keys if key.startswith(f"{group}.")]
+        choice = _choice(full, group)
+        option = load_option(group, choice) if choice is not None else None
+        name, option_name = _name(full.get(group)), _name(option)
+        if option_name and choice != _choice(before, group) and f"{group}.name" not in typed:
+            # Another option was typed: its own name counts, not one an experiment set for the previous one.
+            name = option_name
+        if name is not None:
+            sources = [(option, option_name), (from_files.get(group), _name(before.get(group)))]
+            notices += _keep_own_arguments(full, group, name, typed, sources)
     return notices
-
-
-def _chooses_component(key: str) -> bool:
-    """True for ``optim`` and ``model.name``, as in ``optim=adam`` and ``model.name=my_net``."""
-    return key.removesuffix(".name") in COMPONENTS
 
 
 def _keep_own_arguments(
     full: DictConfig,
     group: str,
+    name: str,
     typed: Sequence[str],
-    from_files: DictConfig,
-    before: DictConfig,
-    load_option: Callable[[str, str], DictConfig | None],
+    sources: Sequence[tuple[DictConfig | None, str | None]],
 ) -> list[str]:
-    """Replace one component's node; ``typed`` are the keys of its arguments among the overrides."""
-    choice = _choice(full, group)
-    option = load_option(group, choice) if choice is not None else None
-    option_name = option.get("name") if option is not None else None
-    name = component_name(full, group)
-    if option_name is not None and choice != _choice(before, group) and f"{group}.name" not in typed:
-        # Another option was typed: its own name counts, not one an experiment set for the previous option.
-        name = str(option_name)
-    if name is None:
-        return []
-    sources = [(option, option_name), (from_files.get(group), component_name(before, group))]
-    node, dropped = _merge(sources, name, {key.split(".")[1] for key in typed})
-    _apply(full, typed, node)
+    """Make a component's node of the sources meant for ``name`` and of the ``typed`` keys.
+
+    Each source comes with the component it is meant for; returns a line for each that was dropped.
+    """
+    node, notices = OmegaConf.create(), []
+    arguments = {key.split(".")[1] for key in typed}
+    for source, meant_for in sources:
+        if source and meant_for in (None, name):
+            node = cast(DictConfig, OmegaConf.merge(node, source))
+        elif source:
+            dropped = [
+                f"{key}={show(_plain(source[key]))}" for key in source if key not in ("name", *arguments)
+            ]
+            if dropped:
+                notices.append(f"{group}={name}: dropped {', '.join(dropped)} (meant for {meant_for})")
+    OmegaConf.set_struct(node, False)
+    for argument in arguments:
+        if argument in full[group]:
+            OmegaConf.update(node, argument, full[group]._get_node(argument), merge=False)
+        else:  # deleted with ~
+            node.pop(argument, None)
     node["name"] = name
     OmegaConf.set_struct(full, False)
     full[group] = node
-    return [
-        f"{group}={name}: dropped {', '.join(f'{key}={value}' for key, value in arguments.items())} "
-        f"(meant for {owner})"
-        for owner, arguments in dropped.items()
-    ]
+    return notices
 
 
-def _merge(
-    sources: Sequence[tuple[DictConfig | None, str | None]], name: str, typed: set[str]
-) -> tuple[DictConfig, dict[str, dict[str, str]]]:
-    """Merge the sources meant for ``name``; and the arguments of the others that were not typed."""
-    node = OmegaConf.create()
-    dropped: dict[str, dict[str, str]] = {}
-    for source, meant_for in sources:
-        if not source:
-            continue
-        if meant_for is None or meant_for == name:
-            node = cast(DictConfig, OmegaConf.merge(node, source))
-            continue
-        keys = [str(key) for key in source if key not in ("name", *typed)]
-        if keys:
-            dropped.setdefault(meant_for, {}).update({key: show(_plain(source[key])) for key in keys})
-    OmegaConf.set_struct(node, False)
-    return node, dropped
+def _group(key: str) -> str:
+    return key.partition(".")[0]
 
 
-def _apply(full: DictConfig, typed: Sequence[str], node: DictConfig) -> None:
-    """Copy the arguments that were typed into ``node``; one that was deleted stays deleted."""
-    for key in typed:
-        group, argument = key.split(".")[:2]
-        if argument in full[group]:
-            OmegaConf.update(node, argument, full[group]._get_node(argument), merge=False)
-        elif argument in node:
-            del node[argument]
-
-
-def component_name(full: DictConfig, group: str) -> str | None:
+def _name(node: Any) -> str | None:
     """The name in a component's node."""
-    node = full.get(group)
     name = node.get("name") if isinstance(node, DictConfig) else None
     return str(name) if name is not None else None
 

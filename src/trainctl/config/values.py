@@ -13,7 +13,7 @@ from omegaconf._utils import get_yaml_loader
 from omegaconf.errors import OmegaConfBaseException
 
 from trainctl.config.hydra_errors import first_line
-from trainctl.config.safety import refuse_calls
+from trainctl.config.safety import refuse_unsafe
 from trainctl.errors import ConfigError
 from trainctl.paths import conf_directory
 from trainctl.runs.record import refuse_nested_yaml
@@ -49,8 +49,8 @@ def parse_values(content: bytes, where: str) -> dict[str, Any]:
         raise ConfigError(f"{where}: {first_line(error)}", "give a run directory") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{where}: not a run's config", "give a run directory")
-    refuse_calls(values)
-    return flatten(_resolved(values) if b"${" in content else values)
+    refuse_unsafe(values)
+    return _resolved(values) if b"${" in content else flatten(values)
 
 
 @cache
@@ -67,28 +67,20 @@ def base_values() -> Mapping[str, Any]:
 
 
 def _resolved(values: dict[str, Any]) -> dict[str, Any]:
-    """``values`` with references to other settings resolved, all others as written."""
+    """``values`` flat, with references to other settings resolved, all others as written."""
+    flat = flatten(values)
     try:
         tree = OmegaConf.create(_escaped(values))
     except OmegaConfBaseException:
-        return values
-    return _resolve_each(tree, values)
-
-
-def _resolve_each(tree: Any, values: dict[str, Any]) -> dict[str, Any]:
-    """Resolve one value at a time: one that fails must not keep the others from being resolved."""
-    resolved: dict[str, Any] = {}
-    for key, value in values.items():
+        return flat
+    for key, value in flat.items():
+        # One at a time: one that fails must not keep the others from being resolved.
         try:
-            node = tree[key]
-            if isinstance(value, dict):
-                resolved[str(key)] = _resolve_each(node, value)
-            else:
-                plain = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
-                resolved[str(key)] = plain
+            node = OmegaConf.select(tree, key, default=value) if "${" in str(value) else value
+            flat[key] = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
         except OmegaConfBaseException:
-            resolved[str(key)] = value
-    return resolved
+            continue
+    return flatten(flat)
 
 
 def _escaped(node: Any) -> Any:
