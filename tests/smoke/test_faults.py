@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from functools import partial
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -16,7 +18,7 @@ from trainctl.inference import export as exporting
 from trainctl.smoke.cases import Case
 from trainctl.smoke.lifecycle import LifecycleTest
 from trainctl.smoke.pool import smoke_process
-from trainctl.smoke.report import PHASES, Result
+from trainctl.smoke.report import ONCE, PHASES, Result
 
 HERE = Path(__file__).parent
 # What is tried, the phase that fails, and what is said of it.
@@ -165,18 +167,26 @@ def test_the_junit_file_is_valid_and_counts_right(smoked, folder) -> None:
 # ------------------------------------------------------------------ in this process
 
 
-def lead(case: Case, folder: Path, phases: tuple[str, ...] = ()) -> dict[str, Result]:
-    """The life of a case, killed in a process of its own; then the phases that are done once a model."""
+def lead(case: Case, folder: Path, *phases: str) -> dict[str, Result]:
+    """The lifecycle of a case, killed in a process of its own, with only these ``phases`` of ``ONCE``."""
 
-    def kill(directory: Path, stored: dict[str, str], command: str) -> int:
-        process = smoke_process(folder, "trainctl.smoke.victim:die", directory, stored, command)
+    def ask(kind: str, content: Any) -> int:
+        if kind == "export":
+            return 0
+        process = smoke_process(folder, "trainctl.smoke.worker:die", *content)
         process.join()
         return int(process.exitcode or 0)
 
     results: list[Result] = []
-    life = LifecycleTest(*(Composer(), case, (), folder, kill, results.append), on_note=lambda note: None)
-    if life.run():
-        life.export(life.used, phases)
+
+    def tell(kind: str, content: Any) -> None:
+        if kind == "result":
+            results.append(content)
+
+    life = LifecycleTest(Composer(), case, (), folder, tell, ask)
+    life.run()
+    for phase in phases:
+        life.do(phase, partial(life._export, ONCE[phase]))
     return {each.phase: each for each in results}
 
 
@@ -212,6 +222,6 @@ def test_a_program_without_its_preprocessing_is_found(
         return self.finish(self.model(inputs.float()))
 
     monkeypatch.setattr(exporting.Whole, "forward", without)
-    found = lead(LINEAR, tmp_path / "life", (phase,))
+    found = lead(LINEAR, tmp_path / "life", phase)
     assert found[phase].status == "failed"
     assert "predictions differ from the run's" in found[phase].reason

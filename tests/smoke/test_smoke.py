@@ -141,11 +141,11 @@ def test_what_is_set_as_smoke_sets_it_may_be_typed(trainctl) -> None:
 
 
 def test_settings_hold_for_every_case_and_choices_select() -> None:
-    asked = find_cases(["model=mlp,lenet", "lr=0.5", "+optim=sgd", "seed=3"], ["model", "optim"])
-    assert [case.label for case in asked.cases] == ["model=mlp", "model=lenet", "optim=sgd"]
-    assert asked.settings == ("++optim.lr=0.5", "seed=3")
+    cases, settings = find_cases(["model=mlp,lenet", "lr=0.5", "+optim=sgd", "seed=3"], ["model", "optim"])
+    assert [case.label for case in cases] == ["model=mlp", "model=lenet", "optim=sgd"]
+    assert settings == ("++optim.lr=0.5", "seed=3")
     # A group that the base config has no place for is added, not replaced.
-    (case,) = find_cases(["guard=full"], ["model"]).cases
+    ((case,), _) = find_cases(["guard=full"], ["model"])
     assert case.words == ("+guard=full",)
 
 
