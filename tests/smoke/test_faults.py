@@ -33,18 +33,9 @@ FAULTS = [
     ("optim.name=unresumable", "resume", "momentum is not what it was"),
     ("model.name=hidden_state", "compare", "loss of step 2: "),
     ("optim.name=forgetful", "compare", "differs from the uninterrupted one: weights: "),
-    ("loader.name=repeating", "compare", "loss of step 2: "),
     ("model.name=restless", "evaluate", "but the run recorded"),
     ("model.name=centred", "predict", "a prediction depends on the batch"),
     ("model.name=branching", "export torch", "model=branching cannot be exported"),
-    ("experiment=branching_again", "export torch", "model=branching cannot be exported"),
-    ("model.name=killed_by_export", "export torch", "its process was killed by signal 6"),
-    ("experiment=killed_again", "export torch", "its process was killed by signal 6"),
-]
-# Two configs with the same model and inputs: one of them exports it, the other one says what came of that.
-PAIRS = [
-    ("model.name=branching", "experiment=branching_again"),
-    ("model.name=killed_by_export", "experiment=killed_again"),
 ]
 FINE = ("model=fine", "model.name=kept_out")
 
@@ -66,10 +57,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     options.mkdir(parents=True)
     (options / "fine.yaml").write_text("name: fine\n")
     (options / "uncomposable.yaml").write_text("name: mlp\nhidden: [8]\ndropuot: 0.1\n")
-    (folder / "conf" / "experiment").mkdir()
-    for name, model in (("branching_again", "branching"), ("killed_again", "killed_by_export")):
-        recipe = f"# @package _global_\ndefaults:\n  - override /optim: sgd\nmodel:\n  name: {model}\n"
-        (folder / "conf" / "experiment" / f"{name}.yaml").write_text(recipe)
     (folder / "outputs" / "before").mkdir(parents=True)
     (folder / "outputs" / "latest").symlink_to("before")
     (folder / "tmp").mkdir()
@@ -115,13 +102,6 @@ def test_a_planted_fault_is_found_in_its_phase(smoked, folder, label: str, phase
             assert reason in failure.attrib["message"]
         elif name != "export onnx" or phase != "export torch":
             assert skipped.attrib["message"] == f"after failed {phase}"
-
-
-@pytest.mark.parametrize("pair", PAIRS)
-def test_a_failed_export_is_said_of_every_config_that_it_stands_for(smoked, pair: tuple[str, str]) -> None:
-    said = [line(smoked.stdout, label) for label in pair]
-    assert all(each.startswith("FAILED") for each in said)
-    assert sum(f"export torch: failed with {label}: " in each for label in pair for each in said) == 1
 
 
 def test_what_is_right_passes_and_what_it_declares_is_skipped(smoked, folder) -> None:
