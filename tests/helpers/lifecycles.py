@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from trainctl.config.composer import Composer
 from trainctl.config.overrides import to_hydra
@@ -18,17 +19,19 @@ def lifecycle_of(
     folder.mkdir(parents=True, exist_ok=True)
     results: list[Result] = []
     case, typed = Case(group, words[0], words), tuple(map(to_hydra, settings))
-    test = LifecycleTest(
-        *(Composer(), case, typed, folder, lambda *run: 0, results.append), on_note=lambda note: None
-    )
-    return test, results
+
+    def tell(kind: str, content: Any) -> None:
+        if kind == "result":
+            results.append(content)
+
+    return LifecycleTest(Composer(), case, typed, folder, tell, lambda *asked: 0), results
 
 
 def built(folder: Path, *words: str, settings: tuple[str, ...] = ()) -> tuple[LifecycleTest, Result]:
     """A lifecycle test after its phase ``build``, and the result of that."""
     test, results = lifecycle_of(folder, *words, settings=settings)
-    test.do("compose", test.builder.compose)
-    test.do("build", test.builder.build)
+    test.do("compose", test.compose)
+    test.do("build", test.build)
     return test, results[-1]
 
 
@@ -36,8 +39,8 @@ def trained(folder: Path, *words: str) -> LifecycleTest:
     """A lifecycle test after its phase ``evaluate``, without those of a run that is killed."""
     test, results = lifecycle_of(folder, *words)
     for name, phase in (
-        ("compose", test.builder.compose),
-        ("build", test.builder.build),
+        ("compose", test.compose),
+        ("build", test.build),
         ("train", test._train),
         ("save", test._save),
         ("evaluate", test._evaluate),

@@ -8,9 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from trainctl.components.loaders.resident import ResidentLoader
-from trainctl.registry import LOADERS, MODELS, OPTIMIZERS
-from trainctl.registry.protocols import START, Cursor
+from trainctl.registry import MODELS, OPTIMIZERS
 
 
 class Small(nn.Module):
@@ -25,17 +23,6 @@ class Small(nn.Module):
 @MODELS.register("fine")
 class Fine(Small):
     """Nothing is wrong with it."""
-
-
-@MODELS.register("kept_out")
-class KeptOut(Small):
-    """Cannot be exported, and says so."""
-
-    exports = False
-
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        outputs = super().forward(inputs)
-        return outputs if float(outputs.sum()) > 0 else outputs * 1.0
 
 
 @MODELS.register("misfit")
@@ -143,17 +130,6 @@ class Forgetful(torch.optim.SGD):
         return {**super().state_dict(), "state": {}}
 
 
-@LOADERS.register("repeating")
-class Repeating(ResidentLoader):
-    """Begins every epoch at its first batch, wherever the run was interrupted."""
-
-    def __init__(self, split, transform, batch_size, device, seed, augment) -> None:
-        super().__init__(split, transform, batch_size, device, seed, augment)
-
-    def batches(self, cursor=START):
-        return super().batches(Cursor(cursor.epoch, 0))
-
-
 @MODELS.register("restless")
 class Restless(Small):
     """Is random where it is evaluated, too."""
@@ -171,16 +147,6 @@ class Centred(Small):
         return super().forward(inputs - inputs.mean(0))
 
 
-@MODELS.register("killed_by_export")
-class KilledByExport(Small):
-    """Takes its process with it where it is exported as a program."""
-
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        if torch.compiler.is_exporting():
-            os.abort()
-        return super().forward(inputs)
-
-
 @MODELS.register("branching")
 class Branching(Small):
     """Looks at its numbers: torch.export cannot follow."""
@@ -188,3 +154,10 @@ class Branching(Small):
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         outputs = super().forward(inputs)
         return outputs if float(outputs.sum()) > 0 else outputs * 1.0
+
+
+@MODELS.register("kept_out")
+class KeptOut(Branching):
+    """Cannot be exported, and says so."""
+
+    exports = False

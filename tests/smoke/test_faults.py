@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from functools import partial
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -16,7 +18,7 @@ from trainctl.inference import export as exporting
 from trainctl.smoke.cases import Case
 from trainctl.smoke.lifecycle import LifecycleTest
 from trainctl.smoke.pool import smoke_process
-from trainctl.smoke.report import PHASES, Result
+from trainctl.smoke.report import ONCE, PHASES, Result
 
 HERE = Path(__file__).parent
 # What is tried, the phase that fails, and what is said of it.
@@ -31,18 +33,9 @@ FAULTS = [
     ("optim.name=unresumable", "resume", "momentum is not what it was"),
     ("model.name=hidden_state", "compare", "loss of step 2: "),
     ("optim.name=forgetful", "compare", "differs from the uninterrupted one: weights: "),
-    ("loader.name=repeating", "compare", "loss of step 2: "),
     ("model.name=restless", "evaluate", "but the run recorded"),
     ("model.name=centred", "predict", "a prediction depends on the batch"),
     ("model.name=branching", "export torch", "model=branching cannot be exported"),
-    ("experiment=branching_again", "export torch", "model=branching cannot be exported"),
-    ("model.name=killed_by_export", "export torch", "its process was killed by signal 6"),
-    ("experiment=killed_again", "export torch", "its process was killed by signal 6"),
-]
-# Two configs with the same model and inputs: one of them exports it, the other one says what came of that.
-PAIRS = [
-    ("model.name=branching", "experiment=branching_again"),
-    ("model.name=killed_by_export", "experiment=killed_again"),
 ]
 FINE = ("model=fine", "model.name=kept_out")
 
@@ -64,10 +57,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     options.mkdir(parents=True)
     (options / "fine.yaml").write_text("name: fine\n")
     (options / "uncomposable.yaml").write_text("name: mlp\nhidden: [8]\ndropuot: 0.1\n")
-    (folder / "conf" / "experiment").mkdir()
-    for name, model in (("branching_again", "branching"), ("killed_again", "killed_by_export")):
-        recipe = f"# @package _global_\ndefaults:\n  - override /optim: sgd\nmodel:\n  name: {model}\n"
-        (folder / "conf" / "experiment" / f"{name}.yaml").write_text(recipe)
     (folder / "outputs" / "before").mkdir(parents=True)
     (folder / "outputs" / "latest").symlink_to("before")
     (folder / "tmp").mkdir()
@@ -115,13 +104,6 @@ def test_a_planted_fault_is_found_in_its_phase(smoked, folder, label: str, phase
             assert skipped.attrib["message"] == f"after failed {phase}"
 
 
-@pytest.mark.parametrize("pair", PAIRS)
-def test_a_failed_export_is_said_of_every_config_that_it_stands_for(smoked, pair: tuple[str, str]) -> None:
-    said = [line(smoked.stdout, label) for label in pair]
-    assert all(each.startswith("FAILED") for each in said)
-    assert sum(f"export torch: failed with {label}: " in each for label in pair for each in said) == 1
-
-
 def test_what_is_right_passes_and_what_it_declares_is_skipped(smoked, folder) -> None:
     assert line(smoked.stdout, "model=fine").startswith("ok ")
     cases = suites(folder)["model=fine"]
@@ -165,18 +147,26 @@ def test_the_junit_file_is_valid_and_counts_right(smoked, folder) -> None:
 # ------------------------------------------------------------------ in this process
 
 
-def lead(case: Case, folder: Path, phases: tuple[str, ...] = ()) -> dict[str, Result]:
-    """The life of a case, killed in a process of its own; then the phases that are done once a model."""
+def lead(case: Case, folder: Path, *phases: str) -> dict[str, Result]:
+    """The lifecycle of a case, killed in a process of its own, with only these ``phases`` of ``ONCE``."""
 
-    def kill(directory: Path, stored: dict[str, str], command: str) -> int:
-        process = smoke_process(folder, "trainctl.smoke.victim:die", directory, stored, command)
+    def ask(kind: str, content: Any) -> int:
+        if kind == "export":
+            return 0
+        process = smoke_process(folder, "trainctl.smoke.worker:die", *content)
         process.join()
         return int(process.exitcode or 0)
 
     results: list[Result] = []
-    life = LifecycleTest(*(Composer(), case, (), folder, kill, results.append), on_note=lambda note: None)
-    if life.run():
-        life.export(life.used, phases)
+
+    def tell(kind: str, content: Any) -> None:
+        if kind == "result":
+            results.append(content)
+
+    life = LifecycleTest(Composer(), case, (), folder, tell, ask)
+    life.run()
+    for phase in phases:
+        life.do(phase, partial(life._export, ONCE[phase]))
     return {each.phase: each for each in results}
 
 
@@ -212,6 +202,6 @@ def test_a_program_without_its_preprocessing_is_found(
         return self.finish(self.model(inputs.float()))
 
     monkeypatch.setattr(exporting.Whole, "forward", without)
-    found = lead(LINEAR, tmp_path / "life", (phase,))
+    found = lead(LINEAR, tmp_path / "life", phase)
     assert found[phase].status == "failed"
     assert "predictions differ from the run's" in found[phase].reason

@@ -99,7 +99,7 @@ def test_an_ordinary_config_builds_without_its_data(tmp_path: Path, words: tuple
             continue  # the choice of a component is no setting
         life, result = built(tmp_path / str(number), *chosen, settings=tuple(typed))
         assert (result.status, result.reason) == ("passed", "")
-        assert life.builder.notes
+        assert life.notes
         config = life.built.data
         assert (
             len(config.train) >= life.composed.config.train.batch_size * life.composed.config.train.accumulate
@@ -184,11 +184,11 @@ def test_mlflow_writes_into_the_folder_of_the_case(tmp_path: Path) -> None:
     for name, label in (("mlflow", "mlflow"), ("team", "team")):
         folder = tmp_path / name
         life, _ = lifecycle_of(folder, f"tracker={name}", group="tracker")
-        life.builder.compose()
+        life.compose()
         assert life.composed.config.trackers[label].arguments["uri"] == f"sqlite:///{folder}/mlflow.db"
     typed = ("tracker.mlflow.uri=http://asked:5000",)
     life, _ = lifecycle_of(tmp_path / "typed", "tracker=mlflow", group="tracker", settings=typed)
-    life.builder.compose()
+    life.compose()
     assert life.composed.config.trackers["mlflow"].arguments["uri"] == "http://asked:5000"
 
 

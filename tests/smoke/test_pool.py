@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,33 +10,24 @@ import pytest
 
 from trainctl.smoke.cases import Case
 from trainctl.smoke.pool import SmokePool
-from trainctl.smoke.report import ONCE, PHASES, Ended, Order, Report, Result
+from trainctl.smoke.report import ONCE, PHASES, Report, Result
 
 MISSING = Result("export onnx", "skipped", reason="--format onnx: onnx is not installed")
 OWNER = "model=a"
 
 
-def pool_of(tmp_path: Path, done: list[Report]) -> SmokePool:
-    labels = [OWNER, "model=b", "optim=c", "optim=d"]
-    return SmokePool([Case("model", each, (each,)) for each in labels], (), None, tmp_path, 1, done.append)
-
-
-def end(pool: SmokePool, number: int, once: str) -> None:
-    """The life of a case has gone well up to its exports."""
-    worker = SimpleNamespace(order=Order(number, pool._cases[number]))
+def end(pool: SmokePool, number: int, key: str, exported: Sequence[Result] = ()) -> None:
+    """The lifecycle of a case has gone well up to its exports."""
+    answers: list[bool] = []
+    worker = SimpleNamespace(order=(number, None), send=answers.append)
     for phase in PHASES:
         if phase not in ONCE:
             pool.received(worker, ("result", Result(phase, "passed", 0.1)))
-    pool.received(worker, ("ended", Ended(once, Path(str(number)))))
-
-
-def exported(pool: SmokePool, *results: Result) -> None:
-    """The first config that is to be exported, is, with these results."""
-    worker = SimpleNamespace(order=pool._exports.pop(0))
-    used = worker.order.used
-    for result in results:
+    pool.received(worker, ("export", key))
+    assert answers == [bool(exported)]
+    for result in exported:
         pool.received(worker, ("result", result))
-    pool.received(worker, ("ended", Ended("", used)))
+    pool.received(worker, ("ended", "" if exported else key))
 
 
 GOOD = [Result(phase, "passed", 2.0) for phase in ONCE]
@@ -64,21 +56,34 @@ GOOD = [Result(phase, "passed", 2.0) for phase in ONCE]
 def test_others_of_its_kind_wait_for_the_result(
     tmp_path: Path, results: list[Result], said: list[tuple[str, str]]
 ) -> None:
-    done: list[Report] = []
-    pool = pool_of(tmp_path, done)
-    end(pool, 0, "one kind")
-    end(pool, 1, "another kind")
-    end(pool, 2, "one kind")
+    labels, done = [OWNER, "model=b", "optim=c", "optim=d"], list[Report]()
+    pool = SmokePool([Case("model", each, (each,)) for each in labels], (), None, tmp_path, 1, done.append)
+    # Another one with the same program asks while the first is at its exports.
+    pool._exporting["one program"] = 0
+    end(pool, 2, "one program")
     assert done == []
-    assert len(pool._exports) == 2
-    exported(pool, *results)
+    end(pool, 0, "one program", results)
     assert [report.label for report in done] == [OWNER, "optim=c"]
     found = [each for each in done[1].results if each.phase in ONCE]
     assert [(each.status, each.reason) for each in found] == said
     assert sum(each.seconds for each in found) == 0
+    end(pool, 1, "another program", GOOD)
     # One that comes later is told at once.
-    end(pool, 3, "one kind")
-    assert [report.label for report in done] == [OWNER, "optim=c", "optim=d"]
-    assert done[2].results[-2:] == found
-    exported(pool, *GOOD)
-    assert len(done) == 4
+    end(pool, 3, "one program")
+    assert [report.label for report in done] == [OWNER, "optim=c", "model=b", "optim=d"]
+    assert done[3].results[-2:] == found
+
+
+def test_others_are_told_when_the_exporting_process_dies(tmp_path: Path) -> None:
+    done: list[Report] = []
+    cases = [Case("model", each, (each,)) for each in (OWNER, "optim=b")]
+    pool = SmokePool(cases, (), None, tmp_path, 1, done.append)
+    pool._exporting["one program"] = 0
+    end(pool, 1, "one program")
+    for phase in PHASES[:-2]:
+        pool.reports[0].enter(Result(phase, "passed"))
+    pool.died(SimpleNamespace(order=(0, cases[0])), "its process died")
+    assert [report.failed.reason for report in done] == [
+        "its process died",
+        f"failed with {OWNER}: its process died",
+    ]

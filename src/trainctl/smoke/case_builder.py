@@ -1,10 +1,11 @@
-"""One case composed and built: with settings that fit it, and with made-up data where its own is absent."""
+"""One case composed and built, with a compatible config, and with made-up data if its own is absent."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from trainctl.config.composer import Composed, Composer
 from trainctl.config.overrides import is_component_argument, split_override, to_display, to_hydra
@@ -24,7 +25,7 @@ class SkippedError(Exception):
 
 
 class _UnknownFormError(ConfigError):
-    """A config does not fit any data made up in place of data whose form nothing states."""
+    """None of the made-up data fits, and nothing states the form of the absent data."""
 
 
 @dataclass
@@ -34,7 +35,7 @@ class CaseBuilder:
     Attributes:
         settings: overrides that hold for every case.
         folder: for made-up data and mlflow.
-        on_note: called once with each note for people.
+        tell: called with ("note", text) once for each note for people.
         composed: the case's config, after :meth:`compose`.
         built: the run, after :meth:`build`.
     """
@@ -43,10 +44,10 @@ class CaseBuilder:
     case: Case
     settings: tuple[str, ...]
     folder: Path
-    on_note: Callable[[str], None]
+    tell: Callable[[str, Any], None]
     composed: Composed = field(init=False)
     built: Built = field(init=False)
-    notes: set[str] = field(default_factory=set)
+    notes: set[str] = field(default_factory=set, init=False)
 
     def compose(self) -> None:
         """Compose the case with the likeliest compatible config."""
@@ -55,33 +56,32 @@ class CaseBuilder:
     def build(self) -> None:
         """Build with the first compatible config that fits.
 
-        Raises SkippedError where a package or the form of absent data is missing, ConfigError where no config
-        fits.
+        Raises SkippedError if a package is not installed or the form of absent data is unknown, ConfigError
+        if no config fits.
         """
-        first: ConfigError | None = None
-        for number, words in enumerate(self._compatible()):
+        errors: list[ConfigError] = []
+        for words in self._compatible():
             try:
-                composed = self.composed if number == 0 else self._composed(words)
-                self._build_with(composed, words)
+                self._build_with(self._composed(words) if errors else self.composed, words)
             except ConfigError as error:
                 if any("pip install" in problem.remedy for problem in error.problems):
                     raise SkippedError(str(error)) from error
-                first = first or error
+                errors.append(error)
                 continue
             if words:
                 self._note(f"with {' '.join(map(to_display, map(_short, words)))}")
             return
-        assert first is not None
+        first, more = errors[0], len(errors) - 1
         if isinstance(first, _UnknownFormError):
             raise SkippedError(str(first)) from first
-        if number:
-            raise ConfigError(f"{first}; {number} other datasets and components do not fit either") from first
+        if more:
+            raise ConfigError(f"{first}; {more} other datasets and components do not fit either") from first
         raise first
 
     def _note(self, note: str) -> None:
         if note not in self.notes:
             self.notes.add(note)
-            self.on_note(note)
+            self.tell("note", note)
 
     def _compatible(self) -> Iterator[tuple[str, ...]]:
         _, key, value = split_override(self.case.words[0])
@@ -93,18 +93,15 @@ class CaseBuilder:
             yield words
 
     def _composed(self, words: Sequence[str], replacing: Sequence[str] = ()) -> Composed:
-        """The config of the case with ``words``; ``replacing`` wins over all that is typed."""
+        """The config of the case with ``words``; ``replacing`` wins over everything that is typed."""
         # A tracker list in the user's conf would write to their server.
         off = [] if self.case.group == TRACKERS.group else [f"{TRACKERS.group}=none"]
         general = [word for word in self.settings if not is_component_argument(split_override(word)[1])]
         base = [*map(to_hydra, [*self.case.words, *words, *replacing]), *off, *SETTINGS, *general]
         composed = self.composer.compose(base)
-        arguments = [word for word in self.settings if word not in general]
-        more = [word for word in arguments if _takes(composed.config, word)]
-        more += self._corrections(
-            composed.config, {key: value for _, key, value in map(split_override, more)}
-        )
-        more += map(to_hydra, replacing)
+        arguments = [word for word in self.settings if word not in general and _takes(composed.config, word)]
+        typed = {key: value for _, key, value in map(split_override, arguments)}
+        more = [*arguments, *self._corrections(composed.config, typed), *map(to_hydra, replacing)]
         return self.composer.compose([*base, *more]) if more else composed
 
     def _corrections(self, config: Config, typed: dict[str, str]) -> Iterator[str]:
@@ -124,13 +121,11 @@ class CaseBuilder:
                     self._note("without the trained weights, which would be downloaded")
 
     def _build_with(self, composed: Composed, words: Sequence[str]) -> None:
-        """Build, with made-up data if the config's own is absent.
-
-        Raises _UnknownFormError if none of the made-up data fits, and nothing states the form of the data.
-        """
+        """Build, with made-up data if the config's own is absent."""
         self.composed = composed
+        dataset = composed.config.dataset
         try:
-            data = build_data(composed.config.dataset)
+            data = build_data(dataset)
         except MissingDataError as error:
             missing = error
         else:
@@ -139,7 +134,7 @@ class CaseBuilder:
         first: ConfigError | None = None
         kind = target_kind(composed.config.loss.name)
         samples = max(LIMIT, _samples_a_step(composed.config))
-        for made in stand_ins(composed.config.dataset, missing, self.folder, kind, samples):
+        for made in stand_ins(dataset, missing, self.folder, kind, samples):
             self.composed = self._composed(words, made.words)
             data = build_data(self.composed.config.dataset)
             try:
@@ -179,5 +174,5 @@ def _is_about_form(error: ConfigError) -> bool:
 
 
 def _short(word: str) -> str:
-    """A word for people: a path is cut to its last part."""
+    """An override for people: a path is cut to its last part."""
     return word if "/" not in word else f"{word.partition('=')[0]}={Path(word.strip(chr(39))).name}"

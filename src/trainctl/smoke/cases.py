@@ -1,11 +1,10 @@
-"""What there is to try: every option of every group and every experiment, found from the config tree."""
+"""The cases of a smoke run: every option of every group and every experiment, found in the config tree."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -13,142 +12,122 @@ from trainctl.config.options import find_options, options_in
 from trainctl.config.overrides import split_override, to_hydra
 from trainctl.errors import ConfigError, Problem, nearest
 from trainctl.paths import conf_directory
-from trainctl.registry import COMPONENTS, METRICS, MODELS, Registry
+from trainctl.registry import COMPONENTS, METRICS, MODELS
 
-_EARLY = (MODELS.group, "experiment")
-"""What takes longest: their models are exported."""
+_FIRST = (MODELS.group, "experiment")
+"""The groups that take longest: their models are exported."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One thing to try: the words that choose it, and its group."""
+    """One config to test: the group of its option, its label, the overrides that choose it."""
 
     group: str
     label: str
     words: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What was typed: the cases to try, and the words that hold for all of them."""
-
-    cases: list[Case]
-    settings: tuple[str, ...]
-
-
 def find_cases(
     typed: Sequence[str], known: Sequence[str], config_dir: str | None = None, *, own: bool = False
-) -> Asked:
-    """The cases that ``typed`` words select, or all; the other words are settings for every case.
+) -> tuple[list[Case], tuple[str, ...]]:
+    """The cases that ``typed`` overrides select, or all of them; and the other overrides, which are settings
+    of every case.
 
-    With ``own`` all is what does not come with trainctl.
+    Raises ConfigError for an option that does not exist, with the nearest, and for an argument that no
+    component takes.
 
-    ``known`` are the groups that the base config has a place for. Components that only a plugin knows are
-    cases, too: their plugin has been imported. Raises ConfigError for an option that is not there, with the
-    nearest, and for a component's argument that no component takes.
+    Args:
+        known: the groups in the base config's defaults.
+        own: leave out the options and components that come with trainctl.
     """
-    options = _options(config_dir)
-    chosen = _own(options) if own else options
-    groups = {group: _cases(group, paths, known) for group, paths in chosen.items()}
-    groups[METRICS.group] = [_metric(name) for name in (METRICS.foreign() if own else METRICS.names())]
-    for registry in COMPONENTS.values():
-        groups.setdefault(registry.group, []).extend(
-            _by_name(registry.group, name) for name in _without_option(registry, options)
-        )
+    groups = _find_groups(known, config_dir, own)
     selected: list[Case] = []
     settings: list[str] = []
     problems: list[Problem] = []
     for word in typed:
         sign, key, value = split_override(word)
         if sign == "~":
-            problems.append(Problem(f"{word}: smoke takes nothing out of a config", "it takes KEY=VALUE"))
-            continue
-        if key in groups or (key.endswith(".name") and key.removesuffix(".name") in COMPONENTS):
+            problems.append(Problem(f"{word}: smoke cannot remove a key", "use KEY=VALUE"))
+        elif key in groups or (key.endswith(".name") and key.removesuffix(".name") in COMPONENTS):
             selected += _select(key, value, groups, problems)
-            continue
-        if not _taken(key):
-            problems.append(Problem(f"{word}: nothing takes such an argument", "trainctl ls GROUP=OPTION"))
-        settings.append(to_hydra(word))
+        else:
+            if not _is_taken(key):
+                problems.append(
+                    Problem(f"{word}: no component takes this argument", "trainctl ls GROUP=OPTION")
+                )
+            settings.append(to_hydra(word))
     if problems:
         raise ConfigError(problems)
-    order = dict.fromkeys([*_EARLY, *COMPONENTS, *groups])
+    order = dict.fromkeys([*_FIRST, *COMPONENTS, *groups])
     everything = [case for group in order for case in groups.get(group, ())]
     if not everything:
         raise ConfigError(
-            "--own: there is nothing that does not come with trainctl",
-            "options of one's own are in ./conf or --config-dir, components in plugins=",
+            "--own: there are no options or components but trainctl's",
+            "put options into ./conf or --config-dir, components into plugins=",
         )
-    return Asked(list(dict.fromkeys(selected)) or everything, tuple(settings))
+    return list(dict.fromkeys(selected)) or everything, tuple(settings)
 
 
-def _options(config_dir: str | None) -> dict[str, dict[str, Path]]:
-    found = find_options()
+def _find_groups(known: Sequence[str], config_dir: str | None, own: bool) -> dict[str, list[Case]]:
+    options, shipped = find_options(), conf_directory()
     for group, name, path in options_in(Path(config_dir)) if config_dir is not None else ():
-        found.setdefault(group, {}).setdefault(name, path)
-    return found
-
-
-def _own(options: Mapping[str, Mapping[str, Path]]) -> dict[str, dict[str, Path]]:
-    """The options whose files are not trainctl's."""
-    shipped = conf_directory()
-    return {
-        group: {name: path for name, path in paths.items() if not path.is_relative_to(shipped)}
-        for group, paths in options.items()
-    }
-
-
-def _cases(group: str, paths: Mapping[str, Path], known: Sequence[str]) -> list[Case]:
-    sign = "" if group in known else "+"
-    return [Case(group, f"{group}={name}", (f"{sign}{group}={name}",)) for name in sorted(paths)]
+        options.setdefault(group, {}).setdefault(name, path)
+    groups: dict[str, list[Case]] = {}
+    for group, paths in options.items():
+        sign = "" if group in known else "+"
+        groups[group] = [
+            Case(group, f"{group}={name}", (f"{sign}{group}={name}",))
+            for name, path in sorted(paths.items())
+            if not (own and path.is_relative_to(shipped))
+        ]
+    groups[METRICS.group] = [
+        Case(METRICS.group, f"{METRICS.group}={name}", (f"train.metrics=[{name}]",))
+        for name in (METRICS.foreign() if own else METRICS.names())
+    ]
+    for registry in COMPONENTS.values():
+        # Components without an option file: those of plugins, most often.
+        with_option = set(map(_component, options.get(registry.group, {}).values()))
+        groups.setdefault(registry.group, []).extend(
+            _by_name(registry.group, name) for name in registry.names() if name not in with_option
+        )
+    return groups
 
 
 def _by_name(group: str, name: str) -> Case:
     return Case(group, f"{group}.name={name}", (f"{group}.name={name}",))
 
 
-def _metric(name: str) -> Case:
-    return Case(METRICS.group, f"{METRICS.group}={name}", (f"train.metrics=[{name}]",))
-
-
-def _without_option(registry: Registry, options: Mapping[str, Mapping[str, Path]]) -> list[str]:
-    """Components that no option file names: those of plugins, most often."""
-    paths = options.get(registry.group, {})
-    named = {str(_read(path).get("name", stem)) for stem, path in paths.items()}
-    return [name for name in registry.names() if name not in named]
-
-
-def _read(path: Path) -> dict[str, Any]:
+def _component(path: Path) -> str:
+    """The component that an option file names."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8", errors="replace"))
-    except (OSError, yaml.YAMLError):
-        return {}  # composing it says what is wrong
-    return content if isinstance(content, dict) else {}
+        return str(yaml.safe_load(path.read_bytes())["name"])
+    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        return path.stem  # the phase compose reports a damaged file
 
 
 def _select(
     key: str, value: str, groups: Mapping[str, Sequence[Case]], problems: list[Problem]
 ) -> list[Case]:
-    found = []
     group = key.removesuffix(".name")
-    for name in value.strip("[]").split(","):
-        label = f"{key}={name.strip()}"
-        case = next((each for each in groups[group] if each.label == label), None)
-        if case is None and key != group and name.strip() in COMPONENTS[group].names():
-            case = _by_name(group, name.strip())
-        if case is None:
-            there = [each.label.partition("=")[2] for each in groups[group]]
-            close = nearest(name, there)
-            remedy = f"did you mean {group}={close}? " if close else ""
-            problems.append(
-                Problem(f"{label}: there is no such option", f"{remedy}there are: {', '.join(there)}")
-            )
-        else:
-            found.append(case)
+    known = {case.label: case for case in groups[group]}
+    if key != group:
+        known |= {f"{key}={name}": _by_name(group, name) for name in COMPONENTS[group].names()}
+    found = []
+    for name in map(str.strip, value.strip("[]").split(",")):
+        if f"{key}={name}" in known:
+            found.append(known[f"{key}={name}"])
+            continue
+        names = list(dict.fromkeys(label.partition("=")[2] for label in known))
+        close = nearest(name, names)
+        remedy = f"did you mean {key}={close}? " if close else ""
+        problems.append(
+            Problem(f"{key}={name}: there is no such option", f"{remedy}there are: {', '.join(names)}")
+        )
     return found
 
 
-def _taken(key: str) -> bool:
-    """False for an argument of a component that no component of the group has."""
+def _is_taken(key: str) -> bool:
+    """Whether a component of the group has the argument; True for other keys."""
     group, _, rest = key.partition(".")
     if group not in COMPONENTS or not rest:
         return True

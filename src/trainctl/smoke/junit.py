@@ -1,4 +1,4 @@
-"""The results as a JUnit file, which CI systems show: a test case for each config and phase."""
+"""The results as a JUnit file, for CI systems: a suite for each config, a test case for each phase."""
 
 from __future__ import annotations
 
@@ -16,42 +16,32 @@ _NO_XML = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def write(path: Path, reports: Sequence[Report], seconds: float) -> None:
-    """Write ``reports`` to ``path``, whole or not at all. Raises OSError.
-
-    The class name is the config, the name the phase; each config is a suite.
-    """
+    """Write ``reports`` to ``path``, whole or not at all. Raises OSError."""
     everything = [result for report in reports for result in report.results]
-    named = {"name": "trainctl smoke", "time": f"{seconds:.3f}"}
-    root = ElementTree.Element("testsuites", named | _counts(everything))
+    root = ElementTree.Element("testsuites", _attributes("trainctl smoke", seconds, everything))
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S")
     for report in reports:
-        named = {"name": _text(report.label), "time": f"{report.seconds:.3f}", "timestamp": now}
-        skipped = {"skipped": str(sum(each.status == "skipped" for each in report.results))}
-        suite = ElementTree.SubElement(root, "testsuite", named | _counts(report.results) | skipped)
+        attributes = _attributes(report.label, report.seconds, report.results)
+        skipped = str(sum(each.status == "skipped" for each in report.results))
+        suite = ElementTree.SubElement(root, "testsuite", attributes, timestamp=now, skipped=skipped)
         for result in report.results:
-            case = ElementTree.SubElement(
-                suite,
-                "testcase",
-                classname=_text(report.label),
-                name=result.phase,
-                time=f"{result.seconds:.3f}",
-            )
+            named = {"classname": attributes["name"], "name": result.phase}
+            case = ElementTree.SubElement(suite, "testcase", named, time=f"{result.seconds:.3f}")
+            reason = _text(result.reason)
             if result.status == "failed":
-                failure = ElementTree.SubElement(
-                    case, "failure", type=result.phase, message=_text(result.reason)
-                )
-                failure.text = _text(result.reason)
+                ElementTree.SubElement(case, "failure", type=result.phase, message=reason).text = reason
             elif result.status == "skipped":
-                ElementTree.SubElement(case, "skipped", message=_text(result.reason))
+                ElementTree.SubElement(case, "skipped", message=reason)
         if report.notes:
             ElementTree.SubElement(suite, "system-out").text = _text("\n".join(report.notes))
     ElementTree.indent(root)
     files.replace(path, ElementTree.tostring(root, encoding="utf-8", xml_declaration=True) + b"\n")
 
 
-def _counts(results: Sequence[Result]) -> dict[str, str]:
+def _attributes(name: str, seconds: float, results: Sequence[Result]) -> dict[str, str]:
     failures = sum(each.status == "failed" for each in results)
-    return {"tests": str(len(results)), "failures": str(failures), "errors": "0"}
+    counts = {"tests": str(len(results)), "failures": str(failures), "errors": "0"}
+    return {"name": _text(name), "time": f"{seconds:.3f}", **counts}
 
 
 def _text(text: str) -> str:

@@ -7,8 +7,9 @@ import json
 import signal
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ from torch import Tensor, nn
 
 from trainctl.analysis.differences import compare
 from trainctl.checkpoint.format import CheckpointData, folder_name, read_checkpoint
-from trainctl.config.composer import Composed, Composer
 from trainctl.config.settings import Component
 from trainctl.config.stored_config import stored_files
 from trainctl.errors import CheckpointError, ConfigError, NotLearnedError, TrainctlError
@@ -29,7 +29,6 @@ from trainctl.runs import metrics_file
 from trainctl.runs.directory import claim
 from trainctl.runs.record import read_record
 from trainctl.smoke.case_builder import CaseBuilder, SkippedError
-from trainctl.smoke.cases import Case
 from trainctl.smoke.predicting import check_predictions
 from trainctl.smoke.report import AFTER_FAILED, ONCE, Result
 from trainctl.smoke.settings import STEPS
@@ -44,11 +43,11 @@ _COMMAND = "trainctl smoke"
 
 
 class _FailedError(Exception):
-    """A phase that failed, in words."""
+    """A phase failed; the message is the reason."""
 
 
 class _Keep(Hook):
-    """Copies the run after its last step, as the checkpoint of that step holds it."""
+    """Copies the run right after its last step, when its checkpoint is taken, too."""
 
     name = "smoke"
 
@@ -59,114 +58,85 @@ class _Keep(Hook):
 
     def step(self, run: Run, loss: Tensor) -> None:
         if run.state.step == STEPS:
-            with contextlib.suppress(CheckpointError):  # it is the saving that says so
+            with contextlib.suppress(CheckpointError):  # the phase save reports it
                 self.content = self.built.snapshot()
 
 
 @dataclass
-class LifecycleTest:
-    """One case from its words to its exported model, phase by phase.
+class LifecycleTest(CaseBuilder):
+    """One case from its overrides to its exported model, phase by phase, in a folder of its own.
 
-    Args:
-        settings: overrides that hold for every case.
-        folder: of this case alone.
-        kill: trains what is stored in a directory, is killed there, and returns the process's exit code.
-        on_result, on_note: called with each result, and with each note for people.
+    Attributes:
+        tell: called with ("result", Result) and ("note", text).
+        ask: called with ("kill", (directory, stored files, command)), to train that run in a process that is
+            killed in its second step, it returns the process's exit code; with ("export", key), whether this
+            case makes the exports of all cases with that key.
+        over: why the phases that are left are skipped; None before a failure.
+        used: the directory of the run to evaluate and export.
     """
 
-    composer: Composer
-    case: Case
-    settings: tuple[str, ...]
-    folder: Path
-    kill: Callable[[Path, dict[str, str], str], int]
-    on_result: Callable[[Result], None]
-    on_note: Callable[[str], None]
+    ask: Callable[[str, Any], int]
     over: str | None = field(default=None, init=False)
-    builder: CaseBuilder = field(init=False)
     trained: Trained = field(init=False)
     content: CheckpointData | None = field(init=False)
     used: Path = field(init=False)
 
     def __post_init__(self) -> None:
         self.used = self.folder / "uninterrupted"
-        self.builder = CaseBuilder(self.composer, self.case, self.settings, self.folder, self.on_note)
-
-    @property
-    def composed(self) -> Composed:
-        return self.builder.composed
-
-    @property
-    def built(self) -> Built:
-        return self.builder.built
 
     def run(self) -> str:
-        """Run all phases but those of ``ONCE``; returns a key that is equal for configs that share
-        the results of ``ONCE``, or nothing if a phase failed and all have a result."""
+        """Run all phases; returns the key of the exports that it left to another case, or nothing."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        for name, phase in (
-            ("compose", self.builder.compose),
-            ("build", self.builder.build),
-            ("train", self._train),
-            ("save", self._save),
-            ("kill", self._kill),
-            ("resume", self._resume),
-            ("compare", self._compare),
-            ("evaluate", self._evaluate),
-            ("predict", self._predict),
-            ("export safetensors", lambda: self._export("safetensors")),
-        ):
-            self.do(name, phase)
-        if self.over is None:
-            return self._export_key()
-        for name in ONCE:
-            self.do(name, lambda: None)
+        self.do("compose", self.compose)
+        self.do("build", self.build)
+        for name in ("train", "save", "kill", "resume", "compare", "evaluate", "predict"):
+            self.do(name, getattr(self, f"_{name}"))
+        self.do("export safetensors", lambda: self._export("safetensors"))
+        key = "" if self.over else self._export_key()
+        if key and not self.ask("export", key):
+            return key
+        for name, kind in ONCE.items():
+            self.do(name, partial(self._export, kind))
         return ""
 
-    def export(self, used: Path, phases: Sequence[str] = tuple(ONCE)) -> None:
-        """The phases of ``ONCE``, of the run in ``used``."""
-        self.trained = load_run(used, device=torch.device("cpu"))
-        for name in phases:
-            self.do(name, lambda name=name: self._export(ONCE[name]))  # type: ignore[misc]
-
     def do(self, name: str, phase: Callable[[], None]) -> None:
-        """Run one phase; an earlier failure skips it."""
-        started = time.perf_counter()
-        status, reason = "passed", ""
-        if self.over is not None:
-            status, reason = "skipped", self.over
-        else:
-            try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")
-                    phase()
-            except SkippedError as skipped:
-                status, reason = "skipped", str(skipped)
-                if name == "build":
-                    self.over = reason  # nothing is left to go on with
-            except (_FailedError, TrainctlError) as error:
-                status, reason = "failed", str(error)
-            except Exception as error:
-                plugin = plugins.blamed(error)
-                said = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-                status, reason = "failed", f"{plugin}: {said}" if plugin else said
+        """Run one phase, unless an earlier one failed, and report its result."""
+        started, status, reason = time.perf_counter(), "failed", ""
+        try:
+            if self.over is not None:
+                raise SkippedError(self.over)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                phase()
+            status = "passed"
+        except SkippedError as skipped:
+            status, reason = "skipped", str(skipped)
+            if name == "build":
+                self.over = reason
+        except (_FailedError, TrainctlError) as error:
+            reason = str(error)
+        except Exception as error:
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            if plugin := plugins.blamed(error):
+                reason = f"{plugin}: {reason}"
         if status == "failed":
             self.over = f"{AFTER_FAILED}{name}"
-        self.on_result(Result(name, status, time.perf_counter() - started, reason))
+        self.tell("result", Result(name, status, time.perf_counter() - started, reason))
 
     # ------------------------------------------------------------------ train, save
 
     def _train(self) -> None:
-        """Train in memory; the result is compared with what is saved later."""
+        """Train in memory, to compare with the checkpoint of ``_save``."""
         with contextlib.closing(self.built) as built:
-            keep = _Keep(built)
-            built.run.hooks.append(keep)
-            built.fit(built.run)
-            if built.run.state.step != STEPS:
-                raise _FailedError(f"{built.run.state.step} steps taken, not {STEPS}: {built.run.state.stop}")
+            run, keep = built.run, _Keep(built)
+            run.attach([keep])
+            built.fit(run)
+            if run.state.step != STEPS:
+                raise _FailedError(f"{run.state.step} steps taken, not {STEPS}: {run.state.stop}")
             self.content = keep.content
 
     def _save(self) -> None:
-        """Train again, as a run with checkpoints, and read these back."""
+        """Train again, as a run with checkpoints, and read them back."""
         record = self._run(self.used)
         failed = [state for state in (record.get("trackers") or {}).values() if "failed" in state]
         if failed:
@@ -180,23 +150,26 @@ class LifecycleTest:
     def _run(self, directory: Path) -> dict[str, Any]:
         claim(directory, named=True)
         stored = stored_files(self.composed)
-        request = Request(self.composed.config, stored, directory, (), _COMMAND, latest=False)
-        return _finished(request)
+        return _finished(Request(self.composed.config, stored, directory, (), _COMMAND, latest=False))
 
     def _checkpoint(self, directory: Path, step: int) -> Path:
         return directory / "checkpoints" / folder_name(step)
 
     # ------------------------------------------------------------------ kill, resume, compare
 
+    @property
+    def _killed(self) -> Path:
+        return self.folder / "killed"
+
     def _kill(self) -> None:
         self._refuse_unresumable()
-        code = self.kill(self.folder / "killed", stored_files(self.composed), _COMMAND)
+        code = self.ask("kill", (self._killed, stored_files(self.composed), _COMMAND))
         if code != -signal.SIGKILL:
             reason = "it did not start"
             with contextlib.suppress(ConfigError):
-                reason = read_record(self.folder / "killed").get("reason") or "it ran to its end"
+                reason = read_record(self._killed).get("reason") or "it ran to its end"
             raise _FailedError(f"its process ended with exit code {code} before it could be killed: {reason}")
-        if not self._checkpoint(self.folder / "killed", 1).is_dir():
+        if not self._checkpoint(self._killed, 1).is_dir():
             raise _FailedError("the checkpoint of the step before the kill is missing")
 
     def _refuse_unresumable(self) -> None:
@@ -205,8 +178,7 @@ class LifecycleTest:
 
     def _resume(self) -> None:
         self._refuse_unresumable()
-        directory = self.folder / "killed"
-        request = make_request(directory, [], command=_COMMAND)
+        request = make_request(self._killed, [], command=_COMMAND)
         if request is None:
             raise _FailedError("the killed run is recorded as finished")
         if request.resumed is None or request.resumed.content.step != 1:
@@ -214,9 +186,9 @@ class LifecycleTest:
         _finished(replace(request, latest=False))
 
     def _compare(self) -> None:
-        """Every loss and the last checkpoint equal those of the uninterrupted run to the last bit."""
+        """Losses, evaluation and last checkpoint equal those of the uninterrupted run to the last bit."""
         self._refuse_unresumable()
-        runs = [self.used, self.folder / "killed"]
+        runs = [self.used, self._killed]
         one, other = (metrics_file.recorded(run / "metrics.jsonl") for run in runs)
         for step in range(1, STEPS + 1):
             losses = [each.steps.get(step, {}).get("train/loss") for each in (one, other)]
@@ -228,14 +200,16 @@ class LifecycleTest:
         for name in {**before, **after}:
             if name != "samples_per_second":
                 _same(name, before.get(name), after.get(name))
-        lines = [len((run / "metrics.jsonl").read_bytes().splitlines()) for run in runs]
-        _same("lines of metrics.jsonl", *lines)
-        self.used = runs[1]
+        _same(
+            "lines of metrics.jsonl",
+            *(len((run / "metrics.jsonl").read_bytes().splitlines()) for run in runs),
+        )
+        self.used = self._killed
 
     # ------------------------------------------------------------------ evaluate, predict, export
 
     def _evaluate(self) -> None:
-        """From the directory alone; the values equal those that the run recorded."""
+        """The values from the directory alone equal the recorded ones."""
         self.trained = load_run(self.used, device=torch.device("cpu"))
         found = score(self.trained, None)
         for name, recorded in (found.recorded or {}).items():
@@ -243,16 +217,16 @@ class LifecycleTest:
                 raise _FailedError(f"{name}: {found.values[name]}, but the run recorded {recorded}")
 
     def _predict(self) -> None:
-        found = check_predictions(self.trained, self.folder)
-        if found is not None:
+        if (found := check_predictions(self.trained, self.folder)) is not None:
             raise _FailedError(found)
 
     def _export(self, kind: str) -> None:
         model, name = self.trained.model, self.trained.config.model.name
-        if kind != "safetensors" and not isinstance(model, nn.Module):
-            raise SkippedError(f"model={name} is plain Python, not a torch.nn.Module")
-        if kind != "safetensors" and not getattr(model, "exports", True):
-            raise SkippedError(f"model={name} declares that it cannot be exported")
+        if kind in ONCE.values():
+            if not isinstance(model, nn.Module):
+                raise SkippedError(f"model={name} is plain Python, not a torch.nn.Module")
+            if not getattr(model, "exports", True):
+                raise SkippedError(f"model={name} declares that it cannot be exported")
         try:
             require(kind)
         except ConfigError as error:
@@ -260,14 +234,14 @@ class LifecycleTest:
         export(self.trained, kind, self.folder / f"model{FORMATS[kind]}")
 
     def _export_key(self) -> str:
-        """What the exports of ``ONCE`` depend on: the model, its inputs and transform, its outputs."""
+        """Everything that the exports of ``ONCE`` depend on: the model, its inputs and outputs."""
         trained = self.trained
         described = trained.content.state["data"].get("transform")
         # A custom transform depends on the settings of its dataset.
         transform = _settings(trained.config.dataset) if described is None else described["kind"]
         raw = trained.raw_sample()
-        before = (transform, raw["dtype"], tuple(raw["shape"]), trained.input_shape)
-        return repr((_settings(trained.config.model), before, trained.task.name, trained.output_size))
+        inputs = (transform, raw["dtype"], tuple(raw["shape"]), trained.input_shape)
+        return repr((_settings(trained.config.model), inputs, trained.task.name, trained.output_size))
 
 
 def _settings(component: Component) -> tuple[str, list[tuple[str, Any]]]:
@@ -275,7 +249,7 @@ def _settings(component: Component) -> tuple[str, list[tuple[str, Any]]]:
 
 
 def _finished(request: Request) -> dict[str, Any]:
-    """Train to the end. Two steps cannot overfit a batch: that check is left out."""
+    """Train to the end; two steps cannot overfit a batch, so that failure is ignored."""
     try:
         return train(request, Silent())
     except NotLearnedError:

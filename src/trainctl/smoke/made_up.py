@@ -1,4 +1,4 @@
-"""Small files of made-up data, for the datasets that read a file which is not there."""
+"""Small files of made-up data, for datasets whose own files are absent."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import codecs
 import csv
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -24,22 +23,22 @@ from trainctl.registry.constraints import show
 _ROWS = 96
 _CLASSES = ("circle", "cross", "square", "star", "ring", "moon", "arrow", "wave", "spiral", "heart")
 _COLOURS = ("red", "green", "blue")
-_NUMBER = re.compile(r"-?[1-9]\d*")
-# Nothing says how many classes or values an absent file has, nor what shape its arrays: the likeliest first.
+_COLUMN_NUMBER = re.compile(r"-?[1-9]\d*")
+# Nothing states the number of classes or values of an absent file, or the shape of its arrays.
 _CLASS_COUNTS, _VALUE_COUNTS = (3, 10, 2), (1, 3, 10)
 _SHAPES = ((4,), (3, 32, 32), (1, 28, 28), (16, 8))
 
 
 @dataclass(frozen=True)
 class Form:
-    """What made-up data is like.
+    """The form of made-up data.
 
     Attributes:
-        kind: what the loss compares the outputs with, where it says so.
+        kind: the loss's kind of targets, where it declares one.
         classes: whether the targets are classes, not values.
-        rows: how many samples there are.
-        outputs: how many classes, or values to predict.
-        shape: one sample's, where the file does not decide it.
+        rows: the number of samples.
+        outputs: the number of classes, or of values to predict.
+        shape: of one sample, where the file does not decide it.
     """
 
     kind: str | None = None
@@ -51,12 +50,9 @@ class Form:
 
 @dataclass(frozen=True)
 class StandIn:
-    """Data in the place of absent data.
+    """Overrides that replace absent data, and a note for people.
 
-    Attributes:
-        words: what puts it there.
-        note: what people are told.
-        guessed: nothing says that the absent data has this shape, or these classes.
+    ``guessed`` says that nothing states the form of the absent data.
     """
 
     words: tuple[str, ...]
@@ -67,76 +63,67 @@ class StandIn:
 def stand_ins(
     dataset: Component, missing: MissingDataError, folder: Path, kind: str | None = None, samples: int = 0
 ) -> Iterator[StandIn]:
-    """What can take the place of ``dataset``, the likeliest first.
+    """Replacements for ``dataset``, the likeliest first.
 
-    Files that the same dataset reads, by its own settings, where their form is known; else the ``synthetic``
+    Files of the same dataset, read by its own settings, where it is one of files; else the ``synthetic``
     dataset, of the shape that the dataset states.
 
     Args:
-        kind: what the loss compares the outputs with: it decides the task where the dataset would find it in
-            its data.
-        samples: how many a step needs.
+        kind: the loss's kind of targets: it decides the task where the dataset would find it in its data.
+        samples: the number that a step needs.
     """
-    make = _FILES.get(dataset.name)
+    make, arguments = _FILES.get(dataset.name), dataset.arguments
     shares, rows = _shares(dataset, samples)
     if make is None:
-        arguments = {"samples": max(160, rows), "test_samples": 40, **missing.stand_in}
-        words = [f"++dataset.{key}={show(value)}" for key, value in arguments.items()]
+        stated = {"samples": max(160, rows), "test_samples": 40, **missing.stand_in}
         # A share, because a count is meant for the real data; 0 stays 0.
-        held_out = f"++dataset.val={0.25 if dataset.common['val'] else 0}"
-        note = f"synthetic data in place of {dataset.name}"
-        yield StandIn(("dataset=synthetic", *words, held_out), note, guessed=False)
+        stated["val"] = 0.25 if dataset.common["val"] else 0
+        words = [f"++dataset.{key}={show(value)}" for key, value in stated.items()]
+        yield StandIn(
+            ("dataset=synthetic", *words), f"synthetic data in place of {dataset.name}", guessed=False
+        )
         return
-    tasks = _tasks(dataset, missing, kind)
-    shapes = _SHAPES if dataset.name == "npz" else ((4,),)
+    tasks, has_arrays = _tasks(dataset, missing, kind), dataset.name == "npz"
     forms = [
         Form(kind, task.class_numbers, rows, outputs, shape)
         for task in tasks
-        for outputs, shape in product(_outputs(dataset, task), shapes)
+        # A table has one column of targets.
+        for outputs in (_CLASS_COUNTS if task.class_numbers else _VALUE_COUNTS if has_arrays else (1,))
+        for shape in (_SHAPES if has_arrays else ((4,),))
     ]
-    # Where the loss wants another kind of targets than the config says, no data will do.
-    contradicts = kind is not None and kind not in tasks[0].loss_targets
+    # Where the config's task contradicts the loss, no data fits.
+    guessed = kind is None or kind in tasks[0].loss_targets
+    keys = [key for key in ("path", "test_path") if key == "path" or arguments.get(key)]
+    absent = " and ".join(str(arguments.get(key)) for key in keys)
     for number, form in enumerate(forms):
-        place = folder / "made-up" / str(number)
-        place.mkdir(parents=True, exist_ok=True)
-        words = [f"dataset.path='{make(place, dataset.arguments, form)}'", *shares]
-        named = [str(dataset.arguments.get("path"))]
-        if dataset.arguments.get("test_path"):
-            other = place / "test"
-            other.mkdir(exist_ok=True)
-            words.append(f"dataset.test_path='{make(other, dataset.arguments, form)}'")
-            named.append(str(dataset.arguments["test_path"]))
-        of_shape = f" of shape {form.shape}" if dataset.name == "npz" and number else ""
-        note = f"made-up data{of_shape} in place of {' and '.join(named)}"
-        yield StandIn(tuple(words), note, guessed=not contradicts)
+        words = []
+        for key in keys:
+            place = folder / "made-up" / str(number) / key
+            place.mkdir(parents=True, exist_ok=True)
+            words.append(f"dataset.{key}='{make(place, arguments, form)}'")
+        shaped = f" of shape {form.shape}" if has_arrays and number else ""
+        yield StandIn((*words, *shares), f"made-up data{shaped} in place of {absent}", guessed)
 
 
 def _tasks(dataset: Component, missing: MissingDataError, kind: str | None) -> list[Task]:
-    """The tasks that the data may be for: the config's, else those that the loss is for."""
-    first = str(missing.stand_in["task"])
-    asked = dataset.arguments.get("task", "auto" if dataset.name in _FINDS_TASK else first)
+    """The tasks that the data may be for: the config's, else those that fit the loss."""
+    stated = str(missing.stand_in["task"])
+    asked = dataset.arguments.get("task", stated if dataset.name == "image_folder" else "auto")
     if asked != "auto":
         return [task_named(str(asked))]
-    tasks = [task_named(name) for name in sorted(TASKS.names(), key=lambda name: name != first)]
+    tasks = [task_named(name) for name in sorted(TASKS.names(), key=lambda name: name != stated)]
     return [task for task in tasks if kind in task.loss_targets] or tasks
 
 
-def _outputs(dataset: Component, task: Task) -> tuple[int, ...]:
-    if task.class_numbers:
-        return _CLASS_COUNTS
-    return _VALUE_COUNTS if dataset.name == "npz" else (1,)  # a table has one column of targets
-
-
 def _shares(dataset: Component, samples: int) -> tuple[list[str], int]:
-    """Words that hold shares out where the config says counts, which are meant for the real data; and with
-    how many rows ``samples`` of them are left to train on."""
+    """Overrides that replace counts of ``val`` and ``test``, which are meant for the real data, by shares, and
+    the number of rows that leaves ``samples`` to train on."""
     words, left = [], 1.0
     for key, value in (("val", dataset.common["val"]), ("test", dataset.arguments.get("test", 0.2))):
         share = value
         if value and not (isinstance(value, float) and 0.05 <= value <= 0.5):
             share = 0.25
-            if key in dataset.arguments or key in dataset.common:
-                words.append(f"++dataset.{key}={share}")
+            words.append(f"++dataset.{key}={share}")
         left *= 1 - share
     return words, max(_ROWS, math.ceil(samples / left) + 4)
 
@@ -145,7 +132,7 @@ def _shares(dataset: Component, samples: int) -> tuple[list[str], int]:
 
 
 def images(folder: Path, arguments: Mapping[str, Any], form: Form) -> Path:
-    """A folder of small pictures, a sub-folder a class."""
+    """A folder of small images, with a sub-folder for each class."""
     from PIL import Image
 
     root, generator = folder / "images", numpy.random.default_rng(0)
@@ -158,79 +145,69 @@ def images(folder: Path, arguments: Mapping[str, Any], form: Form) -> Path:
     return root
 
 
+def write_csv(
+    path: Path,
+    settings: Mapping[str, Any],
+    names: Sequence[str],
+    rows: Iterable[Sequence[Any]],
+    delimiter: str = ",",
+) -> None:
+    """Write a table as the dataset ``settings`` say; ``delimiter`` is used where they say ``auto``."""
+    asked = {key: str(settings.get(key, "auto")) for key in ("delimiter", "encoding")}
+    if asked["delimiter"] != "auto":
+        delimiter = choose_delimiter("", "", asked["delimiter"], 0)
+    try:
+        encoding = codecs.lookup(asked["encoding"]).name
+    except LookupError:
+        encoding = "utf-8"  # auto; reading the file refuses an unknown encoding
+    with path.open("w", newline="", encoding=encoding, errors="replace") as stream:
+        stream.write("a line above the table\n" * int(settings.get("skip_lines", 0)))
+        header = [] if settings.get("header") is False else [names]
+        csv.writer(stream, delimiter=delimiter).writerows([*header, *rows])
+
+
 def _targets(total: Any, form: Form) -> Any:
-    """What is to be predicted, of (rows,) numbers that go with the inputs: class numbers, or values."""
+    """Class numbers or values for (rows,) numbers."""
     if form.classes:
-        # By rank, so that every class has as many rows as every other.
+        # By rank, so that all classes have equally many rows.
         return total.argsort().argsort() * form.outputs // len(total)
     if form.kind == "binary":
         return 1 / (1 + numpy.exp(-total))
     return numpy.where(total > 0, 1.0, -1.0) if form.kind == "sign" else total
 
 
-def _table(arguments: Mapping[str, Any], form: Form) -> tuple[list[str], list[list[Any]]]:
-    """Names and rows of a table: numbers, a column of texts, and a target, where and as the config says."""
+def _table(arguments: Mapping[str, Any], form: Form) -> dict[str, Sequence[Any]]:
+    """The columns of a table by name: numbers, a text, and the config's ``target`` and ``drop``.
+
+    Both may be names, or numbers from 1 or, below 0, from the end.
+    """
     target, drop = arguments.get("target"), list(arguments.get("drop") or ())
-    counted = [int(each) for each in (target, *drop) if _NUMBER.fullmatch(str(each))]
-    width = max([5 + len(drop), *(abs(each) + 2 for each in counted)])
-
-    def place(wanted: object) -> int | None:
-        """The place of a column that is named by its number, from 1 or, below 0, from the end."""
-        number = int(str(wanted)) if _NUMBER.fullmatch(str(wanted)) else 0
-        return None if not number else number - 1 if number > 0 else width + number
-
-    dropped = {found for each in drop if (found := place(each)) is not None}
-    goal = place(target)
-    free = [number for number in range(width) if number not in dropped and number != goal]
-    names: dict[int, str] = {}
-    for each in drop:
-        if place(each) is None and each != target:
-            names[free[0]] = str(each)
-            dropped.add(free.pop(0))
-    if goal is None:
-        # Without a word about it the target is the last column that is not dropped.
-        goal = free.pop()
-        names[goal] = "kind" if target is None else str(target)
+    asked = dict.fromkeys(map(str, [*drop, *([] if target is None else [target])]))
+    numbers = {each: int(each) for each in asked if _COLUMN_NUMBER.fullmatch(each)}
+    width = max([5 + len(drop), *(abs(number) + 2 for number in numbers.values())])
+    places = {each: number - 1 if number > 0 else width + number for each, number in numbers.items()}
+    free = [place for place in range(width) if place not in places.values()]
+    places |= {each: free.pop(0) for each in asked if each not in places}
+    # Without a target the dataset takes the last column that is not dropped.
+    goal = free.pop() if target is None else places[str(target)]
     text = free.pop()
-    taken = set(names.values())
-    for number in range(width):
-        name = "colour" if number == text else f"x{number + 1}"
-        while number not in names and name in taken:
-            name += "_"
-        names.setdefault(number, name)
-    numbers = numpy.random.default_rng(0).normal(size=(form.rows, width)).round(4)
-    targets = _targets(numbers[:, free].sum(1), form)
-    rows = [
-        [
-            _CLASSES[int(targets[row])]
-            if column == goal and form.classes
-            else round(float(targets[row]), 4)
-            if column == goal
-            else _COLOURS[row % len(_COLOURS)]
-            if column == text
-            else row
-            if column in dropped
-            else float(numbers[row, column])
-            for column in range(width)
-        ]
-        for row in range(form.rows)
-    ]
-    return [names[number] for number in range(width)], rows
+    names = [f"made up {place + 1}" for place in range(width)]
+    for each, place in places.items():
+        if each not in numbers:
+            names[place] = each
+    values = numpy.random.default_rng(0).normal(size=(form.rows, width)).round(4)
+    columns: list[Sequence[Any]] = list(values.T.tolist())
+    for place in places.values():
+        columns[place] = range(form.rows)
+    targets = _targets(values.sum(1), form)
+    columns[goal] = [_CLASSES[number] for number in targets] if form.classes else targets.round(4).tolist()
+    columns[text] = [_COLOURS[row % len(_COLOURS)] for row in range(form.rows)]
+    return dict(zip(names, columns, strict=True))
 
 
 def _csv(folder: Path, arguments: Mapping[str, Any], form: Form) -> Path:
-    path = folder / "data.csv"
-    names, rows = _table(arguments, form)
-    asked = {key: str(arguments.get(key, "auto")) for key in ("delimiter", "encoding")}
-    delimiter = "," if asked["delimiter"] == "auto" else choose_delimiter("", "", asked["delimiter"], 0)
-    try:
-        encoding = codecs.lookup("utf-8" if asked["encoding"] == "auto" else asked["encoding"]).name
-    except LookupError:
-        encoding = "utf-8"  # whoever reads it says that there is none of that name
-    with path.open("w", newline="", encoding=encoding, errors="replace") as stream:
-        stream.write("a line above the table\n" * int(arguments.get("skip_lines", 0)))
-        header = [] if arguments.get("header") is False else [names]
-        csv.writer(stream, delimiter=delimiter).writerows([*header, *rows])
+    path, table = folder / "data.csv", _table(arguments, form)
+    write_csv(path, arguments, list(table), zip(*table.values(), strict=True))
     return path
 
 
@@ -239,28 +216,24 @@ def _parquet(folder: Path, arguments: Mapping[str, Any], form: Form) -> Path:
     import pyarrow.parquet
 
     path = folder / "data.parquet"
-    names, rows = _table(arguments, form)
-    columns = {name: [row[place] for row in rows] for place, name in enumerate(names)}
-    pyarrow.parquet.write_table(pyarrow.table(columns), path)
+    pyarrow.parquet.write_table(pyarrow.table(_table(arguments, form)), path)
     return path
 
 
 def _npz(folder: Path, arguments: Mapping[str, Any], form: Form) -> Path:
-    path, generator = folder / "data.npz", numpy.random.default_rng(0)
-    named = [arguments.get(key) for key in ("inputs", "targets", "test_inputs", "test_targets")]
-    pairs: list[Sequence[str]] = [(named[0] or "x", named[1] or "y")]
-    if named[2] or named[3]:
-        pairs.append((named[2] or "x_test", named[3] or "y_test"))
-    arrays: dict[str, Any] = {}
-    for inputs_name, targets_name in pairs:
+    generator, arrays = numpy.random.default_rng(0), {}
+    has_test = arguments.get("test_inputs") or arguments.get("test_targets")
+    for prefix in ("", "test_") if has_test else ("",):
+        suffix = "_test" if prefix else ""
         inputs = generator.normal(size=(form.rows, *form.shape)).astype(numpy.float32)
         targets = _targets(inputs.reshape(form.rows, -1).sum(1), form)
         if not form.classes and form.outputs > 1:
             targets = numpy.stack([targets] * form.outputs, 1)
-        whole = numpy.int64 if form.classes else numpy.float32
-        arrays |= {inputs_name: inputs, targets_name: targets.astype(whole)}
-    numpy.savez(path, **arrays)
-    return path
+        arrays[arguments.get(f"{prefix}inputs") or f"x{suffix}"] = inputs
+        kind = numpy.int64 if form.classes else numpy.float32
+        arrays[arguments.get(f"{prefix}targets") or f"y{suffix}"] = targets.astype(kind)
+    numpy.savez(folder / "data.npz", **arrays)
+    return folder / "data.npz"
 
 
 _FILES: Mapping[str, Callable[[Path, Mapping[str, Any], Form], Path]] = {
@@ -269,4 +242,3 @@ _FILES: Mapping[str, Callable[[Path, Mapping[str, Any], Form], Path]] = {
     "npz": _npz,
     "image_folder": images,
 }
-_FINDS_TASK = ("csv", "parquet", "npz")

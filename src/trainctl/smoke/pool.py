@@ -11,25 +11,24 @@ from pathlib import Path
 from typing import Any
 
 from trainctl.smoke.cases import Case
-from trainctl.smoke.report import AFTER_FAILED, ONCE, Order, Report, Result
+from trainctl.smoke.report import AFTER_FAILED, ONCE, Report, Result
 from trainctl.sweep.worker_pool import Worker, WorkerPool, start_process
 
 
 def smoke_process(folder: Path, target: str, *arguments: Any) -> BaseProcess:
     """Run ``target`` in a process of its own; a tracker without an address writes into ``folder``."""
-    return start_process(
-        target, *arguments, environment={"MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
-    )
+    address = {"MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
+    return start_process(target, *arguments, environment=address)
 
 
 class SmokePool(WorkerPool):
     """Runs the lifecycle test of every case in worker processes.
 
-    The phases of ``ONCE`` are run by the first worker, the only one that imports what they need, and for the
-    first config of each kind; the others of its kind wait for its results.
+    The phases of ``ONCE`` are run for the first config with a program; the others with the same program wait
+    for its results.
 
     Args:
-        folder: where runs go; those of a finished case are removed.
+        folder: holds the runs; those of a finished case are removed.
         done: called with each complete report.
     """
 
@@ -44,19 +43,18 @@ class SmokePool(WorkerPool):
         too_long: float = 300.0,
     ) -> None:
         super().__init__(jobs, too_long)
-        self._cases, self._folder, self._done = cases, folder, done
+        self._folder, self._done = folder, done
         self._arguments = (tuple(settings), config_dir)
         self.reports = [Report(case.label) for case in cases]
-        self._waiting = list(range(len(cases)))
-        self._exports: list[Order] = []
-        # The case that exports for each kind of config, and the cases that wait for it.
+        self._untested = list(enumerate(cases))
+        # The case that exports each program, and the one that each case waits for.
         self._exporting: dict[str, int] = {}
-        self._sharing: list[tuple[int, int]] = []
+        self._sharing: dict[int, int] = {}
 
     def run(self) -> None:
         """Test every case."""
         try:
-            while self._waiting or self._exports or self.busy:
+            while self._untested or self.busy:
                 self.assign()
                 self.listen(1.0)
         finally:
@@ -65,64 +63,49 @@ class SmokePool(WorkerPool):
     def start(self, number: int, pipe: Connection) -> BaseProcess:
         return smoke_process(self._folder, "trainctl.smoke.worker:work", self._folder, pipe, *self._arguments)
 
-    def next_order(self, number: int) -> Order | None:
-        if number == 0 and self._exports:
-            return self._exports.pop(0)
-        if not self._waiting:
-            return None
-        case = self._waiting.pop(0)
-        return Order(case, self._cases[case])
+    def next_order(self, number: int) -> tuple[int, Case] | None:
+        return self._untested.pop(0) if self._untested else None
 
     def received(self, worker: Worker, message: tuple[str, Any]) -> None:
         kind, content = message
-        order: Order = worker.order
+        number, _ = worker.order
+        report = self.reports[number]
         if kind == "kill":
-            worker.child = smoke_process(self._folder, "trainctl.smoke.victim:die", *content)
+            worker.child = smoke_process(self._folder, "trainctl.smoke.worker:die", *content)
         elif kind == "result":
-            self.reports[order.number].enter(content)
+            report.enter(content)
         elif kind == "note":
-            self.reports[order.number].notes.append(content)
+            report.notes.append(content)
+        elif kind == "export":
+            worker.send(self._exporting.setdefault(content, number) == number)
         else:
             worker.order = None
-            if order.used is None and content.once:
-                self._plan_export(replace(order, used=content.used), content.once)
-            self._finish(order.number)
-            self._share()
-
-    def _plan_export(self, order: Order, once: str) -> None:
-        """Export, unless an earlier config of the same kind does: then wait for its results."""
-        exporting = self._exporting.setdefault(once, order.number)
-        if exporting == order.number:
-            self._exports.append(order)
-        else:
-            self._sharing.append((order.number, exporting))
-
-    def _share(self) -> None:
-        """Give the cases that wait the results of the one that exports for them, once it has all."""
-        waiting, self._sharing = self._sharing, []
-        for number, other in waiting:
-            if not self.reports[other].complete:
-                self._sharing.append((number, other))
-                continue
-            for result in self.reports[other].results:
-                if result.phase in ONCE:
-                    self.reports[number].enter(_shared(result, self.reports[other].label))
+            if content:
+                self._sharing[number] = self._exporting[content]
             self._finish(number)
 
-    def _finish(self, number: int) -> None:
-        if self.reports[number].complete:
-            shutil.rmtree(self._folder / str(number), ignore_errors=True)
-            self._done(self.reports[number])
-
     def died(self, worker: Worker, reason: str) -> None:
-        """The phase that the worker was in failed."""
-        self.reports[worker.order.number].fail(reason)
-        self._finish(worker.order.number)
-        self._share()
+        """The current phase of the worker failed."""
+        number, _ = worker.order
+        self.reports[number].fail(reason)
+        self._finish(number)
+
+    def _finish(self, number: int) -> None:
+        """Report the case if it is complete, and the cases that waited for a complete one's exports."""
+        ready = [each for each, exporting in self._sharing.items() if self.reports[exporting].complete]
+        for each in ready:
+            other = self.reports[self._sharing.pop(each)]
+            for result in other.results:
+                if result.phase in ONCE:
+                    self.reports[each].enter(_shared(result, other.label))
+        for each in dict.fromkeys([number, *ready]):
+            if self.reports[each].complete:
+                shutil.rmtree(self._folder / str(each), ignore_errors=True)
+                self._done(self.reports[each])
 
 
 def _shared(result: Result, label: str) -> Result:
-    """The result of the config ``label``, for one of the same kind that has not run the phase itself."""
+    """The result of the config ``label``, for another one with the same program."""
     if result.status == "passed":
         return replace(result, status="skipped", seconds=0.0, reason=f"exported with {label}")
     if result.status == "failed":

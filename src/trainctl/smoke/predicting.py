@@ -1,8 +1,7 @@
-"""Predictions of a trained model, from a file to a file: as in memory, whole and sample by sample."""
+"""The phase predict: predictions from a file equal those in memory, in one batch and sample by sample."""
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from collections.abc import Mapping
@@ -14,11 +13,11 @@ from PIL import Image
 from torch import Tensor
 
 from trainctl.data.preprocessing import first_samples
-from trainctl.data.tables.text import choose_delimiter
 from trainctl.inference.predict import Predictor, Table, predict
 from trainctl.inference.readers import open_source
 from trainctl.inference.readers.images import takes_images
 from trainctl.inference.trained_run import Trained
+from trainctl.smoke.made_up import write_csv
 from trainctl.training.prepare_data import build_data
 
 TOLERANCE = 1e-5
@@ -27,12 +26,14 @@ _Rows = numpy.ndarray[Any, numpy.dtype[numpy.float64]]
 
 
 def check_predictions(trained: Trained, folder: Path) -> str | None:
-    """What is wrong with the predictions, or None. Raises what predicting raises.
+    """The first difference between the predictions, or None. Raises the errors of predicting.
 
-    The samples are the run's own, in a file of the kind that people would have them in: a table for a run on
-    tables, pictures for a run on pictures, else arrays.
+    The run's own samples are read from a file in ``folder``: a CSV file for a run on tables, PNG images for a
+    run on images, else a ``.npz`` file.
     """
-    samples = _raw(trained)
+    data = build_data(trained.config.dataset, trained.reading)
+    split = next(each for each in (data.test, data.val, data.train) if each is not None and len(each))
+    samples = first_samples(split, _SAMPLES).contiguous()
     predictor = Predictor(trained, trained.transform())
     expected = predictor(samples).double().numpy()
     path, settings = _write(trained, samples, folder)
@@ -40,8 +41,7 @@ def check_predictions(trained: Trained, folder: Path) -> str | None:
     for size in (len(samples), 1):
         source = open_source(path, trained.raw_sample(), trained.reading, settings)
         output = folder / f"predictions-{size}.jsonl"
-        table = Table(output, source.unit, trained)
-        outcome = predict(predictor, source, table, size)
+        outcome = predict(predictor, source, Table(output, source.unit, trained), size)
         if outcome.errors:
             return outcome.errors[0]
         found = [_values(json.loads(line)) for line in output.read_text(encoding="utf-8").splitlines()]
@@ -63,14 +63,8 @@ def check_predictions(trained: Trained, folder: Path) -> str | None:
     return None
 
 
-def _raw(trained: Trained) -> Tensor:
-    data = build_data(trained.config.dataset, trained.reading)
-    split = next(each for each in (data.test, data.val, data.train) if each is not None and len(each))
-    return first_samples(split, _SAMPLES).contiguous()
-
-
 def _differing(one: _Rows, other: _Rows) -> int | None:
-    """The row in which they differ the most, by more than is allowed."""
+    """The row with the largest difference, if that exceeds TOLERANCE."""
     difference = numpy.abs(one - other) / numpy.maximum(1.0, numpy.abs(one))
     if not len(difference) or difference.max() <= TOLERANCE:
         return None
@@ -82,70 +76,64 @@ def _shown(values: _Rows) -> str:
     return f"{', '.join(f'{value:.6g}' for value in values.flatten()[:3])}{more}"
 
 
-def _values(row: dict[str, object]) -> list[float]:
+def _values(row: Mapping[str, Any]) -> list[float]:
     given = row.get("probabilities", row["prediction"])
-    if isinstance(given, dict):
-        return [float(each) for each in given.values()]
-    return [float(each) for each in given] if isinstance(given, list) else [float(str(given))]
+    values = given.values() if isinstance(given, dict) else given if isinstance(given, list) else [given]
+    return list(map(float, values))
 
 
 # ------------------------------------------------------------------ the file
 
 
 def _write(trained: Trained, samples: Tensor, folder: Path) -> tuple[Path, dict[str, Any]]:
-    """A file or folder that holds ``samples``, and the dataset's settings that it is read with."""
+    """A file or folder with ``samples``, and the dataset's settings to read it with."""
     settings, kind = dict(trained.config.dataset.arguments), trained.reading.get("kind")
     if kind == "table":
-        # Whether there is a header was found out in training; a guess from a few rows could be another.
+        # Training found out whether there is a header; a few rows may look otherwise.
         settings["header"] = bool(trained.reading["named"])
-        return _write_table(folder / "samples.csv", samples, trained.reading, settings), settings
-    if kind == "image" and takes_images(trained.raw_sample()):
-        white = int(trained.reading.get("largest", 255))
-        return _write_pictures(folder / "samples", samples, white), settings
-    path = folder / "samples.npz"
-    # NumPy has no bfloat16; float32 holds all of its values.
-    arrays = samples.float() if str(samples.dtype) == "torch.bfloat16" else samples
-    numpy.savez(path, x=arrays.numpy())
+        path = folder / "samples.csv"
+        _write_table(path, samples, trained.reading, settings)
+    elif kind == "image" and takes_images(trained.raw_sample()):
+        path = folder / "samples"
+        _write_images(path, samples, int(trained.reading.get("largest", 255)))
+    else:
+        path = folder / "samples.npz"
+        # NumPy has no bfloat16; float32 holds all of its values.
+        arrays = samples.float() if str(samples.dtype) == "torch.bfloat16" else samples
+        numpy.savez(path, x=arrays.numpy())
     return path, settings
 
 
-def _write_pictures(folder: Path, samples: Tensor, white: int) -> Path:
-    """A PNG a sample, in the order of their names; the samples' white is ``white``."""
+def _write_images(folder: Path, samples: Tensor, white: int) -> None:
+    """A PNG for each sample ((N, channels, height, width), values from 0 to ``white``), named in order."""
     folder.mkdir()
     for number, sample in enumerate(samples.permute(0, 2, 3, 1).numpy(), 1):
         pixels = (sample.astype(numpy.float64) * (255 / white)).round().astype(numpy.uint8)
         Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(folder / f"{number:04d}.png")
-    return folder
 
 
 def _write_table(
     path: Path, samples: Tensor, reading: Mapping[str, Any], settings: Mapping[str, Any]
-) -> Path:
-    """Rows as the run's table has them: its columns at their places, text for the codes of categories.
+) -> None:
+    """Write the samples with the columns of the run's table at their places, categories as text.
 
-    Columns that the run does not use are there as well: those of a file without names are found by number.
+    Unused columns are written, too: a file without header is read by column numbers.
     """
-    used = {each["number"]: place for place, each in enumerate(reading["columns"])}
+    inputs = {each["number"]: index for index, each in enumerate(reading["columns"])}
     columns = {each["number"]: each for each in (reading["target"], *reading["columns"])}
     places = range(1, max(reading["width"], *columns) + 1)
     filler = str((reading["classes"] or ["0"])[0])
-    table = [
-        [_cell(columns[place], float(row[used[place]])) if place in used else filler for place in places]
+    rows = [
+        [_cell(columns[place], float(row[inputs[place]])) if place in inputs else filler for place in places]
         for row in samples
     ]
-    header = [str(columns[place]["name"]) if place in columns else f"unused {place}" for place in places]
-    asked = str(settings.get("delimiter", "auto"))
+    names = [str(columns[place]["name"]) if place in columns else f"unused {place}" for place in places]
     commas = any(each["comma"] for each in reading["columns"])
-    delimiter = (";" if commas else ",") if asked == "auto" else choose_delimiter("", "", asked, 0)
-    encoding = str(settings.get("encoding", "auto"))
-    with path.open("w", newline="", encoding="utf-8" if encoding == "auto" else encoding) as stream:
-        stream.write("a line above the table\n" * int(settings.get("skip_lines", 0)))
-        csv.writer(stream, delimiter=delimiter).writerows([*([header] if settings["header"] else []), *table])
-    return path
+    write_csv(path, settings, names, rows, ";" if commas else ",")
 
 
 def _cell(column: Mapping[str, Any], value: float) -> str:
-    """One value of a raw sample, as a text table holds it: numbers are read back as the same."""
+    """A value of a raw sample as text that is read back as the same value."""
     if math.isnan(value):
         return "NA"
     if column["kind"] == "text":

@@ -1,11 +1,8 @@
-"""What is found out of a config, phase by phase. Plain values: they travel between processes."""
+"""The results of one config, phase by phase: plain values that travel between processes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
-
-from trainctl.smoke.cases import Case
 
 PHASES = (
     "compose",
@@ -22,14 +19,14 @@ PHASES = (
     "export onnx",
 )
 ONCE = {"export torch": "torch", "export onnx": "onnx"}
-"""The phases that take seconds and are done for the first config of each kind, with their formats."""
+"""The phases that take seconds, with their formats: done once for all configs whose program is the same."""
 AFTER_FAILED = "after failed "
-"""How the reason begins why a phase was not even tried."""
+"""How the reason of a phase begins that was not tried."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """How a phase went: ``passed``, ``failed`` or ``skipped``, the last two with the reason."""
+    """A phase that was ``passed``, ``failed`` or ``skipped``, the last two with the reason."""
 
     phase: str
     status: str
@@ -39,13 +36,7 @@ class Result:
 
 @dataclass
 class Report:
-    """One config.
-
-    Attributes:
-        label: what was tried, as it is typed.
-        results: by phase, in the order of PHASES.
-        notes: what people must be told: with what it was tried, which data was made up.
-    """
+    """The results of one config, in the order of PHASES, and notes on how it was tried."""
 
     label: str
     results: list[Result] = field(default_factory=list)
@@ -53,7 +44,7 @@ class Report:
 
     @property
     def failed(self) -> Result | None:
-        """The phase that failed."""
+        """The first phase that failed."""
         return next((each for each in self.results if each.status == "failed"), None)
 
     @property
@@ -65,13 +56,8 @@ class Report:
     def seconds(self) -> float:
         return sum(each.seconds for each in self.results)
 
-    @property
-    def passed(self) -> int:
-        """How many phases passed."""
-        return sum(each.status == "passed" for each in self.results)
-
     def skipped(self) -> dict[str, list[str]]:
-        """The phases that were skipped, by reason; without those that a failed one left over."""
+        """The skipped phases by reason, without those after a failed one."""
         found: dict[str, list[str]] = {}
         for each in self.results:
             if each.status == "skipped" and not each.reason.startswith(AFTER_FAILED):
@@ -83,32 +69,12 @@ class Report:
         self.results = sorted([*self.results, result], key=lambda each: PHASES.index(each.phase))
 
     def fail(self, reason: str) -> None:
-        """The first phase without a result failed, and the rest is left out."""
+        """The first phase without a result failed, and the rest is skipped."""
+        known = {each.phase for each in self.results}
         for phase in PHASES:
-            if any(each.phase == phase for each in self.results):
+            if phase in known:
                 continue
-            failed = self.failed
-            status, why = (
-                ("failed", reason) if failed is None else ("skipped", f"{AFTER_FAILED}{failed.phase}")
-            )
-            self.enter(Result(phase, status, reason=why))
-
-
-@dataclass(frozen=True)
-class Order:
-    """What a worker is told to do: a whole life, or the phases of ``ONCE`` with the run ``used``."""
-
-    number: int
-    case: Case
-    used: Path | None = None
-
-
-@dataclass(frozen=True)
-class Ended:
-    """A life is over. ``once`` decides how its phases of ``ONCE`` go, ``used`` is the run to do them with.
-
-    ``once`` is empty where nothing is left to do.
-    """
-
-    once: str
-    used: Path
+            if self.failed is None:
+                self.enter(Result(phase, "failed", reason=reason))
+            else:
+                self.enter(Result(phase, "skipped", reason=f"{AFTER_FAILED}{self.failed.phase}"))

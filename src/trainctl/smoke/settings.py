@@ -1,4 +1,4 @@
-"""What a smoke run sets for every config, and which of it nobody can set otherwise."""
+"""The overrides of every smoke config, and the keys that nobody may set otherwise."""
 
 from __future__ import annotations
 
@@ -25,36 +25,31 @@ SETTINGS = (
     "checkpoint.keep_last=2",
     "checkpoint.overlap=false",
 )
-"""What holds for every config. What is typed wins over it, but for the keys of :func:`refuse`."""
-_STEPS = f"smoke trains every config for {STEPS} steps, of which it kills one run after the first"
+"""Typed overrides win over these, except for the keys that :func:`refuse` names."""
+_STEPS = f"smoke trains every config for {STEPS} steps, and kills one run after the first"
 _FIXED = {
     "train.epochs": _STEPS,
     "train.max_steps": _STEPS,
-    "checkpoint": "smoke saves after every step, and compares what it has saved",
+    "checkpoint": "smoke saves after every step, and compares the checkpoints",
     "device": "smoke trains on the CPU, where values repeat to the last bit",
-    "compile": "smoke compares values to the last bit, and a compiled model's last bits are its own",
+    "compile": "smoke compares values to the last bit, and compiling changes the last bits",
 }
-"""The keys that smoke's own checks rest on, or the groups of such, with the reason."""
+"""Keys, or first parts of keys, that smoke's checks depend on, with the reason."""
 
 
 def refuse(typed: Sequence[str]) -> None:
-    """Raise ConfigError for typed words with which every config would fail, whatever it is worth."""
-    values = {ALIASES.get(key, key): value for _, key, value in map(split_override, typed)}
-    problems = []
+    """Raise ConfigError for typed overrides that would fail every config."""
+    problems, values = [], {"train.batch_size": str(BATCH), "dataset.limit": "null"}
     for word in typed:
         _, key, value = split_override(word)
-        full = ALIASES.get(key, key)
-        fixed = full if full in _FIXED else full.partition(".")[0] if "." in full else ""
-        if fixed in _FIXED and f"{full}={value}" not in SETTINGS:
-            problems.append(Problem(f"{word}: {_FIXED[fixed]}", "leave it out"))
-    batch = values.get("train.batch_size", str(BATCH))
-    limit = values.get("dataset.limit", "null")
+        key = ALIASES.get(key, key)
+        values[key] = value
+        reason = _FIXED.get(key) or _FIXED.get(key.partition(".")[0])
+        if reason and f"{key}={value}" not in SETTINGS:
+            problems.append(Problem(f"{word}: {reason}", "leave it out"))
+    batch, limit = values["train.batch_size"], values["dataset.limit"]
     if batch.isdecimal() and limit.isdecimal() and int(limit) < int(batch):
-        problems.append(
-            Problem(
-                f"dataset.limit={limit}: fewer than the {batch} samples of a batch",
-                f"dataset.limit={batch} or more, or a smaller batch_size",
-            )
-        )
+        remedy = f"dataset.limit={batch} or more, or a smaller batch_size"
+        problems.append(Problem(f"dataset.limit={limit}: fewer than the {batch} samples of a batch", remedy))
     if problems:
         raise ConfigError(problems)

@@ -1,4 +1,4 @@
-"""A worker process of a smoke run: warm, it tests the lifecycle of one config after another.
+"""A worker process of a smoke run: it tests the lifecycle of one config after another.
 
 It is forked from a server that has imported everything and run nothing: a fork after the first operation of
 torch may hang. So is each run that is killed; the worker asks the smoke run to start it.
@@ -6,52 +6,68 @@ torch may hang. So is each run that is killed; the worker asks the smoke run to 
 
 from __future__ import annotations
 
+import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from trainctl.smoke.report import Ended
+from trainctl.config.stored_config import parse_config
+from trainctl.runs.directory import claim
+from trainctl.training.display import Progress, Silent
 from trainctl.training.interrupts import TERMINATING
+from trainctl.training.request import Request
 from trainctl.training.startup import importing
+from trainctl.training.train import train
 
 with importing():
     import torch
 
+    from trainctl.checkpoint import snapshot
     from trainctl.config.composer import Composer
-    from trainctl.smoke import victim
     from trainctl.smoke.lifecycle import LifecycleTest
+    from trainctl.training import build, session
+    from trainctl.training.hooks import checkpointer, console, metrics_log, signals
 
-_WARM = (victim,)
+# Imported before the fork: every run needs them.
+_WARM = (build, checkpointer, console, metrics_log, session, signals, snapshot)
 
 
 def work(folder: Path, pipe: Connection, settings: Sequence[str], config_dir: str | None) -> None:
-    """Take orders from ``pipe`` until it says None; send results, notes and runs to be killed through it."""
+    """Test (number, case) after (number, case) from ``pipe`` until it says None, and report through it."""
     for number in (signal.SIGINT, *TERMINATING):
         signal.signal(number, signal.SIG_IGN)  # the smoke run itself ends its workers
     torch.set_num_threads(1)
     composer = Composer(config_dir)
 
-    def kill(*run: object) -> int:
-        pipe.send(("kill", run))
+    def tell(*message: object) -> None:
+        pipe.send(message)
+
+    def ask(*message: object) -> int:
+        pipe.send(message)
         return int(pipe.recv())
 
     try:
         while (order := pipe.recv()) is not None:
-            test = LifecycleTest(
-                composer,
-                order.case,
-                tuple(settings),
-                folder / str(order.number),
-                kill,
-                on_result=lambda result: pipe.send(("result", result)),
-                on_note=lambda note: pipe.send(("note", note)),
-            )
-            if order.used is None:
-                once = test.run()
-                pipe.send(("ended", Ended(once, test.used)))
-            else:
-                test.export(order.used)
-                pipe.send(("ended", Ended("", order.used)))
+            number, case = order
+            test = LifecycleTest(composer, case, tuple(settings), folder / str(number), tell, ask)
+            tell("ended", test.run())
     except (EOFError, OSError):
         return  # the smoke run is gone
+
+
+class _Kill(Silent):
+    """A display that kills its process in the second step, after the checkpoint of the first."""
+
+    every: int | None = 1
+
+    def step(self, progress: Progress) -> None:
+        if progress.step > 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die(directory: Path, stored: Mapping[str, str], command: str) -> None:
+    """Train the run that ``stored`` describes in ``directory`` and be killed, as when a machine fails."""
+    config = parse_config(stored["config.yaml"], "the config", lambda named: None)
+    claim(directory, named=True)
+    train(Request(config, stored, directory, (), command, latest=False), _Kill())

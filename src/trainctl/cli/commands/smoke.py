@@ -51,13 +51,13 @@ def run(words: list[str]) -> int:
         # Composing imports the plugins: the components that they register are tested, too.
         known = Composer(config_dir).compose(_base(overrides))
         groups = [str(group) for group in known.full.hydra.runtime.choices]
-        asked = find_cases(overrides, groups, config_dir, own="--own" in flags)
+        cases, settings = find_cases(overrides, groups, config_dir, own="--own" in flags)
     if listed:
-        for case in asked.cases:
+        for case in cases:
             print(case.label)
         return 0
     with _temporary_folder() as folder:
-        return _smoke(asked.cases, asked.settings, config_dir, folder, jobs, junit)
+        return _smoke(cases, settings, config_dir, folder, jobs, junit)
 
 
 @contextlib.contextmanager
