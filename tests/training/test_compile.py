@@ -21,7 +21,8 @@ from trainctl.components.optimizers._lean import lean, stock_classes
 from trainctl.config.composer import Composer
 from trainctl.config.overrides import to_hydra
 from trainctl.training.build import build
-from trainctl.training.compile import Compiled, _reason
+from trainctl.training.compile import Compiled
+from trainctl.training.failures import line_of
 
 WORDS = ("epochs=2", "batch_size=160", "threads=1", "device=cpu", "display.mode=plain")
 
@@ -60,11 +61,11 @@ def test_the_optimizer_is_torchs_own_class_where_the_compiler_comes_anyway() -> 
 
 
 def test_the_reason_is_the_line_that_says_something() -> None:
-    assert _reason(RuntimeError("backend='x' raised:\nNoCompiler: none found\n\nmore")) == (
+    assert line_of(RuntimeError("backend='x' raised:\nNoCompiler: none found\n\nmore")) == (
         "NoCompiler: none found"
     )
-    assert _reason(RuntimeError("")) == "RuntimeError"
-    assert len(_reason(RuntimeError("x" * 1000))) == 200
+    assert line_of(RuntimeError("")) == "RuntimeError"
+    assert len(line_of(RuntimeError("x" * 1000))) == 200
 
 
 # ------------------------------------------------------------------ the fall-back

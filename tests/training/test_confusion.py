@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from trainctl.training.confusion import Confusion
+from trainctl.training.artifacts import Confusion
 
 
 def test_counts_are_exact_for_batches_of_any_size() -> None:

@@ -16,7 +16,7 @@ from trainctl.config.settings import Component
 from trainctl.errors import MissingDataError
 from trainctl.registry import DATASETS
 from trainctl.training.build import Built, build
-from trainctl.training.observers import attach
+from trainctl.training.hooks.profile import attach
 from trainctl.training.prepare_data import build_data
 from trainctl.training.run import Hook, Run
 
@@ -77,7 +77,7 @@ def test_a_run_trains_with_what_was_built(words: str, tmp_path: Any) -> None:
         run, look = each.run, Look()
         run.attach([look])
         if words == "profile=true":
-            attach(run, Composer().compose(["profile=true"]).config, tmp_path)
+            attach(run, tmp_path)
         before = parts(run)
         each.fit(run)
     assert len(look.seen) == 8

@@ -80,7 +80,7 @@ def replay(capsule: Capsule, config: Config, device: torch.device) -> Replay:
     Raises CheckpointError where the capsule does not fit its config, ConfigError for what cannot be built.
     """
     runtime.set_deterministic(config.deterministic)
-    runtime.set_matmul_precision(config.train.matmul)
+    torch.set_float32_matmul_precision(config.train.matmul)
     if device.type == "cpu":
         torch.set_num_threads(min(max(1, capsule.threads), _MAX_THREADS))
     model = build_model(config.model, tuple(capsule.input_shape), capsule.output_size).to(device)

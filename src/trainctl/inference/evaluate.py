@@ -74,7 +74,7 @@ def score(trained: Trained, split: str | None, dataset: Component | None = None)
     """
     config = trained.config
     runtime.set_deterministic(config.deterministic)
-    runtime.set_matmul_precision(config.train.matmul)
+    torch.set_float32_matmul_precision(config.train.matmul)
     own, dataset = dataset is None, dataset or config.dataset
     data = build_data(_unsplit(dataset) if split == "all" else dataset, trained.reading)
     # Without a training split there is nothing to compare.

@@ -37,7 +37,7 @@ class Predictor:
 
     def __init__(self, trained: Trained, transform: nn.Module, precision: str | None = None) -> None:
         runtime.set_deterministic(trained.config.deterministic)
-        runtime.set_matmul_precision(trained.config.train.matmul)
+        torch.set_float32_matmul_precision(trained.config.train.matmul)
         self.model, self.transform, self.device = trained.model, transform, trained.device
         precision = precision or trained.config.train.precision
         self.precision = runtime.precision_context(precision, trained.device)

@@ -1,4 +1,4 @@
-"""What is made of a run when it is done: pictures, and what the trackers still get."""
+"""Pictures of a finished run, and the files for trackers."""
 
 from __future__ import annotations
 
@@ -10,30 +10,66 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from trainctl.checkpoint.format import MODEL, folder_name
 from trainctl.components.tasks._base import class_names, task_of
-from trainctl.config.settings import Config
 from trainctl.paths import short_path
 from trainctl.runs.directory import CONFUSION, CURVES
 from trainctl.training.build import Built
-from trainctl.training.confusion import Confusion
 from trainctl.training.display import Display
 from trainctl.training.interrupts import Stopped
 from trainctl.training.request import Request
 from trainctl.training.run import Run
 
 log = logging.getLogger("trainctl")
+_MOST_CLASSES = 1000
 
 
-def pictures_wanted(config: Config) -> bool:
-    """Whether to draw: ``TRAINCTL_PICTURES=0`` turns pictures off for all that a shell starts."""
-    return config.pictures and os.environ.get("TRAINCTL_PICTURES", "") not in ("0", "false")
+class Confusion:
+    """Counts samples by true and predicted class; a metric that adds no value of its own.
+
+    ``update`` does not wait for the device, and ignores outputs and targets of another shape.
+
+    Shape: outputs (N, classes), targets (N,).
+    """
+
+    def __init__(self, classes: int) -> None:
+        self.classes = classes
+        self._counts: Tensor | None = None
+        self._fits = classes <= _MOST_CLASSES
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        self._fits = self._fits and outputs.shape[1:] == (self.classes,) and targets.dim() == 1
+        if not self._fits:
+            return
+        if self._counts is None:
+            self._counts = torch.zeros(self.classes**2, dtype=torch.int64, device=outputs.device)
+        self._counts.index_add_(0, targets * self.classes + outputs.argmax(1), torch.ones_like(targets))
+
+    def compute(self) -> dict[str, float]:
+        return {}
+
+    @property
+    def counts(self) -> list[list[int]] | None:
+        """Samples by true class (rows) and predicted class (columns); None where nothing was counted."""
+        if self._counts is None or not self._fits:
+            return None
+        counts: list[list[int]] = self._counts.view(self.classes, self.classes).tolist()
+        return counts
+
+
+def _are_pictures_wanted(request: Request) -> bool:
+    """``TRAINCTL_PICTURES=0`` turns pictures off for all runs of a shell."""
+    off = os.environ.get("TRAINCTL_PICTURES", "") in ("0", "false")
+    return request.draw is not None and request.config.pictures and not off
 
 
 def make_confusion(request: Request, built: Built) -> Confusion | None:
     """Counts the classes while the best checkpoint is tested; None where no picture is drawn."""
-    drawn = request.draw is not None and pictures_wanted(request.config)
-    return Confusion(built.data.output_size) if drawn and task_of(built.data).class_numbers else None
+    drawn = _are_pictures_wanted(request) and task_of(built.data).class_numbers
+    return Confusion(built.data.output_size) if drawn else None
 
 
 def counting(run: Run, confusion: Confusion | None) -> Run:
@@ -46,9 +82,9 @@ def counting(run: Run, confusion: Confusion | None) -> Run:
 def draw_pictures(
     request: Request, built: Built, best_step: int, confusion: Confusion | None, display: Display
 ) -> None:
-    """Draw the pictures of a run that is done, where they are wanted; says what could not be drawn."""
+    """Draw the pictures of a finished run, where they are wanted; a picture that fails is a notice."""
     config, directory = request.config, request.directory
-    if request.draw is None or not pictures_wanted(config):
+    if request.draw is None or not _are_pictures_wanted(request):
         return
     split = "test" if built.test is not None else "val"
     what = f"{built.data.name}, {split}, checkpoint of step {best_step}"
@@ -60,14 +96,14 @@ def draw_pictures(
 
 
 def artifacts(directory: Path, best_step: int) -> list[Path]:
-    """The files that trackers get: the best weights, the config, the pictures."""
+    """The files for trackers: the best weights, the config, the pictures."""
     weights = directory / "checkpoints" / folder_name(best_step) / MODEL
     return [weights, *(directory / name for name in ("config.yaml", CURVES, CONFUSION))]
 
 
 @contextlib.contextmanager
 def interruptible(display: Display) -> Iterator[list[BaseException]]:
-    """Inside, a signal ends what is done there and no more; then it is in the list, to be raised later."""
+    """A signal ends the block, and is then in the list, to be raised later."""
     came: list[BaseException] = []
     try:
         yield came
@@ -77,7 +113,7 @@ def interruptible(display: Display) -> Iterator[list[BaseException]]:
 
 
 def places(directory: Path, values: dict[str, Any]) -> list[tuple[str, str]]:
-    """What the closing table says of pictures and trackers."""
+    """Rows of the closing table: trackers that failed, and pictures."""
     names = [name for name in (CURVES, CONFUSION) if (directory / name).is_file()]
     failed = [
         ("tracker", f"{label} {state}")

@@ -1,4 +1,4 @@
-"""What the forward pass changes in a model beside its parameters."""
+"""Copies of a model's buffers."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ class Buffers:
         return copies
 
     def forget_constants(self, copies: Sequence[Tensor]) -> None:
-        """Leave alone from now on what is still as it was in ``copies``."""
+        """Ignore from now on the buffers that are equal to ``copies``."""
         pairs = zip(self._places, copies, strict=True)
         self._places = [place for place, before in pairs if not torch.equal(_at(place), before)]
 
     def put_back(self, copies: Sequence[Tensor]) -> None:
-        """Make them what they were when :meth:`copied` gave ``copies``."""
+        """Restore the values that :meth:`copied` gave."""
         with torch.no_grad():
             for place, before in zip(self._places, copies, strict=True):
                 _at(place).copy_(before)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,31 +19,34 @@ from trainctl.data import preprocessing
 from trainctl.data.types import Data
 from trainctl.distributed.context import require_one_process
 from trainctl.errors import ConfigError
-from trainctl.registry.protocols import Criterion, Loader, Stateful
-from trainctl.training import cuda_graph, overfitting, parameters, runtime
+from trainctl.registry.protocols import Batch, Criterion, Loader, Stateful
+from trainctl.training import cuda_graph, parameters, runtime
 from trainctl.training.checks import check_batch_of_one, check_fit
 from trainctl.training.construct import build_model, check_loop, check_optimizer, check_part, construct
 from trainctl.training.evaluation import choose_metrics, choose_monitor
+from trainctl.training.hooks import overfit
 from trainctl.training.hooks.best import Best
 from trainctl.training.hooks.clip import ClipNorm
 from trainctl.training.hooks.ema import Ema
 from trainctl.training.hooks.guard import Guard
-from trainctl.training.hooks.overfit import Overfit
 from trainctl.training.hooks.plateau import Plateau
 from trainctl.training.loop import fit
 from trainctl.training.prepare_data import Loaders, build_data, build_loaders, class_counts, data_fingerprint
 from trainctl.training.run import Hook, Run
-from trainctl.training.steps.choose import choose_step, unguarded_step
+from trainctl.training.steps.choose import Step, choose_step, unguarded_step
 
 
 @dataclass(frozen=True)
 class Built:
-    """A run that is ready to train, and what people are told about it.
+    """A run that is ready to train, and notices for people.
 
     Attributes:
+        described: of the data, what a reader of its checkpoints needs.
+        fit: the training loop.
+        resumes: whether an interrupted run can be resumed.
         trial_step: the step without its guard and not captured, for trials on copies.
-        described: what a reader of its checkpoints needs to know of the data.
-        choices: what was found out and chosen, such as whether the step is captured, for ``run.json``.
+        choices: decisions such as whether the step is captured, for ``run.json``.
+        fingerprints: of the data, by epoch, as far as they have been computed.
     """
 
     run: Run
@@ -53,8 +56,6 @@ class Built:
     threads: int
     threads_note: str
     test: Loader | None
-    parameters: int
-    trainable: int
     monitor: str
     lower_is_better: bool
     fit: Callable[[Run], None]
@@ -63,6 +64,17 @@ class Built:
     trial_step: Callable[..., Tensor]
     notices: tuple[str, ...]
     choices: Mapping[str, str]
+    fingerprints: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of the model."""
+        return sum(parameter.numel() for parameter in self.run.model.parameters())
+
+    @property
+    def trainable(self) -> int:
+        """Parameters that are not frozen."""
+        return sum(each.numel() for each in self.run.model.parameters() if each.requires_grad)
 
     @property
     def loaders(self) -> list[Loader]:
@@ -71,54 +83,52 @@ class Built:
 
     @property
     def loading(self) -> str:
-        """How batches of training data are made."""
+        """The kind of loader: ``resident``, or its note."""
         loader = self.run.train_loader
         return str(getattr(loader, "note", type(loader).__name__))
 
     def data_fingerprint(self, epoch: int) -> str:
         """SHA-256 of the training targets in the order of ``epoch``: another one means other data."""
-        return data_fingerprint(self.data, self.seed, epoch)
+        if epoch not in self.fingerprints:
+            self.fingerprints[epoch] = data_fingerprint(self.data, self.seed, epoch)
+        return self.fingerprints[epoch]
 
     def parts(self) -> dict[str, Stateful]:
-        """What a checkpoint holds beside the model and the state, by name."""
+        """The parts of a checkpoint beside the model and the state, by name."""
         return {**self.run.parts(), "random": snapshot.RandomStates(self.device)}
 
-    def snapshot(self, fingerprint: str | None = None) -> CheckpointData:
+    def snapshot(self) -> CheckpointData:
         """A copy of everything that decides how the run goes on."""
-        run = self.run
-        return snapshot.take(run.result.state_dict(), self.plain(fingerprint), self.parts())
-
-    def plain(self, fingerprint: str | None = None) -> dict[str, Any]:
-        """The plain values of a checkpoint: where the run stands, and what it was trained on."""
         state = self.run.state
-        fingerprint = fingerprint or self.data_fingerprint(state.epoch)
-        return {**state.state_dict(), "data": self.described, "data_fingerprint": fingerprint}
+        fingerprint = self.data_fingerprint(state.epoch)
+        plain = {**state.state_dict(), "data": self.described, "data_fingerprint": fingerprint}
+        return snapshot.take(self.run.result.state_dict(), plain, self.parts())
 
     def while_waiting(self, look: Callable[[], None]) -> None:
         """Have ``look`` called about once a second while the loop waits for a batch; it may raise."""
         for loader in self.loaders:
-            if (feed := getattr(loader, "feed", None)) is not None:
-                feed.while_waiting = look
+            if hasattr(loader, "feed"):
+                loader.feed.while_waiting = look
 
     def close(self) -> None:
         """End the processes that load data."""
         for loader in self.loaders:
-            if (close := getattr(loader, "close", None)) is not None:
-                close()
+            if hasattr(loader, "close"):
+                loader.close()
 
 
 def build(config: Config, data: Data | None = None, recorded: Mapping[str, Any] | None = None) -> Built:
     """Build everything a config names and check that the parts fit, before the first step.
 
     Args:
-        data: that of another run with the same dataset, which is not read again.
-        recorded: what was chosen when the run began, and is not chosen anew.
+        data: of another run with the same dataset, to be used again.
+        recorded: the choices of the run that is resumed, which are kept.
 
-    Raises ConfigError where they do not: missing or malformed data, shapes, targets, device.
+    Raises ConfigError for missing or malformed data, and for shapes, targets or a device that do not fit.
     """
     require_one_process()
     if config.train.overfit_batches is not None:
-        config = overfitting.simplified(config)
+        config = overfit.simplified(config)
     device = _prepare_device(config)
     data = build_data(config.dataset) if data is None else data
     data.transform.to(device)  # the statistics it was fitted with, if it has any
@@ -127,54 +137,29 @@ def build(config: Config, data: Data | None = None, recorded: Mapping[str, Any] 
     loaders = build_loaders(config, data, device)
 
     runtime.seed_everything(config.seed)
-    model, notices = _build_model(config, data, loaders)
-    model = model.to(device)
-    criterion = construct(config.loss, class_counts=class_counts(data))
-    check_part(config.loss, criterion, Criterion)
-    criterion = criterion.to(device)
-    with stock_classes(config.compile is not False):
-        optimizer = construct(config.optim, parameters=parameters.groups(config, model))
-    check_optimizer(config.optim, optimizer)
+    model, notices = _build_model(config, data, loaders, device)
+    criterion = _build_criterion(config, data, device)
+    optimizer = _build_optimizer(config, model)
     loop = construct(config.loop, config=config)
     check_loop(config.loop, loop, model, criterion, optimizer)
-    if not getattr(loop, "resumes", True):
-        notices.append(f"loop={config.loop.name} does not resume: an interrupted run starts again")
     precision = runtime.precision_context(config.train.precision, device)
     total_steps = count_steps(config, len(loaders.train))
     scheduler = _build_scheduler(config, optimizer, total_steps, loaders, lower_is_better)
+    plateau = scheduler if isinstance(scheduler, ReduceLROnPlateau) else None
+    stepped = None if plateau is not None else scheduler
+    plain = unguarded_step(config, loop)
+    parts = model, criterion, optimizer, stepped, loaders.train, loaders.val
+    run = Run(*parts, metrics, precision, total_steps, plain.take)
 
     batch = next(iter(loaders.train.batches()))
     check_fit(config, model, criterion, batch, data)
     check_batch_of_one(config, model, batch.inputs, len(loaders.train_split))
-    plain = unguarded_step(config, loop)
-    threads, threads_note = runtime.choose_threads(
-        config.threads,
-        device,
-        model,
-        optimizer,
-        lambda trial_model, trial_optimizer, inputs, targets: plain.take(
-            trial_model, criterion, trial_optimizer, inputs, targets, precision
-        ),
-        (batch.inputs, batch.targets),
-    )
-    plateau = scheduler if isinstance(scheduler, ReduceLROnPlateau) else None
-    run = Run(
-        model,
-        criterion,
-        optimizer,
-        None if plateau is not None else scheduler,
-        loaders.train,
-        loaders.val,
-        metrics,
-        precision,
-        total_steps,
-        plain.take,
-    )
+    threads, threads_note = _choose_threads(config, run, batch)
     _attach(run, config, monitor, lower_is_better, plateau)
-    step = choose_step(config, loop, run.hook("guard"))
-    step, choices, said = cuda_graph.capture(config, run, plain, step, batch, (recorded or {}).get("capture"))
-    run.step, run.step_name = step.take, step.name
-    notices += said
+    choices, said = _choose_step(config, run, loop, plain, batch, recorded)
+    resumes = getattr(loop, "resumes", True)
+    if not resumes:
+        notices.append(f"loop={config.loop.name} does not resume: an interrupted run starts again")
     return Built(
         run=run,
         data=data,
@@ -183,15 +168,13 @@ def build(config: Config, data: Data | None = None, recorded: Mapping[str, Any] 
         threads=threads,
         threads_note=threads_note,
         test=loaders.test,
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
-        trainable=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
         monitor=monitor,
         lower_is_better=lower_is_better,
         fit=getattr(loop, "fit", fit),
         seed=config.seed,
-        resumes=getattr(loop, "resumes", True),
+        resumes=resumes,
         trial_step=plain.take,
-        notices=tuple(notices),
+        notices=(*notices, *said),
         choices=choices,
     )
 
@@ -206,18 +189,31 @@ def count_steps(config: Config, batches: int) -> int:
 def _prepare_device(config: Config) -> torch.device:
     device = runtime.choose_device(config.device)
     runtime.set_deterministic(config.deterministic)
-    runtime.set_matmul_precision(config.train.matmul)
+    torch.set_float32_matmul_precision(config.train.matmul)
     return device
 
 
-def _build_model(config: Config, data: Data, loaders: Loaders) -> tuple[Any, list[str]]:
-    """The model with the values it starts from, and what people must be told of them."""
+def _build_model(config: Config, data: Data, loaders: Loaders, device: torch.device) -> tuple[Any, list[str]]:
+    """The model with its first values, on the device; and notices about them."""
     model = build_model(config.model, data.input_shape, data.output_size)
     notices = [] if config.init_from is None else [parameters.copy_from(config.init_from, model)]
     if config.train.overfit_batches is not None:
-        overfitting.without_dropout(model)
-        notices.append(overfitting.notice(len(loaders.train), len(loaders.train_split)))
-    return model, notices
+        overfit.without_dropout(model)
+        notices.append(overfit.notice(len(loaders.train), len(loaders.train_split)))
+    return model.to(device), notices
+
+
+def _build_criterion(config: Config, data: Data, device: torch.device) -> Any:
+    criterion = construct(config.loss, class_counts=class_counts(data))
+    check_part(config.loss, criterion, Criterion)
+    return criterion.to(device)
+
+
+def _build_optimizer(config: Config, model: Any) -> Any:
+    with stock_classes(config.compile is not False):
+        optimizer = construct(config.optim, parameters=parameters.groups(config, model))
+    check_optimizer(config.optim, optimizer)
+    return optimizer
 
 
 def _build_scheduler(
@@ -225,29 +221,22 @@ def _build_scheduler(
 ) -> Any:
     name = config.scheduler.name
     if name != "none" and not isinstance(optimizer, torch.optim.Optimizer):
-        raise ConfigError(
-            f"scheduler={name} needs an optimizer of torch, not optim={config.optim.name}",
-            "use scheduler=none, or optim=sgd, adam …",
-        )
+        message = f"scheduler={name} needs an optimizer of torch, not optim={config.optim.name}"
+        raise ConfigError(message, "use scheduler=none, or optim=sgd, adam …")
+    supplied = {"total_steps": total_steps, "steps_per_epoch": len(loaders.train)}
     scheduler = construct(
-        config.scheduler,
-        optimizer=optimizer,
-        total_steps=total_steps,
-        steps_per_epoch=len(loaders.train),
-        lower_is_better=lower_is_better,
+        config.scheduler, optimizer=optimizer, lower_is_better=lower_is_better, **supplied
     )
     if scheduler is not None and not isinstance(scheduler, LRScheduler):
-        raise ConfigError(
-            f"scheduler={name} built a {type(scheduler).__name__}",
-            "a scheduler is a torch.optim.lr_scheduler.LRScheduler, or None",
-        )
+        message = f"scheduler={name} built a {type(scheduler).__name__}"
+        raise ConfigError(message, "a scheduler is a torch.optim.lr_scheduler.LRScheduler, or None")
     if isinstance(scheduler, ReduceLROnPlateau) and loaders.val is None:
         raise ConfigError(f"scheduler={name} needs validation data", "hold some out: dataset.val=0.1")
     return scheduler
 
 
 def _attach(run: Run, config: Config, monitor: str, lower_is_better: bool, plateau: Any) -> None:
-    """Have the hooks that the config asks for watch the run, in the order in which they are called."""
+    """Attach the hooks that the config asks for, in the order of their calls."""
     train, guard = config.train, config.guard
     hooks: list[Hook] = []
     if config.compile is not False:
@@ -257,14 +246,8 @@ def _attach(run: Run, config: Config, monitor: str, lower_is_better: bool, plate
         mode = "default" if config.compile is True else config.compile
         hooks.append(Compiled(run.model, mode, train.batch_size))
     if guard.loss or guard.gradients:
-        hooks.append(
-            Guard(
-                loss=guard.loss,
-                gradients=guard.gradients,
-                max_skipped_steps=guard.skip,
-                deferred=None if config.loop.name == "optimizer" else False,
-            )
-        )
+        deferred = None if config.loop.name == "optimizer" else False
+        hooks.append(Guard(guard.loss, guard.gradients, guard.skip, deferred))
     if train.clip_norm is not None:
         hooks.append(ClipNorm(train.clip_norm))
     if plateau is not None:
@@ -273,14 +256,33 @@ def _attach(run: Run, config: Config, monitor: str, lower_is_better: bool, plate
         run.averaged = copy.deepcopy(run.model)
         hooks.append(Ema(run.model, run.averaged, train.ema))
     if train.overfit_batches is not None:
-        hooks.append(Overfit(len(run.train_loader)))
+        hooks.append(overfit.Overfit(len(run.train_loader)))
     hooks.append(Best(monitor, train.patience, train.min_delta, lower_is_better=lower_is_better))
     run.attach(hooks)
 
 
+def _choose_threads(config: Config, run: Run, batch: Batch) -> tuple[int, str]:
+    def trial(model: Any, optimizer: Any, inputs: Tensor, targets: Tensor) -> Tensor:
+        return run.step(model, run.criterion, optimizer, inputs, targets, run.precision)
+
+    tensors = batch.inputs, batch.targets
+    return runtime.choose_threads(
+        config.threads, batch.targets.device, run.model, run.optimizer, trial, tensors
+    )
+
+
+def _choose_step(
+    config: Config, run: Run, loop: Any, plain: Step, batch: Batch, recorded: Mapping[str, Any] | None
+) -> tuple[dict[str, str], list[str]]:
+    """Give the run its step; returns the choices to record and notices."""
+    step = choose_step(config, loop, run.hook("guard"))
+    step, choices, said = cuda_graph.capture(config, run, plain, step, batch, (recorded or {}).get("capture"))
+    run.step, run.step_name = step.take, step.name
+    return choices, said
+
+
 def _described(data: Data) -> dict[str, Any]:
-    """What a reader of a checkpoint needs to build the model again, to give it inputs as in training, and to
-    name its outputs."""
+    """Enough to build the model again, to give it inputs as in training, and to name its outputs."""
     counts = class_counts(data)
     return {
         "name": data.name,

@@ -1,4 +1,4 @@
-"""Do model, loss and data fit? Asked before the first step, answered with both shapes."""
+"""Checks that model, loss and data fit, before the first step."""
 
 from __future__ import annotations
 
@@ -15,25 +15,24 @@ from trainctl.data import Data
 from trainctl.errors import ConfigError
 from trainctl.registry import DATASETS, TASKS
 from trainctl.registry.protocols import Batch, Criterion, Model, named_modules
+from trainctl.training.loop import evaluating
 from trainctl.training.runtime import random_state_kept
 
 
 def check_fit(config: Config, model: Model, criterion: Criterion, batch: Batch, data: Data) -> None:
-    """Run two samples through model and loss, and refuse what does not fit with both shapes named.
+    """Run two samples through model and loss. Raises ConfigError with both shapes where they do not fit.
 
-    Without the check a loss of (N,) outputs against (N, 1) targets broadcasts to (N, N) and trains on.
+    Without the check a loss of (N,) outputs and (N, 1) targets would broadcast to (N, N) and train on.
     """
     inputs, targets = batch.inputs[:2], batch.targets[:2]
     shape = tuple(data.input_shape)
     if tuple(inputs.shape[1:]) != shape:
         raise ConfigError(
             f"dataset={config.dataset.name} says input_shape {shape}, but gives {tuple(inputs.shape[1:])}",
-            "the shape is that of one sample after the transform",
+            "give the shape of one sample after the transform",
         )
-    was_training = model.training
-    model.eval()
     try:
-        with torch.no_grad():
+        with evaluating(model), torch.no_grad():
             outputs = model(inputs)
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         reason = str(error).partition("\n")[0]
@@ -41,8 +40,6 @@ def check_fit(config: Config, model: Model, criterion: Criterion, batch: Batch, 
             f"model={config.model.name} does not take inputs of shape (N, {_listed(shape)}): {reason}",
             f"dataset={config.dataset.name} gives that shape; choose a model for it",
         ) from error
-    finally:
-        model.train(was_training)
     if not isinstance(outputs, torch.Tensor):
         raise ConfigError(f"model={config.model.name} returns {type(outputs).__name__}, not one tensor")
     kind = getattr(criterion, "target", None)
@@ -62,9 +59,9 @@ def check_fit(config: Config, model: Model, criterion: Criterion, batch: Batch, 
 
 
 def check_batch_of_one(config: Config, model: Model, inputs: torch.Tensor, samples: int) -> None:
-    """Refuse batch normalization that will meet a batch of one sample, which has no variance.
+    """Raise ConfigError where batch normalization would get a batch of one sample, which has no variance.
 
-    Without the check the run would fail at the end of its first epoch, where the smaller batch comes.
+    Without the check the run would fail at the smaller batch that ends its first epoch.
     """
     size = config.train.batch_size
     left = samples % size
@@ -77,17 +74,12 @@ def check_batch_of_one(config: Config, model: Model, inputs: torch.Tensor, sampl
         with random_state_kept(inputs.device), torch.no_grad():
             copy.deepcopy(model).train()(inputs[:1])
     except ValueError as error:
-        which = (
-            "batches of 1" if size == 1 else f"batches of {size} leave 1 of {samples} samples for the last"
-        )
+        rest = f"batches of {size} leave 1 of {samples} samples for the last"
+        which = "batches of 1" if size == 1 else rest
         raise ConfigError(
             f"train.batch_size={size}: {which}, and batch normalization cannot learn from one",
             f"use batch_size={size + 1}, or another normalization",
         ) from error
-
-
-# The kinds of loss whose targets have the shape of the outputs.
-_OF_VALUES = ("value", "binary", "sign", "labels")
 
 
 def _check_target_kind(config: Config, kind: str | None, data: Data, outputs: Any, targets: Any) -> None:
@@ -100,31 +92,28 @@ def _check_target_kind(config: Config, kind: str | None, data: Data, outputs: An
             _mismatch(config, outputs, targets),
             f"the targets are {task.targets}: use loss={task.loss}{other}",
         )
-    if kind == "class" and not (outputs.dim() >= 2 and outputs.shape[1] == data.output_size):
+    if kind == "class":
+        wanted, fits = (data.output_size,), outputs.dim() >= 2 and outputs.shape[1] == data.output_size
+    else:  # targets with the shape of the outputs, or a loss that does not say
+        wanted, fits = tuple(targets.shape[1:]), kind is None or outputs.shape == targets.shape
+    if not fits:
         raise ConfigError(
             _mismatch(config, outputs, targets),
-            f"model={config.model.name} must give outputs of shape (N, {data.output_size})",
-        )
-    if kind in _OF_VALUES and outputs.shape != targets.shape:
-        raise ConfigError(
-            _mismatch(config, outputs, targets),
-            f"model={config.model.name} must give outputs of shape (N, {_listed(tuple(targets.shape[1:]))})",
+            f"model={config.model.name} must give outputs of shape (N, {_listed(wanted)})",
         )
     _check_values(config, kind, data)
 
 
 def _check_values(config: Config, kind: str | None, data: Data) -> None:
-    """The losses that take only some values: looked for in all training targets."""
+    """Check all training targets for a loss that takes only some values."""
     values = data.train.targets
     if kind == "binary" and (float(values.min()) < 0 or float(values.max()) > 1):
         needed, remedy = "targets from 0 to 1", "use loss=mse for values of any size"
     elif kind == "sign" and not bool((values.abs() == 1).all()):
         needed, remedy = "targets that are 1 or -1", "use loss=bce_with_logits for targets 0 and 1"
     elif kind == "labels" and values.is_floating_point():
-        needed, remedy = (
-            "class numbers padded with -1 (int64)",
-            "use loss=multi_label_soft_margin for 0 and 1",
-        )
+        needed = "class numbers padded with -1 (int64)"
+        remedy = "use loss=multi_label_soft_margin for 0 and 1"
     else:
         return
     found = f"found {float(values.min()):g} to {float(values.max()):g} {_type(values)}"
@@ -132,15 +121,9 @@ def _check_values(config: Config, kind: str | None, data: Data) -> None:
 
 
 def _mismatch(config: Config, outputs: Any, targets: Any) -> str:
-    return (
-        f"loss={config.loss.name} does not fit outputs of shape (N{_rest(outputs)}) {_type(outputs)}"
-        f" and targets of shape (N{_rest(targets)}) {_type(targets)}"
-    )
-
-
-def _rest(tensor: torch.Tensor) -> str:
-    shape = tuple(tensor.shape[1:])
-    return f", {_listed(shape)}" if shape else ","
+    shapes = [f"(N, {_listed(tuple(each.shape[1:]))}) {_type(each)}" for each in (outputs, targets)]
+    both = " and targets of shape ".join(shapes).replace("(N, )", "(N,)")
+    return f"loss={config.loss.name} does not fit outputs of shape {both}"
 
 
 def _listed(shape: tuple[int, ...]) -> str:

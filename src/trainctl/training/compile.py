@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,10 +16,9 @@ from trainctl.config.settings import Config
 from trainctl.errors import ConfigError
 from trainctl.registry.constraints import show
 from trainctl.training.buffers import Buffers
+from trainctl.training.failures import line_of
 from trainctl.training.loop import evaluating
 from trainctl.training.run import Hook, Run
-
-_REASON = 200
 
 
 def refuse_compile(config: Config, model: Any) -> None:
@@ -38,24 +37,20 @@ def refuse_compile(config: Config, model: Any) -> None:
 
 
 class Compiled(Hook):
-    """Compiles the model in place and tries it; what cannot be compiled goes on as it is, and says so.
+    """Compiles the model of the run in place and tries it; a model that cannot be compiled stays plain.
 
     In place (``nn.Module.compile``), so that parameters keep their names and a checkpoint does not depend on
-    it. The trial leaves nothing behind: random numbers, gradients and buffers are as before.
+    it. After the trial random numbers, gradients and buffers are as before.
 
     Args:
-        model: the model to compile, which the run trains.
         mode: of torch.compile: default, reduce-overhead or max-autotune.
         batch_size: samples of the trial.
-        backend: of torch.compile.
     """
 
     name = "compile"
 
-    def __init__(
-        self, model: Any, mode: str, batch_size: int, backend: str | Callable[..., Any] = "inductor"
-    ) -> None:
-        self.model, self.mode, self.batch_size, self.backend = model, mode, batch_size, backend
+    def __init__(self, model: Any, mode: str, batch_size: int) -> None:
+        self.model, self.mode, self.batch_size = model, mode, batch_size
 
     def start(self, run: Run) -> None:
         device = next(self.model.parameters()).device
@@ -65,11 +60,11 @@ class Compiled(Hook):
         run.announce("compile", f"compiling the model (mode {self.mode}): this takes a while", self.mode)
         try:
             with _no_advice():
-                self.model.compile(mode=self.mode, backend=self.backend)
+                self.model.compile(mode=self.mode, backend="inductor")
                 self._try(run)
         except Exception as error:
             self.model._compiled_call_impl = None
-            reason = _reason(error)
+            reason = line_of(error)
             text = f"compile={self.mode} failed, the model runs as it is: {reason}"
             run.announce("compile", text, f"not compiled: {reason}")
         finally:
@@ -79,8 +74,7 @@ class Compiled(Hook):
             random_states.load_state_dict(before)
 
     def _try(self, run: Run) -> None:
-        """Forward, backward and an evaluation, also of the smaller batch that ends an epoch: each is compiled
-        for itself, and better now than in the middle of the run."""
+        """Forward, backward and an evaluation, also of the smaller batch that ends an epoch."""
         window = next(iter(run.train_loader.batches()))
         inputs, targets = window.inputs[: self.batch_size], window.targets[: self.batch_size]
         for size in {len(targets): None, run.train_loader.samples % self.batch_size or len(targets): None}:
@@ -94,7 +88,7 @@ class Compiled(Hook):
 
 @contextmanager
 def _no_advice() -> Iterator[None]:
-    """Without torch's advice on settings that are not one's to set, and on a GPU that is not there."""
+    """Without torch's advice on its own settings and on a GPU that is not there."""
     logger = logging.getLogger("torch.utils.cpp_extension")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -104,10 +98,3 @@ def _no_advice() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
-
-
-def _reason(error: Exception) -> str:
-    """The line of a compiler's error that says what was wrong."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    said = [line for line in lines if not line.endswith(":")] or [type(error).__name__]
-    return said[0] if len(said[0]) <= _REASON else said[0][: _REASON - 1] + "…"

@@ -1,4 +1,4 @@
-"""A component of the config to an object, checked against what the loop needs of it."""
+"""A component of the config to an object that meets the protocols of the loop."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from trainctl.training import parameters
 
 
 def construct(component: Component, **supplied: Any) -> Any:
-    """Call a component's constructor with its arguments and those of ``supplied`` that it asks for.
+    """Call a component's constructor with its arguments and those of ``supplied`` that it takes.
 
-    Raises ConfigError naming the component where that fails; what the disk refuses stays an OSError.
+    Raises ConfigError naming the component where that fails; an error of the disk stays an OSError.
     """
     registry = COMPONENTS[component.group]
     constructor = registry.load(component.name)
@@ -23,23 +23,16 @@ def construct(component: Component, **supplied: Any) -> Any:
     given = {key: value for key, value in supplied.items() if key in wanted}
     try:
         return constructor(**component.arguments, **given)
-    except OSError as error:
-        if error.errno in DISK_ERRORS:
-            raise
-        raise _construction_error(component, error) from error
-    except TrainctlError:
-        raise
     except Exception as error:
-        raise _construction_error(component, error) from error
-
-
-def _construction_error(component: Component, error: Exception) -> ConfigError:
-    where = plugins.blamed(error)
-    reason = str(error).strip().partition("\n")[0]
-    return ConfigError(
-        f"{component.group}={component.name} cannot be built: {type(error).__name__}: {reason}",
-        f"{where}; TRAINCTL_DEBUG=1 shows the traceback" if where else "TRAINCTL_DEBUG=1 shows the traceback",
-    )
+        of_disk = isinstance(error, OSError) and error.errno in DISK_ERRORS
+        if of_disk or isinstance(error, TrainctlError):
+            raise
+        where = plugins.blamed(error)
+        reason = str(error).strip().partition("\n")[0]
+        raise ConfigError(
+            f"{component.group}={component.name} cannot be built: {type(error).__name__}: {reason}",
+            f"{f'{where}; ' if where else ''}TRAINCTL_DEBUG=1 shows the traceback",
+        ) from error
 
 
 def build_model(model: Component, input_shape: tuple[int, ...], output_size: int) -> Any:
@@ -51,12 +44,12 @@ def build_model(model: Component, input_shape: tuple[int, ...], output_size: int
 
 
 def check_part(component: Component, built: Any, protocol: type) -> None:
-    """Raise ConfigError for an object that lacks something the standard loop needs."""
+    """Raise ConfigError for an object that lacks a method of ``protocol``."""
     absent = missing(protocol, built)
     if absent:
-        what = f"{component.group}={component.name} built a {type(built).__name__}"
         raise ConfigError(
-            f"{what}, which has no {', '.join(absent)}",
+            f"{component.group}={component.name} built a {type(built).__name__}, which has no"
+            f" {', '.join(absent)}",
             f"see trainctl.registry.protocols.{protocol.__name__}; the classes of torch have it",
         )
 

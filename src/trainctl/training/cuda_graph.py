@@ -1,4 +1,4 @@
-"""``train.capture``: whether the step is launched as one CUDA graph, found out before the first step."""
+"""``train.capture``: decides before the first step whether it is launched as one CUDA graph."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from trainctl.config.settings import Config
 from trainctl.errors import ConfigError
 from trainctl.registry.constraints import show
 from trainctl.registry.protocols import Batch
+from trainctl.training.failures import line_of
 from trainctl.training.hooks.window import Window
 from trainctl.training.run import Run
 from trainctl.training.runtime import random_state_kept
-from trainctl.training.steps.captured import WARM, CapturedStep, CudaGraph, reason_of
+from trainctl.training.steps.captured import WARM, CapturedStep, CudaGraph
 from trainctl.training.steps.choose import Step
 
 _ENOUGH = 200
@@ -26,7 +27,7 @@ _WORTH = 0.95
 
 
 def obstacle(config: Config, device: torch.device, optimizer: Any) -> str | None:
-    """Why the step of this run cannot be captured, as far as that is known before it is tried; or None."""
+    """Why the step of this run cannot be captured, where that is known without a trial; or None."""
     guard = config.guard
     if device.type != "cuda":
         return f"graphs are CUDA's, and the device is {device}"
@@ -48,13 +49,13 @@ def obstacle(config: Config, device: torch.device, optimizer: Any) -> str | None
 def capture(
     config: Config, run: Run, plain: Step, step: Step, batch: Batch, recorded: str | None
 ) -> tuple[Step, dict[str, str], list[str]]:
-    """``step`` launched as one graph, where ``train.capture`` asks for it; what to record of it, and to say.
+    """``step`` launched as one graph, where ``train.capture`` asks for it; choices to record, and notices.
 
-    ``auto`` takes a few steps both ways on copies of model and optimizer, and chooses the faster: nothing of
-    them remains. A resumed run goes on in the way it began, which ``recorded`` says.
+    ``auto`` takes a few steps both ways on copies of model and optimizer, and chooses the faster. A resumed
+    run keeps the ``recorded`` choice.
 
     Args:
-        plain: the step without its guard, which the trial takes.
+        plain: the step without its guard, for the trial.
         batch: one of full size.
 
     Raises ConfigError for ``train.capture=true`` where the step cannot be captured.
@@ -91,7 +92,7 @@ def _without(reason: str) -> tuple[str, str]:
 
 
 def _tried(run: Run, plain: Step, batch: Batch) -> tuple[str | None, str]:
-    """Why not to capture, or None; and the times that say so."""
+    """Why not to capture, or None; and the times of both ways."""
     left = run.total_steps - run.state.step
     if left < _ENOUGH:
         return f"{left} steps are too few for it to pay", ""
@@ -99,7 +100,7 @@ def _tried(run: Run, plain: Step, batch: Batch) -> tuple[str | None, str]:
         with random_state_kept(batch.targets.device):
             eager, captured = _measured(run, plain.take, batch)
     except Exception as error:  # whatever a model, or the recording of it, may raise
-        return reason_of(error), ""
+        return line_of(error), ""
     times = f"{captured * 1e6:.0f} µs a step captured, {eager * 1e6:.0f} µs without"
     return (None, f" ({times})") if captured < _WORTH * eager else (f"it is no faster ({times})", "")
 

@@ -1,4 +1,4 @@
-"""What a run shows: the interface that displays implement, and how its values are written."""
+"""The interface of displays, and how the values of a run are written."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _PER_CLASS = 12
 
 @dataclass
 class Progress:
-    """Where a run stands, as far as a person needs it.
+    """The state of a run, as displays show it.
 
     Attributes:
         step, total_steps: of the whole run.
@@ -41,13 +41,13 @@ class Progress:
 
 
 class Source(Protocol):
-    """Where a display that redraws itself gets the newest progress from."""
+    """Gives the newest progress to a display that redraws itself."""
 
     def progress(self) -> Progress: ...
 
 
 class Display(Protocol):
-    """A sink for everything that is shown. Implementations never raise into the run."""
+    """A sink for all output of a run. Implementations never raise into the run."""
 
     every: int | None
 
@@ -65,23 +65,10 @@ class Display(Protocol):
     def close(self) -> None: ...
 
 
-class Silent:
+class Silent(Display):
     """Shows nothing."""
 
     every: int | None = None
-
-    def header(self, title: str, rows: Sequence[tuple[str, str]]) -> None: ...
-    def notice(self, text: str) -> None: ...
-    def live(self, source: Source) -> None: ...
-    def step(self, progress: Progress) -> None: ...
-    def epoch(
-        self, progress: Progress, values: Mapping[str, float], seconds: float, *, best: bool
-    ) -> None: ...
-    def table(self, lines: Sequence[str]) -> None: ...
-    def closing(
-        self, rows: Mapping[str, Mapping[str, object]], places: Sequence[tuple[str, str]]
-    ) -> None: ...
-    def close(self) -> None: ...
 
 
 def number(value: object) -> str:
@@ -98,7 +85,7 @@ def step_words(progress: Progress) -> str:
 
 
 def visible(values: Mapping[str, V]) -> dict[str, V]:
-    """The values that have room on the screen: with more than 12 a class, those (``val/metric/class``) go."""
+    """The values to show: those of single classes (``val/metric/class``) only if there are at most 12."""
     single = {name: value for name, value in values.items() if name.count("/") < 2}
     return dict(values) if len(values) - len(single) <= _PER_CLASS else single
 

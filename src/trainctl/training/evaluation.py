@@ -1,4 +1,4 @@
-"""What a run computes on its validation and test splits, and which value decides what is best."""
+"""The metrics of a run, and the value that decides the best checkpoint."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ from trainctl.training.run import Metric
 
 
 def choose_metrics(chosen: Sequence[Component] | None, data: Data) -> dict[str, Callable[[], Metric]]:
-    """The metrics of a run, each a maker of new ones by name; None chooses by task.
+    """Makers of the metrics of a run, by name; None chooses by task.
 
-    Raises ConfigError for metrics that do not fit the task, naming those that do, or that their arguments
-    make useless for the data.
+    Raises ConfigError for metrics that do not fit the task or the data.
     """
     if chosen is None:
         chosen = [Component(METRICS.group, name) for name in task_of(data).metrics]
@@ -37,8 +36,7 @@ def choose_metrics(chosen: Sequence[Component] | None, data: Data) -> dict[str, 
     supplied = {"output_size": data.output_size, "classes": class_names(data)}
     metrics = {metric.name: _maker(metric, supplied) for metric in chosen}
     for make in metrics.values():
-        # What a constructor refuses is refused before the model is built, not after the first epoch.
-        make()
+        make()  # a constructor that refuses its arguments does so now, not after the first epoch
     return metrics
 
 
@@ -52,9 +50,9 @@ def _maker(metric: Component, supplied: Mapping[str, Any]) -> Callable[[], Metri
 
 
 def choose_monitor(monitor: str, data: Data, metrics: Mapping[str, Any]) -> tuple[str, bool]:
-    """The value that decides what is best, and whether less of it is better.
+    """The monitored value, and whether lower is better. ``auto`` is the task's choice.
 
-    ``auto`` leaves the choice to the task. Raises ConfigError for a value that the run does not compute.
+    Raises ConfigError for a value that the run does not compute.
     """
     if monitor == "auto":
         monitor = task_of(data).monitor(metrics)

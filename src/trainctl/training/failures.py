@@ -1,4 +1,4 @@
-"""How a run ended that did not end well, written into ``run.json``. Imports no torch."""
+"""The failure of a run, described and written into ``run.json``. Imports no torch."""
 
 from __future__ import annotations
 
@@ -14,8 +14,15 @@ from trainctl.training.interrupts import Stopped
 log = logging.getLogger("trainctl")
 
 
+def line_of(error: Exception) -> str:
+    """The first line of an error that is no heading, at most 200 characters; without one its type."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    line = next((line for line in lines if line and not line.endswith(":")), type(error).__name__)
+    return line if len(line) <= 200 else f"{line[:199]}…"
+
+
 def record_stop(directory: Path, error: BaseException) -> None:
-    """Write into ``run.json`` what stopped a run before it could do so itself."""
+    """Write ``error`` into ``run.json`` for a run that was stopped before it could do so itself."""
     with contextlib.suppress(ConfigError, OSError):
         if read_record(directory).get("status") == "running":
             record_failure(RunRecord.again(directory), error)
@@ -25,10 +32,10 @@ def record_failure(record: RunRecord, error: BaseException) -> None:
     """Write into ``run.json`` how ``error`` ended the run."""
     if isinstance(error, OSError):
         error = storage_error(error, "writing the run")
+    elif isinstance(error, Stopped):
+        error = error.error
     if isinstance(error, TrainctlError):
         status, code, reason = error.status, error.exit_code, str(error)
-    elif isinstance(error, Stopped):
-        status, code, reason = error.error.status, error.error.exit_code, str(error.error)
     elif isinstance(error, KeyboardInterrupt):
         status, code, reason = "interrupted", 130, "interrupted"
     else:
@@ -41,7 +48,7 @@ def record_failure(record: RunRecord, error: BaseException) -> None:
 
 @contextlib.contextmanager
 def storage_errors(directory: Path) -> Iterator[None]:
-    """What the disk refuses inside is a StorageError (exit 5)."""
+    """Raise OSErrors of the block as StorageError (exit 5)."""
     try:
         yield
     except (OSError, StorageError) as error:

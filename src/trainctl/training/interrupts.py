@@ -11,7 +11,7 @@ from types import FrameType
 from trainctl.errors import TerminatedRunError, TrainctlError
 
 TERMINATING = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-"""What a scheduler, a shutdown or a closed terminal sends; SLURM and submitit warn with the last two."""
+"""Signals of a scheduler, a shutdown or a closed terminal; SLURM and submitit warn with the last two."""
 
 
 class Stopped(BaseException):
@@ -24,7 +24,13 @@ class Stopped(BaseException):
 
 @contextmanager
 def handled(numbers: Iterable[int], handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
-    """Inside, ``handler`` receives these signals; the handlers of before are put back."""
+    """Inside, ``handler`` receives these signals; afterwards the earlier handlers are restored.
+
+    Does nothing outside the main thread.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
@@ -35,10 +41,7 @@ def handled(numbers: Iterable[int], handler: Callable[[int, FrameType | None], o
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Inside, a terminating signal raises Stopped (exit 143). Does nothing outside the main thread."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+    """Inside, a terminating signal raises Stopped (exit 143)."""
 
     def receive(number: int, frame: FrameType | None) -> None:
         raise Stopped(TerminatedRunError("terminated"))
@@ -49,14 +52,10 @@ def terminable() -> Iterator[None]:
 
 @contextmanager
 def held_back() -> Iterator[None]:
-    """Signals wait inside and arrive at the end: for imports, which half done leave broken modules behind.
+    """Signals wait until the end of the block: an interrupted import leaves broken modules behind.
 
-    By handlers that remember, not by a signal mask: a masked signal would reach another thread. A second
-    Ctrl-C does not wait.
+    Handlers remember them; a signal mask would pass them to another thread. A second Ctrl-C does not wait.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
     waiting: list[int] = []
 
     def remember(number: int, frame: FrameType | None) -> None:

@@ -18,7 +18,7 @@ def open_log(directory: Path) -> logging.Handler:
         handler = logging.FileHandler(directory / "train.log", encoding="utf-8")
     except OSError as error:
         raise storage_error(error, "writing the run") from error
-    # No room for a line of the log must not end the run, nor print a traceback: what it says is also shown.
+    # A full disk must not end the run for a line of the log, nor print a traceback.
     handler.handleError = lambda record: None  # type: ignore[method-assign]
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     return handler
@@ -26,7 +26,7 @@ def open_log(directory: Path) -> logging.Handler:
 
 @contextlib.contextmanager
 def logged_to(handler: logging.Handler) -> Iterator[None]:
-    """Send what is logged inside to ``handler``."""
+    """Send the log of the block to ``handler``."""
     before = log.level, log.propagate
     log.addHandler(handler)
     log.setLevel(logging.INFO)
@@ -40,7 +40,7 @@ def logged_to(handler: logging.Handler) -> Iterator[None]:
 
 @contextlib.contextmanager
 def log_file(directory: Path) -> Iterator[None]:
-    """Send what is logged inside to ``train.log``."""
+    """Send the log of the block to ``train.log``."""
     handler = open_log(directory)
     try:
         with logged_to(handler):

@@ -76,7 +76,7 @@ def fit(run: Run) -> None:
 
 
 def remaining(run: Run) -> Iterable[Batch]:
-    """The batches of the running epoch that are still to come: none where its evaluation is."""
+    """The remaining batches of the running epoch; none if its evaluation is due."""
     state = run.state
     if state.evaluation_due or state.step >= run.total_steps:
         return ()
@@ -84,7 +84,7 @@ def remaining(run: Run) -> Iterable[Batch]:
 
 
 def end_epoch(run: Run) -> None:
-    """Evaluate, and do what the hooks ask for then."""
+    """Evaluate, call the hooks, and obey them."""
     state = run.state
     values = {} if run.val_loader is None else evaluate_split(run, "val", run.val_loader)
     state.evaluated = state.step
@@ -102,12 +102,12 @@ class MeanLoss:
         self.weights: list[Any] = []
 
     def update(self, loss: Tensor, weight: Any) -> None:
-        """Add the loss of a batch, a scalar that is not waited for."""
+        """Add the loss of a batch, a scalar that stays on the device."""
         self.losses.append(loss)
         self.weights.append(weight)
 
     def merge(self, other: MeanLoss) -> None:
-        """Add the batches of another one, behind those that are here."""
+        """Add the batches of another one."""
         self.losses += other.losses
         self.weights += other.weights
 
@@ -124,9 +124,9 @@ def evaluate(
     metrics: Mapping[str, Callable[[], Metric]],
     precision: AbstractContextManager[Any],
 ) -> dict[str, float]:
-    """Loss and metrics over all batches, each sample counted once whatever the size of the last batch.
+    """Loss and metrics over all batches, exact for any size of the last one.
 
-    The values of a metric that has several are called ``name/key``.
+    The values of a metric that has several are named ``name/key``.
     """
     totals = {name: make() for name, make in metrics.items()}
     mean_loss = MeanLoss()
@@ -152,7 +152,7 @@ def evaluate(
 
 @contextmanager
 def evaluating(model: Model) -> Iterator[None]:
-    """Evaluation mode inside; the mode of before after it, also when an exception passes through."""
+    """Evaluation mode inside; afterwards the earlier mode, also after an exception."""
     was_training = model.training
     model.eval()
     try:
@@ -171,7 +171,7 @@ def evaluate_split(run: Run, split: str, loader: Loader) -> dict[str, float]:
 
 
 def polled(run: Run, batches: Iterable[Batch]) -> Iterator[Batch]:
-    """The same batches, polling the hooks between them: an interrupt need not wait for the end."""
+    """The same batches, with the hooks polled in between, so that an interrupt need not wait."""
     for batch in batches:
         run.call("poll")
         run.control.interrupt()

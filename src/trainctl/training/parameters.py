@@ -1,4 +1,4 @@
-"""Which parameters train, with which settings, and from which values they start."""
+"""The parameters of a run: which are frozen, their weight decay, their first values."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def freeze(component: Component, model: Model) -> None:
 
 
 def groups(config: Config, model: Model) -> list[Any]:
-    """What the optimizer gets: the trainable parameters, those of ``optim.no_decay`` without weight decay.
+    """The parameters for the optimizer: the trainable ones, those of ``optim.no_decay`` without decay.
 
-    ``biases`` and ``norms`` name parameters by what they are, anything else is a pattern of names. Raises
-    ConfigError for one that matches nothing.
+    ``biases`` and ``norms`` are kinds of parameters, anything else is a pattern of names. Raises ConfigError
+    for one that matches nothing.
     """
     trainable = {name: item for name, item in model.named_parameters() if item.requires_grad}
     patterns = config.optim.common.get("no_decay", ())
@@ -76,9 +76,9 @@ def groups(config: Config, model: Model) -> list[Any]:
 
 
 def copy_from(run: str, model: Model) -> str:
-    """Copy the best parameters of another run into ``model`` where name and shape agree; says what matched.
+    """Copy the best parameters of another run into ``model`` where name and shape agree; returns a notice.
 
-    Only weights are read, nothing of the run's config is executed. Raises ConfigError when nothing matches.
+    Nothing of the run's config is executed. Raises ConfigError when nothing matches.
     """
     directory = find(run)
     stored = read_checkpoint(choose_checkpoint(directory, read_record(directory))).model

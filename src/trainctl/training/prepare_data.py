@@ -17,14 +17,14 @@ from trainctl.data.sampler import epoch_order
 from trainctl.data.types import AnySplit, Data, hold_out, limited
 from trainctl.errors import ConfigError
 from trainctl.registry.protocols import Loader
-from trainctl.training import overfitting
 from trainctl.training.construct import construct
+from trainctl.training.hooks.overfit import first_samples
 
 
 def build_data(dataset: Component, like: Mapping[str, Any] | None = None) -> Data:
     """The dataset's splits, validation held out, targets checked.
 
-    ``like`` says how the data of a trained model was read, where this is to be read the same way.
+    ``like`` describes the data of a trained model, to be read the same way.
     """
     data = construct(dataset, **({} if like is None else {"like": like}))
     if not isinstance(data, Data):
@@ -41,7 +41,7 @@ def build_data(dataset: Component, like: Mapping[str, Any] | None = None) -> Dat
 
 @dataclass(frozen=True)
 class Loaders:
-    """The batches of a run. ``train_split`` is what it trains on: all of it, or a few batches to overfit."""
+    """The batches of a run. ``train_split`` has the samples of ``train``: all, or a few to overfit."""
 
     train: Loader
     val: Loader | None
@@ -66,7 +66,7 @@ def build_loaders(config: Config, data: Data, device: torch.device) -> Loaders:
     seed: int | None = config.seed
     train_split, val_split, test_split = data.train, data.val, data.test
     if overfit is not None:
-        train_split = overfitting.first_samples(train_split, overfit * window, config.seed)
+        train_split = first_samples(train_split, overfit * window, config.seed)
         val_split = test_split = seed = None
     train = load(split=train_split, batch_size=window, seed=seed, augment=augment)
     val, test = (

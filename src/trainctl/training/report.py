@@ -1,10 +1,14 @@
-"""What a run says of itself before the first step and after the last."""
+"""The header and the closing table of a run, and its entries in ``run.json``."""
 
 from __future__ import annotations
 
 import logging
+import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from trainctl.checkpoint.format import folder_name
 from trainctl.paths import short_path
@@ -13,8 +17,8 @@ from trainctl.runs.record import RunRecord
 from trainctl.training import artifacts
 from trainctl.training.build import Built
 from trainctl.training.display import Display, visible
-from trainctl.training.recording import device_name
 from trainctl.training.request import Request
+from trainctl.training.runtime import device_name
 
 log = logging.getLogger("trainctl")
 
@@ -31,15 +35,13 @@ def header(request: Request, built: Built) -> tuple[str, list[tuple[str, str]]]:
     )
     if config.train.accumulate > 1:
         steps += f" × {config.train.accumulate}"
-    overfit = config.train.overfit_batches is not None  # which goes without scheduler and augmentation
+    overfit = config.train.overfit_batches is not None  # without scheduler and augmentation
     scheduler = "" if overfit or config.scheduler.name == "none" else f", {config.scheduler.name}"
+    optimizer = f"{config.optim.name}{_learning_rate(run.optimizer)}"
     rows = [
         ("model", f"{config.model.name}: {parameters}"),
         ("data", f"{data.name}: {', '.join(splits)}{f' ({data.note})' if data.note else ''}"),
-        (
-            "training",
-            f"{config.loss.name}, {config.optim.name}{_learning_rate(run.optimizer)}{scheduler}",
-        ),
+        ("training", f"{config.loss.name}, {optimizer}{scheduler}"),
         ("steps", steps),
         ("step", run.step_name),
         ("device", f"{device_name(built.device)}, threads {built.threads} ({built.threads_note})"),
@@ -59,8 +61,13 @@ def header(request: Request, built: Built) -> tuple[str, list[tuple[str, str]]]:
     return f"run {short_path(request.directory)}", rows
 
 
+def _learning_rate(optimizer: Any) -> str:
+    lr = optimizer.param_groups[0].get("lr")
+    return f" lr {lr:g}" if isinstance(lr, float | int) else ""
+
+
 def closing(display: Display, record: RunRecord, directory: Path, best_step: int) -> None:
-    """Show and log best, last and test, and where things are."""
+    """Show and log best, last and test, and the paths of the run."""
     values = record.values
     rows = {label: values[label] for label in ("best", "last", "test") if values[label]}
     places = [
@@ -75,6 +82,27 @@ def closing(display: Display, record: RunRecord, directory: Path, best_step: int
     display.close()
 
 
-def _learning_rate(optimizer: Any) -> str:
-    lr = optimizer.param_groups[0].get("lr")
-    return f" lr {lr:g}" if isinstance(lr, float | int) else ""
+def environment_of(built: Built, plugins: list[dict[str, str]]) -> dict[str, Any]:
+    """``environment`` of ``run.json``."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "device": device_name(built.device),
+        "threads": built.threads,
+        "matmul": torch.get_float32_matmul_precision(),
+        "plugins": plugins,
+        **built.choices,
+    }
+
+
+def step_record(built: Built) -> dict[str, Any]:
+    """``step`` of ``run.json``: the training step and the hooks of the run."""
+    return {"name": built.run.step_name, "attached": [hook.name for hook in built.run.hooks]}
+
+
+def test_record(state: Any, test: Mapping[str, float]) -> dict[str, Any] | None:
+    """``test`` of ``run.json``: the values, with step and epoch of the model that was tested."""
+    if not test:
+        return None
+    where = {key: state.best[key] for key in ("step", "epoch")} if state.best else state.where
+    return {**where, **test}

@@ -1,4 +1,4 @@
-"""What one run is to do, and where an interrupted one goes on."""
+"""The request for one run, new or resumed."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainctl.config.config_diff import Change
+from trainctl.config.config_diff import Change, require_allowed
 from trainctl.config.settings import Config
-from trainctl.runs.record import now
+from trainctl.errors import CheckpointError, ConfigError
+from trainctl.registry import COMPONENTS, plugins
+from trainctl.runs.directory import lock
+from trainctl.runs.record import now, read_record
+from trainctl.training.startup import collector_paused, importing
 
 if TYPE_CHECKING:  # a sweep's own process makes requests, and imports no torch
     from trainctl.checkpoint.format import CheckpointData
@@ -18,19 +22,17 @@ if TYPE_CHECKING:  # a sweep's own process makes requests, and imports no torch
     from trainctl.training.run import Hook
 
 Draw = Callable[[Path, str, Any, Sequence[str], str], Sequence[str]]
-"""Draws the pictures of a finished run, given its directory, a title, the counts of a Confusion or None, the
-names of the classes, and which split and checkpoint. Returns a line for each picture that failed."""
+"""Draws the pictures of a finished run from its directory, a title, the counts of a Confusion or None, the
+names of the classes, and a line on split and checkpoint. Returns a line for each picture that failed."""
 
 
 @dataclass(frozen=True)
 class Resumed:
-    """Where and how a run goes on.
+    """The checkpoint that a run is resumed from.
 
     Attributes:
-        checkpoint: the one it goes on from.
-        content: what stands in it.
-        broken: newer ones that are damaged, with the reason.
-        changes: what is to be different from here on.
+        broken: newer checkpoints that are damaged, with the reason.
+        changes: of the config, from here on.
     """
 
     checkpoint: Path
@@ -39,7 +41,7 @@ class Resumed:
     changes: tuple[Change, ...] = ()
 
     def recorded(self, command: str) -> dict[str, Any]:
-        """What ``run.json`` says of it."""
+        """The values of ``run.json`` that change."""
         return {
             "status": "running",
             "exit_code": None,
@@ -56,7 +58,7 @@ class Resumed:
         }
 
     def with_recorded_threads(self, config: Config, values: Mapping[str, Any]) -> Config:
-        """The number of threads decides the last bits: ``auto`` is what the run was started with."""
+        """The config with the first number of threads for ``auto``: it decides the last bits."""
         threads = (values.get("environment") or {}).get("threads")
         return replace(config, threads=threads) if config.threads == "auto" and threads else config
 
@@ -66,12 +68,11 @@ class Request:
     """One run to do.
 
     Attributes:
-        config: the checked settings.
-        files: what to store of the config, by file name.
-        directory: where it goes, taken already.
-        notices: what the user must be told before the run.
+        files: the config to store, by file name.
+        directory: of the run, claimed already.
+        notices: for the user, before the run.
         command: the command line as typed.
-        resumed: where an interrupted run goes on; None for a new one.
+        resumed: None for a new run.
         latest: point ``outputs/latest`` at it.
         hooks: makes hooks that watch the run beside its own.
         draw: draws pictures at the end; None draws none.
@@ -91,3 +92,72 @@ class Request:
 def command_line(arguments: list[str]) -> str:
     """The command as typed, quoted for a shell."""
     return shlex.join(["trainctl", *arguments])
+
+
+def make_request(
+    directory: Path,
+    overrides: list[str],
+    *,
+    command: str,
+    allow_change: bool = False,
+    trust_plugins: bool = False,
+) -> Request | None:
+    """The request to resume the run in ``directory``; None if it is finished and nothing is changed.
+
+    Raises ConfigError for a run or a change that cannot be resumed, CheckpointError without a usable
+    checkpoint, DirectoryTakenError while another process trains in it.
+    """
+    with collector_paused():
+        from trainctl.config.changed_config import change_config
+
+        record = _read_record(directory)
+        # The lock comes before anything else is read: another process may be writing.
+        with lock(directory):
+            pass
+        if not (directory / "config.yaml").is_file():
+            raise _no_checkpoint(directory, record)
+        environment = record.get("environment") or {}
+
+        def trusted(named: list[str]) -> None:
+            if not trust_plugins:
+                plugins.refuse_changed(named, environment.get("plugins") or [])
+
+        asked = change_config(directory, overrides, trusted)
+        require_allowed(asked.changes, allowed=allow_change)
+    if record.get("status") == "done" and not asked.changes:
+        return None
+    with importing():
+        from trainctl.checkpoint.retention import newest_valid
+
+        loop = COMPONENTS["loop"].load(asked.config.loop.name)
+    if not getattr(loop, "resumes", True):
+        raise ConfigError(
+            f"loop={asked.config.loop.name} cannot be resumed", f"start it again: {record.get('command')}"
+        )
+    if not any((directory / "checkpoints").glob("step-*")):
+        raise _no_checkpoint(directory, record)
+    path, content, broken = newest_valid(directory / "checkpoints")
+    asked = asked.from_checkpoint(content.step, environment.get("threads"))
+    resumed = Resumed(path, content, tuple(broken), tuple(asked.changes))
+    # The checkpoint has the weights of init_from; that run may be gone, and `last` is another one.
+    config = replace(asked.config, init_from=None)
+    return Request(config, asked.files, directory, (), command, resumed)
+
+
+def _read_record(directory: Path) -> dict[str, Any]:
+    """Raises CheckpointError for a damaged record, as a kill at the very start leaves it."""
+    try:
+        return read_record(directory)
+    except ConfigError as error:
+        if not (directory / "run.json").exists():
+            raise
+        raise CheckpointError(
+            str(error), "nothing was changed; if the run was stopped at its very start, start it again"
+        ) from error
+
+
+def _no_checkpoint(directory: Path, record: dict[str, Any]) -> CheckpointError:
+    return CheckpointError(
+        f"{directory} has no checkpoint: the run was stopped before it saved the first one",
+        f"start it again: {record.get('command') or 'with the command that began it'}",
+    )

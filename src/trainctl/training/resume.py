@@ -1,4 +1,4 @@
-"""From a checkpoint back to a run that goes on as if nothing had happened."""
+"""From a checkpoint to a run that goes on as if it had not been interrupted."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ from trainctl.config.config_diff import Change
 from trainctl.errors import CheckpointError, ConfigError
 from trainctl.runs import files
 from trainctl.training.build import Built
+from trainctl.training.failures import line_of
 from trainctl.training.hooks.plateau import Plateau
 from trainctl.training.request import Resumed
-from trainctl.training.run import Run
 
 _COUNTS = ("step", "epoch", "position", "evaluated", "num_bad_epochs", "skipped")
 # A setting that brings a part into the run, or takes it out.
@@ -28,11 +29,11 @@ _COURSE = ("train.epochs", "train.max_steps", "train.batch_size", "train.accumul
 def resume(
     built: Built, content: CheckpointData, changes: Sequence[Change] = (), detached: Sequence[str] = ()
 ) -> None:
-    """Make ``built`` the run that ``content`` was taken of, with ``changes`` made to it from here on.
+    """Restore ``built`` from ``content``, with ``changes`` from here on.
 
-    ``detached`` are hooks of the run that ``built`` goes without, by name.
+    ``detached`` are names of hooks that are in the checkpoint, but not in ``built``.
 
-    Raises ConfigError for what does not fit: other data, another model, a change that cannot be made.
+    Raises ConfigError for other data, another model, or a change that cannot be made.
     """
     run, keys = built.run, [change.key for change in changes]
     _check_state(content)
@@ -63,7 +64,7 @@ def resume(
 
 
 def apply(built: Built, resumed: Resumed) -> list[str]:
-    """Put ``built`` where the run was; returns what people must be told."""
+    """Restore ``built``, and set damaged checkpoints aside; returns notices."""
     resume(built, resumed.content, resumed.changes)
     said = [f"resumed from {resumed.checkpoint.name}", *set_aside(resumed.broken)]
     for change in resumed.changes:
@@ -73,17 +74,13 @@ def apply(built: Built, resumed: Resumed) -> list[str]:
 
 
 def _restore(built: Built, content: CheckpointData, free: AbstractSet[str]) -> None:
-    """Give the model, the state and every part of the run what the checkpoint has of it.
-
-    The ``free`` parts need not be on both sides; where one is, as the scheduler of a run whose course is
-    another one now, it keeps its own state.
-    """
+    """Restore the model, the state and every part of the run; ``free`` parts keep their own state."""
     run, state = built.run, content.state
     try:
         run.model.load_state_dict(content.model)
     except (RuntimeError, KeyError) as error:
         raise ConfigError(
-            f"the checkpoint's parameters do not fit the model: {_misfit(run, content, error)}",
+            f"the checkpoint's parameters do not fit the model: {line_of(error)}",
             "leave the model's arguments as they are; init_from=RUN starts a new run from what fits",
         ) from error
     parts = {name: part for name, part in built.parts().items() if name not in free}
@@ -97,24 +94,12 @@ def _restore(built: Built, content: CheckpointData, free: AbstractSet[str]) -> N
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise CheckpointError(f"the checkpoint lacks {error}: an exact resume is not possible") from error
     if run.state.position >= run.train_loader.samples:
-        # Version 0.1 moved the cursor to the next epoch after the evaluation only.
+        # Checkpoints of version 0.1 end an epoch without moving the cursor to the next one.
         run.state.epoch, run.state.position = run.state.epoch + 1, 0
 
 
-def _misfit(run: Run, content: CheckpointData, error: Exception) -> str:
-    """The first tensor that does not fit, and how."""
-    own = run.model.state_dict()
-    for name in sorted({*content.model, *own}):
-        there, here = (
-            tuple(tensors[name].shape) if name in tensors else "absent" for tensors in (content.model, own)
-        )
-        if there != here:
-            return f"{name} is {there} there, {here} here"
-    return " ".join(str(error).split())
-
-
 def check_data(built: Built, content: CheckpointData, *, allowed: bool = False) -> None:
-    """Raise ConfigError where the data, or the order that it comes in, is not the checkpoint's."""
+    """Raise ConfigError where the data or its order is not the checkpoint's."""
     state = content.state
     if not allowed and state["data_fingerprint"] != built.data_fingerprint(state["epoch"]):
         raise ConfigError(
@@ -129,7 +114,7 @@ def check_data(built: Built, content: CheckpointData, *, allowed: bool = False) 
 
 
 def _check_state(content: CheckpointData) -> None:
-    """Raise CheckpointError where something is missing or cannot be: nothing is begun with it."""
+    """Raise CheckpointError for a missing or impossible value, before anything is changed."""
     state = content.state
     wrong = [key for key in _COUNTS if type(state.get(key)) is not int or not 0 <= state[key] < 2**63]
     parts: Any = state.get("parts")
@@ -154,7 +139,7 @@ def _check_state(content: CheckpointData) -> None:
 def content_groups(content: CheckpointData) -> list[dict[str, Any]]:
     """The optimizer's parameter groups in a checkpoint."""
     state = snapshot.unpack(content.state["parts"]["optimizer"], content.training)
-    # One that is made of several, as muon is, has theirs.
+    # An optimizer made of several, such as muon, has theirs.
     return [group for part in state.get("parts", [state]) for group in part["param_groups"]]
 
 
@@ -171,17 +156,17 @@ def _set(groups: list[dict[str, Any]], fresh: list[dict[str, Any]], argument: st
 def _reschedule(
     built: Built, fresh: list[dict[str, Any]], old_lr: list[float], plateau: Plateau | None
 ) -> None:
-    """The learning rate that the new course gives this step, as if it had been followed from the start."""
+    """Set the learning rate of this step as if the new course had been followed from the start."""
     run, groups = built.run, built.run.optimizer.param_groups
     if plateau is not None:
         bases = plateau.initial_lrs
         for group, wanted, old, base in zip(groups, fresh, old_lr, bases, strict=True):
-            # What it has been reduced by so far holds for the new one, too.
+            # The reductions so far hold for the new one, too.
             group["lr"] = old if wanted["lr"] == base else wanted["lr"] * old / base
         plateau.initial_lrs = [wanted["lr"] for wanted in fresh]
         return
     for group, wanted in zip(groups, fresh, strict=True):
-        # All of it: a scheduler keeps its peaks and its momentum there.
+        # All settings: a scheduler keeps its peaks and its momentum there.
         group.update(wanted)
     if run.scheduler is not None:
         with warnings.catch_warnings():
@@ -212,14 +197,11 @@ def _check_length(built: Built, keys: list[str]) -> None:
 
 
 def set_aside(broken: Sequence[tuple[Path, str]]) -> list[str]:
-    """Rename damaged checkpoints, so that the run can write those steps again; says so, a line each."""
+    """Rename damaged checkpoints, so that the run can write those steps again; a notice for each."""
     said = []
     for path, reason in broken:
-        aside = path.with_name(f"damaged-{path.name}")
-        number = 1
-        while aside.exists():
-            number += 1
-            aside = path.with_name(f"damaged-{path.name}-{number}")
+        names = (f"damaged-{path.name}{f'-{number}' if number > 1 else ''}" for number in count(1))
+        aside = next(path.with_name(name) for name in names if not path.with_name(name).exists())
         files.rename(path, aside)
         said.append(f"damaged checkpoint set aside as {aside.name}: {reason}")
     return said

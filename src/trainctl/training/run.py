@@ -1,4 +1,4 @@
-"""A run, the hooks that watch it, and what they may ask of the loop."""
+"""A run, its hooks, and their requests to the loop."""
 
 from __future__ import annotations
 
@@ -21,14 +21,13 @@ class Metric(Protocol):
 
 
 class Hook:
-    """Watches a run. A hook overrides the events it needs; the docstring of the loop draws when each comes.
+    """Watches a run. A hook overrides the events it needs; the docstring of the loop draws their order.
 
     A hook that overrides neither ``batch`` nor ``step`` costs nothing a step. A hook never replaces the step,
     a method of the optimizer or the criterion: it asks ``run.control`` to stop or to save.
 
     Attributes:
-        name: under this name the hook's state is in a checkpoint, and the record names it. By default the
-            class's.
+        name: of its state in checkpoints and in ``run.json``. By default the class's.
     """
 
     name: ClassVar[str] = "hook"
@@ -62,7 +61,7 @@ class Hook:
         """After the last step and its evaluation."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs of this hook: tensors, numbers, text, lists and dictionaries of them."""
+        """State for a resumed run: tensors, numbers, text, lists and dictionaries of them."""
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -74,12 +73,12 @@ class Hook:
 
 
 class Control:
-    """What hooks ask of the loop. The loop looks between two steps and after each evaluation.
+    """Requests of hooks. The loop obeys them between two steps and after each evaluation.
 
     Attributes:
-        reason: why training is to stop, or None.
-        error: the error that ends the run instead of an ordinary stop.
-        saving: whether a checkpoint is asked for.
+        reason: to stop training, or None.
+        error: ends the run instead of an ordinary stop.
+        saving: a checkpoint is requested.
     """
 
     def __init__(self) -> None:
@@ -89,9 +88,9 @@ class Control:
         self._asked = False
 
     def stop(self, reason: str, error: TrainctlError | None = None) -> None:
-        """Ask for the end of training. With an ``error`` the run is broken off: a resumed run goes on.
+        """Ask for the end of training; the first reason and the first error count.
 
-        The first reason counts, and the first error.
+        With an ``error`` the run is interrupted, and can be resumed.
         """
         if error is None:
             self.reason = self.reason or reason
@@ -104,16 +103,16 @@ class Control:
         self.saving = self._asked = True
 
     def agreed(self) -> bool:
-        """Whether anything is asked for. The one place where several devices would have to agree."""
+        """Whether there is any request. The one place where several devices would have to agree."""
         return self._asked
 
     def interrupt(self) -> None:
-        """Raise the error that a hook has asked for, in the middle of an evaluation or of a wait."""
+        """Raise the requested error, in the middle of an evaluation or of a wait."""
         if self._asked and self.error is not None:
             raise self.error
 
     def clear(self) -> None:
-        """Forget what was asked for: it has been done."""
+        """Forget all requests."""
         self.reason, self.error, self.saving, self._asked = None, None, False, False
 
 
@@ -123,9 +122,9 @@ class Run:
 
     Attributes:
         step: the whole training step, called as :func:`trainctl.training.loop.train_step`.
-        step_name: what ``step`` is, for the header and the record: ``plain, loss guard``.
-        averaged: the model with averaged weights, where there is one.
-        announce: told what is found out while the run goes: a topic, a line for people, a word to record.
+        step_name: for the header and the record: ``plain, loss guard``.
+        averaged: the model with averaged weights, or None.
+        announce: called with a topic, a line for people and a word to record.
     """
 
     model: Model
@@ -147,14 +146,11 @@ class Run:
 
     @property
     def result(self) -> Model:
-        """The model that is evaluated and saved: the one with averaged weights, where there is one."""
+        """The model that is evaluated and saved: with averaged weights, if there are any."""
         return self.model if self.averaged is None else self.averaged
 
     def attach(self, hooks: Sequence[Hook], *, first: bool = False) -> None:
-        """Have more hooks watch the run, behind the others or before them.
-
-        Raises ValueError where two have the same name.
-        """
+        """Add hooks behind the others, or before them. Raises ValueError where two have the same name."""
         self.hooks = [*hooks, *self.hooks] if first else [*self.hooks, *hooks]
         names = [hook.name for hook in self.hooks]
         if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -175,7 +171,7 @@ class Run:
         self.call("save")
 
     def obey(self) -> None:
-        """Do what hooks have asked for. Raises the error that one of them broke the run off with."""
+        """Do what hooks have asked for. Raises the requested error."""
         reason, error, saving = self.control.reason, self.control.error, self.control.saving
         self.control.clear()
         if reason is not None and self.state.stop is None:
@@ -186,7 +182,7 @@ class Run:
             raise error
 
     def parts(self) -> dict[str, Stateful]:
-        """What a checkpoint holds beside the model and the state, by name."""
+        """The parts of a checkpoint beside the model and the state, by name."""
         parts: dict[str, Stateful] = {"optimizer": self.optimizer}
         if self.scheduler is not None:
             parts["scheduler"] = self.scheduler

@@ -22,6 +22,9 @@ import torch
 from trainctl.errors import ConfigError
 from trainctl.registry.protocols import Model, Optimizer
 
+_TRIAL_STEPS = 8
+_ROUNDS = 3
+
 
 def choose_device(name: str) -> torch.device:
     """``auto`` is CUDA, else MPS, else the CPU. Raises ConfigError for a device that is not there."""
@@ -44,6 +47,13 @@ def choose_device(name: str) -> torch.device:
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise ConfigError("device=mps: no MPS device is available", "use device=cpu, or device=auto")
     return device
+
+
+def device_name(device: torch.device) -> str:
+    """The device as people know it, a GPU with its model."""
+    if device.type != "cuda":
+        return str(device)
+    return f"{device} ({torch.cuda.get_device_name(device)})"
 
 
 def _cuda_count() -> int:
@@ -81,26 +91,11 @@ def precision_context(precision: str, device: torch.device) -> AbstractContextMa
     return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
-def set_matmul_precision(precision: str) -> None:
-    """How float32 matrices are multiplied: ``highest`` in float32, ``high`` in TF32, ``medium`` in bfloat16,
-    where the hardware has them. See torch.set_float32_matmul_precision.
-
-    It holds for the whole process, so every run and every use of one sets it.
-    """
-    torch.set_float32_matmul_precision(precision)
-
-
 @contextmanager
 def random_state_kept(device: torch.device) -> Iterator[None]:
-    """Put torch's random state back afterwards, so that a trial leaves no trace in the run."""
+    """Restore torch's random state afterwards, so that a trial leaves no trace in the run."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         yield
-
-
-# ------------------------------------------------------------------ threads
-
-_TRIAL_STEPS = 8
-_ROUNDS = 3
 
 
 def choose_threads(
@@ -111,11 +106,11 @@ def choose_threads(
     trial: Callable[..., object],
     batch: Any,
 ) -> tuple[int, str]:
-    """Set the number of CPU threads; returns it and a word on how it was found.
+    """Set the number of CPU threads; returns it and a note on how it was found.
 
     ``auto`` on the CPU measures a few steps of ``trial(model, optimizer, *batch)`` on copies, with one
-    thread and with all: on small models two threads are often slower than one. The result is kept a machine,
-    model and batch shape. The number of threads changes the last bits of results, so it is recorded.
+    thread and with all: on small models two threads are often slower than one. The result is cached by
+    machine, model and batch shape, and recorded, since it changes the last bits of results.
     """
     if isinstance(setting, int):
         torch.set_num_threads(setting)

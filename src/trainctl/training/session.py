@@ -11,33 +11,27 @@ from typing import Any
 from torch import Tensor
 
 from trainctl.checkpoint import bad_step, snapshot
-from trainctl.checkpoint.format import (
-    CheckpointData,
-    folder_name,
-    read_checkpoint,
-    ready_to_save,
-    save_checkpoint,
-)
+from trainctl.checkpoint.format import folder_name, read_checkpoint, ready_to_save, save_checkpoint
 from trainctl.config.settings import Config
 from trainctl.config.values import parse_values
-from trainctl.errors import NotLearnedError, Problem, TrainctlError, WorkerError
+from trainctl.errors import Problem, TrainctlError, WorkerError
 from trainctl.paths import short_path
 from trainctl.registry import plugins
 from trainctl.runs import files
 from trainctl.runs.directory import point_latest
 from trainctl.runs.record import RunRecord, now
-from trainctl.training import artifacts, observers
+from trainctl.training import artifacts
 from trainctl.training.build import Built, build
 from trainctl.training.display import Display
 from trainctl.training.hooks.checkpointer import Checkpointer
 from trainctl.training.hooks.console import Console
 from trainctl.training.hooks.guard import Keep
 from trainctl.training.hooks.metrics_log import MetricsLog
+from trainctl.training.hooks.profile import Profiler, attach, show_profile
 from trainctl.training.hooks.signals import Signals
 from trainctl.training.hooks.tracking import Tracking, build_trackers
 from trainctl.training.loop import evaluate_split
-from trainctl.training.recording import environment_of, step_record, test_record
-from trainctl.training.report import closing, header
+from trainctl.training.report import closing, environment_of, header, step_record, test_record
 from trainctl.training.request import Request
 from trainctl.training.resume import apply
 from trainctl.training.run import Run
@@ -46,12 +40,10 @@ log = logging.getLogger("trainctl")
 
 
 class Session:
-    """One run that is being done: :meth:`run` does all of it.
+    """One run, which :meth:`run` does from its beginning to its end.
 
     Args:
-        request: what to do.
-        record: its ``run.json``.
-        display: what a person sees of it.
+        record: the ``run.json`` of the run.
     """
 
     def __init__(self, request: Request, record: RunRecord, display: Display) -> None:
@@ -59,62 +51,46 @@ class Session:
         self.directory = request.directory
 
     def run(self) -> None:
-        """Train, test, and write down what happened. Raises TrainctlError where it does not end well."""
+        """Train, test, and record the result. Raises TrainctlError where it does not end well."""
         notices = [*self._build(), *self._attach()]
         self._begin(notices)
         test = self._fit()
         self._finish(test)
 
-    # ---------------------------------------------------------------- before the first step
-
     def _build(self) -> list[str]:
-        """Build the run; returns what people must be told."""
+        """Build the run; returns notices."""
         request, record = self.request, self.record
         config, recorded = request.config, record.values.get("environment") or {}
         self.plugins = plugins.load(config.plugins)
         if request.resumed is not None:
             config = request.resumed.with_recorded_threads(config, record.values)
-        self.config: Config = config
+        self.config = config
         self.trackers = build_trackers(config.trackers)
-        self.built: Built = build(config, recorded=recorded if request.resumed is not None else None)
+        self.built = build(config, recorded=recorded if request.resumed is not None else None)
         record.update(
             environment=environment_of(self.built, self.plugins),
             parameters=self.built.parameters,
             monitor={"name": self.built.monitor, "lower_is_better": self.built.lower_is_better},
         )
-        # Only now: until here `last` means the run before, in init_from=last, say.
+        # Only now: until here `last` is the run before, as in init_from=last.
         not_latest = point_latest(self.directory) if request.latest else None
         return [*request.notices, *self.built.notices, *([not_latest] if not_latest else [])]
 
     def _attach(self) -> list[str]:
-        """Attach what logs, saves, shows and interrupts the run; bring a resumed one to where it was."""
+        """Attach the hooks that log, save, show and interrupt the run; restore a resumed one."""
         request, config, run = self.request, self.config, self.built.run
         self.signals = Signals()
         self.metrics_log = MetricsLog(self.directory / "metrics.jsonl")
-        self.checkpointer = Checkpointer(
-            self.directory / "checkpoints",
-            self._hold,
-            **checkpointing(config, self.built),
-            writer=ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-            if config.checkpoint.overlap
-            else None,
-            sync=self.metrics_log.sync,
-        )
+        writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint") if config.checkpoint.overlap else None
+        saving = {**checkpointing(config, self.built), "writer": writer, "sync": self.metrics_log.sync}
+        self.checkpointer = Checkpointer(self.directory / "checkpoints", self._hold, **saving)
         console = Console(self.display, -(-run.total_steps // len(run.train_loader)), config.display.every)
         self.tracking = self._make_tracking()
-        self._fingerprints: dict[int, str] = {}
-        watching = [self.tracking] if self.trackers else []
-        run.attach(
-            [
-                *request.hooks(self.built),
-                self.metrics_log,
-                self.checkpointer,
-                console,
-                *watching,
-                self.signals,
-            ]
-        )
-        observers.attach(run, config, self.directory)
+        own = [self.metrics_log, self.checkpointer, console]
+        tracking = [self.tracking] if self.trackers else []
+        run.attach([*request.hooks(self.built), *own, *tracking, self.signals])
+        if config.profile:
+            attach(run, self.directory)
         run.announce = self._announce
         said = []
         if request.resumed is not None:
@@ -125,7 +101,7 @@ class Session:
         return said
 
     def _make_tracking(self) -> Tracking:
-        """The hook that feeds the trackers; ``run.json`` has from now on how each of them fares."""
+        """The hook that feeds the trackers; ``run.json`` has their states from now on."""
         config, directory, record = self.request.config, self.directory, self.record
         name = config.name or "/".join(directory.parts[-2:])
         settings = tracked_settings(self.request) if self.trackers else {}
@@ -136,7 +112,7 @@ class Session:
         return tracking
 
     def _begin(self, notices: list[str]) -> None:
-        """Store the config, and show what is about to be done."""
+        """Store the config, and show the header."""
         for name, content in self.request.files.items():
             files.replace(self.directory / name, content.encode())
         self.record.begun = True
@@ -146,14 +122,9 @@ class Session:
             self.display.notice(notice)
             log.info(notice)
 
-    # ---------------------------------------------------------------- while it trains
-
     def _hold(self, run: Run) -> Any:
-        """Copy the run for a checkpoint; what is returned gives the copy."""
-        epoch = run.state.epoch
-        if epoch not in self._fingerprints:
-            self._fingerprints = {epoch: self.built.data_fingerprint(epoch)}
-        content = ready_to_save(self.built.snapshot(self._fingerprints[epoch]))
+        """Copy the run for a checkpoint; the result gives the copy."""
+        content = ready_to_save(self.built.snapshot())
         return lambda: content
 
     def _announce(self, topic: str, text: str, word: str) -> None:
@@ -172,7 +143,7 @@ class Session:
                     built.fit(run)
                     test = self._test()
                 except TrainctlError as error:
-                    # Between two steps, all of them: what was trained is whole.
+                    # These come between two steps: the run is whole.
                     if error.status in ("interrupted", "terminated") or isinstance(error, WorkerError):
                         run.save()
                         saved = Problem(f"saved in {short_path(self.checkpointer.path(run))}")
@@ -187,12 +158,13 @@ class Session:
         finally:
             # The losses up to the failure are what explains it.
             self.metrics_log.close()
-            observers.release(run)
+            if (profiler := run.hook(Profiler.name)) is not None:
+                profiler.close()
             self.record.values.update(last=run.state.last or run.state.where, best=run.state.best)
         return test
 
     def _look(self) -> None:
-        """While the loop waits for a batch: raise where a signal has come."""
+        """Called while the loop waits for a batch: raise where a signal has come."""
         self.signals.poll(self.built.run)
         self.built.run.control.interrupt()
 
@@ -213,14 +185,20 @@ class Session:
         values = evaluate_split(artifacts.counting(run, self.confusion), split, loader)
         return values if split == "test" else {}
 
-    # ---------------------------------------------------------------- after the last step
-
     def _finish(self, test: dict[str, float]) -> None:
-        """Write down how the run ended, then draw, feed the trackers, and show the closing table."""
+        """Record how the run ended, then draw, feed the trackers, and show the closing table."""
         record, display, run = self.record, self.display, self.built.run
         best_step = run.state.best["step"] if run.state.best else run.state.step
-        unlearned = observers.judge(run)
-        self._record_end(test, unlearned)
+        overfit = run.hook("overfit")
+        unlearned = None if overfit is None else overfit.failure(run)
+        record.update(
+            status="done" if unlearned is None else "failed",
+            exit_code=0 if unlearned is None else unlearned.exit_code,
+            reason=run.state.stop if unlearned is None else str(unlearned),
+            ended=now(),
+            test=test_record(run.state, test),
+            **({"skipped": run.state.skipped} if run.state.skipped else {}),
+        )
         if run.state.skipped:
             display.notice(f"{run.state.skipped} steps were left out: not finite (train.log names them)")
         if run.state.stop:
@@ -230,37 +208,27 @@ class Session:
             self.tracking.close(record.values["status"], artifacts.artifacts(self.directory, best_step))
         if self.trackers:
             record.write()
-        observers.show_profile(run, display, record)
+        if (profiler := run.hook(Profiler.name)) is not None:
+            show_profile(profiler.profile, display, record)
         closing(display, record, self.directory, best_step)
         if unlearned is not None:
             raise unlearned
         if came:
             raise came[0]
 
-    def _record_end(self, test: dict[str, float], unlearned: NotLearnedError | None) -> None:
-        state = self.built.run.state
-        self.record.update(
-            status="done" if unlearned is None else "failed",
-            exit_code=0 if unlearned is None else unlearned.exit_code,
-            reason=state.stop if unlearned is None else str(unlearned),
-            ended=now(),
-            test=test_record(state, test),
-            **({"skipped": state.skipped} if state.skipped else {}),
-        )
-
 
 def tracked_settings(request: Request) -> dict[str, Any]:
-    """The run's settings by dotted key, as trackers get them: those of the trackers themselves left out.
+    """The run's settings by dotted key, for trackers; those of the trackers themselves left out.
 
-    The stored ones: the checked config has values from the environment, which may be secrets. A resumed run
-    tells the same as before, paths included: MLflow refuses a parameter whose value has changed.
+    They are the stored ones: the checked config has values from the environment, which may be secrets. A
+    resumed run gives the same again, paths included: MLflow refuses a parameter whose value has changed.
     """
     settings = parse_values(request.files["config.yaml"].encode(), "config.yaml")
     return {key: value for key, value in settings.items() if key.partition(".")[0] != "tracker"}
 
 
 def checkpointing(config: Config, built: Built) -> dict[str, Any]:
-    """When to save and what to keep, as the config asks for it: arguments of a Checkpointer."""
+    """Arguments of a Checkpointer, as the config asks for them."""
     return {
         **config.checkpoint.model_dump(exclude={"overlap"}),
         "monitor": built.monitor,
@@ -269,19 +237,18 @@ def checkpointing(config: Config, built: Built) -> dict[str, Any]:
 
 
 def capsule_keeper(request: Request, built: Built, stored: list[dict[str, str]], take: Any = None) -> Keep:
-    """Keeps a bad step as a capsule in the run directory.
+    """Stores a capsule of a bad step in the run directory.
 
     Args:
-        built: the run.
-        stored: the plugins, as the run's record has them.
-        take: copies the run; by default it is copied as it stands.
+        stored: the plugins, as in ``run.json``.
+        take: copies the run; the default is ``built.snapshot``.
     """
     folder = request.directory / "capsules"
 
     def keep(run: Run, inputs: Tensor, targets: Tensor, random_state: Tensor, why: str) -> str:
         described = {"config": request.files["config.yaml"], "plugins": stored, "why": why}
-        content: CheckpointData = built.snapshot() if take is None else take()
-        # The step was that of the weights that train, not of their average.
+        content = built.snapshot() if take is None else take()
+        # The step uses the weights that train, not their average.
         before = replace(content, model=snapshot.weights(run.model))
         capsule = bad_step.of(before, inputs, targets, random_state, described)
         name = folder_name(run.state.step + 1)

@@ -1,4 +1,4 @@
-"""Importing much, quickly and whole."""
+"""Fast imports that signals do not interrupt."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trainctl.training.interrupts import held_back
 
 @contextmanager
 def collector_paused() -> Iterator[None]:
-    """No garbage collection inside: what is imported stays, and looking through it again and again costs."""
+    """No garbage collection inside: modules stay, and going through them again and again takes time."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -29,46 +29,39 @@ def collector_paused() -> Iterator[None]:
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """For the import of torch: a seventh of its time is garbage collection, and a signal would break it.
+    """For the import of torch: without garbage collection, a seventh of its time, and without signals.
 
-    After the first time the collector forgets what is there, so that no collection walks through the million
-    objects of torch's modules; a second time it would forget what a run left behind.
+    After the first time the collector ignores all present objects, so that no collection goes through the
+    million of torch's modules. Not after later ones: it would never free the leftovers of a run.
     """
     first = "torch" not in sys.modules
     with held_back(), collector_paused():
         yield
         if first:
-            gc.freeze()  # before the collector goes on: all of this is young to it, to be looked through
+            gc.freeze()  # before the collector is on again
 
 
 def load_libraries_meanwhile() -> threading.Thread | None:
-    """Have the system load torch's libraries in another thread while this one goes on in Python.
+    """Load torch's libraries in another thread while this one goes on in Python. Linux only.
 
-    A quarter of torch's import is the dynamic linker at work on a few hundred megabytes, which needs no
-    interpreter. Only the libraries without Python in them, in the order in which torch loads them; where they
-    are not found, or cannot be loaded so, torch finds out by itself, and says why. Linux only.
+    A quarter of torch's import is the dynamic linker's work, which needs no interpreter. These are the
+    libraries without Python in them, in torch's order; one that cannot be loaded is left to torch's import.
     """
     if "torch" in sys.modules or sys.platform != "linux" or "TORCH_USE_RTLD_GLOBAL" in os.environ:
         return None
     spec = importlib.util.find_spec("torch")
-    if spec is None or spec.origin is None:
-        return None
-    folder = Path(spec.origin).parent / "lib"
-    libraries = [(folder / "libtorch_global_deps.so", os.RTLD_GLOBAL), (folder / "libtorch.so", 0)]
-    if not all(path.is_file() for path, _ in libraries):
-        return None
     # A function of a library is called without the interpreter's lock; ctypes.CDLL itself would keep it.
     load = getattr(ctypes.CDLL(None), "dlopen", None)
-    if load is None:
+    if spec is None or spec.origin is None or load is None:
         return None
     load.restype, load.argtypes = ctypes.c_void_p, [ctypes.c_char_p, ctypes.c_int]
+    folder = os.fsencode(Path(spec.origin).parent / "lib")
 
     def work() -> None:
-        for path, scope in libraries:
-            if not load(os.fsencode(path), os.RTLD_NOW | scope):
-                return
+        if load(folder + b"/libtorch_global_deps.so", os.RTLD_NOW | os.RTLD_GLOBAL):
+            load(folder + b"/libtorch.so", os.RTLD_NOW)
 
-    # No daemon: at its end the program waits for it. Half loaded, the libraries would crash there.
+    # No daemon: the program waits for it at its end, where half loaded libraries would crash.
     thread = threading.Thread(target=work, name="libraries")
     thread.start()
     return thread

@@ -1,4 +1,4 @@
-"""Where a run stands."""
+"""The state of a run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from trainctl.registry.protocols import Batch, Cursor
 
 @dataclass
 class State:
-    """Where a run stands. With the tensors and the random states it makes up a checkpoint.
+    """Progress of a run. With the tensors and the random states it makes up a checkpoint.
 
     Attributes:
         step: optimizer steps taken.
@@ -64,6 +64,11 @@ class State:
         return self.epoch + 1 if self.position else max(1, self.epoch)
 
     @property
+    def speed(self) -> float:
+        """Training samples a second in the running epoch; 0 before its first step."""
+        return self.epoch_samples / self.epoch_seconds if self.epoch_seconds else 0.0
+
+    @property
     def where(self) -> dict[str, int]:
         """Step and epoch as they are recorded."""
         return {"step": self.step, "epoch": self.epoch_number}
@@ -74,6 +79,6 @@ class State:
         return {name: dict(value) if isinstance(value, dict) else value for name, value in kept}
 
     def load_state_dict(self, values: dict[str, Any]) -> None:
-        """Become what ``values`` says. Raises KeyError for a value that is missing."""
+        """Take over ``values``. Raises KeyError for a missing one."""
         for name in vars(self):
             setattr(self, name, values[name])

@@ -17,9 +17,9 @@ from trainctl.training.startup import importing
 
 
 def train(request: Request, display: Display) -> dict[str, Any]:
-    """Do one run; returns what stands in its ``run.json``.
+    """Do one run; returns the values of its ``run.json``.
 
-    Raises TrainctlError when it does not end well; ``run.json`` then has the status and the reason.
+    Raises TrainctlError when it fails; ``run.json`` then has the status and the reason.
     """
     config, directory = request.config, request.directory
     with lock(directory), log_file(directory), storage_errors(directory):
@@ -30,7 +30,7 @@ def train(request: Request, display: Display) -> dict[str, Any]:
             resumed = request.resumed.recorded(request.command)
             record = RunRecord.again(directory, **resumed, name=config.name)
         try:
-            # torch is imported here, after the config has been found right and the directory is ours.
+            # torch is imported here, after the config was checked and the directory locked.
             with importing():
                 from trainctl.training.session import Session
 
@@ -49,7 +49,7 @@ def train(request: Request, display: Display) -> dict[str, Any]:
 
 
 def git_state() -> dict[str, Any] | None:
-    """The commit of the current folder and what differs from it; None outside a repository."""
+    """The commit of the current folder and the difference to it; None outside a repository."""
 
     def git(*words: str) -> str:
         done = subprocess.run(["git", *words], capture_output=True, timeout=10, check=True)

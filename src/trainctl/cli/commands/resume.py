@@ -38,7 +38,7 @@ def run(words: list[str]) -> int:
         return resume_sweep(
             directory, command=command, trust_plugins=trust_plugins, reporter=TerminalReporter()
         )
-    from trainctl.training.resume_request import make_request
+    from trainctl.training.request import make_request
 
     allow_change = "--allow-change" in options
     request = make_request(

@@ -15,7 +15,6 @@ from trainctl.registry import plugins
 from trainctl.runs import metrics_file
 from trainctl.runs.directory import find, is_training
 from trainctl.runs.record import read_record
-from trainctl.training.recording import device_name
 from trainctl.training.startup import collector_paused, importing
 
 if TYPE_CHECKING:
@@ -137,7 +136,7 @@ def _environment(era: ConfigVersion, record: Mapping[str, Any]) -> list[str]:
     import torch
 
     from trainctl.analysis.verify import recorded_config
-    from trainctl.training.runtime import choose_device
+    from trainctl.training.runtime import choose_device, device_name
 
     then, config = record.get("environment") or {}, recorded_config(era, record)
     now = {

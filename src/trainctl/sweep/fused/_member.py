@@ -29,8 +29,7 @@ from trainctl.training.hooks.checkpointer import Checkpointer
 from trainctl.training.hooks.guard import Guard
 from trainctl.training.hooks.metrics_log import MetricsLog
 from trainctl.training.log_file import logged_to, open_log
-from trainctl.training.recording import environment_of, step_record, test_record
-from trainctl.training.report import closing, header
+from trainctl.training.report import closing, environment_of, header, step_record, test_record
 from trainctl.training.request import Request
 from trainctl.training.resume import apply
 from trainctl.training.run import Run

@@ -22,11 +22,9 @@ class Best(Hook):
     """Records ``state.last`` and ``state.best``; with ``patience`` it also asks to stop early.
 
     Args:
-        monitor: the value that decides, such as ``val/accuracy``.
-        lower_is_better: whether its lowest is the best, as for ``val/loss``, or its highest.
+        monitor: such as ``val/accuracy``.
         patience: evaluations without improvement after which to stop; None never stops.
-        min_delta: an improvement that is not larger does not reset the patience. The best checkpoint is the
-            best one all the same.
+        min_delta: an improvement resets the patience only if it is larger. It is the best all the same.
     """
 
     name = "best"

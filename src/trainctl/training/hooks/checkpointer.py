@@ -24,20 +24,17 @@ class Checkpointer(Hook):
     The run is copied between two steps; a thread of its own writes the copy while training goes on. The old
     checkpoints go only after the new one was read back from the disk and found whole.
 
-    By itself (``every_epochs="auto"``) it does not write what the next epoch would delete: where one
-    checkpoint is kept and the one before is less than two seconds old, that of an epoch is left out, and one
-    that is among the best stays in memory until then. Short epochs would spend their time on the disk.
+    ``every_epochs="auto"`` leaves out the checkpoint of an epoch where one is kept and the last is less than
+    two seconds old, since the next epoch would delete it; one of the best stays in memory until then.
 
     Args:
-        folder: where the checkpoints go.
-        hold: copies the run between two steps; what it returns makes a checkpoint of the copy.
-        every_steps, every_epochs, every_minutes: when; None is never.
-        keep_last: how many of the newest are kept.
-        keep_best: how many of the best evaluated are kept, best first by ``monitor``.
-        lower_is_better: what is best.
+        hold: copies the run between two steps; its result makes a checkpoint of the copy.
+        every_steps, every_epochs, every_minutes: None is never.
+        keep_last: number of the newest that are kept.
+        keep_best: number of the best by ``monitor`` that are kept.
         writer: writes in a thread of its own; without one training waits.
         first_waits: the first checkpoint, too, may wait for the next.
-        sync: called before a checkpoint is written, brings to the disk what it counts on.
+        sync: called before a checkpoint is written, to bring the metrics before it to the disk.
     """
 
     name = "checkpoints"
@@ -75,7 +72,7 @@ class Checkpointer(Hook):
         self._saved_at = time.monotonic()
         remove_leftovers(self.folder)
         if self.saved_step == run.state.step:
-            # Killed after the save that it goes on from, a run had this still to do.
+            # A run that was killed right after this save has not pruned yet.
             prune_checkpoints(self.folder, self._kept(run), self.keep_last)
 
     def step(self, run: Run, loss: Tensor) -> None:
@@ -97,7 +94,7 @@ class Checkpointer(Hook):
             run.control.save()
 
     def _rank(self, value: float | None, step: int) -> bool:
-        """Enter an evaluation among the best; whether it is one of them. NaN and infinity never are."""
+        """Enter an evaluation; whether it is among the best. NaN and infinity never are."""
         if value is None or value - value != 0:
             return False
         self._ranked.append((value if self.lower_is_better else -value, step))
@@ -115,15 +112,11 @@ class Checkpointer(Hook):
         self._ranked = [(value, step) for value, step in state["ranked"]]
 
     def path(self, run: Run) -> Path:
-        """Where the checkpoint of the run as it stands is or will be."""
+        """The folder of the checkpoint of this step."""
         return self.folder / folder_name(run.state.step)
 
     def save(self, run: Run) -> None:
-        """Save, unless this step is saved already.
-
-        After an epoch whose checkpoint is not due yet, one that the next would delete is not made, and
-        another stays in memory.
-        """
+        """Save this step, unless it is saved already or, as the class says, left out or kept in memory."""
         step, now = run.state.step, self._now
         self._now = True
         if self.saved_step == step:
@@ -139,10 +132,7 @@ class Checkpointer(Hook):
 
     def _is_due(self) -> bool:
         first = self.saved_step < 0 and not self._first_waits
-        return not self._spaced or first or self._is_old()
-
-    def _is_old(self) -> bool:
-        return time.monotonic() - self._saved_at >= _SPACING
+        return not self._spaced or first or time.monotonic() - self._saved_at >= _SPACING
 
     def _write_held(self, kept: set[int]) -> None:
         self.wait()
@@ -154,7 +144,7 @@ class Checkpointer(Hook):
             self._writing = self.writer.submit(self._write, contents, kept)
 
     def _kept(self, run: Run) -> set[int]:
-        """The steps whose checkpoints stay, however old."""
+        """The steps of the best checkpoints."""
         best = run.state.best
         return {step for _, step in self._ranked} | ({int(best["step"])} if best else set())
 
@@ -172,13 +162,13 @@ class Checkpointer(Hook):
         prune_checkpoints(self.folder, kept, self.keep_last)
 
     def wait(self) -> None:
-        """Wait for the checkpoint that is being written. Raises what went wrong with it."""
+        """Wait for the checkpoint that is being written. Raises the error of its writing."""
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.result()
 
     def close(self, run: Run) -> None:
-        """Write what is held in memory, and wait for it: for a run that was stopped between two steps."""
+        """Write the checkpoints that are held in memory, and wait for them."""
         if self._held:
             self._write_held(self._kept(run))
         self.wait()

@@ -24,8 +24,8 @@ class Console(Hook):
     """Feeds a display. A step costs one append; losses are read from the device when something is drawn.
 
     Args:
-        every: ``display.every`` as it was asked for. An epoch of fewer steps has a line only where something
-            was evaluated, and the last one.
+        every: ``display.every`` of the config. An epoch of fewer steps has a line only if it is evaluated or
+            the last.
     """
 
     name = "console"
@@ -60,7 +60,7 @@ class Console(Hook):
     def evaluated(self, run: Run, values: Mapping[str, float]) -> None:
         state = run.state
         progress = self.progress()
-        progress.speed = state.epoch_samples / state.epoch_seconds if state.epoch_seconds else 0.0
+        progress.speed = state.speed
         progress.epoch = state.epoch_number
         progress.epoch_loss = self._sum / self._count if self._count else float("nan")
         self._sum, self._count = 0.0, 0
@@ -69,13 +69,8 @@ class Console(Hook):
         best = state.best is not None and state.best["step"] == state.step
         seconds = time.perf_counter() - self._epoch_started
         self.display.epoch(progress, visible(values), seconds, best=best)
-        log.info(
-            "epoch %d/%d train/loss %.6g %s",
-            progress.epoch,
-            progress.epochs,
-            progress.epoch_loss,
-            dict(values),
-        )
+        epoch = f"epoch {progress.epoch}/{progress.epochs}"
+        log.info("%s train/loss %.6g %s", epoch, progress.epoch_loss, dict(values))
         self._epoch_started = time.perf_counter()
 
     def progress(self) -> Progress:
@@ -106,12 +101,11 @@ class Console(Hook):
             self._enter(fetched(losses))
 
     def _enter(self, losses: list[float]) -> None:
-        """Let the next drawing know of these losses."""
         for loss in losses:
-            self._loss = loss
             # NaN means that there is no mean yet.
             first = self._smoothed != self._smoothed
             self._smoothed = loss if first else _SMOOTHING * self._smoothed + (1 - _SMOOTHING) * loss
-            self._sum += loss
-            self._count += 1
+        self._loss = losses[-1]
+        self._sum += sum(losses)
+        self._count += len(losses)
         self._history = [*self._history[1 - _HISTORY :], self._smoothed]

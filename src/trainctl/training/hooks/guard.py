@@ -20,7 +20,7 @@ from trainctl.training.run import Hook, Run
 log = logging.getLogger("trainctl")
 
 Keep = Callable[[Run, Tensor, Tensor, Tensor, str], str]
-"""Keeps a bad step as a capsule: the run before it, inputs, targets, torch's random state, the reason."""
+"""Stores a capsule of a bad step: the run before it, inputs, targets, torch's random state, the reason."""
 
 
 class StepRefusedError(Exception):
@@ -34,19 +34,17 @@ class StepRefusedError(Exception):
 class Guard(Hook):
     """Lets no step be taken whose loss, or gradients, are NaN or infinite.
 
-    The steps of ``steps/`` ask it: :meth:`accepts_loss` after the forward pass, :meth:`accepts_gradients`
+    The steps of ``steps/`` ask :meth:`accepts_loss` after the forward pass and :meth:`accepts_gradients`
     after the backward pass. A refused step is kept as a capsule and raises NotFiniteError (exit 6); the first
-    ``max_skipped_steps`` of them are left out instead, each with a line in the log. In every case the
-    parameters are those before the step, and so are the model's buffers, which the forward pass of batch
-    normalisation changes. A buffer that the first step leaves as it is counts as a constant. What a model
-    keeps in ordinary attributes is not restored.
+    ``max_skipped_steps`` are left out instead, with a line in the log. Parameters and buffers are then as
+    before the step; a buffer that the first step did not change counts as a constant. What a model keeps in
+    ordinary attributes is not restored.
 
-    A loss on the CPU is read at once. On a GPU, reading would wait for the device at every step. There a flag
-    on the device, the ``found_inf`` of torch's gradient scalers, keeps a fused optimizer from taking the bad
-    step and all that come after it; it is read every 50 steps, before each checkpoint and at the end of each
-    epoch, and the run is put back to before the bad step. The loss is waited for at the first step, and at
-    every step where the optimizer does not heed the flag, where a rung updates the parameters itself, and
-    with ``max_skipped_steps``, which must know at once.
+    A loss on the CPU is read at once. On a GPU that would wait for the device at every step: there a flag on
+    the device, the ``found_inf`` of torch's gradient scalers, keeps a fused optimizer from the bad step and
+    all later ones. It is read every 50 steps, before each checkpoint and at the end of each epoch, and the
+    run is put back to before the bad step. Without a fused optimizer, with a rung that updates parameters
+    itself, or with ``max_skipped_steps``, the loss is read at every step.
 
     Args:
         loss: check the loss.
@@ -59,7 +57,6 @@ class Guard(Hook):
 
     def __init__(
         self,
-        *,
         loss: bool = True,
         gradients: bool = False,
         max_skipped_steps: int = 0,
@@ -73,13 +70,13 @@ class Guard(Hook):
 
     @property
     def watches(self) -> str:
-        """What is checked, for people."""
+        """``loss``, ``gradients`` or ``loss and gradients``."""
         return " and ".join(name for name, on in (("loss", self.loss), ("gradients", self.gradients)) if on)
 
     # ---------------------------------------------------------------- asked by the step
 
     def accepts_loss(self, loss: Tensor) -> bool:
-        """Whether the step may go on after the forward pass. Raises NotFiniteError where it ends the run."""
+        """Whether the step may go on. Raises NotFiniteError where no more steps may be left out."""
         if not self.loss:
             return True
         if self._window is not None:
@@ -89,11 +86,13 @@ class Guard(Hook):
         return math.isfinite(value) or self._refuse(f"the loss is {value}", in_gradient=False)
 
     def accepts_gradients(self, loss: Tensor) -> bool:
-        """Whether the optimizer may step. Raises NotFiniteError where it ends the run."""
+        """Whether the optimizer may step. Raises as :meth:`accepts_loss` does."""
         if not self.gradients:
             return True
         parameters = _with_gradient(self._run.optimizer)
-        gradients = [_values(item.grad) for item in parameters]
+        gradients = [
+            item.grad.coalesce().values() if item.grad.is_sparse else item.grad for item in parameters
+        ]
         if not gradients:
             return True
         if self._window is not None:
@@ -108,7 +107,7 @@ class Guard(Hook):
         total = sum(each.item() for each in sums) if on_cpu else torch.stack(sums).sum().item()
         if total - total == 0:
             return True
-        bad = [item for item, each in zip(parameters, gradients, strict=True) if not _all_finite(each)]
+        bad = [item for item, each in zip(parameters, gradients, strict=True) if not each.isfinite().all()]
         return not bad or self._refuse(self._bad_gradient(bad, loss), in_gradient=True)
 
     # ---------------------------------------------------------------- events
@@ -134,7 +133,7 @@ class Guard(Hook):
         if self._before is None:
             return
         if self._window is not None and self._window.leave(self._before, loss):
-            self._judge(run)
+            self.settle(run)
         if not self._settled and not self._refused:
             self._settled = True
             self._buffers.forget_constants(self._before.buffers)
@@ -143,17 +142,8 @@ class Guard(Hook):
             if wanted and not self.max_skipped_steps and Window.is_possible(run.optimizer):
                 self._window = Window(run.optimizer, self._buffers, self._device)
 
-    def poll(self, run: Run) -> None:
-        self._judge(run)
-
-    def evaluated(self, run: Run, values: Any) -> None:
-        self._judge(run)
-
-    def settle(self, run: Run) -> None:
-        self._judge(run)
-
     def end(self, run: Run) -> None:
-        self._judge(run)
+        self.settle(run)
         self._close()
 
     def _close(self) -> None:
@@ -161,7 +151,7 @@ class Guard(Hook):
         if window is not None:
             window.close()
 
-    def _judge(self, run: Run) -> None:
+    def settle(self, run: Run, *_: Any) -> None:
         """Read the flag; raise for the first bad step, with the run put back to before it."""
         first = None if self._window is None else self._window.first_bad(run, by_loss=self.loss)
         if first is None:
@@ -175,6 +165,8 @@ class Guard(Hook):
         bad = [item for item, is_fine in zip(gradients[0], fine, strict=True) if not is_fine]
         what = self._bad_gradient(bad, loss)
         raise self.error(run, what, batch, before.random_state, in_gradient=True)
+
+    poll = evaluated = settle
 
     # ---------------------------------------------------------------- refusal
 
@@ -203,14 +195,14 @@ class Guard(Hook):
     def error(
         self, run: Run, what: str, batch: Batch, random_state: Tensor, *, in_gradient: bool = False
     ) -> NotFiniteError:
-        """The error that ends ``run`` at its next step, which is kept as a capsule.
+        """The error for the step after ``run``, which is kept as a capsule.
 
         Args:
-            run: as it was before the step.
-            what: what is not finite.
-            batch: the step's.
+            run: in the state before the step.
+            what: the value that is not finite.
+            batch: of the step.
             random_state: torch's on the device before the step.
-            in_gradient: whether a gradient is not finite, or the loss.
+            in_gradient: a gradient is not finite, and not the loss.
         """
         step, lr = run.state.step + 1, run.optimizer.param_groups[0]["lr"]
         if in_gradient:
@@ -229,19 +221,9 @@ class Guard(Hook):
         return NotFiniteError(f"{what} at step {step} with learning rate {lr:g}", remedy)
 
 
-def _with_gradient(optimizer: Any) -> list[Tensor]:
+def _with_gradient(optimizer: Any) -> list[Any]:
     parameters = (item for group in optimizer.param_groups for item in group["params"])
     return [item for item in parameters if item.grad is not None and item.grad.numel()]
-
-
-def _values(gradient: Any) -> Tensor:
-    """The stored values of a gradient, all of them or those that are not zero."""
-    values: Tensor = gradient.coalesce().values() if gradient.is_sparse else gradient
-    return values
-
-
-def _all_finite(gradient: Tensor) -> bool:
-    return bool(torch.isfinite(gradient).all())
 
 
 def _random_state_of(device: torch.device) -> Callable[[], Tensor]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from trainctl.runs.files import Log
-from trainctl.training.hooks.losses import fetched, kept
+from trainctl.training.hooks.losses import PendingLosses
 from trainctl.training.run import Hook, Run
 
 _BUFFER = 256
@@ -29,9 +28,7 @@ class MetricsLog(Hook):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._steps: list[tuple[int, int, float]] = []
-        self._losses: list[Tensor | float] = []
-        self._flushed = time.monotonic()
+        self._pending: PendingLosses[tuple[int, int, float]] = PendingLosses()
         self._size: int | None = None
         self._log: Log | None = None
 
@@ -60,31 +57,22 @@ class MetricsLog(Hook):
 
     def step(self, run: Run, loss: Tensor) -> None:
         state = run.state
-        self._steps.append((state.step, state.epoch_number, state.lr))
-        self._losses.append(kept(loss))
-        if len(self._losses) >= _BUFFER or time.monotonic() - self._flushed > _SECONDS:
+        self._pending.add((state.step, state.epoch_number, state.lr), loss)
+        if self._pending.due(_BUFFER, _SECONDS):
             self.flush()
 
     def evaluated(self, run: Run, values: Mapping[str, float]) -> None:
-        state = run.state
-        speed = state.epoch_samples / state.epoch_seconds if state.epoch_seconds else 0.0
         self.flush()
         if values:
-            self.write({**state.where, **values, "samples_per_second": round(speed, 1)})
+            self.write({**run.state.where, **values, "samples_per_second": round(run.state.speed, 1)})
 
     def flush(self) -> None:
         """Write the steps that are still in memory."""
-        if self._losses:
-            losses = fetched(self._losses)
-            steps = zip(self._steps, losses, strict=True)
-            lines = [(step, epoch, loss, lr) for (step, epoch, lr), loss in steps]
-            self._steps.clear()
-            self._losses.clear()
-            self.write_steps(lines)
-        self._flushed = time.monotonic()
+        if taken := self._pending.take():
+            self.write_steps((step, epoch, loss, lr) for (step, epoch, lr), loss in taken)
 
     def write_steps(self, steps: Iterable[tuple[int, int, float, float]]) -> None:
-        """Write steps whose losses are known, each its number, its epoch from 1, its loss and its rate."""
+        """Write steps whose losses are known: number, epoch from 1, loss and learning rate of each."""
         lines = [_line(*each) for each in steps]
         self.log.write(("\n".join(lines) + "\n").encode())
 

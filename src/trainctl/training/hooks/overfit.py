@@ -1,23 +1,58 @@
-"""Ends a run on a few batches when they are learned."""
+"""Training on a few batches again and again: what cannot learn those will not learn the rest.
+
+The oldest check of a model, its data and its loss: Karpathy, A Recipe for Training Neural Networks (2019).
+Whatever keeps a loss from reaching zero is off: augmentation, dropout, shuffling, the scheduler.
+"""
 
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
+from trainctl.config.settings import Component, Config
+from trainctl.data import AnySplit
+from trainctl.data.sampler import epoch_order
 from trainctl.errors import NotLearnedError
+from trainctl.registry.protocols import named_modules
 from trainctl.training.run import Hook, Run
 
 _NEAR_ZERO = 0.01
 
 
-class Overfit(Hook):
-    """Stops the run when the loss of every batch is at most a hundredth of what it was at first.
+def simplified(config: Config) -> Config:
+    """The config without scheduler and augmentation."""
+    dataset = replace(config.dataset, common={**config.dataset.common, "augment": []})
+    return replace(config, dataset=dataset, scheduler=Component("scheduler", "none"))
 
-    Each loss is waited for: this is a check, and a short one. A loss that falls below 0 has no zero to reach,
-    and nothing is shown by it.
+
+def first_samples(split: AnySplit, count: int, seed: int) -> AnySplit:
+    """The first ``count`` samples, or all, in the order of the first epoch."""
+    return split.select(epoch_order(len(split), seed, 0)[:count])
+
+
+def without_dropout(model: Any) -> None:
+    """Set the probability of every dropout layer to 0, in place."""
+    for _, module in named_modules(model):
+        if "Dropout" in type(module).__name__ and isinstance(getattr(module, "p", None), float):
+            module.p = 0.0
+
+
+def notice(batches: int, samples: int) -> str:
+    """A line for people."""
+    which = "one batch" if batches == 1 else f"{batches} batches"
+    return (
+        f"train.overfit_batches={batches}: {which} ({samples} samples) again and again, in one order; no"
+        " validation, test, augmentation, dropout or scheduler"
+    )
+
+
+class Overfit(Hook):
+    """Stops the run when the loss of every batch is at most a hundredth of its first one.
+
+    Each loss is waited for. A loss below 0 has no zero to reach, and shows nothing.
     """
 
     name = "overfit"
@@ -48,19 +83,20 @@ class Overfit(Hook):
     def _losses(self) -> str:
         return f"loss {_mean(self.first):.4g} → {_mean(self.recent):.4g}"
 
-    def judge(self, run: Run) -> None:
-        """Raise NotLearnedError where the steps have not sufficed, or cannot show it."""
+    def failure(self, run: Run) -> NotLearnedError | None:
+        """Why the batches were not learned; None where they were."""
         if any(loss < 0 for loss in (*self.first, *self.recent)):
-            raise NotLearnedError(
+            return NotLearnedError(
                 f"this loss can be below 0, so that zero says nothing: {self._losses}",
                 "overfit on a loss that is 0 at its best, such as loss=mse or loss=cross_entropy",
             )
-        if not self.learned:
-            raise NotLearnedError(
-                f"{self._what} not learned in {run.state.step} steps: {self._losses}",
-                "try another learning rate (trainctl tune lr) or more train.max_steps; else look at the"
-                " targets, at a loss that cannot be zero, and at a model too small for the batch",
-            )
+        if self.learned:
+            return None
+        return NotLearnedError(
+            f"{self._what} not learned in {run.state.step} steps: {self._losses}",
+            "try another learning rate (trainctl tune lr) or more train.max_steps; else look at the"
+            " targets, at a loss that cannot be zero, and at a model too small for the batch",
+        )
 
     def state_dict(self) -> dict[str, Any]:
         return {"first": list(self.first), "recent": list(self.recent)}

@@ -1,4 +1,4 @@
-"""Steps a scheduler that waits for a plateau."""
+"""Steps ReduceLROnPlateau."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from trainctl.training.run import Hook, Run
 
 
 class Plateau(Hook):
-    """Shows each evaluation's monitored value to the scheduler: its place is there, not after each step."""
+    """Steps the scheduler with the monitored value of each evaluation, and not after each step."""
 
     name = "plateau"
 

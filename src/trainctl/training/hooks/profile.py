@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
 import tempfile
@@ -15,10 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainctl.paths import short_path
 from trainctl.registry.protocols import Batch
 from trainctl.runs import files
+from trainctl.runs.record import RunRecord
+from trainctl.training.display import Display
 from trainctl.training.run import Hook, Run
 
+log = logging.getLogger("trainctl")
 PARTS = ("data", "forward", "backward", "optimizer", "hooks")
 _WARM, _STEPS = 5, 20
 _OPERATORS = 12
@@ -37,15 +42,15 @@ class Operator:
 
 @dataclass(frozen=True)
 class Profile:
-    """What was measured.
+    """The times of a run's steps.
 
     Attributes:
-        steps: that were taken apart into ``parts`` by the clock, without torch's profiler.
+        steps: measured by the clock, without torch's profiler.
         parts: microseconds a step: making the batch, forward with the loss, backward with zero_grad and
-            clipping, the optimizer, and whatever watches the run.
+            clipping, the optimizer, and the hooks.
         traced: steps under torch's profiler, which slows them down.
-        operators: of those, the slowest first; on the device where there is one, else on the CPU.
-        device: ``cpu`` or ``cuda``, whose time it is.
+        operators: of the traced steps, the slowest first.
+        device: ``cpu`` or ``cuda``; the times are of this device.
         trace: the file with every call, for chrome://tracing or ui.perfetto.dev.
     """
 
@@ -60,17 +65,13 @@ class Profile:
 class Profiler(Hook):
     """Measures 20 steps by the clock, then 20 under torch.profiler, after five to warm up.
 
-    The parts of a step are told apart from outside: the criterion's forward hook ends the forward pass, the
-    optimizer's step pre-hook the backward pass. A loop that updates the parameters itself has no optimizer's
-    part. On CUDA the parts are those of the device, between events; nothing else waits for it. Steps that are
-    traced lie in one epoch, so that no evaluation is among them; a short epoch or run has fewer. Afterwards
-    the run is as if there had been no profile: nothing random is drawn.
+    The criterion's forward hook ends the forward pass, the optimizer's step pre-hook the backward pass. A
+    loop that updates the parameters itself has no optimizer part. On CUDA the times are between events of the
+    device. The traced steps lie in one epoch, so that no evaluation is among them; a short epoch or run has
+    fewer. Nothing random is drawn.
 
-    It has to be the last of the hooks, and :class:`StepEnd` the first: what lies between them is the time of
-    the hooks, what comes after it that of making the next batch.
-
-    Args:
-        folder: where ``trace.json`` goes.
+    :func:`attach` makes it the last hook and :class:`StepEnd` the first: the time between them is that of the
+    hooks, the time after it that of making the next batch. ``trace.json`` goes into ``folder``.
     """
 
     name = "profiler"
@@ -94,23 +95,19 @@ class Profiler(Hook):
             return
         criterion, optimizer = run.criterion, run.optimizer
         on_detach = self._detaching.append
-        on_detach(criterion.register_forward_hook(lambda *_: self._enter("backward")).remove)
-        on_detach(optimizer.register_step_pre_hook(lambda *_: self._enter("optimizer")).remove)
-        self._enter("data")
+        on_detach(criterion.register_forward_hook(lambda *_: self.enter("backward")).remove)
+        on_detach(optimizer.register_step_pre_hook(lambda *_: self.enter("optimizer")).remove)
+        self.enter("data")
 
     def batch(self, run: Run, batch: Batch) -> None:
         if not self._detaching:
             return
         if self._taken == self._warm + self._wanted and self._profiler is None:
             self._begin_trace()
-        self._enter("forward")
+        self.enter("forward")
 
-    def step_ended(self) -> None:
-        """From here on the time is that of the hooks."""
-        self._enter("hooks")
-
-    def _enter(self, part: str) -> None:
-        """From here on the time is that of ``part``."""
+    def enter(self, part: str) -> None:
+        """Count the time from here on as that of ``part``."""
         if not self._detaching or not self._run.model.training:
             return
         measures = self._warm <= self._taken < self._warm + self._wanted
@@ -135,31 +132,28 @@ class Profiler(Hook):
                 self._finish()
             return
         self._taken += 1
-        self._enter("data")
+        self.enter("data")
 
     def poll(self, run: Run) -> None:
-        self._pause()
+        # The epoch has ended: the time of an evaluation is no step's.
+        self._part, self._since = "", None
+        self.close()
 
     def evaluated(self, run: Run, values: Mapping[str, float]) -> None:
-        self._pause()
-        self._enter("data")
+        self.poll(run)
+        self.enter("data")
 
     def end(self, run: Run) -> None:
-        self._pause()
+        self.poll(run)
         self._detach()
-        # Not at once: it takes longer than many steps.
+        # Only here: it takes longer than many steps.
         if self._traced:
             self.profile = self._evaluated()
 
     def close(self) -> None:
-        """Stop measuring, where the run ended before its end. Safe to call at any time."""
+        """End the trace. Safe to call at any time."""
         if self._profiler is not None and self._detaching:
             self._finish()
-
-    def _pause(self) -> None:
-        """The epoch has ended: what comes now is no step's."""
-        self._part, self._since = "", None
-        self.close()
 
     def _detach(self) -> None:
         while self._detaching:
@@ -200,7 +194,7 @@ class Profiler(Hook):
         return Profile(self._wanted, parts, self._traced, operators, self._device.type, trace)
 
     def _write(self, profiler: Any) -> Path:
-        """torch writes to a name only, so by way of a temporary file."""
+        # torch writes to a file name only.
         path = self.folder / "trace.json"
         with tempfile.TemporaryDirectory() as folder:
             written = Path(folder) / "trace.json"
@@ -211,7 +205,7 @@ class Profiler(Hook):
 
 
 class StepEnd(Hook):
-    """Tells a profiler that the step has ended: the first of the hooks."""
+    """The first of the hooks: tells the profiler that the step has ended."""
 
     name = "profiler: end of step"
 
@@ -219,15 +213,33 @@ class StepEnd(Hook):
         self.profiler = profiler
 
     def step(self, run: Run, loss: Tensor) -> None:
-        self.profiler.step_ended()
+        self.profiler.enter("hooks")
 
 
-def profile_lines(profile: Profile, place: str) -> list[str]:
-    """A profile as the lines of a table, headings not indented; ``place`` is where the trace lies."""
-    return list(_lines(profile, place))
+def attach(run: Run, directory: Path) -> None:
+    """Have a profiler watch ``run`` as the first and the last of its hooks."""
+    profiler = Profiler(directory / "profile")
+    run.attach([StepEnd(profiler)], first=True)
+    run.attach([profiler])
 
 
-def _lines(profile: Profile, place: str) -> Iterator[str]:
+def show_profile(profile: Profile | None, display: Display, record: RunRecord) -> None:
+    """Show, log and record where the time of a step went."""
+    lines = ["profile: too few steps to measure any"]
+    if profile is None:
+        display.notice(lines[0])
+    else:
+        lines = list(profile_lines(profile, short_path(profile.trace)))
+        display.table(lines)
+        parts = {name: round(value, 1) for name, value in profile.parts.items()}
+        trace = {"file": f"{profile.trace.parent.name}/{profile.trace.name}", "steps": profile.traced}
+        record.update(profile={"steps": profile.steps, "microseconds": parts, "trace": trace})
+    for line in lines:
+        log.info(line)
+
+
+def profile_lines(profile: Profile, place: str) -> Iterator[str]:
+    """A profile as the lines of a table, headings not indented; ``place`` is the path of the trace."""
     whole = sum(profile.parts.values()) or 1.0
     yield f"where a step goes: {_time(whole)} a step, mean of {profile.steps} steps on the {profile.device}"
     for name, value in profile.parts.items():

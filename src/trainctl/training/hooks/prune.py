@@ -1,4 +1,4 @@
-"""Stops a run that is not worth going on with."""
+"""Stops a run that a pruner finds hopeless."""
 
 from __future__ import annotations
 
@@ -11,11 +11,7 @@ log = logging.getLogger("trainctl")
 
 
 class Prune(Hook):
-    """After each evaluation but the last, asks whether to go on.
-
-    Args:
-        judge: is given the evaluation, with ``step`` and ``epoch``; returns why to stop, or None.
-    """
+    """Calls ``judge`` with each evaluation but the last, and stops the run for the reason it returns."""
 
     name = "prune"
 

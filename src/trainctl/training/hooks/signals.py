@@ -7,17 +7,15 @@ from contextlib import AbstractContextManager
 from types import FrameType
 from typing import Any
 
-from torch import Tensor
-
 from trainctl.errors import InterruptedRunError, TerminatedRunError
 from trainctl.training.interrupts import TERMINATING, handled
 from trainctl.training.run import Hook, Run
 
 
 class Signals(Hook):
-    """Breaks the run off after the step in which a signal came: InterruptedRunError, TerminatedRunError.
+    """Ends the run after the step in which a signal came, with InterruptedRunError or TerminatedRunError.
 
-    A second Ctrl-C is not waited for. Must be used inside :meth:`caught`, on the main thread.
+    A second Ctrl-C ends it at once. Must be used inside :meth:`caught`, on the main thread.
     """
 
     name = "signals"
@@ -26,7 +24,7 @@ class Signals(Hook):
         self.received: int | None = None
 
     def caught(self) -> AbstractContextManager[None]:
-        """Catch the signals inside; the handlers of before are put back."""
+        """Catch the signals inside; the earlier handlers are restored."""
         return handled((signal.SIGINT, *TERMINATING), self._receive)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
@@ -34,25 +32,10 @@ class Signals(Hook):
             raise KeyboardInterrupt
         self.received = number
 
-    def step(self, run: Run, loss: Tensor) -> None:
+    def poll(self, run: Run, *_: Any) -> None:
         if self.received is not None:
-            self._stop(run)
+            error = TerminatedRunError if self.received in TERMINATING else InterruptedRunError
+            message = f"{error.status} at step {run.state.step}: the run was saved"
+            run.control.stop(error.status, error(message))
 
-    def poll(self, run: Run) -> None:
-        if self.received is not None:
-            self._stop(run)
-
-    def evaluated(self, run: Run, values: Any) -> None:
-        if self.received is not None:
-            self._stop(run)
-
-    def _stop(self, run: Run) -> None:
-        step = run.state.step
-        if self.received in TERMINATING:
-            run.control.stop(
-                "terminated", TerminatedRunError(f"terminated at step {step}: the run was saved")
-            )
-        else:
-            run.control.stop(
-                "interrupted", InterruptedRunError(f"interrupted at step {step}: the run was saved")
-            )
+    step = evaluated = poll

@@ -17,7 +17,7 @@ _ENOUGH_SECONDS = 1.0
 
 
 class Timing(Hook):
-    """Takes the time of steps after the first few, for about a second, and of the evaluation after them.
+    """Measures steps after the first few, for about a second, and the evaluation after them.
 
     Attributes:
         step_seconds: the median of the steps measured.

@@ -1,4 +1,4 @@
-"""Tells trackers what happens. One that fails is switched off, and the run goes on."""
+"""Sends the run's values to trackers. One that fails is switched off, and the run goes on."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from torch import Tensor
 from trainctl.components.trackers._base import Row, Tracker
 from trainctl.config.settings import Component
 from trainctl.errors import ConfigError, TrainctlError
-from trainctl.registry import TRACKERS
 from trainctl.runs import metrics_file
-from trainctl.training.hooks.losses import fetched, kept
+from trainctl.training.construct import construct
+from trainctl.training.hooks.losses import PendingLosses
 from trainctl.training.interrupts import Stopped
 from trainctl.training.run import Hook, Run
 
 log = logging.getLogger("trainctl")
 _BUFFER = 1024
 _SECONDS = 1.0
-# How long a tracker may need after the last step; a run that was told to stop has no time.
+# Seconds a tracker may need after the last step; less where the run was told to stop.
 _PATIENCE = {"done": 60.0, "failed": 10.0}
 _HURRY = 5.0
 _SHORT = 2.0
@@ -37,20 +37,12 @@ def build_trackers(chosen: Mapping[str, Component]) -> dict[str, Watched]:
 
 
 def _construct(component: Component) -> Tracker:
-    try:
-        tracker: Tracker = TRACKERS.load(component.name)(**component.arguments)
-    except TrainctlError:
-        raise
-    except Exception as error:
-        raise ConfigError(
-            f"tracker={component.name} cannot be built: {_reason(error)}",
-            "TRAINCTL_DEBUG=1 shows the traceback",
-        ) from error
+    tracker: Tracker = construct(component)
     absent = [name for name in ("start", "metrics", "artifact", "end") if not hasattr(tracker, name)]
     if absent:
         raise ConfigError(
             f"tracker={component.name} built a {type(tracker).__name__}, which has no {', '.join(absent)}",
-            "what a tracker has is in trainctl.components.trackers._base.Tracker",
+            "see trainctl.components.trackers._base.Tracker",
         )
     return tracker
 
@@ -59,8 +51,8 @@ class Watched:
     """A tracker in a thread of its own, so that a slow one, or one that hangs, holds nothing up.
 
     Attributes:
-        every: of the training steps it gets each so manyth.
-        failure: what went wrong and at which step; from then on it is left alone.
+        every: it gets every N-th training step.
+        failure: the step and the error that switched it off, or None.
     """
 
     def __init__(self, label: str, tracker: Tracker, every: int) -> None:
@@ -73,21 +65,21 @@ class Watched:
         self._thread = threading.Thread(target=self._work, name=f"tracker {label}", daemon=True)
 
     def begin(self, step: int, history: Callable[[], Iterator[list[Row]]], *about: Any) -> None:
-        """Start it, and tell it what the run did up to ``step``."""
+        """Start it, and pass on the history of the run up to ``step``."""
         self._calls.put((step, "start", about))
-        self._calls.put((step, "_tell", (history,)))
+        self._calls.put((step, "_replay", (history,)))
         self._thread.start()
 
     def call(self, step: int, method: str, *arguments: Any) -> None:
-        """Have ``method`` called; ``step`` is for the report when it fails."""
+        """Have ``method`` called; a failure is reported at ``step``."""
         self._calls.put((step, method, arguments))
 
     def stop(self) -> None:
-        """Let it end when everything is told. Nothing may be called after this."""
+        """Let its thread end after the calls so far. Nothing may be called after this."""
         self._calls.put(None)
 
     def finished(self, deadline: float) -> bool:
-        """Whether everything is told; waits for it until ``deadline``."""
+        """Wait for the last call until ``deadline``; whether it has returned."""
         # Not the thread's join: interrupted by Ctrl-C, Python 3.11 takes the thread for ended.
         return self._over.wait(max(0.0, deadline - time.monotonic()))
 
@@ -96,7 +88,7 @@ class Watched:
             if self.failure is not None:
                 continue
             try:
-                if method == "_tell":
+                if method == "_replay":
                     for rows in arguments[0]():
                         self._tracker.metrics(self.chosen(rows))
                 else:
@@ -107,26 +99,23 @@ class Watched:
         self._over.set()
 
     def chosen(self, rows: Sequence[Row]) -> list[Row]:
-        """The rows that it wants: training steps by ``every``, everything else."""
+        """Every N-th training step, and all other rows."""
         return [row for row in rows if row[0] % self.every == 0 or "train/loss" not in row[1]]
 
 
 class Tracking(Hook):
     """Feeds trackers. Losses stay on the device and are fetched together, at most a second late.
 
-    Of a run that goes on, ``metrics.jsonl`` says what happened so far, each step once: the trackers are told
-    all of it again. So a tracker may also be chosen in the middle of a run.
+    A resumed run replays ``metrics.jsonl`` to them, so that a tracker may be added in the middle of a run.
 
     Args:
-        trackers: who is told.
-        metrics: the run's ``metrics.jsonl``. Its own hook starts before this one and cuts off what no
-            checkpoint knows of.
-        run_name: what the run is called.
-        config: its settings by dotted key.
+        metrics: the run's ``metrics.jsonl``; MetricsLog starts before this hook and cuts off the steps after
+            the checkpoint.
+        config: settings by dotted key.
         notice: shows a line.
 
     Attributes:
-        states: how each tracker fares, by label, for ``run.json``: ``running``, ``ok``, or what went wrong.
+        states: of each tracker, by label, for ``run.json``: ``running``, ``ok``, or the failure.
     """
 
     name = "tracking"
@@ -143,9 +132,7 @@ class Tracking(Hook):
         self.notice = notice
         self.states = dict.fromkeys(trackers, "running")
         self._every = [tracker.every for tracker in trackers.values()]
-        self._steps: list[tuple[int, float]] = []
-        self._losses: list[Tensor | float] = []
-        self._flushed = time.monotonic()
+        self._pending: PendingLosses[tuple[int, float]] = PendingLosses()
         self._step = 0
         self._open = False
 
@@ -153,55 +140,39 @@ class Tracking(Hook):
         self._open, self._step = True, run.state.step
         size = self.metrics.stat().st_size
         for tracker in self.trackers.values():
-            tracker.begin(
-                self._step,
-                lambda: _history(self.metrics, size),
-                self.metrics.parent,
-                self.run_name,
-                self.config,
-            )
+            about = self.metrics.parent, self.run_name, self.config
+            tracker.begin(self._step, lambda: _history(self.metrics, size), *about)
 
     def step(self, run: Run, loss: Tensor) -> None:
         self._step = step = run.state.step
         if any(step % every == 0 for every in self._every):
-            self._steps.append((step, run.state.lr))
-            self._losses.append(kept(loss))
-        if len(self._losses) >= _BUFFER or time.monotonic() - self._flushed > _SECONDS:
+            self._pending.add((step, run.state.lr), loss)
+        if self._pending.due(_BUFFER, _SECONDS):
             self.flush()
 
     def evaluated(self, run: Run, values: Mapping[str, float]) -> None:
-        state = run.state
         self.flush()
         if values:
-            speed = state.epoch_samples / state.epoch_seconds if state.epoch_seconds else 0.0
-            self.write(state.step, {**values, "samples_per_second": round(speed, 1)})
+            self.write(run.state.step, {**values, "samples_per_second": round(run.state.speed, 1)})
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Tell one row."""
-        self._tell([(step, dict(values))])
+        """Send one row."""
+        self._send([(step, dict(values))])
 
     def flush(self) -> None:
-        """Tell the steps that are still in memory, and say which trackers have failed."""
-        if self._losses:
-            losses = fetched(self._losses)
-            rows: list[Row] = [
-                (step, {"train/loss": loss, "lr": lr})
-                for (step, lr), loss in zip(self._steps, losses, strict=True)
-            ]
-            self._steps.clear()
-            self._losses.clear()
-            self._tell(rows)
-        self._flushed = time.monotonic()
-        self._look()
+        """Send the steps that are still in memory, and report trackers that have failed."""
+        if taken := self._pending.take():
+            self._send([(step, {"train/loss": loss, "lr": lr}) for (step, lr), loss in taken])
+        self._report_failures()
 
-    def _tell(self, rows: list[Row]) -> None:
+    def _send(self, rows: list[Row]) -> None:
         for tracker in self.trackers.values():
             if chosen := tracker.chosen(rows):
                 tracker.call(chosen[-1][0], "metrics", chosen)
 
     @contextmanager
     def ending(self) -> Iterator[None]:
-        """Inside, whatever ends the run before its end is told to the trackers as its status."""
+        """Close the trackers with the status of an error that ends the run inside."""
         try:
             yield
         except BaseException as error:
@@ -209,14 +180,14 @@ class Tracking(Hook):
             raise
 
     def close(self, status: str, artifacts: Sequence[Path] = ()) -> None:
-        """Tell the trackers what is left, the files that are there, and how the run ended; wait for them."""
+        """Send what is left, the files that exist, and how the run ended; wait for the trackers."""
         if not self._open:
             return
         self._open = False
         try:
             self.flush()
         except RuntimeError as error:  # of the device that failed the run
-            log.warning("the last losses were not told to the trackers: %s", error)
+            log.warning("the last losses were not sent to the trackers: %s", error)
         for tracker in self.trackers.values():
             for path in artifacts:
                 if path.is_file():
@@ -226,7 +197,7 @@ class Tracking(Hook):
         try:
             self._wait(_PATIENCE.get(status, _HURRY))
         finally:
-            self._look()
+            self._report_failures()
             for label, state in self.states.items():
                 if state == "running":
                     self.states[label] = "ok"
@@ -244,7 +215,7 @@ class Tracking(Hook):
                 if tracker.failure is None and not tracker.finished(0):
                     tracker.failure = f"failed at step {self._step}: not finished in time, given up"
 
-    def _look(self) -> None:
+    def _report_failures(self) -> None:
         for label, tracker in self.trackers.items():
             if tracker.failure is not None and self.states[label] == "running":
                 self.states[label] = tracker.failure
@@ -254,7 +225,7 @@ class Tracking(Hook):
 
 
 def _history(path: Path, size: int) -> Iterator[list[Row]]:
-    """What the first ``size`` bytes of a ``metrics.jsonl`` say, some thousand rows at a time."""
+    """The rows in the first ``size`` bytes of a ``metrics.jsonl``, some thousand at a time."""
     rows: list[Row] = []
     for row in metrics_file.rows(path, size):
         if row is not None:

@@ -20,7 +20,7 @@ Gradients = tuple[list[Tensor], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Before:
-    """What a step changes and nothing else restores, as it was before the step.
+    """The values before a step that nothing else restores.
 
     Attributes:
         place: epoch, position, epoch_samples and lr of the run's state.

@@ -25,10 +25,10 @@ def accumulated_step(
 ) -> Tensor:
     """One step on a window of batches of ``batch_size``; one batch's activations are in memory at a time.
 
-    Each batch counts by what it holds: its share of the window's samples, or of their weights where the
-    criterion weighs classes. The gradient is that of the whole window at once, also when the last batch is
-    smaller. A ``guard`` may refuse the loss of a batch or the gradients: the step is left out then. Returns
-    the window's loss, a scalar that is not waited for; where a batch was refused, that batch's.
+    Each batch counts by its share of the window's samples, or of their weights where the criterion weighs
+    classes, so that the gradient is that of the whole window. The step is left out where a ``guard`` refuses
+    a loss or the gradients. Returns the window's loss, or that of a refused batch: a scalar that is not
+    waited for.
     """
     weigh = getattr(criterion, "batch_weight", len)
     total, window_loss = weigh(targets), torch.zeros((), device=targets.device)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from trainctl.registry.protocols import Criterion, Model, Optimizer
+from trainctl.training.failures import line_of
 
 WARM = 3
 """Steps taken one operation at a time before one is recorded: in them libraries make their workspaces, and
@@ -19,27 +20,11 @@ the optimizer its state."""
 Step = Callable[..., Tensor]
 
 
-class Graph(Protocol):
-    """Work on a device that is recorded once and then launched whole, on the same memory."""
-
-    def eagerly(self, work: Callable[[], Tensor]) -> Tensor:
-        """Do ``work`` now, where it will be recorded."""
-
-    def record(self, work: Callable[[], Tensor]) -> Tensor:
-        """Record ``work`` without doing it; returns what it will write its result into."""
-
-    def replay(self) -> None:
-        """Do what was recorded."""
-
-    def wait(self) -> None:
-        """Wait until the device has done all of its work."""
-
-
 class CudaGraph:
-    """A graph of torch.cuda.
+    """Work on a CUDA device that is recorded once and then launched whole, on the same memory.
 
     Random numbers go on as if each operation had been launched by itself: the device's generator is
-    registered with the graph, and a replay moves its offset by what the step draws.
+    registered with the graph, and a replay moves its offset by the numbers that the step draws.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -48,7 +33,8 @@ class CudaGraph:
         self._graph: Any = None
 
     def eagerly(self, work: Callable[[], Tensor]) -> Tensor:
-        # On the stream of the recording: autograd remembers on which one a parameter was first used.
+        """Do ``work`` now, on the stream of the recording."""
+        # Autograd remembers the stream on which a parameter was first used.
         current = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(current)
         with torch.cuda.stream(self._stream):
@@ -57,6 +43,7 @@ class CudaGraph:
         return result
 
     def record(self, work: Callable[[], Tensor]) -> Tensor:
+        """Record ``work`` without doing it; returns the tensor of its result."""
         with torch.cuda.device(self._device):
             generator = torch.cuda.default_generators[torch.cuda.current_device()]
             # A recording that fails leaves the generator's state unusable, so it gets a copy.
@@ -65,7 +52,7 @@ class CudaGraph:
             # Kept from here on: the allocator may still know the graph of a recording that failed.
             self._graph = torch.cuda.CUDAGraph()
             try:
-                # Other threads go on meanwhile, and may allocate: that which pins batches, and autograd's.
+                # Other threads go on and may allocate: autograd's, and the one that pins batches.
                 with torch.cuda.graph(self._graph, stream=self._stream, capture_error_mode="thread_local"):
                     return work()
             except BaseException:
@@ -73,32 +60,30 @@ class CudaGraph:
                 raise
 
     def replay(self) -> None:
+        """Launch the recorded work."""
         self._graph.replay()
 
     def wait(self) -> None:
+        """Wait until the device has done all of its work."""
         torch.cuda.synchronize(self._device)
 
 
 class CapturedStep:
-    """Another whole step, recorded after its first few and launched as one graph from then on.
+    """Another whole step, recorded after its first few calls and launched as one graph from then on.
 
-    It takes the steps that the other one takes: hooks of criterion and optimizer (clipping, the guard's flag)
-    are recorded with it. A batch of another size, such as the last of an epoch, is not launched from the
-    graph but one operation at a time. The learning rate is a float32 on the device in all of these steps, so
-    a schedule can change it; Python's number, of which it is the nearest, stays in the optimizer's groups.
-    Apart from that rounding the values are those of the other step; the kernels are the same.
-
-    What cannot be recorded goes on one operation at a time for good: no step is lost, and ``failed`` is told
-    why.
+    Hooks of criterion and optimizer (clipping, the guard's flag) are recorded with it. A batch of another
+    size, such as the last of an epoch, is done one operation at a time. The learning rate is a float32 on the
+    device, so that a schedule can change it; the Python number stays in the optimizer's groups. Apart from
+    that rounding the values are those of the other step. A step that cannot be recorded goes on one operation
+    at a time; none is lost.
 
     Args:
         step: as :func:`trainctl.training.loop.train_step`.
         size: samples of the batches that are launched from the graph.
-        graph: records and launches.
-        failed: called once with the reason.
+        failed: called once with the reason why the step cannot be recorded.
     """
 
-    def __init__(self, step: Step, size: int, graph: Graph, failed: Callable[[str], None]) -> None:
+    def __init__(self, step: Step, size: int, graph: CudaGraph, failed: Callable[[str], None]) -> None:
         self.step, self.size = step, size
         self._graph, self._failed = graph, failed
         self._eager_ones: float = WARM
@@ -151,7 +136,7 @@ class CapturedStep:
                 self._loss = self._graph.record(watched)
         except Exception as error:
             # Ending a recording that is broken raises another error, which says less.
-            self._give_up(reason_of([*errors, error][0]))
+            self._give_up(line_of([*errors, error][0]))
             return
         parameters = [item for group in optimizer.param_groups for item in group["params"]]
         self._gradients, self._displaced = [(item, item.grad) for item in parameters], False
@@ -171,7 +156,7 @@ class CapturedStep:
         return self._loss.clone()
 
     def _changed(self, inputs: Tensor, targets: Tensor) -> str | None:
-        """What is not as it was recorded."""
+        """The difference to the recording, or None."""
         assert self._batch is not None
         for own, given in zip(self._batch, (inputs, targets), strict=True):
             if own.shape != given.shape or own.dtype != given.dtype:
@@ -206,7 +191,7 @@ class _Rates:
 
     @contextmanager
     def on_device(self, *, capturable: bool = False) -> Iterator[None]:
-        """Inside, the optimizer reads the tensors; torch's Adam wants to know when it is being recorded."""
+        """Inside, the optimizer reads the tensors; torch's Adam must know when it is recorded."""
         others = {"capturable": True} if capturable else {}
         kept = [{key: group[key] for key in ("lr", *others) if key in group} for group in self._groups]
         try:
@@ -218,7 +203,7 @@ class _Rates:
                 group.update(before)
 
     def freeze(self) -> None:
-        """Remember the other settings: they are numbers inside what was recorded."""
+        """Remember the other settings: they are constants of the recording."""
         self._settings = [
             (group, key, value)
             for group in self._groups
@@ -227,15 +212,9 @@ class _Rates:
         ]
 
     def changed(self) -> str | None:
-        """A setting that is no longer what it was, or None."""
+        """A setting that differs from the recorded one, or None."""
         for group, key, value in self._settings:
             now = group.get(key)
             if now is not value and now != value:
                 return key
         return None
-
-
-def reason_of(error: Exception) -> str:
-    """The line of an error that says what was wrong."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:200] if lines else type(error).__name__

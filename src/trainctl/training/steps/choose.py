@@ -1,4 +1,4 @@
-"""Which whole step a run takes: the one place where it is chosen."""
+"""Chooses the whole step of a run."""
 
 from __future__ import annotations
 

@@ -22,9 +22,9 @@ def guarded_step(
     *,
     guard: Guard,
 ) -> Tensor:
-    """The plain step, left out where the guard refuses its loss or its gradients.
+    """The plain step, left out where the guard refuses its loss or its gradients; returns the loss, a scalar.
 
-    Returns the loss, a scalar. Raises NotFiniteError where no more steps may be left out.
+    Raises NotFiniteError where no more steps may be left out.
     """
     with precision:
         loss = criterion(model(inputs), targets)
@@ -38,7 +38,7 @@ def guarded_step(
 
 
 def guarded_rung(step: Callable[..., Tensor], guard: Guard) -> Callable[..., Tensor]:
-    """A rung's step, which is given a criterion whose loss the guard looks at before anything is updated."""
+    """A rung's step with a criterion whose loss the guard checks before anything is updated."""
 
     def guarded(
         model: Model,
