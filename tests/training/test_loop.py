@@ -20,7 +20,7 @@ from tests.helpers.small_run import (
     network,
     parameters,
 )
-from trainctl.data.sampler import epoch_order
+from trainctl.components.loaders.resident import epoch_order
 from trainctl.components.metrics.accuracy import Accuracy
 from trainctl.components.metrics.mae import MeanAbsoluteError
 from trainctl.components.metrics.mse import MeanSquaredError

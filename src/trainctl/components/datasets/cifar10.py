@@ -1,3 +1,7 @@
+"""CIFAR-10."""
+
+from __future__ import annotations
+
 from trainctl.data import Data
 from trainctl.data.images.cifar import load
 from trainctl.registry import DATASETS
@@ -16,5 +20,12 @@ def cifar10(root: str = "data", download: bool = False) -> Data:
 
     Shape: inputs (N, 3, 32, 32) uint8, targets (N,) int64.
     """
-    mean, std = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
-    return load("cifar10", "CIFAR10", "cifar-10-batches-py", root, download, mean, std)
+    return load(
+        "cifar10",
+        "CIFAR10",
+        "cifar-10-batches-py",
+        root,
+        download,
+        (0.4914, 0.4822, 0.4465),
+        (0.2470, 0.2435, 0.2616),
+    )

@@ -1,3 +1,7 @@
+"""CIFAR-100."""
+
+from __future__ import annotations
+
 from trainctl.data import Data
 from trainctl.data.images.cifar import load
 from trainctl.registry import DATASETS
@@ -16,5 +20,12 @@ def cifar100(root: str = "data", download: bool = False) -> Data:
 
     Shape: inputs (N, 3, 32, 32) uint8, targets (N,) int64.
     """
-    mean, std = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
-    return load("cifar100", "CIFAR100", "cifar-100-python", root, download, mean, std)
+    return load(
+        "cifar100",
+        "CIFAR100",
+        "cifar-100-python",
+        root,
+        download,
+        (0.5071, 0.4865, 0.4409),
+        (0.2673, 0.2564, 0.2762),
+    )

@@ -1,3 +1,7 @@
+"""Tables in text files."""
+
+from __future__ import annotations
+
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal

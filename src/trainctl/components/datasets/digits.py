@@ -1,3 +1,7 @@
+"""The embedded digits."""
+
+from __future__ import annotations
+
 from pathlib import Path
 
 import torch

@@ -1,8 +1,23 @@
+"""Fashion-MNIST."""
+
+from __future__ import annotations
+
 from trainctl.data import Data
 from trainctl.data.images.idx import load
 from trainctl.registry import DATASETS
 
-_CLASSES = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot"
+_CLASSES = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
 
 
 @DATASETS.register("fashion_mnist")
@@ -18,5 +33,6 @@ def fashion_mnist(root: str = "data", download: bool = False) -> Data:
 
     Shape: inputs (N, 1, 28, 28) uint8, targets (N,) int64 from 0 to 9.
     """
-    classes = tuple(_CLASSES.split(","))
-    return load("fashion_mnist", "FashionMNIST", "FashionMNIST", root, download, classes, 0.2860, 0.3530)
+    return load(
+        "fashion_mnist", "FashionMNIST", "FashionMNIST", root, download, _CLASSES, mean=0.2860, std=0.3530
+    )

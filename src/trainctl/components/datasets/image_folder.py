@@ -1,3 +1,7 @@
+"""A user's images, one folder a class."""
+
+from __future__ import annotations
+
 import os
 import time
 from collections.abc import Sequence

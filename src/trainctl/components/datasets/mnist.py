@@ -1,3 +1,7 @@
+"""MNIST."""
+
+from __future__ import annotations
+
 from trainctl.data import Data
 from trainctl.data.images.idx import load
 from trainctl.registry import DATASETS

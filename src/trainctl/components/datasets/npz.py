@@ -1,3 +1,7 @@
+"""Arrays in NumPy files."""
+
+from __future__ import annotations
+
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 

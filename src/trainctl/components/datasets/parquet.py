@@ -1,3 +1,7 @@
+"""Tables in Parquet files."""
+
+from __future__ import annotations
+
 from collections.abc import Mapping
 from typing import Any, Literal
 

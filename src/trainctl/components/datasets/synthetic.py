@@ -1,3 +1,7 @@
+"""Synthetic data of any size."""
+
+from __future__ import annotations
+
 import math
 from typing import Literal
 

@@ -1,3 +1,7 @@
+"""The thermometer in unknown units."""
+
+from __future__ import annotations
+
 import torch
 
 from trainctl.data import Data, Split, Standardize

@@ -1,3 +1,7 @@
+"""The loader that fits the data."""
+
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any, Literal
 

@@ -1,31 +1,37 @@
+"""Batches from data that lies on the training device."""
+
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from trainctl.components.loaders._base import SplitLoader
 from trainctl.data import AnySplit, ItemSplit, Split
 from trainctl.data.sampler import cursor_after, epoch_order
 from trainctl.registry import LOADERS, Count, NonNegativeInt, Positive
 from trainctl.registry.protocols import START, Batch, Cursor
 
+__all__ = ["ResidentLoader", "epoch_order"]
+
 
 @LOADERS.register("resident")
-class ResidentLoader(SplitLoader):
+class ResidentLoader:
     """A split on the device; a batch is one indexed gather and one transform for all of its samples.
 
-    Samples that are made one by one are all loaded first, once: then every epoch sees what ``load`` drew the
-    first time.
+    Per-sample Python is what makes the usual DataLoader slow; here there is none. Samples that are made one
+    by one are all loaded first, once: then every epoch sees what ``load`` drew the first time.
 
     Args:
+        split: raw inputs and targets, or items that are loaded once.
+        transform: applied to a batch of raw inputs, on the device.
+        seed: with the epoch's number it decides the order; None keeps the stored order.
+        augment: applied before the transform to raw inputs, given the samples' numbers and the epoch.
         workers: processes that load items; 0 loads in the training process.
         prefetch: batches that each worker makes ahead.
         timeout: seconds without a batch after which the workers count as hung (exit 8).
     """
-
-    split: Split
 
     def __init__(
         self,
@@ -41,20 +47,30 @@ class ResidentLoader(SplitLoader):
     ) -> None:
         self.note = "resident"
         if isinstance(split, ItemSplit):
-            # Only here: a run whose data is in memory does not import the worker processes.
-            from trainctl.data.worker_pool import Feed
-
-            feed = Feed(split, batch_size, seed, workers=workers, prefetch=prefetch, timeout=timeout)
-            with closing(feed):
-                split = Split(feed.all(), split.targets)
+            split = _loaded(split, batch_size, seed, workers, prefetch, timeout)
             self.note = "resident: samples were loaded once"
-        super().__init__(split.to(device), transform, batch_size, device, seed, augment)
+        self.split = split.to(device)
+        self.transform, self.augment = transform, augment
+        self.batch_size = batch_size
+        self.device = device
+        self.seed = seed
+
+    def __len__(self) -> int:
+        """Batches an epoch; the last one may be smaller."""
+        return -(-len(self.split) // self.batch_size)
+
+    @property
+    def samples(self) -> int:
+        return len(self.split)
 
     def batches(self, cursor: Cursor = START) -> Iterator[Batch]:
         """The batches of the cursor's epoch from its position on."""
-        inputs, targets, size, epoch = self.split.inputs, self.split.targets, self.batch_size, cursor.epoch
-        order = None if self.seed is None else epoch_order(len(targets), self.seed, epoch).to(self.device)
-        for start in range(cursor.position, len(targets), size):
+        inputs, targets, size = self.split.inputs, self.split.targets, self.batch_size
+        order = None if self.seed is None else epoch_order(len(targets), self.seed, cursor.epoch)
+        if order is not None:
+            order = order.to(self.device)
+        while cursor.position < len(targets):
+            start, epoch = cursor.position, cursor.epoch
             if order is None:
                 raw, answers = inputs[start : start + size], targets[start : start + size]
             else:
@@ -64,3 +80,23 @@ class ResidentLoader(SplitLoader):
                     raw = self.augment(raw, index, epoch)
             cursor = cursor_after(cursor, len(answers), len(targets))
             yield Batch(self.transform(raw), answers, len(answers), cursor)
+            if cursor.epoch != epoch:
+                return
+
+
+def _loaded(
+    split: ItemSplit,
+    batch_size: int,
+    seed: int | None,
+    workers: int | Literal["auto"],
+    prefetch: int,
+    timeout: float,
+) -> Split:
+    # Only here: the machinery of processes is no part of a run whose data is in memory.
+    from trainctl.data.worker_pool import Feed
+
+    feed = Feed(split, batch_size, seed, workers=workers, prefetch=prefetch, timeout=timeout)
+    try:
+        return Split(feed.all(), split.targets)
+    finally:
+        feed.close()

@@ -1,10 +1,13 @@
+"""Batches from data that does not fit on the device."""
+
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from trainctl.components.loaders._base import SplitLoader
 from trainctl.data import ItemSplit, Split
 from trainctl.data.sampler import cursor_after, epoch_order
 from trainctl.data.worker_pool import Feed
@@ -14,12 +17,16 @@ from trainctl.registry.protocols import START, Batch, Cursor
 
 
 @LOADERS.register("workers")
-class WorkersLoader(SplitLoader):
+class WorkersLoader:
     """Batches that worker processes make ahead, sample by sample, and copy to the device.
 
     The order, the cursor and every batch are the same for any number of workers, none included.
 
     Args:
+        split: items, their targets, and how to load one.
+        transform: applied to a batch of raw inputs, on the device.
+        seed: with the epoch's number it decides the order; None keeps the stored order.
+        augment: applied before the transform to raw inputs, given the samples' numbers and the epoch.
         workers: processes; 0 loads in the training process; auto: one a core, at most 8, none for a few
             hundred samples.
         prefetch: batches that each worker makes ahead.
@@ -45,16 +52,31 @@ class WorkersLoader(SplitLoader):
                 "loader=workers: this dataset is in memory, there is nothing for workers to load",
                 "use loader=auto, or loader=resident",
             )
-        super().__init__(split, transform, batch_size, device, seed, augment)
-        on_gpu = device.type == "cuda"
+        self.split, self.transform, self.augment = split, transform, augment
+        self.batch_size, self.device, self.seed = batch_size, device, seed
         self.feed = Feed(
-            split, batch_size, seed, workers=workers, prefetch=prefetch, timeout=timeout, pin=on_gpu
+            split,
+            batch_size,
+            seed,
+            workers=workers,
+            prefetch=prefetch,
+            timeout=timeout,
+            pin=device.type == "cuda",
         )
         self._targets = split.targets.to(device)
-        self._stream: Any = torch.cuda.Stream(device) if on_gpu else None  # type: ignore[no-untyped-call]
+        self._stream: Any = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+
+    def __len__(self) -> int:
+        """Batches an epoch; the last one may be smaller."""
+        return -(-len(self.split) // self.batch_size)
+
+    @property
+    def samples(self) -> int:
+        return len(self.split)
 
     @property
     def note(self) -> str:
+        """What people are told of how batches are made."""
         workers = self.feed.workers
         if workers == 0:
             return "workers: none, samples are loaded in this process"

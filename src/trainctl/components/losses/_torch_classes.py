@@ -1,11 +1,14 @@
 """Losses of torch.nn that take (outputs, targets) and have no parameters of their own."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any, Literal
 
 from trainctl.registry import NonNegative, Positive
 from trainctl.registry.torch_classes import TorchClass, TorchClasses
 
+_MODULE = "nn.modules.loss"
 _PARAMETERS = "it has parameters of its own, which the optimizer would not train"
 _INPUTS = "it compares {} inputs; a loss gets the model's outputs and the targets"
 
@@ -15,24 +18,30 @@ def _make(loss: type, member: TorchClass) -> Callable[..., Any]:
 
 
 def _member(name: str, target: str, summary: str) -> TorchClass:
-    return TorchClass("nn.modules.loss", name, summary, target)
+    return TorchClass(_MODULE, name, summary, target)
 
 
 # A member's target names what the targets are; build explains a misfit from it.
 TORCH_CLASSES = TorchClasses(
     members={
         "bce": _member(
-            "BCELoss", "binary", "Binary cross-entropy of probabilities; see also bce_with_logits"
+            "BCELoss", "binary", "Binary cross-entropy of probabilities; bce_with_logits is more stable"
         ),
         "hinge_embedding": _member(
-            "HingeEmbeddingLoss", "sign", "Similar (1) or dissimilar (-1) by distance"
+            "HingeEmbeddingLoss", "sign", "Similar (1) or dissimilar (-1), from distances"
         ),
-        "huber": _member("HuberLoss", "value", "Squared error if small, absolute error if large"),
+        "huber": _member(
+            "HuberLoss", "value", "Squared error for small differences, absolute for large ones"
+        ),
         "l1": _member("L1Loss", "value", "Mean absolute error"),
         "mse": _member("MSELoss", "value", "Mean squared error"),
-        "multi_label_margin": _member("MultiLabelMarginLoss", "labels", "Margin, several classes a sample"),
+        "multi_label_margin": _member(
+            "MultiLabelMarginLoss", "labels", "Margin for several classes a sample"
+        ),
         "multi_label_soft_margin": _member(
-            "MultiLabelSoftMarginLoss", "binary", "Logistic loss a class, several classes a sample"
+            "MultiLabelSoftMarginLoss",
+            "binary",
+            "One logistic loss a class, averaged: several classes a sample",
         ),
         "multi_margin": _member("MultiMarginLoss", "class", "Multi-class hinge loss"),
         "poisson_nll": _member("PoissonNLLLoss", "value", "Negative log-likelihood of counts"),

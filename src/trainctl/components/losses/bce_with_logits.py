@@ -1,3 +1,7 @@
+"""Binary cross-entropy on logits."""
+
+from __future__ import annotations
+
 import torch
 from torch import nn
 
@@ -9,7 +13,7 @@ class BCEWithLogits(nn.BCEWithLogitsLoss):
     """Mean binary cross-entropy of sigmoid(outputs), computed from the logits.
 
     Args:
-        pos_weight: weight of positive targets, one number an output.
+        pos_weight: what a positive target counts for, one number an output.
 
     Shape: outputs and targets (N, outputs), targets from 0 to 1 → scalar.
     """

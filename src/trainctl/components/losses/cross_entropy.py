@@ -1,8 +1,13 @@
+"""Cross-entropy for classification."""
+
+from __future__ import annotations
+
 from typing import Literal
 
 from torch import Tensor, nn
 
-from trainctl.components.losses._class_loss import ClassLoss, weights_of
+from trainctl.components.losses._target import ClassLoss
+from trainctl.components.losses._target import class_weights as weights_of
 from trainctl.registry import LOSSES, Positive, Probability
 
 

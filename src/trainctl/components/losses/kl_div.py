@@ -1,3 +1,7 @@
+"""Kullback-Leibler divergence."""
+
+from __future__ import annotations
+
 from torch import nn
 
 from trainctl.registry import LOSSES

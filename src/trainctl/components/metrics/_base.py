@@ -1,9 +1,35 @@
-"""The bases of metrics: sums and counts over a whole split, turned into a number at the end."""
+"""What a metric is: sums and counts over a whole split, turned into a number at the end."""
 
-from typing import Self
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+
+
+class Metric(Protocol):
+    """One number about a split, or one a class.
+
+    ``update`` adds a batch and does not wait for the device; ``compute`` returns the number, exact for
+    batches of any size, or the numbers by name. A new object is made for each evaluation. Attributes of the
+    class that a run reads:
+
+    - ``task``: classification or regression, the only one that the metric fits; both if it is absent.
+    - ``lower_is_better``: whether lower values are better; False if absent.
+    - ``several``: whether ``compute`` returns more than one number, which cannot rank runs; False if absent.
+    """
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None: ...
+
+    def merge(self, other: Any) -> None:
+        """Add the sums and counts of another object of the same class, on the same device.
+
+        The result is that of one object which got this one's batches and then the other's.
+        """
+
+    def compute(self) -> float | Mapping[str, float]: ...
 
 
 def wide(device: torch.device) -> torch.dtype:
@@ -26,7 +52,7 @@ class Mean:
         dtype = wide(values.device) if values.is_floating_point() else torch.int64
         self._add(values.sum(dtype=dtype), values.numel())
 
-    def merge(self, other: Self) -> None:
+    def merge(self, other: Mean) -> None:
         if other.total is not None:
             self._add(other.total, other.count)
 
@@ -34,7 +60,7 @@ class Mean:
         return float(self.total) / self.count if self.total is not None else float("nan")
 
     def values(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """The values to average: numbers, or booleans for a share."""
+        """What to average: numbers, or booleans for a share."""
         raise NotImplementedError
 
     def _add(self, total: Tensor, count: int) -> None:
@@ -45,7 +71,8 @@ class Mean:
 class ClassCounts:
     """Three counts a class: the base of the metrics that compare predicted with true classes.
 
-    The predicted class is the largest output; of equal ones the first.
+    The predicted class is the largest output; of equal ones the first. After the split, ``counted`` returns
+    the samples of each class that were predicted correctly, its samples, and how often it was predicted.
     """
 
     task = "classification"
@@ -64,12 +91,14 @@ class ClassCounts:
         self.counts[1].index_add_(0, targets, one)
         self.counts[2].index_add_(0, predicted, one)
 
-    def merge(self, other: Self) -> None:
+    def merge(self, other: ClassCounts) -> None:
         if other.counts is not None:
             self.counts = other.counts.clone() if self.counts is None else self.counts + other.counts
 
     def counted(self) -> tuple[list[int], list[int], list[int]]:
         """Correct predictions, samples and predictions, each a list by class number."""
-        counts = torch.zeros(3, self.output_size) if self.counts is None else self.counts
-        correct, samples, predictions = counts.tolist()
+        if self.counts is None:
+            empty = [0] * self.output_size
+            return empty, empty, empty
+        correct, samples, predictions = self.counts.tolist()
         return correct, samples, predictions

@@ -1,4 +1,6 @@
-from typing import Self
+"""Area under the ROC curve."""
+
+from __future__ import annotations
 
 import torch
 from torch import Tensor
@@ -34,7 +36,7 @@ class AUROC:
         self.outputs.append(outputs)
         self.targets.append(targets)
 
-    def merge(self, other: Self) -> None:
+    def merge(self, other: AUROC) -> None:
         self.outputs += other.outputs
         self.targets += other.targets
 

@@ -1,3 +1,7 @@
+"""Balanced accuracy."""
+
+from __future__ import annotations
+
 from trainctl.components.metrics._base import ClassCounts
 from trainctl.registry import METRICS
 

@@ -1,3 +1,7 @@
+"""F1 score."""
+
+from __future__ import annotations
+
 from typing import Literal
 
 from trainctl.components.metrics._base import ClassCounts

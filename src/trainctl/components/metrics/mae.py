@@ -1,3 +1,7 @@
+"""Mean absolute error."""
+
+from __future__ import annotations
+
 from torch import Tensor
 
 from trainctl.components.metrics._base import Mean

@@ -1,3 +1,7 @@
+"""Accuracy of each class."""
+
+from __future__ import annotations
+
 from trainctl.components.metrics._base import ClassCounts
 from trainctl.registry import METRICS
 

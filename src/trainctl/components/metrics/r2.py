@@ -1,4 +1,6 @@
-from typing import Self
+"""Coefficient of determination."""
+
+from __future__ import annotations
 
 import torch
 from torch import Tensor
@@ -32,7 +34,7 @@ class R2:
         error, deviation = (outputs - targets).square().sum(0), (targets - mean).square().sum(0)
         self._add(len(targets), error, mean, deviation)
 
-    def merge(self, other: Self) -> None:
+    def merge(self, other: R2) -> None:
         if other.count:
             self._add(other.count, other.error, other.mean, other.deviation)
 

@@ -1,3 +1,7 @@
+"""Top-k accuracy."""
+
+from __future__ import annotations
+
 import torch
 from torch import Tensor
 
@@ -26,10 +30,11 @@ class TopKAccuracy(Mean):
 
     def __init__(self, output_size: int, k: Count = 5) -> None:
         if k >= output_size:
-            smaller = f"use a smaller k, e.g. {{top_k_accuracy: {{k: {output_size - 1}}}}}"
             raise ConfigError(
                 f"train.metrics.top_k_accuracy.k={k}: always 1 with {output_size} classes",
-                smaller if output_size > 1 else "leave top_k_accuracy out",
+                f"use a smaller k, e.g. {{top_k_accuracy: {{k: {output_size - 1}}}}}"
+                if output_size > 1
+                else "leave top_k_accuracy out",
             )
         super().__init__()
         self.k = k

@@ -1,3 +1,7 @@
+"""A plain convolutional network."""
+
+from __future__ import annotations
+
 from typing import Literal
 
 from torch import Tensor, nn

@@ -1,3 +1,7 @@
+"""LeNet-5."""
+
+from __future__ import annotations
+
 import torch
 from torch import Tensor, nn
 

@@ -1,3 +1,7 @@
+"""One linear layer."""
+
+from __future__ import annotations
+
 import math
 
 from torch import Tensor, nn
@@ -10,7 +14,7 @@ class Linear(nn.Module):
     """One linear layer on the flattened input: linear regression, or logistic regression with cross-entropy.
 
     Args:
-        bias: learn an offset an output.
+        bias: learn an offset a output.
 
     Shape: (N, *input_shape) → (N, output_size).
     """

@@ -1,3 +1,7 @@
+"""The multilayer perceptron."""
+
+from __future__ import annotations
+
 import math
 from typing import Literal
 

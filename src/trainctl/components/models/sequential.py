@@ -1,3 +1,7 @@
+"""A model written as a list of torch layers."""
+
+from __future__ import annotations
+
 import inspect
 import json
 from collections.abc import Callable
@@ -19,7 +23,15 @@ _INFERRED: dict[str, Callable[[tuple[int, ...]], Any]] = {
 }
 # Arguments of the last layer that follow from the data.
 _SIZES = ("out_features", "out_channels")
-_NO_LAYERS = ("torch.nn.modules.container", "torch.nn.modules.loss", "torch.nn.modules.module")
+_EXCLUDED = (
+    "Module",
+    "ModuleDict",
+    "ModuleList",
+    "ParameterDict",
+    "ParameterList",
+    "Sequential",
+    "Container",
+)
 
 
 def _layer_classes() -> dict[str, type[nn.Module]]:
@@ -29,8 +41,9 @@ def _layer_classes() -> dict[str, type[nn.Module]]:
         for name, member in vars(nn).items()
         if inspect.isclass(member)
         and issubclass(member, nn.Module)
-        and member.__module__ not in _NO_LAYERS
+        and name not in _EXCLUDED
         and not name.startswith("Lazy")
+        and not issubclass(member, nn.modules.loss._Loss)
     }
 
 

@@ -1,3 +1,8 @@
+"""The classification models of torchvision."""
+
+from __future__ import annotations
+
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +42,13 @@ def torchvision(
         )
     names = models.list_models(module=models)
     if arch not in names:
-        remedy = f"{did_you_mean(arch, names, 'model.arch=')}it has {len(names)} others"
-        raise ConfigError(f"model.arch={arch}: torchvision has no such model", remedy)
+        remedy = did_you_mean(arch, names, "model.arch=")
+        raise ConfigError(
+            f"model.arch={arch}: torchvision has no such model", f"{remedy}it has {len(names)} others"
+        )
+    builder = models.get_model_builder(arch)
     arguments: dict[str, Any] = {}
-    if arch in ("googlenet", "inception_v3"):
+    if "aux_logits" in inspect.signature(_config_of(builder)).parameters:
         # The loop takes one output, these models have two in training. Their init_weights=True draws every
         # layer from scipy's truncated normal, which takes a minute.
         arguments |= {"aux_logits": False, "init_weights": False}
@@ -52,6 +60,13 @@ def torchvision(
         _replace_last(model, output_size)
     _adapt_channels(model, input_shape[0])
     return model  # type: ignore[no-any-return]
+
+
+def _config_of(builder: Any) -> Any:
+    module = inspect.getmodule(builder)
+    return getattr(
+        module, {"googlenet": "GoogLeNet", "inception_v3": "Inception3"}.get(builder.__name__, ""), object
+    )
 
 
 def _pretrained(models: Any, arch: str, weights: str, download: bool) -> Any:

@@ -7,6 +7,8 @@ torch's code around the kernel takes longer than the kernel, a tenth of a traini
 ``state_dict`` and every bit of the results stay the same.
 """
 
+from __future__ import annotations
+
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -1,5 +1,7 @@
 """Optimizers of torch.optim that step without a closure and need no care of their own."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable
 from typing import Any
 

@@ -1,3 +1,7 @@
+"""Adam."""
+
+from __future__ import annotations
+
 from collections.abc import Iterable
 
 import torch

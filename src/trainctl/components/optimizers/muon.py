@@ -1,3 +1,7 @@
+"""Muon on the matrices, AdamW on the rest."""
+
+from __future__ import annotations
+
 from collections.abc import Iterable
 from typing import Any
 

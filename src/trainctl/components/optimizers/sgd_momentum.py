@@ -1,3 +1,7 @@
+"""Stochastic gradient descent with momentum."""
+
+from __future__ import annotations
+
 from collections.abc import Iterable
 
 import torch

@@ -1,5 +1,7 @@
 """Warm-up, and a shape that the learning rate follows after it."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 
 from torch.optim import Optimizer

@@ -1,3 +1,7 @@
+"""Cosine decay with linear warm-up."""
+
+from __future__ import annotations
+
 import math
 
 from torch.optim import Optimizer

@@ -1,3 +1,7 @@
+"""Cosine decay with warm restarts."""
+
+from __future__ import annotations
+
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts
 

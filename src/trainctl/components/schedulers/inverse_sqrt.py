@@ -1,3 +1,7 @@
+"""Inverse square root decay with linear warm-up."""
+
+from __future__ import annotations
+
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 

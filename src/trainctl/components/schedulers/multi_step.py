@@ -1,3 +1,7 @@
+"""Step decay at named epochs."""
+
+from __future__ import annotations
+
 from bisect import bisect_right
 
 from torch.optim import Optimizer

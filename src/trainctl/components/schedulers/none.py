@@ -1,3 +1,7 @@
+"""Constant learning rate."""
+
+from __future__ import annotations
+
 from trainctl.registry import SCHEDULERS
 
 

@@ -1,3 +1,7 @@
+"""One cycle up and down."""
+
+from __future__ import annotations
+
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
 

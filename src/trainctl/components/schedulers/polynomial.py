@@ -1,3 +1,7 @@
+"""Polynomial decay with linear warm-up."""
+
+from __future__ import annotations
+
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 

@@ -1,3 +1,7 @@
+"""Reduction on a plateau."""
+
+from __future__ import annotations
+
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 

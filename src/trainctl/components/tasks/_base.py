@@ -1,5 +1,7 @@
 """What the targets of a dataset mean: everything in a run that depends on it is asked of its task."""
 
+from __future__ import annotations
+
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,3 +1,7 @@
+"""Classification: a target is the number of one class."""
+
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any

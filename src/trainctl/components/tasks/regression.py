@@ -1,3 +1,7 @@
+"""Regression: targets are values, one or several a sample."""
+
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 
 import numpy

@@ -1,5 +1,7 @@
 """The interface of a tracker."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol

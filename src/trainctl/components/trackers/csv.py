@@ -1,3 +1,7 @@
+"""A table."""
+
+from __future__ import annotations
+
 import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence

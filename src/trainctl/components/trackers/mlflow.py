@@ -1,3 +1,7 @@
+"""MLflow."""
+
+from __future__ import annotations
+
 import contextlib
 import fcntl
 import json

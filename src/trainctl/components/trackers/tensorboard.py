@@ -1,3 +1,7 @@
+"""TensorBoard."""
+
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

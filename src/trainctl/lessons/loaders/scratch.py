@@ -1,3 +1,7 @@
+"""Batches made one sample at a time by the data loading of trainctl.lessons.scratch."""
+
+from __future__ import annotations
+
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -1,3 +1,7 @@
+"""Mean squared error, from scratch."""
+
+from __future__ import annotations
+
 from trainctl.lessons import scratch
 from trainctl.registry import LOSSES
 

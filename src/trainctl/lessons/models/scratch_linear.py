@@ -1,3 +1,7 @@
+"""One linear layer, from scratch."""
+
+from __future__ import annotations
+
 import math
 
 from torch import Tensor

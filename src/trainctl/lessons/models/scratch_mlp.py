@@ -1,3 +1,7 @@
+"""The multilayer perceptron, from scratch."""
+
+from __future__ import annotations
+
 import math
 
 from torch import Tensor

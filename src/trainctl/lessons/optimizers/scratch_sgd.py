@@ -1,3 +1,7 @@
+"""Stochastic gradient descent, from scratch."""
+
+from __future__ import annotations
+
 from collections.abc import Iterable
 from typing import Any
 

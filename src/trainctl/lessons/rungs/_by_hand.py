@@ -1,5 +1,7 @@
 """The base of the rungs that update the parameters themselves."""
 
+from __future__ import annotations
+
 from typing import Any
 
 from trainctl.config.settings import Config

@@ -1,5 +1,7 @@
 """Second rung: autograd finds the gradients of one weight and one bias."""
 
+from __future__ import annotations
+
 from contextlib import AbstractContextManager
 from typing import Any
 

@@ -1,5 +1,7 @@
 """First rung: the gradients written out by hand."""
 
+from __future__ import annotations
+
 from contextlib import AbstractContextManager
 from typing import Any
 

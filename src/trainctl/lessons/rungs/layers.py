@@ -1,5 +1,7 @@
 """Third rung: a network, each layer's weight and bias updated in turn."""
 
+from __future__ import annotations
+
 from contextlib import AbstractContextManager
 from typing import Any
 

@@ -1,5 +1,7 @@
 """Last rung: Lightning's Trainer trains the same parts."""
 
+from __future__ import annotations
+
 import importlib.util
 import logging
 import random

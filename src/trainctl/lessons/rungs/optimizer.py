@@ -1,5 +1,7 @@
 """Fifth rung: the standard loop, in which an optimizer takes the step."""
 
+from __future__ import annotations
+
 from typing import Any
 
 from trainctl.config.settings import Config

@@ -1,5 +1,7 @@
 """Fourth rung: one loop over all parameters."""
 
+from __future__ import annotations
+
 from contextlib import AbstractContextManager
 from typing import Any
 

@@ -1,5 +1,7 @@
 """Data loading: a dataset gives samples, a sampler their order, a loader batches of them."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 

@@ -1,5 +1,7 @@
 """Functions that a module or an optimizer calls, and that can be removed again."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator
 from typing import Any
 

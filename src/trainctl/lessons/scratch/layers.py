@@ -1,5 +1,7 @@
 """Layers."""
 
+from __future__ import annotations
+
 import math
 
 import torch

@@ -1,5 +1,7 @@
 """Losses: modules that turn outputs and targets into one number."""
 
+from __future__ import annotations
+
 import torch
 from torch import Tensor
 

@@ -1,5 +1,7 @@
 """Modules: functions of tensors that list their parameters and the modules inside them."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
 

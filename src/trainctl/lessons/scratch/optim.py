@@ -1,5 +1,7 @@
 """Optimizers: they update parameters from their gradients."""
 
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Any

@@ -1,4 +1,6 @@
-"""The base of losses of class numbers, with optional weights of the classes."""
+"""Losses of class numbers, and weights of classes."""
+
+from __future__ import annotations
 
 from collections.abc import Sequence
 
@@ -9,17 +11,21 @@ from trainctl.errors import ConfigError
 
 
 class ClassLoss(nn.Module):
-    """Outputs (N, classes) against int64 class numbers (N,)."""
+    """Outputs (N, classes) against int64 class numbers (N,), with optional weights of the classes.
+
+    A weighted loss divides by the sum of its samples' weights, not by their number: ``batch_weight`` is the
+    weight of a batch in a mean over batches.
+    """
 
     target = "class"
     weight: Tensor | None
 
     def batch_weight(self, targets: Tensor) -> float:
-        """The divisor of the batch's mean: the number of samples, or the sum of their classes' weights."""
+        """The number of samples, or the sum of their classes' weights."""
         return len(targets) if self.weight is None else float(self.weight[targets].sum())
 
 
-def weights_of(setting: Sequence[float] | str | None, class_counts: Tensor | None) -> Tensor | None:
+def class_weights(setting: Sequence[float] | str | None, class_counts: Tensor | None) -> Tensor | None:
     """The weight of each class, shape (classes,) float32, or None.
 
     ``balanced`` is samples / (classes × samples of the class), so that all classes have the same total weight
@@ -31,7 +37,8 @@ def weights_of(setting: Sequence[float] | str | None, class_counts: Tensor | Non
     if class_counts is None:
         raise ConfigError(f"loss.class_weights={setting} requires data with classes")
     if isinstance(setting, str):
-        return class_counts.sum() / (len(class_counts) * class_counts.clamp(min=1))
+        present = class_counts.clamp(min=1)
+        return (class_counts.sum() / (len(class_counts) * present)).to(torch.float32)
     if len(setting) != len(class_counts):
         raise ConfigError(
             f"loss.class_weights={list(setting)}: {len(setting)} weights for {len(class_counts)} classes",
