@@ -27,8 +27,7 @@ from trainctl.runs.directory import claim
 from trainctl.runs.record import read_record
 from trainctl.sweep.fused import _probe, plan, train_group
 from trainctl.training.display import Silent
-from trainctl.training.request import Request
-from trainctl.training.request import make_request
+from trainctl.training.request import Request, make_request
 from trainctl.training.train import train
 
 COMMON = (

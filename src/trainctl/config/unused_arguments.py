@@ -36,9 +36,7 @@ def drop_unused_arguments(
     groups |= {group for group in COMPONENTS if _choice(full, group) != _name(full.get(group))}
     if not groups:
         return []
-    rest = [
-        override for override, key in zip(overrides, keys, strict=True) if _group(key) not in COMPONENTS
-    ]
+    rest = [override for override, key in zip(overrides, keys, strict=True) if _group(key) not in COMPONENTS]
     from_files = compose([*rest, *(f"{group}={BLANK}" for group in COMPONENTS)])
     before = compose(rest)
     notices: list[str] = []
@@ -74,7 +72,7 @@ def _keep_own_arguments(
             node = cast(DictConfig, OmegaConf.merge(node, source))
         elif source:
             dropped = [
-                f"{key}={show(_plain(source[key]))}" for key in source if key not in ("name", *arguments)
+                f"{key!s}={show(_plain(source[key]))}" for key in source if key not in ("name", *arguments)
             ]
             if dropped:
                 notices.append(f"{group}={name}: dropped {', '.join(dropped)} (meant for {meant_for})")

@@ -34,8 +34,7 @@ from trainctl.smoke.report import AFTER_FAILED, ONCE, Result
 from trainctl.smoke.settings import STEPS
 from trainctl.training.build import Built
 from trainctl.training.display import Silent
-from trainctl.training.request import Request
-from trainctl.training.request import make_request
+from trainctl.training.request import Request, make_request
 from trainctl.training.run import Hook, Run
 from trainctl.training.train import train
 

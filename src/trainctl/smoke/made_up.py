@@ -116,8 +116,8 @@ def _tasks(dataset: Component, missing: MissingDataError, kind: str | None) -> l
 
 
 def _shares(dataset: Component, samples: int) -> tuple[list[str], int]:
-    """Overrides that replace counts of ``val`` and ``test``, which are meant for the real data, by shares, and
-    the number of rows that leaves ``samples`` to train on."""
+    """Overrides that make the counts of ``val`` and ``test``, meant for the real data, shares; and the number
+    of rows that leaves ``samples`` to train on."""
     words, left = [], 1.0
     for key, value in (("val", dataset.common["val"]), ("test", dataset.arguments.get("test", 0.2))):
         share = value
@@ -221,7 +221,8 @@ def _parquet(folder: Path, arguments: Mapping[str, Any], form: Form) -> Path:
 
 
 def _npz(folder: Path, arguments: Mapping[str, Any], form: Form) -> Path:
-    generator, arrays = numpy.random.default_rng(0), {}
+    generator = numpy.random.default_rng(0)
+    arrays: dict[str, Any] = {}
     has_test = arguments.get("test_inputs") or arguments.get("test_targets")
     for prefix in ("", "test_") if has_test else ("",):
         suffix = "_test" if prefix else ""

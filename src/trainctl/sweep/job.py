@@ -26,8 +26,7 @@ from trainctl.sweep.pruning import pruning_hooks
 from trainctl.training.display import Display
 from trainctl.training.failures import record_stop
 from trainctl.training.interrupts import Stopped
-from trainctl.training.request import Draw, Request
-from trainctl.training.request import make_request
+from trainctl.training.request import Draw, Request, make_request
 from trainctl.training.train import train
 
 log = logging.getLogger("trainctl")

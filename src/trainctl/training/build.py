@@ -224,9 +224,7 @@ def _build_scheduler(
         message = f"scheduler={name} needs an optimizer of torch, not optim={config.optim.name}"
         raise ConfigError(message, "use scheduler=none, or optim=sgd, adam …")
     supplied = {"total_steps": total_steps, "steps_per_epoch": len(loaders.train)}
-    scheduler = construct(
-        config.scheduler, optimizer=optimizer, lower_is_better=lower_is_better, **supplied
-    )
+    scheduler = construct(config.scheduler, optimizer=optimizer, lower_is_better=lower_is_better, **supplied)
     if scheduler is not None and not isinstance(scheduler, LRScheduler):
         message = f"scheduler={name} built a {type(scheduler).__name__}"
         raise ConfigError(message, "a scheduler is a torch.optim.lr_scheduler.LRScheduler, or None")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -151,7 +151,7 @@ class Guard(Hook):
         if window is not None:
             window.close()
 
-    def settle(self, run: Run, *_: Any) -> None:
+    def settle(self, run: Run) -> None:
         """Read the flag; raise for the first bad step, with the run put back to before it."""
         first = None if self._window is None else self._window.first_bad(run, by_loss=self.loss)
         if first is None:
@@ -166,7 +166,11 @@ class Guard(Hook):
         what = self._bad_gradient(bad, loss)
         raise self.error(run, what, batch, before.random_state, in_gradient=True)
 
-    poll = evaluated = settle
+    def poll(self, run: Run) -> None:
+        self.settle(run)
+
+    def evaluated(self, run: Run, values: Mapping[str, float]) -> None:
+        self.settle(run)
 
     # ---------------------------------------------------------------- refusal
 

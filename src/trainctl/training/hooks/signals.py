@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from types import FrameType
-from typing import Any
+
+from torch import Tensor
 
 from trainctl.errors import InterruptedRunError, TerminatedRunError
 from trainctl.training.interrupts import TERMINATING, handled
@@ -32,10 +34,14 @@ class Signals(Hook):
             raise KeyboardInterrupt
         self.received = number
 
-    def poll(self, run: Run, *_: Any) -> None:
+    def poll(self, run: Run) -> None:
         if self.received is not None:
             error = TerminatedRunError if self.received in TERMINATING else InterruptedRunError
             message = f"{error.status} at step {run.state.step}: the run was saved"
             run.control.stop(error.status, error(message))
 
-    step = evaluated = poll
+    def step(self, run: Run, loss: Tensor) -> None:
+        self.poll(run)
+
+    def evaluated(self, run: Run, values: Mapping[str, float]) -> None:
+        self.poll(run)
