@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from trainctl.data.files import similar_file
 from trainctl.data.images.decoding import SUFFIXES
 from trainctl.data.preprocessing import shown
-from trainctl.errors import ConfigError, nearest
+from trainctl.errors import ConfigError
 from trainctl.inference.readers.arrays import ArrayFile
 from trainctl.inference.readers.base import Source
 from trainctl.inference.readers.images import ImageFiles, takes_images
@@ -28,10 +29,7 @@ def open_source(
     """
     wanted = _wanted(raw, reading)
     if not path.exists():
-        folder = path.absolute().parent
-        close = nearest(path.name, [each.name for each in folder.iterdir()]) if folder.is_dir() else None
-        hint = f"did you mean {path.with_name(close)}? " if close else ""
-        raise ConfigError(f"--input {path}: there is no such file", f"{hint}{wanted}")
+        raise ConfigError(f"--input {path}: there is no such file", f"{similar_file(path)}{wanted}")
     if path.is_dir() or path.suffix.lower() in SUFFIXES:
         if not takes_images(raw):
             raise ConfigError(f"--input {path}: the run was not trained on images", wanted)

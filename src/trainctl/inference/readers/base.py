@@ -49,10 +49,8 @@ class Source(Protocol):
 
     unit: str
     total: int
+    done: int
     notices: list[str]
-
-    @property
-    def done(self) -> int: ...
 
     def batches(self, size: int) -> Iterator[Batch]:
         """All samples, ``size`` at a time. Raises ConfigError where the file itself is damaged."""
