@@ -22,7 +22,7 @@ _KINDS: Mapping[str, tuple[str, str, frozenset[str]]] = {
     for kind, module, name, holds in (
         ("identity", "torch.nn.modules.linear", "Identity", ""),
         ("standardize", "trainctl.data", "Standardize", "factor offset"),
-        ("standardize_channels", "trainctl.data.images.cifar", "StandardizeChannels", "factor offset"),
+        ("standardize_channels", "trainctl.data.images.published", "StandardizeChannels", "factor offset"),
         ("affine", "trainctl.data.tables.transform", "Affine", "mean std"),
         (
             "table",
