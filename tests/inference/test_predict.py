@@ -280,7 +280,7 @@ class Loud:
             {"a": numpy.zeros(3), "b": numpy.zeros(3)},
             "has several arrays, none with the name of the inputs: a, b",
         ),
-        ({"x": numpy.array([Loud()], dtype=object)}, "run was trained on"),
+        ({"x": numpy.array([Loud()], dtype=object)}, "arrays of objects are not read"),
     ],
 )
 def test_arrays_that_do_not_fit(trainctl, folder: Path, arrays: dict[str, Any], message: str) -> None:

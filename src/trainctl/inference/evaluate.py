@@ -53,12 +53,10 @@ class _Collector:
 
     def __init__(self, keep: Callable[[Tensor], Tensor]) -> None:
         self.keep = keep
-        self.outputs: list[Tensor] = []
-        self.targets: list[Tensor] = []
+        self.batches: list[tuple[Tensor, Tensor]] = []
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
-        self.outputs.append(self.keep(outputs))
-        self.targets.append(targets)
+        self.batches.append((self.keep(outputs), targets))
 
     def compute(self) -> Mapping[str, float]:
         return {}
@@ -91,7 +89,7 @@ def score(trained: Trained, split: str | None, dataset: Component | None = None)
     chosen = list(present.values()) if split == "all" else [present[split]]
     collector = _Collector(trained.task.kept)
     values = _evaluate(trained, data, chosen, collector)
-    outputs, targets = torch.cat(collector.outputs).cpu(), torch.cat(collector.targets).cpu()
+    outputs, targets = (torch.cat(each).cpu() for each in zip(*collector.batches, strict=True))
     return Score(
         split=split,
         dataset=data.name,

@@ -16,7 +16,7 @@ from trainctl.components.tasks._base import Task, task_named
 from trainctl.config.settings import Config
 from trainctl.config.stored_config import read_config
 from trainctl.data import Data
-from trainctl.data.preprocessing import first_samples, make_transform
+from trainctl.data.preprocessing import describe_samples, first_samples, make_transform
 from trainctl.errors import CheckpointError, ConfigError
 from trainctl.registry import TASKS, plugins
 from trainctl.registry.protocols import Model
@@ -69,8 +69,7 @@ class Trained:
         """Shape and type of one raw sample; taken from the dataset where the run has not stored them."""
         if self.raw is not None:
             return self.raw
-        sample = first_samples(build_data(self.config.dataset, self.reading).train, 1)
-        return {"shape": list(sample.shape[1:]), "dtype": str(sample.dtype).removeprefix("torch.")}
+        return describe_samples(first_samples(build_data(self.config.dataset, self.reading).train, 1))
 
     def trained_on(self, data: Data) -> bool:
         """Whether the training targets and their order are those of the run."""
