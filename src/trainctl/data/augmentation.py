@@ -20,7 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from trainctl.data.sampler import derived_seed
-from trainctl.data.types import AnySplit, ItemSplit, Split
+from trainctl.data.types import AnySplit, Split
 from trainctl.errors import ConfigError, Problem, did_you_mean
 from trainctl.registry.constraints import Count, NonNegativeInt, describe, show
 from trainctl.registry.signature import from_object
@@ -118,15 +118,12 @@ class _Whole:
     def __init__(self, transform: Callable[[Tensor], Tensor]) -> None:
         self.transform = transform
 
-    def __call__(self, inputs: Tensor) -> Tensor:
+    def __call__(self, inputs: Tensor, seeds: Sequence[int]) -> Tensor:
         return self.transform(inputs).as_subclass(Tensor)
 
 
-class _EachImage:
+class _EachImage(_Whole):
     """A transform of torchvision, image by image, torch's random numbers seeded for each."""
-
-    def __init__(self, transform: Callable[[Tensor], Tensor]) -> None:
-        self.transform = transform
 
     def __call__(self, inputs: Tensor, seeds: Sequence[int]) -> Tensor:
         outputs = torch.empty_like(inputs)
@@ -179,13 +176,11 @@ class Augment:
         if epoch != self._epoch:
             self._draw(epoch, inputs.device)
         for number, stage in enumerate(self.stages):
-            if isinstance(stage, _Whole):
-                inputs = stage(inputs)
-            elif isinstance(stage, _EachImage):
-                seeds = [derived_seed("augment", self.seed, epoch, number, each) for each in index.tolist()]
-                inputs = stage(inputs, seeds)
-            else:
+            if number in self._numbers:
                 inputs = stage(inputs, self._numbers[number].index_select(1, index))
+                continue
+            each_image = index.tolist() if isinstance(stage, _EachImage) else []
+            inputs = stage(inputs, [derived_seed("augment", self.seed, epoch, number, n) for n in each_image])
         return inputs
 
     def _draw(self, epoch: int, device: torch.device) -> None:
@@ -208,20 +203,19 @@ def make_augment(entries: Sequence[str | Mapping[str, Any]], split: AnySplit, se
     if not entries:
         return None
     transforms = _make_all(entries, "dataset.augment")
-    raw = split.inputs[0] if isinstance(split, Split) else _first(split)
+    if isinstance(split, Split):
+        raw = split.inputs[0]
+    else:
+        from trainctl.data.worker_process import kept_random_state, load_sample  # only here is it needed
+
+        with kept_random_state():
+            raw = load_sample(split.load, split.items[0])
     if raw.dim() != 3:
         raise ConfigError(
             f"dataset.augment: images are (channels, height, width), samples have shape {tuple(raw.shape)}",
             "use dataset.augment=[]",
         )
     return Augment([_tried(transform, raw) for transform in transforms], seed, len(split))
-
-
-def _first(split: ItemSplit) -> Tensor:
-    from trainctl.data.worker_process import kept_random_state, load_sample  # only here is it needed
-
-    with kept_random_state():
-        return load_sample(split.load, split.items[0])
 
 
 def _make_all(entries: Sequence[Any], where: str, *, nested: bool = False) -> list[Any]:
@@ -232,16 +226,8 @@ def _make_all(entries: Sequence[Any], where: str, *, nested: bool = False) -> li
     """
     made, problems = [], []
     for entry in entries:
-        pairs = [(entry, {})] if isinstance(entry, str) else list(entry.items()) if _is_mapping(entry) else []
-        if len(pairs) != 1 or not _is_mapping(pairs[0][1] or {}):
-            problems.append(
-                Problem(
-                    f"{where}: {show(entry)} is not a transform", "write NAME or {NAME: {ARGUMENT: VALUE}}"
-                )
-            )
-            continue
-        name, arguments = str(pairs[0][0]), dict(pairs[0][1] or {})
         try:
+            name, arguments = _parsed(entry, where)
             made.append(_make(name, arguments, f"{where}.{name}", nested))
         except ConfigError as error:
             problems.extend(error.problems)
@@ -250,8 +236,15 @@ def _make_all(entries: Sequence[Any], where: str, *, nested: bool = False) -> li
     return made
 
 
-def _is_mapping(value: Any) -> bool:
-    return isinstance(value, Mapping)
+def _parsed(entry: Any, where: str) -> tuple[str, dict[str, Any]]:
+    """The name of a transform and its arguments."""
+    if isinstance(entry, str):
+        return entry, {}
+    if isinstance(entry, Mapping) and len(entry) == 1:
+        name, arguments = next(iter(entry.items()))
+        if isinstance(arguments or {}, Mapping):
+            return str(name), dict(arguments or {})
+    raise ConfigError(f"{where}: {show(entry)} is not a transform", "write NAME or {NAME: {ARGUMENT: VALUE}}")
 
 
 def _make(name: str, arguments: dict[str, Any], where: str, nested: bool) -> Any:

@@ -1,4 +1,4 @@
-"""Makes a batch of samples that are loaded one by one: in a worker process, or in the training process."""
+"""A batch of samples that are loaded one by one: in a worker process, or in the training process."""
 
 from __future__ import annotations
 

@@ -156,7 +156,7 @@ def load_run(
         content=content,
         model=model,
         device=device,
-        notices=(*_state_of(directory, record, content), *notices),
+        notices=(*_unfinished(directory, record, content.step), *notices),
         **known,
     )
 
@@ -210,7 +210,7 @@ def _no_checkpoint(directory: Path, record: Mapping[str, Any]) -> CheckpointErro
     )
 
 
-def _state_of(directory: Path, record: Mapping[str, Any], content: CheckpointData) -> list[str]:
+def _unfinished(directory: Path, record: Mapping[str, Any], step: int) -> list[str]:
     """A notice about a run that is not done."""
     status, reason = record.get("status"), record.get("reason")
     if status == "done":
@@ -221,7 +221,7 @@ def _state_of(directory: Path, record: Mapping[str, Any], content: CheckpointDat
         how = "is still being trained"
     else:
         how = f"was {'killed' if status == 'running' else status} before its end"
-    return [f"the run {how}: this is its step {content.step}"]
+    return [f"the run {how}: this is its step {step}"]
 
 
 def _device_of(config: Config, record: Mapping[str, Any]) -> tuple[torch.device, list[str]]:
@@ -252,13 +252,17 @@ def _described(chosen: Path, content: CheckpointData) -> dict[str, Any]:
         data = content.state["data"]
         shape, size, names = data["input_shape"], data["output_size"], data["classes"]
         counts, raw, reading = data.get("class_counts"), data.get("raw"), data.get("reading") or {}
-        _require(data["task"] in TASKS.names(), "task")
-        _require(_counts(shape), "input_shape")
-        _require(type(size) is int and size > 0, "output_size")
-        _require(isinstance(names, list) and all(isinstance(name, str) for name in names), "classes")
-        _require(counts is None or (_counts(counts, 0) and len(counts) == size), "class_counts")
-        _require(raw is None or (_counts(raw["shape"]) and raw["dtype"] in _DTYPES), "raw")
-        _require(isinstance(reading, dict), "reading")
+        fine = {
+            "task": data["task"] in TASKS.names(),
+            "input_shape": _counts(shape),
+            "output_size": type(size) is int and size > 0,
+            "classes": isinstance(names, list) and all(isinstance(name, str) for name in names),
+            "class_counts": counts is None or (_counts(counts, 0) and len(counts) == size),
+            "raw": raw is None or (_counts(raw["shape"]) and raw["dtype"] in _DTYPES),
+            "reading": isinstance(reading, dict),
+        }
+        if not all(fine.values()):
+            raise TypeError(next(key for key in fine if not fine[key]))
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{chosen}: the description of its data is damaged: {error}") from error
     return {
@@ -274,8 +278,3 @@ def _described(chosen: Path, content: CheckpointData) -> dict[str, Any]:
 
 def _counts(values: Any, least: int = 1) -> bool:
     return isinstance(values, Sequence) and all(type(each) is int and each >= least for each in values)
-
-
-def _require(fine: bool, what: str) -> None:
-    if not fine:
-        raise TypeError(what)

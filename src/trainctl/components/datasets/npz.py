@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from trainctl.data import Data, Split, Standardize
 from trainctl.data.arrays import Array, Arrays, to_inputs, to_targets
 from trainctl.data.files import find_file
-from trainctl.data.tables.table import split_rows
 from trainctl.data.tables.transform import Affine, column_statistics
+from trainctl.data.types import split_rows
 from trainctl.errors import ConfigError
 from trainctl.registry import DATASETS, Fraction, NonNegativeInt
 

@@ -21,8 +21,7 @@ from trainctl.data.tables.rows import (
 )
 from trainctl.data.tables.target import Target, encode_target, read_target
 from trainctl.data.tables.transform import TableTransform
-from trainctl.data.types import Data, Split
-from trainctl.errors import ConfigError
+from trainctl.data.types import Data, Split, split_rows
 
 
 @dataclass(frozen=True)
@@ -137,23 +136,6 @@ def _described(column: Column) -> dict[str, Any]:
 def column_like(described: Mapping[str, Any]) -> Column:
     """A column without cells, of the kind that a ``reading`` says."""
     return Column(described["name"], described["number"], described["kind"], comma=described["comma"])
-
-
-def split_rows(count: int, test: float | int, seed: int) -> tuple[Tensor, Tensor | None]:
-    """Row numbers to train and validate on, and to test on, both in order; None when ``test`` is 0.
-
-    Raises ConfigError when ``test`` (a count, or a fraction below 1) leaves one of them empty.
-    """
-    size = test if isinstance(test, int) else round(test * count)
-    if size == 0 and not test:
-        return torch.arange(count), None
-    if not 0 < size < count:
-        raise ConfigError(
-            f"dataset.test={test}: holds out {size} of {count} rows for the test",
-            "use another count or fraction, or 0 for no test",
-        )
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-    return order[size:].sort().values, order[:size].sort().values
 
 
 def _categories(column: Column) -> list[str]:
