@@ -320,45 +320,42 @@ def _tried(transform: Any, image: Tensor) -> Any:
     """The transform as a stage, after trying it on an image of the data."""
     name = type(transform).__name__
     if type(transform) is _OWN.get(name):
-        output = _attempt(name, lambda: transform(image.unsqueeze(0), torch.zeros(2, 1)))
-        _check_output(name, image, output[0])
+        _apply(name, image, lambda: transform(image.unsqueeze(0), torch.zeros(2, 1))[0])
         return transform
-    other = image.flip(-1)
     draws = False
     with _own_randomness(image.device) as reseed:
         for seed in range(_TRIALS):
             reseed(seed)
             before = torch.get_rng_state()
-            output = _attempt(name, lambda: transform(image))
-            _check_output(name, image, output)
+            _apply(name, image, lambda: transform(image))
             draws = draws or not torch.equal(before, torch.get_rng_state())
         if draws:
             return _EachImage(transform)
-        both = _attempt(name, lambda: transform(torch.stack([image, other])))
-        same = both.shape == (2, *image.shape) and torch.equal(both, torch.stack([output, transform(other)]))
+        pair = torch.stack([image, image.flip(-1)])
+        both = _apply(name, pair, lambda: transform(pair))
+        same = torch.equal(both, torch.stack([transform(each) for each in pair]))
     return _Whole(transform) if same else _EachImage(transform)
 
 
-def _attempt(name: str, apply: Callable[[], Any]) -> Any:
+def _apply(name: str, inputs: Tensor, transform: Callable[[], Any]) -> Tensor:
+    """The output of a transform. Raises ConfigError where it fails, or changes shape or type."""
     try:
-        return apply()
+        output = transform()
     except ConfigError:
         raise
     except Exception as error:
         reason = str(error).partition("\n")[0]
         raise ConfigError(f"dataset.augment.{name}: fails on an image of this dataset: {reason}") from error
-
-
-def _check_output(name: str, image: Tensor, output: Any) -> None:
     if not isinstance(output, Tensor):
         raise ConfigError(f"dataset.augment.{name}: must return an image, returns {type(output).__name__}")
-    if output.shape != image.shape:
-        raise _reshaped(name, image.shape, output.shape)
-    if output.dtype != image.dtype:
+    if output.shape != inputs.shape:
+        raise _reshaped(name, inputs.shape, output.shape)
+    if output.dtype != inputs.dtype:
         raise ConfigError(
-            f"dataset.augment.{name}: must keep the type, turns {image.dtype} into {output.dtype}",
+            f"dataset.augment.{name}: must keep the type, turns {inputs.dtype} into {output.dtype}",
             "the dataset's own transform comes after it and takes raw images",
         )
+    return output
 
 
 def _reshaped(name: str, before: Sequence[int], after: Sequence[int]) -> ConfigError:

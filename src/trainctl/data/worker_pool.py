@@ -297,8 +297,7 @@ def _context() -> Any:
 def _starting() -> Iterator[None]:
     """Processes started inside have signals blocked, and do not run the caller's script again.
 
-    Signals from a terminal go to the whole process group; a worker that died of one could not feed the step
-    that the run still finishes. They are blocked from a worker's first instruction on.
+    A terminal signals the whole process group, and the run still needs workers for its last step.
     """
     # Python unblocks the signals after starting its tracker of resources, so that comes first.
     resource_tracker.ensure_running()

@@ -6,7 +6,6 @@ import contextlib
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -108,14 +107,14 @@ def _evaluate(
     """Loss and metrics over all of ``splits``."""
     config, device = trained.config, trained.device
     criterion = construct(config.loss, class_counts=trained.class_counts).to(device)
-    load = partial(construct, config.loader, transform=data.transform, device=device)
+    options = {"transform": data.transform, "batch_size": config.train.batch_size, "device": device}
     with contextlib.ExitStack() as opened:
-        loaders = []
-        for split in splits:
-            loader = load(split=split, batch_size=config.train.batch_size, seed=None, augment=None)
+        loaders = [
+            construct(config.loader, split=split, seed=None, augment=None, **options) for split in splits
+        ]
+        for loader in loaders:
             if (close := getattr(loader, "close", None)) is not None:
                 opened.callback(close)
-            loaders.append(loader)
         return evaluate(
             trained.model,
             criterion,

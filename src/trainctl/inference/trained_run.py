@@ -180,7 +180,7 @@ def _choose(directory: Path, record: Mapping[str, Any], which: str) -> tuple[Pat
     try:
         chosen, content, broken = newest_valid(folder)
     except CheckpointError:
-        # A run that goes on replaces its checkpoints: what was listed may be gone when it is read.
+        # A run that goes on may remove a checkpoint between listing and reading.
         if not is_training(directory):
             raise
         chosen, content, broken = newest_valid(folder)
@@ -202,8 +202,9 @@ def _no_checkpoint(directory: Path, record: Mapping[str, Any]) -> CheckpointErro
             f"{directory} has no checkpoint yet: the run is still being trained",
             "wait until the first one is saved",
         )
-    how = "failed" if record.get("status") == "failed" else "was stopped"
-    reason = f" ({record['reason']})" if how == "failed" and record.get("reason") else ""
+    how, reason = "was stopped", ""
+    if record.get("status") == "failed":
+        how, reason = "failed", f" ({record['reason']})" if record.get("reason") else ""
     return CheckpointError(
         f"{directory} has no checkpoint: the run {how} before the first one was saved{reason}",
         "train it again; trainctl resume also needs a checkpoint",
