@@ -58,7 +58,7 @@ def probabilities(rows: Sequence[dict[str, Any]]) -> list[list[float]]:
 
 
 def close(found: Any, expected: Any) -> None:
-    numpy.testing.assert_allclose(numpy.array(found), numpy.array(expected), atol=1e-6)
+    numpy.testing.assert_allclose(numpy.array(found), torch.as_tensor(expected).numpy(), atol=1e-6)
 
 
 # ------------------------------------------------------------------ tables

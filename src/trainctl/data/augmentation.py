@@ -1,8 +1,7 @@
 """Training images changed at random: ``dataset.augment``, a list of torchvision.transforms.v2 classes.
 
-Transforms get raw images on the device, before the dataset's own transform. (seed, epoch, sample) seed the
-random numbers of an image, so resumed runs and any number of workers see the same images; the run's own
-random numbers (dropout) are not used.
+Transforms get raw images on the device. (seed, epoch, sample) seed the random numbers of an image, so resumed
+runs and any number of workers see the same images; the run's own random numbers (dropout) are not used.
 
 The common transforms are written here for whole batches. Every other one is torchvision's: on the whole
 batch if it draws nothing, else image by image, which costs Python and, on a GPU, kernels for each image.

@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -100,7 +100,7 @@ class Feed:
         with self._explaining():
             if self._loader is None:
                 self._loader = self._start()
-            self._iterator = fetched = iter(self._loader)
+            self._iterator = fetched = cast(_Iterator, iter(self._loader))
         for _ in numbers:
             if turn != self._turn:
                 raise RuntimeError("another iteration of this loader has begun")
@@ -169,7 +169,7 @@ class Feed:
 
     def _checked(self, batch: Tensor | Failure) -> Tensor:
         if isinstance(batch, Failure):
-            raise (WorkerError if batch.in_transport else ConfigError)(batch.problems)
+            raise batch.kind(batch.problems)
         if self._shape is None:
             self._shape = batch.shape[1:]
         if batch.shape[1:] != self._shape:
@@ -271,11 +271,6 @@ class _Loader(DataLoader[Any]):
 
     def _get_iterator(self) -> _Iterator:
         return _Iterator(self)
-
-    def __iter__(self) -> _Iterator:
-        iterator = super().__iter__()
-        assert isinstance(iterator, _Iterator)
-        return iterator
 
 
 def _kill(workers: Sequence[Any]) -> None:

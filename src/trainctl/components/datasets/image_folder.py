@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from trainctl.data import AnySplit, Data, ItemSplit, Split, Standardize
-from trainctl.data.images.cache import Row, Stored, decoded, in_memory, places, stamp, write
+from trainctl.data.images.cache import Stored, decoded, in_memory, places, stamp, write
 from trainctl.data.images.decoding import SUFFIXES, Decoder, images_below
 from trainctl.errors import ConfigError, MissingDataError
 from trainctl.registry import DATASETS, Count, NonNegative, Positive
@@ -145,8 +145,8 @@ def _on_demand(
 def _stored(stored: Stored, targets: Tensor, *, small: bool) -> tuple[AnySplit, Tensor]:
     if small:
         # The clone reads the file once in order; mapped, the first epoch would read it in random order.
-        return Split(stored.images().clone(), targets), stored.good()
-    return ItemSplit(range(len(targets)), targets, Row(stored)), stored.good()
+        return Split(stored.images.clone(), targets), stored.good()
+    return ItemSplit(range(len(targets)), targets, stored), stored.good()
 
 
 # ------------------------------------------------------------------ listing the files

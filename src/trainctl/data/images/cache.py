@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +46,15 @@ def places(folder: Path, name: str) -> list[Path]:
 
 @dataclass(frozen=True)
 class Stored:
-    """A cache on disk; its rows have the order of the source files."""
+    """A cache on disk, in the order of the source files; called with a row, it loads that image."""
 
     path: Path
     stamp: str
 
+    def __call__(self, row: int) -> Tensor:
+        return self.images[row]
+
+    @cached_property
     def images(self) -> Tensor:
         """All images, (N, C, H, W) uint8, memory-mapped."""
         return self._read("images")
@@ -75,21 +80,8 @@ class Stored:
             tensor: Tensor = stored.get_tensor(name)
         return tensor
 
-
-class Row:
-    """Loads one image of a cache by its row; each process maps the file itself."""
-
-    def __init__(self, stored: Stored) -> None:
-        self._stored = stored
-        self._images: Tensor | None = None
-
-    def __call__(self, row: int) -> Tensor:
-        if self._images is None:
-            self._images = self._stored.images()
-        return self._images[row].clone()
-
-    def __reduce__(self) -> tuple[type[Row], tuple[Stored]]:
-        return Row, (self._stored,)
+    def __reduce__(self) -> tuple[type[Stored], tuple[Path, str]]:
+        return Stored, (self.path, self.stamp)  # each process maps the file itself
 
 
 def write(

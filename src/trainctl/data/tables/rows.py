@@ -47,23 +47,21 @@ class Table:
 def choose_columns(
     table: Table, target: str | int | None, drop: Sequence[str | int]
 ) -> tuple[list[Column], Column]:
-    """The input columns and the target column; by name, else by number from 1.
+    """The input columns and the target column, by name, else by number from 1; null is the last column left.
 
-    Raises ConfigError for a column that is not there, or that cannot be used, and when none is left.
+    Raises ConfigError for a column that is absent or cannot be used, and when none is left.
     """
     dropped = {find_column(table, "drop", each).number for each in drop}
-    # The default target is the last column that is not dropped.
     rest = [column for column in table.columns if column.number not in dropped]
+    goal = rest[-1] if rest else None
     if target is not None:
         goal = find_column(table, "target", target)
         if goal.number in dropped:
             raise ConfigError(
                 f"dataset.drop and dataset.target both name {goal.place}", "drop another column"
             )
-    elif rest:
-        goal = rest[-1]
-    inputs = [column for column in rest if column is not goal] if rest else []
-    if not inputs:
+    inputs = [column for column in rest if column is not goal]
+    if goal is None or not inputs:
         raise ConfigError(
             f"{table.file}: no input column beside the target", "a table needs an input and a target"
         )
@@ -201,23 +199,20 @@ def _missing_cells(table: Table, column: Column, absent: Tensor, is_target: bool
 
 def refuse_useless(table: Table, inputs: Sequence[Column]) -> None:
     """Raise ConfigError for input columns without information: empty ones, and texts that name the rows."""
-    useless = []
+    useless = {}
     for column in inputs:
         present = int((~column.missing()).sum())
+        distinct = len({*(column.texts or ())} - {None}) if column.kind == "text" else 0
         if not present:
-            useless.append((column, "has no values"))
-        elif column.kind == "text":
-            assert column.texts is not None
-            distinct = len({text for text in column.texts if text is not None})
-            if distinct > _FEW_CATEGORIES and distinct > present / 2:
-                useless.append((column, f"has {distinct} different texts in {present} rows"))
+            useless[column.name] = f"{column.place} has no values"
+        elif distinct > max(_FEW_CATEGORIES, present / 2):
+            useless[column.name] = f"{column.place} has {distinct} different texts in {present} rows"
     if useless:
-        described = "; ".join(f"{column.place} {why}" for column, why in useless[:_SHOWN_PROBLEMS])
+        described = "; ".join([*useless.values()][:_SHOWN_PROBLEMS])
         more = f"; and {len(useless) - _SHOWN_PROBLEMS} more" if len(useless) > _SHOWN_PROBLEMS else ""
-        names = show_names(column.name for column, _ in useless)
         raise ConfigError(
             f"{table.file}: {described}{more}: such columns cannot be inputs",
-            f"leave them out: 'dataset.drop=[{names}]'",
+            f"leave them out: 'dataset.drop=[{show_names(useless)}]'",
         )
 
 

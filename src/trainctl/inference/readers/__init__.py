@@ -27,7 +27,14 @@ def open_source(
 
     Raises ConfigError where the path does not exist, or does not hold such samples.
     """
-    wanted = _wanted(raw, reading)
+    if reading.get("kind") == "table":
+        wanted = "the run was trained on a table: use a CSV file with the same columns"
+    elif takes_images(raw):
+        files = "a folder of images, one image, or an .npz file"
+        wanted = f"the run was trained on images of {shown(raw)}: use {files}"
+    else:
+        files = f"an .npz file{', or a CSV file' if len(raw['shape']) == 1 else ''}"
+        wanted = f"the run was trained on samples of {shown(raw)}: use {files}"
     if not path.exists():
         raise ConfigError(f"--input {path}: there is no such file", f"{similar_file(path)}{wanted}")
     if path.is_dir() or path.suffix.lower() in SUFFIXES:
@@ -41,13 +48,3 @@ def open_source(
     if len(raw["shape"]) != 1:
         raise ConfigError(f"--input {path}: the run was not trained on tables", wanted)
     return TableFile(path, raw, reading, dataset)
-
-
-def _wanted(raw: Mapping[str, Any], reading: Mapping[str, Any]) -> str:
-    if reading.get("kind") == "table":
-        return "the run was trained on a table: use a CSV file with the same columns"
-    if takes_images(raw):
-        kind, wanted = "images", "a folder of images, one image, or an .npz file"
-    else:
-        kind, wanted = "samples", f"an .npz file{', or a CSV file' if len(raw['shape']) == 1 else ''}"
-    return f"the run was trained on {kind} of {shown(raw)}: use {wanted}"

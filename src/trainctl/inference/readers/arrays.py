@@ -59,7 +59,7 @@ class ArrayFile:
         return found
 
     def _axes(self) -> str:
-        """How the axes of a stored sample become those of a raw one."""
+        """The change from the axes of a stored sample to those of a raw one."""
         if self.stored_shape == self.shape:
             return "same"
         if len(self.shape) == 3 and self.stored_shape == (*self.shape[1:], self.shape[0]):
