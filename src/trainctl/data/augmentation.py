@@ -61,7 +61,7 @@ class RandomCrop:
         size: (height, width) of the window, or one number for both.
         padding: pixels on all sides, on [left and right, top and bottom], or on [left, top, right, bottom].
         pad_if_needed: pad an image that is smaller than the window.
-        fill: the raw value of what is padded.
+        fill: the raw value of the padding.
         padding_mode: only ``constant`` here; torchvision does the others.
 
     Shape: (N, C, H, W) to (N, C, *size), given two numbers in [0, 1) an image.
@@ -154,7 +154,7 @@ class Augment:
     """The transforms of a list, one after the other.
 
     Args:
-        stages: what :func:`make_augment` makes of the list.
+        stages: made by :func:`make_augment`.
         seed: the run's.
         samples: how many the training split has.
     """

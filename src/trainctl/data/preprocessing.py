@@ -74,7 +74,7 @@ def describe_transform(transform: nn.Module) -> dict[str, Any] | None:
 
 
 def make_transform(described: Mapping[str, Any]) -> nn.Module:
-    """The way back from :func:`describe_transform`. Raises ValueError for what it did not write."""
+    """The inverse of :func:`describe_transform`. Raises ValueError for any other input."""
     try:
         module, name, holds = _KINDS[described["kind"]]
         if {*described["values"], *described["tensors"]} != holds:

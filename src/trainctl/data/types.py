@@ -68,7 +68,7 @@ class Data:
     """The splits of a dataset and their properties.
 
     Attributes:
-        task: what the targets mean, a name in the registry ``TASKS``.
+        task: a name in the registry ``TASKS``.
         train, val, test: the splits; ``val`` is None until :func:`hold_out` makes it, ``test`` may be None.
         input_shape: one sample's shape after ``transform``, without the batch dimension.
         output_size: number of classes, or of values to predict.

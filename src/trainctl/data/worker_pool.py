@@ -7,7 +7,7 @@ Workers are forked from a server process that was started fresh and holds nothin
 - A fresh interpreter a worker ("spawn") is as safe, but each imports torch, which takes seconds; the server
   does that once, and a fork of it takes some ten milliseconds.
 
-A sample's random numbers are seeded by (seed, epoch, sample), so a batch is the same bytes whoever makes it.
+A sample's random numbers are seeded by (seed, epoch, sample), so a batch is the same bytes in every process.
 """
 
 from __future__ import annotations

@@ -127,7 +127,7 @@ def _evaluate(
 def as_trained(trained: Trained, data: Data) -> Data:
     """``data`` with the transform, the statistics and the class numbers of training.
 
-    Raises ConfigError where its samples or targets are not what the model was trained on.
+    Raises ConfigError where its samples or targets differ from those of training.
     """
     if data.task != trained.task.name:
         raise ConfigError(

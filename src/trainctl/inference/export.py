@@ -60,7 +60,7 @@ class Exported:
         path, size: the file and its bytes.
         difference: the largest one between its predictions and the run's.
         samples: the samples they were compared on.
-        inputs, outputs: shape and type of what it takes and gives.
+        inputs, outputs: their shapes and types.
         read_by: the library that read it back.
     """
 
@@ -195,7 +195,7 @@ def _metadata(trained: Trained, raw: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Hide what the exporters print, warn and log: none of it helps the user."""
+    """Hide the output, warnings and logs of the exporters."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

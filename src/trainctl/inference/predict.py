@@ -27,7 +27,7 @@ _SHOWN_ERRORS = 5
 
 
 class Predictor:
-    """Raw samples to what the task predicts, in evaluation mode, one batch a call.
+    """Raw samples to the predictions of the task, in evaluation mode, one batch a call.
 
     ``precision`` defaults to the run's.
 

@@ -1,4 +1,4 @@
-"""A table of typed columns as a dataset: what ``csv`` and ``parquet`` share."""
+"""A table of typed columns as a dataset, for ``csv`` and ``parquet``."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def _categories(column: Column) -> list[str]:
 
 
 def encode(columns: Sequence[Column], categories: Sequence[Sequence[str]]) -> Tensor:
-    """(N, columns) float32: numbers, positions of categories, NaN for what is missing or has none."""
+    """(N, columns) float32: numbers, positions of categories, NaN for missing and unknown ones."""
     encoded = []
     for column, names in zip(columns, categories, strict=True):
         if column.kind == "text":

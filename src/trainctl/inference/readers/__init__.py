@@ -22,7 +22,7 @@ def open_source(
 ) -> Source:
     """The reader for ``path`` that gives samples like those of training.
 
-    ``raw`` and ``reading`` are what :func:`trainctl.data.preprocessing.describe` says of them; ``dataset``
+    ``raw`` and ``reading`` come from :func:`trainctl.data.preprocessing.describe`; ``dataset``
     has the arguments of the run's dataset.
 
     Raises ConfigError where the path does not exist, or does not hold such samples.
