@@ -223,7 +223,8 @@ def _make_all(entries: Sequence[Any], where: str, *, nested: bool = False) -> li
     Args:
         nested: they are arguments of a transform, which works image by image: all are torchvision's.
     """
-    made, problems = [], []
+    made: list[Any] = []
+    problems: list[Problem] = []
     for entry in entries:
         try:
             name, arguments = _parsed(entry, where)
