@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import csv
+import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy
 import torch
+from torch import Tensor
+
+from trainctl import load
+from trainctl.cli.main import main
+from trainctl.inference.predict import Predictor
+from trainctl.inference.trained_run import load_run
 
 QUICK = ("threads=1", "display.mode=none")
 COLOURS = ("red", "green", "blue")
@@ -35,6 +43,35 @@ TABLE = (
     "epochs=30",
     "lr=0.02",
 )
+
+
+def train_two(folder: Path, *words: str, table: Sequence[str] = ()) -> Path:
+    """Two runs in a folder, on the digits (``words``) and on a table (TABLE and ``table``)."""
+    assert main([*words, *QUICK, f"hydra.run.dir={folder / 'images'}"]) == 0
+    write_table(folder / "table.csv", 200, seed=1)
+    own = [word.replace("table.csv", str(folder / "table.csv")) for word in TABLE]
+    assert main([*own, *QUICK, "batch_size=16", *table, f"hydra.run.dir={folder / 'table'}"]) == 0
+    return folder
+
+
+def reference(run: str, inputs: Tensor) -> Tensor:
+    """The predictions of a run in memory."""
+    trained = load_run(run)
+    return Predictor(trained, trained.transform())(inputs)
+
+
+def outputs_by_hand(rows: Sequence[Sequence[Any]], run: str = "table") -> Tensor:
+    """The model's outputs for rows of the table, prepared here from the stored statistics."""
+    state = json.loads((next((Path(run) / "checkpoints").iterdir()) / "state.json").read_text())
+    stored = state["data"]["transform"]["tensors"]
+    mean, std = (torch.tensor(stored[name]["values"]) for name in ("mean", "std"))
+    numbers = torch.tensor([[float(row[1]), float(row[2])] for row in rows])
+    spread = torch.tensor([[float(row[3] == colour) for colour in sorted(COLOURS)] for row in rows])
+    with torch.no_grad():
+        outputs: Tensor = load(run)(torch.cat([(numbers - mean) / std, spread], dim=1))
+    return outputs
+
+
 PLUGIN = """
 import torch
 from torch import nn

@@ -17,25 +17,24 @@ import torch
 from PIL import Image
 
 from tests.helpers.runs import everything
-from tests.helpers.trained import QUICK, TABLE, train_on_tokens, write_table
+from tests.helpers.trained import (
+    QUICK,
+    TABLE,
+    outputs_by_hand,
+    reference,
+    train_on_tokens,
+    train_two,
+    write_table,
+)
 from trainctl import load
-from trainctl.cli.main import main
 from trainctl.components.datasets.digits import digits
-from trainctl.inference.predict import Predictor
 from trainctl.inference.readers.base import convert
-from trainctl.inference.trained_run import load_run
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two runs, on the digits and on a table."""
     folder = tmp_path_factory.mktemp("trained")
-    words = ("epochs=3", "model.hidden=[16]", "lr=3e-3", *QUICK)
-    assert main([*words, f"hydra.run.dir={folder / 'images'}"]) == 0
-    write_table(folder / "table.csv", 200, seed=1)
-    own = [word.replace("table.csv", str(folder / "table.csv")) for word in TABLE]
-    assert main([*own, *QUICK, "batch_size=16", f"hydra.run.dir={folder / 'table'}"]) == 0
-    return folder
+    return train_two(folder, "epochs=3", "model.hidden=[16]", "lr=3e-3")
 
 
 @pytest.fixture
@@ -58,20 +57,8 @@ def probabilities(rows: Sequence[dict[str, Any]]) -> list[list[float]]:
     return [[float(value) for key, value in row.items() if key.startswith("probability_")] for row in rows]
 
 
-def expected_of(rows: Sequence[Sequence[Any]], run: str = "table") -> list[list[float]]:
-    """Probabilities of rows of the table, prepared here and not by what is tested."""
-    state = json.loads((next((Path(run) / "checkpoints").iterdir()) / "state.json").read_text())
-    stored = state["data"]["transform"]["tensors"]
-    mean, std = (torch.tensor(stored[name]["values"]) for name in ("mean", "std"))
-    numbers = torch.tensor([[float(row[1]), float(row[2])] for row in rows])
-    spread = torch.tensor([[float(row[3] == colour) for colour in ("blue", "green", "red")] for row in rows])
-    with torch.no_grad():
-        outputs = load(run)(torch.cat([(numbers - mean) / std, spread], dim=1))
-    return outputs.softmax(1).tolist()
-
-
 def close(found: Any, expected: Any) -> None:
-    numpy.testing.assert_allclose(numpy.array(found), numpy.array(expected), atol=1e-6)
+    numpy.testing.assert_allclose(numpy.array(found), torch.as_tensor(expected).numpy(), atol=1e-6)
 
 
 # ------------------------------------------------------------------ tables
@@ -82,7 +69,7 @@ def close(found: Any, expected: Any) -> None:
 def test_rows_of_a_table(trainctl, folder: Path, output: str, batch: tuple[str, ...]) -> None:
     rows = write_table(folder / "new.csv", 40, seed=5, shift=1.0)
     found = predicted(trainctl, "table", "new.csv", *batch, output=output)
-    expected = expected_of(rows)
+    expected = outputs_by_hand(rows).softmax(1).tolist()
     assert [int(row["row"]) for row in found] == list(range(1, 41))
     assert [row["prediction"] for row in found] == [("no", "yes")[one > zero] for zero, one in expected]
     if output == "out.csv":
@@ -149,7 +136,7 @@ def test_bad_rows_are_named_and_marked_and_the_others_predicted(trainctl, folder
     mean = json.loads((next(Path("table/checkpoints").iterdir()) / "state.json").read_text())["data"]
     width = mean["transform"]["tensors"]["mean"]["values"][0]
     # A missing number is the mean of training, and a colour that it did not have is none.
-    expected = expected_of([[0, 1, 2, "red"], [0, width, 55, "violet"], [0, 1, 2, "green"]])
+    expected = outputs_by_hand([[0, 1, 2, "red"], [0, width, 55, "violet"], [0, 1, 2, "green"]]).softmax(1)
     close(probabilities([found[0], found[5], found[7]]), expected)
     assert "column 3 (colour): 1 cell with a category that training did not have" in outcome.out
     assert "8 rows in " in outcome.out
@@ -200,11 +187,6 @@ def test_memory_does_not_grow_with_the_table(trainctl, folder: Path) -> None:
 # ------------------------------------------------------------------ images and arrays
 
 
-def reference(run: str, inputs: torch.Tensor) -> list[list[float]]:
-    trained = load_run(run)
-    return Predictor(trained, trained.transform())(inputs).tolist()
-
-
 def test_images_are_predicted_as_the_pixels_are(trainctl, folder: Path) -> None:
     pixels = digits().test.inputs[:30]
     (folder / "new" / "more").mkdir(parents=True)
@@ -220,7 +202,7 @@ def test_images_are_predicted_as_the_pixels_are(trainctl, folder: Path) -> None:
     assert list(found) == sorted([*names, "broken.jpg"])
     assert "1 other file ignored" in outcome.out
     assert found["broken.jpg"]["error"].startswith("cannot be read: cannot identify image file")
-    expected = reference("images", pixels)
+    expected = reference("images", pixels).tolist()
     close(probabilities([found[name] for name in names]), expected)
     classes = [str(max(range(10), key=values.__getitem__)) for values in expected]
     assert [found[name]["prediction"] for name in names] == classes
@@ -280,7 +262,7 @@ class Loud:
             {"a": numpy.zeros(3), "b": numpy.zeros(3)},
             "has several arrays, none with the name of the inputs: a, b",
         ),
-        ({"x": numpy.array([Loud()], dtype=object)}, "run was trained on"),
+        ({"x": numpy.array([Loud()], dtype=object)}, "arrays of objects are not read"),
     ],
 )
 def test_arrays_that_do_not_fit(trainctl, folder: Path, arrays: dict[str, Any], message: str) -> None:

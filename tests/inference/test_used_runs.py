@@ -185,11 +185,11 @@ def described(**values: Any) -> Callable[[Path], None]:
     ids=lambda each: getattr(each, "__name__", ""),
 )
 def test_a_run_that_cannot_be_used(
-    use, run: Path, tmp_path: Path, spoil: Callable[[Path], None], code: int, message: str
+    trainctl, run: Path, tmp_path: Path, spoil: Callable[[Path], None], code: int, message: str
 ) -> None:
     spoil(run)
     before = everything(tmp_path)
-    outcome = use("run")
+    outcome = trainctl("eval", "run")
     assert outcome.code == code, outcome.err
     assert message in outcome.err
     assert len(outcome.err.splitlines()) <= 2
@@ -220,6 +220,8 @@ NO_CAPSULE = (4, "has no capsule")
 AGAIN = (0, "identical: 4 of 4 steps")
 UNRANKED = (0, "nothing to rank")
 RANKED = (0, "1 setting, best first")
+BROKEN = (4, "model.safetensors is damaged")
+FINISHED = (0, "this run is finished")
 FREE = contextlib.nullcontext
 OTHER_VERBS = ("load", "resume", "verify", "compare", "replay")
 # The state, whether a process trains in it, and what each of the other verbs answers: exit code, words.
@@ -235,27 +237,9 @@ ANSWERS: tuple[tuple[Any, ...], ...] = (
     (going_on, lock, (0, "MLP"), TAKEN, TAKEN, (0, "epoch 1/20, step 4"), NO_CAPSULE),
     (failed, FREE, (0, "MLP"), (0, ""), AGAIN, (0, "loss nan"), NO_CAPSULE),
     (no_checkpoint, FREE, (4, "the run failed before"), NONE, NONE, (0, "loss nan"), NO_CAPSULE),
-    (
-        record_damaged,
-        FREE,
-        *[(code, "run.json is not valid") for code in (2, 4, 2, 2)],
-        NO_CAPSULE,
-    ),
-    (
-        config_damaged,
-        FREE,
-        *[(code, "config.yaml is not valid") for code in (2, 4, 2, 2)],
-        NO_CAPSULE,
-    ),
-    (
-        best_damaged,
-        FREE,
-        (4, "model.safetensors is damaged"),
-        (0, "this run is finished"),
-        (0, "damaged, not used: "),
-        RANKED,
-        NO_CAPSULE,
-    ),
+    (record_damaged, FREE, *[(code, "run.json is not valid") for code in (2, 4, 2, 2)], NO_CAPSULE),
+    (config_damaged, FREE, *[(code, "config.yaml is not valid") for code in (2, 4, 2, 2)], NO_CAPSULE),
+    (best_damaged, FREE, BROKEN, FINISHED, (0, "damaged, not used: "), RANKED, NO_CAPSULE),
     (all_damaged, FREE, UNUSABLE, UNUSABLE, UNUSABLE, UNRANKED, NO_CAPSULE),
     (a_sweep, FREE, SWEEP, (2, "the sweep was stopped before"), SWEEP, RANKED, SWEEP),
 )

@@ -199,9 +199,9 @@ def test_a_program_without_its_preprocessing_is_found(
         pytest.importorskip("onnx")
 
     def without(self, inputs):
-        return self.finish(self.model(inputs.float()))
+        return self.predict(self.model(inputs.float()))
 
-    monkeypatch.setattr(exporting.Whole, "forward", without)
+    monkeypatch.setattr(exporting.Pipeline, "forward", without)
     found = lead(LINEAR, tmp_path / "life", phase)
     assert found[phase].status == "failed"
     assert "predictions differ from the run's" in found[phase].reason

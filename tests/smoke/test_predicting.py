@@ -81,16 +81,14 @@ def test_samples_are_read_from_a_file_of_their_kind(
     assert kinds == [kind, kind]
 
 
-def swapped(found: dict[str, int]) -> dict[str, int]:
-    return {text: len(found) - 1 - code for text, code in found.items()}
-
-
 def test_a_table_that_is_read_otherwise_than_in_training_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     life = trained(tmp_path / "life", "dataset=csv")
-    number = tables.number_categories
-    monkeypatch.setattr(tables, "number_categories", lambda texts: swapped(number(texts)))
+    encode = tables.encode
+    monkeypatch.setattr(
+        tables, "encode", lambda columns, names: encode(columns, [each[::-1] for each in names])
+    )
     found = check_predictions(life.trained, tmp_path / "life")
     assert found is not None
     assert "in samples.csv is predicted as" in found

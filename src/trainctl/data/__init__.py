@@ -1,5 +1,4 @@
-"""Sources to batches: what a dataset returns, preprocessing, augmentation, sampling, worker processes, tables
-and images.
+"""Sources to batches: splits, preprocessing, augmentation, sampling, worker processes, tables and images.
 
 The names below are public: a dataset of one's own returns a ``Data``. Imported by ``components`` and the
 rooms above it.

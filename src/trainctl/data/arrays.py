@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.lib import format as npy
 from torch import Tensor
 
 from trainctl.errors import ConfigError, StorageError, did_you_mean
@@ -18,63 +21,99 @@ Array = np.ndarray[Any, Any]
 
 
 class Arrays:
-    """The arrays in a file; no object is ever unpickled."""
+    """The arrays in a file; no object is ever unpickled.
+
+    Raises ConfigError for another kind of file and a damaged one, StorageError when it cannot be read.
+    """
 
     def __init__(self, file: Path) -> None:
         self.file = file
-
-    def __enter__(self) -> Arrays:
-        if not zipfile.is_zipfile(self.file):
+        self.names: list[str] = []
+        if zipfile.is_zipfile(file):
+            with self._explaining(""), zipfile.ZipFile(file) as archive:
+                members = archive.namelist()
+            self.names = [name.removesuffix(".npy") for name in members if name.endswith(".npy")]
+        if not self.names:
             raise ConfigError(
-                f"{self.file} is not an .npz file", "write one with numpy.savez(file, x=inputs, y=targets)"
+                f"{file} is not an .npz file", "write one with numpy.savez(file, x=inputs, y=targets)"
             )
-        try:
-            self._stored = np.load(self.file, allow_pickle=False)
-        except OSError as error:
-            raise StorageError(f"{self.file} cannot be read: {error}", "check its permissions") from error
-        except (ValueError, zipfile.BadZipFile) as error:
-            raise ConfigError(f"{self.file} is damaged: {error}", "write or copy it again") from error
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stored.close()
-
-    @property
-    def names(self) -> str:
-        return ", ".join(self._stored.files)
 
     def choose(self, key: str, name: str | None, known: Sequence[str], *, optional: bool = False) -> str:
         """The array that ``dataset.KEY`` names, or the first one known; "" when it is optional and absent."""
+        there = f"there are: {', '.join(self.names)}"
         if name is not None:
-            if name in self._stored.files:
+            if name in self.names:
                 return name
-            hint = did_you_mean(name, self._stored.files, f"dataset.{key}=")
-            raise ConfigError(
-                f"dataset.{key}={name}: {self.file} has no such array", f"{hint}there are: {self.names}"
-            )
-        found = next((each for each in known if each in self._stored.files), "")
+            hint = did_you_mean(name, self.names, f"dataset.{key}=")
+            raise ConfigError(f"dataset.{key}={name}: {self.file} has no such array", f"{hint}{there}")
+        found = next((each for each in known if each in self.names), "")
         if not found and not optional:
             raise ConfigError(
                 f"{self.file} has no array with a usual name for {key} ({', '.join(known)})",
-                f"name one: dataset.{key}=NAME; there are: {self.names or 'none'}",
+                f"name one: dataset.{key}=NAME; {there}",
             )
         return found
 
-    def read(self, name: str) -> Array:
-        try:
-            stored: Array = self._stored[name]
-        except ValueError as error:
-            if "allow_pickle" in str(error):
-                raise ConfigError(
-                    f"{self.file}, {name}: arrays of objects are not read: they could run code",
-                    "save numbers, array.astype(float), or strings, array.astype(str)",
-                ) from error
-            raise ConfigError(f"{self.file}, {name}: {error}", "write or copy the file again") from error
-        except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    def header(self, name: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+        """Shape, storage by columns, and type. Raises ConfigError for Python objects."""
+        with self._opened(name) as member:
+            shape, by_columns, dtype = _read_header(member)
+        if dtype.hasobject:
             raise ConfigError(
-                f"{self.file}, {name} is damaged: {error}", "write or copy the file again"
-            ) from error
-        return stored
+                f"{self.file}, {name}: arrays of objects are not read: they could run code",
+                "save numbers, array.astype(float), or strings, array.astype(str)",
+            )
+        return shape, by_columns, dtype
+
+    def read(self, name: str) -> Array:
+        self.header(name)
+        with self._explaining(name), np.load(self.file, allow_pickle=False) as stored:
+            array: Array = stored[name]
+        return array
+
+    def slices(self, name: str, size: int) -> Iterator[Array]:
+        """All rows, ``size`` at a time; in memory at once are only those, unless it is stored by columns."""
+        shape, by_columns, dtype = self.header(name)
+        starts = range(0, shape[0], size)
+        if by_columns and len(shape) > 1:
+            # The first row is not complete before the last column is read.
+            whole = self.read(name)
+            yield from (whole[start : start + size] for start in starts)
+            return
+        with self._opened(name) as member:
+            _read_header(member)
+            for start in starts:
+                rows = (min(size, shape[0] - start), *shape[1:])
+                content = member.read(math.prod(rows) * dtype.itemsize)
+                yield np.frombuffer(content, dtype).reshape(rows)
+
+    @contextlib.contextmanager
+    def _opened(self, name: str) -> Iterator[Any]:
+        with (
+            self._explaining(name),
+            zipfile.ZipFile(self.file) as archive,
+            archive.open(f"{name}.npy") as member,
+        ):
+            yield member
+
+    @contextlib.contextmanager
+    def _explaining(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except (EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+            what = f"{self.file}, {name}" if name else f"{self.file}"
+            raise ConfigError(f"{what} is damaged: {error}", "write or copy the file again") from error
+        except OSError as error:
+            raise StorageError(f"{self.file} cannot be read: {error}", "check its permissions") from error
+
+
+def _read_header(member: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    version = npy.read_magic(member)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"unknown format version {'.'.join(map(str, version))}")
+    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    shape, by_columns, dtype = read(member)
+    return tuple(map(int, shape)), bool(by_columns), dtype
 
 
 def to_inputs(file: Path, name: str, array: Array) -> tuple[Tensor, bool]:

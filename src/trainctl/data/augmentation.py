@@ -1,8 +1,7 @@
 """Training images changed at random: ``dataset.augment``, a list of torchvision.transforms.v2 classes.
 
-Transforms get raw images on the device, before the dataset's own transform. (seed, epoch, sample) seed the
-random numbers of an image, so resumed runs and any number of workers see the same images; the run's own
-random numbers (dropout) are not used.
+Transforms get raw images on the device. (seed, epoch, sample) seed the random numbers of an image, so resumed
+runs and any number of workers see the same images; the run's own random numbers (dropout) are not used.
 
 The common transforms are written here for whole batches. Every other one is torchvision's: on the whole
 batch if it draws nothing, else image by image, which costs Python and, on a GPU, kernels for each image.
@@ -20,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from trainctl.data.sampler import derived_seed
-from trainctl.data.types import AnySplit, ItemSplit, Split
+from trainctl.data.types import AnySplit, Split
 from trainctl.errors import ConfigError, Problem, did_you_mean
 from trainctl.registry.constraints import Count, NonNegativeInt, describe, show
 from trainctl.registry.signature import from_object
@@ -62,7 +61,7 @@ class RandomCrop:
         size: (height, width) of the window, or one number for both.
         padding: pixels on all sides, on [left and right, top and bottom], or on [left, top, right, bottom].
         pad_if_needed: pad an image that is smaller than the window.
-        fill: the raw value of what is padded.
+        fill: the raw value of the padding.
         padding_mode: only ``constant`` here; torchvision does the others.
 
     Shape: (N, C, H, W) to (N, C, *size), given two numbers in [0, 1) an image.
@@ -118,15 +117,12 @@ class _Whole:
     def __init__(self, transform: Callable[[Tensor], Tensor]) -> None:
         self.transform = transform
 
-    def __call__(self, inputs: Tensor) -> Tensor:
+    def __call__(self, inputs: Tensor, seeds: Sequence[int]) -> Tensor:
         return self.transform(inputs).as_subclass(Tensor)
 
 
-class _EachImage:
+class _EachImage(_Whole):
     """A transform of torchvision, image by image, torch's random numbers seeded for each."""
-
-    def __init__(self, transform: Callable[[Tensor], Tensor]) -> None:
-        self.transform = transform
 
     def __call__(self, inputs: Tensor, seeds: Sequence[int]) -> Tensor:
         outputs = torch.empty_like(inputs)
@@ -158,7 +154,7 @@ class Augment:
     """The transforms of a list, one after the other.
 
     Args:
-        stages: what :func:`make_augment` makes of the list.
+        stages: made by :func:`make_augment`.
         seed: the run's.
         samples: how many the training split has.
     """
@@ -179,13 +175,11 @@ class Augment:
         if epoch != self._epoch:
             self._draw(epoch, inputs.device)
         for number, stage in enumerate(self.stages):
-            if isinstance(stage, _Whole):
-                inputs = stage(inputs)
-            elif isinstance(stage, _EachImage):
-                seeds = [derived_seed("augment", self.seed, epoch, number, each) for each in index.tolist()]
-                inputs = stage(inputs, seeds)
-            else:
+            if number in self._numbers:
                 inputs = stage(inputs, self._numbers[number].index_select(1, index))
+                continue
+            each_image = index.tolist() if isinstance(stage, _EachImage) else []
+            inputs = stage(inputs, [derived_seed("augment", self.seed, epoch, number, n) for n in each_image])
         return inputs
 
     def _draw(self, epoch: int, device: torch.device) -> None:
@@ -208,7 +202,13 @@ def make_augment(entries: Sequence[str | Mapping[str, Any]], split: AnySplit, se
     if not entries:
         return None
     transforms = _make_all(entries, "dataset.augment")
-    raw = split.inputs[0] if isinstance(split, Split) else _first(split)
+    if isinstance(split, Split):
+        raw = split.inputs[0]
+    else:
+        from trainctl.data.worker_process import kept_random_state, load_sample  # only here is it needed
+
+        with kept_random_state():
+            raw = load_sample(split.load, split.items[0])
     if raw.dim() != 3:
         raise ConfigError(
             f"dataset.augment: images are (channels, height, width), samples have shape {tuple(raw.shape)}",
@@ -217,31 +217,17 @@ def make_augment(entries: Sequence[str | Mapping[str, Any]], split: AnySplit, se
     return Augment([_tried(transform, raw) for transform in transforms], seed, len(split))
 
 
-def _first(split: ItemSplit) -> Tensor:
-    from trainctl.data.worker_process import kept_random_state, load_sample  # only here is it needed
-
-    with kept_random_state():
-        return load_sample(split.load, split.items[0])
-
-
 def _make_all(entries: Sequence[Any], where: str, *, nested: bool = False) -> list[Any]:
     """Make every transform of a list; all problems are reported at once.
 
     Args:
         nested: they are arguments of a transform, which works image by image: all are torchvision's.
     """
-    made, problems = [], []
+    made: list[Any] = []
+    problems: list[Problem] = []
     for entry in entries:
-        pairs = [(entry, {})] if isinstance(entry, str) else list(entry.items()) if _is_mapping(entry) else []
-        if len(pairs) != 1 or not _is_mapping(pairs[0][1] or {}):
-            problems.append(
-                Problem(
-                    f"{where}: {show(entry)} is not a transform", "write NAME or {NAME: {ARGUMENT: VALUE}}"
-                )
-            )
-            continue
-        name, arguments = str(pairs[0][0]), dict(pairs[0][1] or {})
         try:
+            name, arguments = _parsed(entry, where)
             made.append(_make(name, arguments, f"{where}.{name}", nested))
         except ConfigError as error:
             problems.extend(error.problems)
@@ -250,8 +236,15 @@ def _make_all(entries: Sequence[Any], where: str, *, nested: bool = False) -> li
     return made
 
 
-def _is_mapping(value: Any) -> bool:
-    return isinstance(value, Mapping)
+def _parsed(entry: Any, where: str) -> tuple[str, dict[str, Any]]:
+    """The name of a transform and its arguments."""
+    if isinstance(entry, str):
+        return entry, {}
+    if isinstance(entry, Mapping) and len(entry) == 1:
+        name, arguments = next(iter(entry.items()))
+        if isinstance(arguments or {}, Mapping):
+            return str(name), dict(arguments or {})
+    raise ConfigError(f"{where}: {show(entry)} is not a transform", "write NAME or {NAME: {ARGUMENT: VALUE}}")
 
 
 def _make(name: str, arguments: dict[str, Any], where: str, nested: bool) -> Any:
@@ -327,45 +320,42 @@ def _tried(transform: Any, image: Tensor) -> Any:
     """The transform as a stage, after trying it on an image of the data."""
     name = type(transform).__name__
     if type(transform) is _OWN.get(name):
-        output = _attempt(name, lambda: transform(image.unsqueeze(0), torch.zeros(2, 1)))
-        _check_output(name, image, output[0])
+        _apply(name, image, lambda: transform(image.unsqueeze(0), torch.zeros(2, 1))[0])
         return transform
-    other = image.flip(-1)
     draws = False
     with _own_randomness(image.device) as reseed:
         for seed in range(_TRIALS):
             reseed(seed)
             before = torch.get_rng_state()
-            output = _attempt(name, lambda: transform(image))
-            _check_output(name, image, output)
+            _apply(name, image, lambda: transform(image))
             draws = draws or not torch.equal(before, torch.get_rng_state())
         if draws:
             return _EachImage(transform)
-        both = _attempt(name, lambda: transform(torch.stack([image, other])))
-        same = both.shape == (2, *image.shape) and torch.equal(both, torch.stack([output, transform(other)]))
+        pair = torch.stack([image, image.flip(-1)])
+        both = _apply(name, pair, lambda: transform(pair))
+        same = torch.equal(both, torch.stack([transform(each) for each in pair]))
     return _Whole(transform) if same else _EachImage(transform)
 
 
-def _attempt(name: str, apply: Callable[[], Any]) -> Any:
+def _apply(name: str, inputs: Tensor, transform: Callable[[], Any]) -> Tensor:
+    """The output of a transform. Raises ConfigError where it fails, or changes shape or type."""
     try:
-        return apply()
+        output = transform()
     except ConfigError:
         raise
     except Exception as error:
         reason = str(error).partition("\n")[0]
         raise ConfigError(f"dataset.augment.{name}: fails on an image of this dataset: {reason}") from error
-
-
-def _check_output(name: str, image: Tensor, output: Any) -> None:
     if not isinstance(output, Tensor):
         raise ConfigError(f"dataset.augment.{name}: must return an image, returns {type(output).__name__}")
-    if output.shape != image.shape:
-        raise _reshaped(name, image.shape, output.shape)
-    if output.dtype != image.dtype:
+    if output.shape != inputs.shape:
+        raise _reshaped(name, inputs.shape, output.shape)
+    if output.dtype != inputs.dtype:
         raise ConfigError(
-            f"dataset.augment.{name}: must keep the type, turns {image.dtype} into {output.dtype}",
+            f"dataset.augment.{name}: must keep the type, turns {inputs.dtype} into {output.dtype}",
             "the dataset's own transform comes after it and takes raw images",
         )
+    return output
 
 
 def _reshaped(name: str, before: Sequence[int], after: Sequence[int]) -> ConfigError:

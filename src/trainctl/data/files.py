@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO, cast
 
 from trainctl.errors import ConfigError, MissingDataError, StorageError, nearest
 
@@ -26,34 +29,41 @@ def find_file(dataset: str, key: str, path: str, task: str) -> Path:
     folder = file.parent.absolute()
     if folder.is_dir():
         reason = f"{file.name} not found in {folder}"
-        close = nearest(file.name, [other.name for other in folder.iterdir() if other.is_file()])
-        hint = f"did you mean dataset.{key}={file.with_name(close)}? " if close else ""
     else:
-        reason, hint = f"{file} not found: there is no folder {folder}", ""
+        reason = f"{file} not found: there is no folder {folder}"
     stand_in: dict[str, object] = {
         "task": "regression" if task == "regression" else "classification",
         "shape": [4],
         "outputs": 1 if task == "regression" else 3,
     }
     raise MissingDataError(
-        f"dataset={dataset}: {reason}", f"{hint}name your file with dataset.{key}=FILE", stand_in
+        f"dataset={dataset}: {reason}",
+        f"{similar_file(file, f'dataset.{key}=')}name your file with dataset.{key}=FILE",
+        stand_in,
     )
 
 
-def read_bytes(file: Path) -> bytes:
-    """The whole file, unpacked if it is gzipped.
+def similar_file(file: Path, prefix: str = "") -> str:
+    """The start of a remedy that names the most similar file in the folder; empty when none is close."""
+    folder = file.absolute().parent
+    close = nearest(file.name, [each.name for each in folder.iterdir()]) if folder.is_dir() else None
+    return f"did you mean {prefix}{file.with_name(close)}? " if close else ""
+
+
+@contextlib.contextmanager
+def opened(file: Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
+    """The content of a file, unpacked if it is gzipped, and the file itself, whose position is the progress.
 
     Raises ConfigError for a damaged gzip file, StorageError when it cannot be read.
     """
     try:
-        raw = file.read_bytes()
+        with file.open("rb") as stored:
+            packed = stored.read(2) == _GZIP
+            stored.seek(0)
+            yield cast(BinaryIO, gzip.GzipFile(fileobj=stored)) if packed else stored, stored
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ConfigError(f"{file} is a damaged gzip file: {error}", "copy or download it again") from error
     except OSError as error:
         raise StorageError(
             f"{file} cannot be read: {error.strerror or error}", "check its permissions"
         ) from error
-    if not raw.startswith(_GZIP):
-        return raw
-    try:
-        return gzip.decompress(raw)
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ConfigError(f"{file} is a damaged gzip file: {error}", "copy or download it again") from error

@@ -1,14 +1,13 @@
-"""What stands between a file and the model's input, described so that it can be stored with the run.
+"""The preprocessing between a file and the model's input, described so that it can be stored with the run.
 
-Statistics, categories and class names are those of training. Found again in other data they would be others,
-and the model would be given inputs that mean something else.
+Statistics, categories and class names are those of training, and never taken from other data.
 """
 
 from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -16,20 +15,15 @@ from torch import Tensor, nn
 
 from trainctl.data.types import Data, ItemSplit, Split
 
-# By module and name, so that nothing is imported that the run does not use.
+# By module and name, so that only the run's own module is imported.
 _KINDS: Mapping[str, tuple[str, str, frozenset[str]]] = {
     kind: (module, name, frozenset(holds.split()))
     for kind, module, name, holds in (
         ("identity", "torch.nn.modules.linear", "Identity", ""),
         ("standardize", "trainctl.data", "Standardize", "factor offset"),
-        ("standardize_channels", "trainctl.data.images.cifar", "StandardizeChannels", "factor offset"),
+        ("standardize_channels", "trainctl.data.images.published", "StandardizeChannels", "factor offset"),
         ("affine", "trainctl.data.tables.transform", "Affine", "mean std"),
-        (
-            "table",
-            "trainctl.data.tables.transform",
-            "TableTransform",
-            "numbers columns codes mean std",
-        ),
+        ("table", "trainctl.data.tables.transform", "TableTransform", "numbers columns codes mean std"),
     )
 }
 
@@ -37,8 +31,8 @@ _KINDS: Mapping[str, tuple[str, str, frozenset[str]]] = {
 def describe(data: Data) -> dict[str, Any]:
     """Raw samples, how they are read from files, and the transform, as plain JSON values.
 
-    ``raw`` is None for samples that are made one by one and do not say what they are; ``transform`` is None
-    for one that is not trainctl's own: the dataset has to make that again.
+    ``raw`` is None for samples of unknown type that are made one by one; ``transform`` is None for one that
+    is not trainctl's own: the dataset has to make that again.
     """
     return {
         "raw": describe_raw(data),
@@ -48,12 +42,16 @@ def describe(data: Data) -> dict[str, Any]:
 
 
 def describe_raw(data: Data) -> dict[str, Any] | None:
-    if isinstance(data.train, ItemSplit):
-        if data.reading.get("kind") != "image":
-            return None
+    if isinstance(data.train, Split):
+        return describe_samples(data.train.inputs)
+    if data.reading.get("kind") == "image":
         return {"shape": list(data.input_shape), "dtype": "uint8"}
-    inputs = data.train.inputs
-    return {"shape": list(inputs.shape[1:]), "dtype": str(inputs.dtype).removeprefix("torch.")}
+    return None
+
+
+def describe_samples(samples: Tensor) -> dict[str, Any]:
+    """Shape and type of one of ``samples``, (N, …)."""
+    return {"shape": list(samples.shape[1:]), "dtype": str(samples.dtype).removeprefix("torch.")}
 
 
 def describe_transform(transform: nn.Module) -> dict[str, Any] | None:
@@ -66,14 +64,17 @@ def describe_transform(transform: nn.Module) -> dict[str, Any] | None:
         "kind": kind,
         "values": {name: value for name, value in vars(transform).items() if isinstance(value, float)},
         "tensors": {
-            name: {"dtype": str(tensor.dtype).removeprefix("torch."), "values": _listed(tensor.tolist())}
+            name: {
+                "dtype": str(tensor.dtype).removeprefix("torch."),
+                "values": _replaced(tensor.tolist(), _is_nan, None),
+            }
             for name, tensor in transform.named_buffers()
         },
     }
 
 
 def make_transform(described: Mapping[str, Any]) -> nn.Module:
-    """The way back from :func:`describe_transform`. Raises ValueError for what it did not write."""
+    """The inverse of :func:`describe_transform`. Raises ValueError for any other input."""
     try:
         module, name, holds = _KINDS[described["kind"]]
         if {*described["values"], *described["tensors"]} != holds:
@@ -84,28 +85,28 @@ def make_transform(described: Mapping[str, Any]) -> nn.Module:
             setattr(made, str(key), float(value))
         for key, entry in described["tensors"].items():
             dtype = {"float32": torch.float32, "int64": torch.int64}[entry["dtype"]]
-            made.register_buffer(key, torch.tensor(_with_nan(entry["values"]), dtype=dtype))
+            values = _replaced(entry["values"], lambda value: value is None, math.nan)
+            made.register_buffer(key, torch.tensor(values, dtype=dtype))
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise ValueError(f"no usable transform: {type(error).__name__}: {error}") from error
     return made
 
 
-def _listed(values: Any) -> Any:
-    """Lists in which None stands for NaN, which JSON has not."""
+def _replaced(values: Any, old: Callable[[Any], bool], new: float | None) -> Any:
+    """Nested lists with other values for ``old`` ones: None stands for NaN, which JSON does not have."""
     if isinstance(values, list):
-        return [_listed(value) for value in values]
-    return None if isinstance(values, float) and math.isnan(values) else values
+        return [_replaced(value, old, new) for value in values]
+    return new if old(values) else values
 
 
-def _with_nan(values: Any) -> Any:
-    if isinstance(values, list):
-        return [_with_nan(value) for value in values]
-    return math.nan if values is None else values
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)
 
 
-def shown(raw: Mapping[str, Any]) -> str:
-    """The shape and type of raw samples, for people."""
-    return f"({', '.join(map(str, raw['shape']))}{',' if len(raw['shape']) == 1 else ''}) {raw['dtype']}"
+def shown(raw: Mapping[str, Any], first: str = "") -> str:
+    """The shape and type of raw samples, for people; ``first`` names a dimension before the others."""
+    sizes = [*filter(None, [first]), *map(str, raw["shape"])]
+    return f"({', '.join(sizes)}{',' if len(sizes) == 1 else ''}) {raw['dtype']}"
 
 
 def first_samples(split: Split | ItemSplit, count: int) -> Tensor:

@@ -68,7 +68,7 @@ class Data:
     """The splits of a dataset and their properties.
 
     Attributes:
-        task: what the targets mean, a name in the registry ``TASKS``.
+        task: a name in the registry ``TASKS``.
         train, val, test: the splits; ``val`` is None until :func:`hold_out` makes it, ``test`` may be None.
         input_shape: one sample's shape after ``transform``, without the batch dimension.
         output_size: number of classes, or of values to predict.
@@ -113,29 +113,31 @@ class Standardize(nn.Module):
 
 
 def hold_out(data: Data, val: float | int, split_seed: int) -> Data:
-    """Hold ``val`` samples (a count, or a fraction below 1) out of training, chosen by ``split_seed``.
+    """Hold ``val`` samples out of training, chosen by ``split_seed``; see :func:`split_rows`.
 
-    0 holds nothing out. The choice does not depend on the run's ``seed``, so that runs with different seeds
-    are ranked on the same samples.
+    The choice does not depend on the run's ``seed``, so that runs with different seeds are ranked on the
+    same samples.
     """
-    total = len(data.train)
-    count = val if isinstance(val, int) else round(val * total)
-    if count == 0:
-        if val:
-            raise ConfigError(
-                f"dataset.val={val}: holds out none of {total} samples",
-                "use a larger value, or 0 for no validation",
-            )
-        return data
-    if count >= total:
+    kept, held = split_rows(len(data.train), val, split_seed, "val")
+    return data if held is None else replace(data, train=data.train.select(kept), val=data.train.select(held))
+
+
+def split_rows(total: int, amount: float | int, seed: int, key: str = "test") -> tuple[Tensor, Tensor | None]:
+    """Numbers of the samples to keep, and of ``amount`` (a count, or a fraction below 1) to hold out, sorted.
+
+    The second is None for an amount of 0. Raises ConfigError naming ``dataset.KEY`` where one is empty.
+    """
+    count = amount if isinstance(amount, int) else round(amount * total)
+    if not amount:
+        return torch.arange(total), None
+    if not 0 < count < total:
         raise ConfigError(
-            f"dataset.val={val}: only {total} samples to train and validate on",
-            "hold out fewer, or a fraction such as dataset.val=0.1",
+            f"dataset.{key}={amount}: holds out {count} of {total} samples",
+            f"use another count, a fraction such as dataset.{key}=0.1, or 0 for none",
         )
-    order = torch.randperm(total, generator=torch.Generator().manual_seed(split_seed))
+    order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
     # Sorted, so that selecting is one pass through memory and datasets keep their order.
-    kept, held = order[count:].sort().values, order[:count].sort().values
-    return replace(data, train=data.train.select(kept), val=data.train.select(held))
+    return order[count:].sort().values, order[:count].sort().values
 
 
 def limited(data: Data, limit: int | None) -> Data:

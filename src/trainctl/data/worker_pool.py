@@ -2,13 +2,12 @@
 
 Workers are forked from a server process that was started fresh and holds nothing but torch ("forkserver"):
 
-- A fork of the training process itself would copy its CUDA context, its OpenMP pool, the locks of the
-  thread that draws the display and the lock on the run directory, each of which can hang a worker or outlive
-  the run.
-- A fresh interpreter a worker ("spawn") is as safe, but each would import torch: seconds of CPU a worker,
-  where the server pays them once and a fork of it takes some ten milliseconds.
+- A fork of the training process would copy its CUDA context, OpenMP pool and locks, each of which can hang a
+  worker or outlive the run.
+- A fresh interpreter a worker ("spawn") is as safe, but each imports torch, which takes seconds; the server
+  does that once, and a fork of it takes some ten milliseconds.
 
-A sample's random numbers are seeded by (seed, epoch, sample), so a batch is the same bytes whoever makes it.
+A sample's random numbers are seeded by (seed, epoch, sample), so a batch is the same bytes in every process.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from contextlib import contextmanager
 from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -77,7 +76,7 @@ class Feed:
         self._samples = Samples(split.load, seed)
         self._prefetch, self._timeout, self._pin = prefetch, timeout, pin
         self._plan = _Plan(split)
-        self._loader: DataLoader[Any] | None = None
+        self._loader: _Loader | None = None
         self._iterator: _Iterator | None = None
         self._shape: torch.Size | None = None
         self._turn = 0
@@ -99,7 +98,9 @@ class Feed:
             return
         self._plan.set(epoch, numbers)
         with self._explaining():
-            fetched = self._fetch()
+            if self._loader is None:
+                self._loader = self._start()
+            self._iterator = fetched = cast(_Iterator, iter(self._loader))
         for _ in numbers:
             if turn != self._turn:
                 raise RuntimeError("another iteration of this loader has begun")
@@ -120,7 +121,7 @@ class Feed:
         return torch.empty(0) if samples is None else samples
 
     def close(self) -> None:
-        """End the workers now. They hold nothing worth saving, so nothing is waited for."""
+        """End the workers now, without waiting."""
         iterator, self._iterator, self._loader = self._iterator, None, None
         if iterator is not None:
             _kill(iterator._workers)
@@ -137,15 +138,6 @@ class Feed:
             batch = self._samples[self._plan.key(epoch, index)]
         return batch.pin_memory() if self._pin and isinstance(batch, Tensor) else batch
 
-    def _fetch(self) -> Iterator[Tensor | Failure]:
-        """The batches of the plan, from workers that are started or were before."""
-        if self._loader is None:
-            self._loader = self._start()
-        fetched = iter(self._loader)
-        assert isinstance(fetched, _Iterator)
-        self._iterator = fetched
-        return fetched
-
     @contextmanager
     def _explaining(self) -> Iterator[None]:
         try:
@@ -153,7 +145,7 @@ class Feed:
         except (OSError, EOFError, RuntimeError) as error:
             raise self._explained(error) from error
 
-    def _start(self) -> DataLoader[Any]:
+    def _start(self) -> _Loader:
         self._samples.seal()
         with warnings.catch_warnings():
             # torch advises against more workers than cores, which slow storage needs.
@@ -177,7 +169,7 @@ class Feed:
 
     def _checked(self, batch: Tensor | Failure) -> Tensor:
         if isinstance(batch, Failure):
-            raise (WorkerError if batch.in_transport else ConfigError)(batch.problems)
+            raise batch.kind(batch.problems)
         if self._shape is None:
             self._shape = batch.shape[1:]
         if batch.shape[1:] != self._shape:
@@ -216,8 +208,8 @@ class Feed:
 def _forget_read() -> None:
     """Have torch release its references to batches that are no longer used.
 
-    It keeps a small object for each until there are 128. Small blocks between large ones keep the C library
-    from using the large ones again: memory would grow by a batch a step until then.
+    It keeps them until there are 128; so small blocks keep the C library from using large ones again, and
+    memory grows by a batch a step.
     """
     with shared_cache.lock:
         shared_cache.free_dead_references()  # type: ignore[no-untyped-call]
@@ -230,10 +222,7 @@ def _count(samples: int, batch_size: int) -> int:
 
 
 class _Plan:
-    """The keys of the batches to make: the epoch, and each sample's number and item.
-
-    Items go with the key, so a worker holds no list of a million paths.
-    """
+    """The keys of the batches to make, with the items: a worker has no list of a million paths."""
 
     def __init__(self, split: ItemSplit) -> None:
         self._items = split.items
@@ -303,8 +292,7 @@ def _context() -> Any:
 def _starting() -> Iterator[None]:
     """Processes started inside have signals blocked, and do not run the caller's script again.
 
-    Signals from a terminal go to the whole process group; a worker that died of one could not feed the step
-    that the run still finishes. They are blocked from a worker's first instruction on.
+    A terminal signals the whole process group, and the run still needs workers for its last step.
     """
     # Python unblocks the signals after starting its tracker of resources, so that comes first.
     resource_tracker.ensure_running()

@@ -1,4 +1,4 @@
-"""Makes a batch of samples that are loaded one by one: in a worker process, or in the training process."""
+"""A batch of samples that are loaded one by one: in a worker process, or in the training process."""
 
 from __future__ import annotations
 
@@ -67,10 +67,10 @@ def memory_full(what: str) -> WorkerError:
 
 @dataclass(frozen=True)
 class Failure:
-    """The problems of a batch. Returned, not raised: torch would lose the parts of a trainctl error."""
+    """An error in place of a batch: raised in a worker, it would reach torch, which loses its problems."""
 
+    kind: type[TrainctlError]
     problems: tuple[Problem, ...]
-    in_transport: bool = False
 
 
 class Samples(Dataset[Any]):
@@ -84,6 +84,12 @@ class Samples(Dataset[Any]):
         return 0
 
     def __getitem__(self, key: Key) -> Tensor | Failure:
+        try:
+            return self._batch(key)
+        except TrainctlError as error:
+            return Failure(WorkerError if isinstance(error, WorkerError) else ConfigError, error.problems)
+
+    def _batch(self, key: Key) -> Tensor:
         epoch, numbered = key
         samples: list[Tensor] = []
         for number, item in numbered:
@@ -92,24 +98,20 @@ class Samples(Dataset[Any]):
             numpy.random.seed(seed % 2**32)
             # Not torch.manual_seed, which would queue a call for the GPU at every sample.
             torch.default_generator.manual_seed(seed)
-            try:
-                sample = load_sample(self._load, item)
-            except TrainctlError as error:
-                return Failure(error.problems)
+            sample = load_sample(self._load, item)
             if samples and (sample.shape, sample.dtype) != (samples[0].shape, samples[0].dtype):
-                problem = Problem(
+                raise ConfigError(
                     f"{item} has shape {tuple(sample.shape)} {sample.dtype},"
                     f" {numbered[0][1]} has {tuple(samples[0].shape)} {samples[0].dtype}",
                     "all samples of a dataset must have the same shape and type",
                 )
-                return Failure((problem,))
             samples.append(sample)
         try:
             # In a worker the stack is created directly in shared memory.
             batch: Tensor = default_collate(samples)
         except (RuntimeError, OSError) as error:
             reason = str(error).partition("\n")[0]
-            return Failure(memory_full(f"a data worker cannot pass on a batch: {reason}").problems, True)
+            raise memory_full(f"a data worker cannot pass on a batch: {reason}") from error
         return batch
 
     def seal(self) -> None:

@@ -6,7 +6,6 @@ import contextlib
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -53,12 +52,10 @@ class _Collector:
 
     def __init__(self, keep: Callable[[Tensor], Tensor]) -> None:
         self.keep = keep
-        self.outputs: list[Tensor] = []
-        self.targets: list[Tensor] = []
+        self.batches: list[tuple[Tensor, Tensor]] = []
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
-        self.outputs.append(self.keep(outputs))
-        self.targets.append(targets)
+        self.batches.append((self.keep(outputs), targets))
 
     def compute(self) -> Mapping[str, float]:
         return {}
@@ -91,7 +88,7 @@ def score(trained: Trained, split: str | None, dataset: Component | None = None)
     chosen = list(present.values()) if split == "all" else [present[split]]
     collector = _Collector(trained.task.kept)
     values = _evaluate(trained, data, chosen, collector)
-    outputs, targets = torch.cat(collector.outputs).cpu(), torch.cat(collector.targets).cpu()
+    outputs, targets = (torch.cat(each).cpu() for each in zip(*collector.batches, strict=True))
     return Score(
         split=split,
         dataset=data.name,
@@ -110,14 +107,14 @@ def _evaluate(
     """Loss and metrics over all of ``splits``."""
     config, device = trained.config, trained.device
     criterion = construct(config.loss, class_counts=trained.class_counts).to(device)
-    load = partial(construct, config.loader, transform=data.transform, device=device)
+    options = {"transform": data.transform, "batch_size": config.train.batch_size, "device": device}
     with contextlib.ExitStack() as opened:
-        loaders = []
-        for split in splits:
-            loader = load(split=split, batch_size=config.train.batch_size, seed=None, augment=None)
+        loaders = [
+            construct(config.loader, split=split, seed=None, augment=None, **options) for split in splits
+        ]
+        for loader in loaders:
             if (close := getattr(loader, "close", None)) is not None:
                 opened.callback(close)
-            loaders.append(loader)
         return evaluate(
             trained.model,
             criterion,
@@ -130,7 +127,7 @@ def _evaluate(
 def as_trained(trained: Trained, data: Data) -> Data:
     """``data`` with the transform, the statistics and the class numbers of training.
 
-    Raises ConfigError where its samples or targets are not what the model was trained on.
+    Raises ConfigError where its samples or targets differ from those of training.
     """
     if data.task != trained.task.name:
         raise ConfigError(

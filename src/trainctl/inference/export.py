@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from trainctl import __version__
 from trainctl.components.tasks._base import Task, task_named
 from trainctl.config.settings import Component
-from trainctl.data.preprocessing import first_samples, make_transform
+from trainctl.data.preprocessing import describe_samples, first_samples, make_transform, shown
 from trainctl.errors import ConfigError, StorageError, TrainctlError
 from trainctl.inference.predict import Predictor
 from trainctl.inference.trained_run import Trained
@@ -60,7 +60,7 @@ class Exported:
         path, size: the file and its bytes.
         difference: the largest one between its predictions and the run's.
         samples: the samples they were compared on.
-        inputs, outputs: shape and type of what it takes and gives.
+        inputs, outputs: their shapes and types.
         read_by: the library that read it back.
     """
 
@@ -75,16 +75,12 @@ class Exported:
 
 @dataclass(frozen=True)
 class _Content:
-    """What goes into a file, and the raw samples to check it with."""
+    """The parts of a file, and two batches of raw samples to check it with."""
 
     trained: Trained
     transform: nn.Module
-    samples: Tensor
-    metadata: Mapping[str, Any]
-
-    @property
-    def json(self) -> str:
-        return json.dumps(self.metadata)
+    batches: tuple[Tensor, Tensor]
+    json: str
 
 
 def export(trained: Trained, kind: str, path: Path) -> Exported:
@@ -96,38 +92,17 @@ def export(trained: Trained, kind: str, path: Path) -> Exported:
     Raises ConfigError for a model that the format cannot hold and where its library is not installed,
     TrainctlError (exit 1) where the predictions differ, StorageError where the file cannot be written.
     """
-    raw, transform = trained.raw_sample(), trained.transform()
+    raw, form = trained.raw_sample(), _FORMATS[kind]
     samples, described = _samples(trained, raw)
-    content = _Content(trained, transform, samples, _metadata(trained, raw))
+    # Two batches, because a file that takes only one batch size would be of no use.
+    batches = samples[:1], samples[1:]
+    content = _Content(trained, trained.transform(), batches, json.dumps(_metadata(trained, raw)))
     expected = _expected(content, described)
-    try:
-        size, difference = _write_checked(_FORMATS[kind], content, expected, path)
-    except OSError as error:
-        raise StorageError(
-            f"--output {path} cannot be written: {error.strerror or error}", "name another file"
-        ) from error
-    weights_only = kind == "safetensors"
-    what = "model inputs" if weights_only else "raw samples"
-    shape = trained.input_shape if weights_only else tuple(raw["shape"])
-    gives = "outputs" if weights_only else trained.task.predictions
-    return Exported(
-        path,
-        size,
-        difference,
-        described,
-        f"{what} (N, {', '.join(map(str, shape))}) {'float32' if weights_only else raw['dtype']}",
-        f"{gives} (N, {expected.shape[1]}) float32",
-        _FORMATS[kind].reader,
-    )
-
-
-def _write_checked(form: _Format, content: _Content, expected: Tensor, path: Path) -> tuple[int, float]:
-    """Write the file, compare its predictions and rename it; returns its bytes and the largest difference."""
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
         with _quiet():
             files.write(temporary, form.encode(content))
-            found = torch.cat([form.run(temporary, content, part) for part in _parts(content.samples)])
+            found = torch.cat([form.run(temporary, content, batch) for batch in batches])
         difference = _difference(expected, found)
         if not difference <= TOLERANCE:
             raise TrainctlError(
@@ -136,15 +111,20 @@ def _write_checked(form: _Format, content: _Content, expected: Tensor, path: Pat
             )
         size = temporary.stat().st_size
         files.rename(temporary, path)
-        return size, difference
+    except OSError as error:
+        raise StorageError(
+            f"--output {path} cannot be written: {error.strerror or error}", "name another file"
+        ) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-
-
-def _parts(samples: Tensor) -> tuple[Tensor, Tensor]:
-    """Two batches, because a file that takes only one batch size would be of no use."""
-    return samples[:1], samples[1:]
+    if kind == "safetensors":
+        takes, gives = shown({"shape": trained.input_shape, "dtype": "float32"}, "N"), "outputs"
+        takes = f"model inputs {takes}"
+    else:
+        takes, gives = f"raw samples {shown(raw, 'N')}", trained.task.predictions
+    outputs = f"{gives} (N, {expected.shape[1]}) float32"
+    return Exported(path, size, difference, described, takes, outputs, form.reader)
 
 
 def _expected(content: _Content, described: str) -> Tensor:
@@ -152,7 +132,7 @@ def _expected(content: _Content, described: str) -> Tensor:
     # The file computes in the type of its weights, whatever the training precision.
     predictor = Predictor(content.trained, content.transform, "fp32")
     try:
-        return torch.cat([predictor(part) for part in _parts(content.samples)])
+        return torch.cat([predictor(batch) for batch in content.batches])
     except (RuntimeError, ValueError, IndexError) as error:
         reason = str(error).partition("\n")[0]
         raise ConfigError(
@@ -175,28 +155,24 @@ def _samples(trained: Trained, raw: Mapping[str, Any]) -> tuple[Tensor, str]:
         data = build_data(trained.config.dataset, trained.reading)
         split = next(split for split in (data.test, data.val, data.train) if split is not None and len(split))
         found = first_samples(split, _SAMPLES).contiguous()
-        described = {"shape": list(found.shape[1:]), "dtype": str(found.dtype).removeprefix("torch.")}
-        if described == {"shape": list(raw["shape"]), "dtype": raw["dtype"]} and len(found) > 2:
+        if describe_samples(found) == {"shape": list(raw["shape"]), "dtype": raw["dtype"]} and len(found) > 2:
             return found, f"{len(found)} samples of {data.name}"
         reason = "the data has changed"
     except TrainctlError as error:
         reason = str(error)
     shape, dtype = (64, *raw["shape"]), getattr(torch, raw["dtype"])
-    return _random_samples(shape, dtype), f"64 random samples ({reason})"
-
-
-def _random_samples(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     if dtype.is_floating_point or dtype.is_complex:
-        return torch.randn(shape, generator=generator).to(dtype)
-    # Bytes are pixels. Other integers may be indices, of which there are two at least.
-    most = 256 if dtype == torch.uint8 else 2
-    return torch.randint(0, most, shape, generator=generator).to(dtype)
+        samples = torch.randn(shape, generator=generator)
+    else:
+        # Bytes are pixels. Other integers may be indices, of which there are two at least.
+        samples = torch.randint(0, 256 if dtype == torch.uint8 else 2, shape, generator=generator)
+    return samples.to(dtype), f"64 random samples ({reason})"
 
 
 def _metadata(trained: Trained, raw: Mapping[str, Any]) -> dict[str, Any]:
-    """What a reader of the file needs to know, as plain JSON values."""
-    data, model = trained.content.state["data"], trained.config.model
+    """The description of the model's inputs and outputs, as plain JSON values."""
+    model = trained.config.model
     return {
         "version": 1,
         "run": trained.directory.name,
@@ -208,7 +184,7 @@ def _metadata(trained: Trained, raw: Mapping[str, Any]) -> dict[str, Any]:
         "classes": list(trained.classes),
         "raw": dict(raw),
         "reading": dict(trained.reading),
-        "transform": data.get("transform"),
+        "transform": trained.content.state["data"].get("transform"),
         "versions": {
             "trainctl": __version__,
             "torch": torch.__version__,
@@ -219,7 +195,7 @@ def _metadata(trained: Trained, raw: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Hide what the exporters print, warn and log: none of it helps the user."""
+    """Hide the output, warnings and logs of the exporters."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -277,7 +253,7 @@ def _program(content: _Content, kind: str, export: Callable[..., Any]) -> Any:
     batch = torch.export.Dim("batch")
     try:
         # A copy: the program would keep the whole tensor that a view belongs to.
-        return export(pipeline, (content.samples[:2].clone(),), dynamic_shapes={"inputs": {0: batch}})
+        return export(pipeline, (content.batches[1][:2].clone(),), dynamic_shapes={"inputs": {0: batch}})
     except Exception as error:  # a custom model may fail in any way when it is traced
         reason = " ".join(str(error).split())
         reason = reason if len(reason) <= 200 else f"{reason[:199]}…"

@@ -10,13 +10,12 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import TextIO
 
 import torch
 from torch import Tensor, nn
 
-from trainctl.data.preprocessing import shown
+from trainctl.data.preprocessing import describe_samples, shown
 from trainctl.errors import ConfigError, StorageError
 from trainctl.inference.readers.base import Batch, Source
 from trainctl.inference.trained_run import Trained
@@ -28,7 +27,7 @@ _SHOWN_ERRORS = 5
 
 
 class Predictor:
-    """Raw samples to what the task predicts, in evaluation mode, one batch a call.
+    """Raw samples to the predictions of the task, in evaluation mode, one batch a call.
 
     ``precision`` defaults to the run's.
 
@@ -49,9 +48,6 @@ class Predictor:
         with self.precision:
             outputs = self.model(inputs)
         return self.task.predict(outputs.float()).cpu()
-
-
-# ------------------------------------------------------------------ the file
 
 
 @dataclass
@@ -86,20 +82,16 @@ class Table:
             self.rows.writerow([self.unit, *self.columns, "error"])
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
-            if kind is not None:
-                with contextlib.suppress(OSError):
-                    self.stream.close()
-                return
-            with self._storage_errors():
-                with self.stream:
+            if kind is None:
+                with self._storage_errors():
                     self.stream.flush()
                     os.fsync(self.stream.fileno())
-                files.rename(self.temporary, self.path)
+                    files.rename(self.temporary, self.path)
         finally:
+            with contextlib.suppress(OSError):
+                self.stream.close()
             with contextlib.suppress(OSError):
                 self.temporary.unlink(missing_ok=True)
 
@@ -185,9 +177,8 @@ def _predicted(predictor: Predictor, batch: Batch, unit: str) -> Tensor:
         return predictor(batch.inputs)
     except (RuntimeError, ValueError, IndexError) as error:
         reason = str(error).partition("\n")[0]
-        described = {"shape": batch.inputs.shape[1:], "dtype": str(batch.inputs.dtype).removeprefix("torch.")}
         raise ConfigError(
-            f"the model does not accept samples of shape {shown(described)} ({unit}s {batch.names[0]} to"
-            f" {batch.names[-1]}): {reason}",
+            f"the model does not accept samples of shape {shown(describe_samples(batch.inputs))}"
+            f" ({unit}s {batch.names[0]} to {batch.names[-1]}): {reason}",
             "use samples as in training, or a smaller --batch-size if memory ran out",
         ) from error

@@ -16,7 +16,7 @@ from trainctl.components.tasks._base import Task, task_named
 from trainctl.config.settings import Config
 from trainctl.config.stored_config import read_config
 from trainctl.data import Data
-from trainctl.data.preprocessing import first_samples, make_transform
+from trainctl.data.preprocessing import describe_samples, first_samples, make_transform
 from trainctl.errors import CheckpointError, ConfigError
 from trainctl.registry import TASKS, plugins
 from trainctl.registry.protocols import Model
@@ -69,8 +69,7 @@ class Trained:
         """Shape and type of one raw sample; taken from the dataset where the run has not stored them."""
         if self.raw is not None:
             return self.raw
-        sample = first_samples(build_data(self.config.dataset, self.reading).train, 1)
-        return {"shape": list(sample.shape[1:]), "dtype": str(sample.dtype).removeprefix("torch.")}
+        return describe_samples(first_samples(build_data(self.config.dataset, self.reading).train, 1))
 
     def trained_on(self, data: Data) -> bool:
         """Whether the training targets and their order are those of the run."""
@@ -157,7 +156,7 @@ def load_run(
         content=content,
         model=model,
         device=device,
-        notices=(*_state_of(directory, record, content), *notices),
+        notices=(*_unfinished(directory, record, content.step), *notices),
         **known,
     )
 
@@ -181,7 +180,7 @@ def _choose(directory: Path, record: Mapping[str, Any], which: str) -> tuple[Pat
     try:
         chosen, content, broken = newest_valid(folder)
     except CheckpointError:
-        # A run that goes on replaces its checkpoints: what was listed may be gone when it is read.
+        # A run that goes on may remove a checkpoint between listing and reading.
         if not is_training(directory):
             raise
         chosen, content, broken = newest_valid(folder)
@@ -203,15 +202,16 @@ def _no_checkpoint(directory: Path, record: Mapping[str, Any]) -> CheckpointErro
             f"{directory} has no checkpoint yet: the run is still being trained",
             "wait until the first one is saved",
         )
-    how = "failed" if record.get("status") == "failed" else "was stopped"
-    reason = f" ({record['reason']})" if how == "failed" and record.get("reason") else ""
+    how, reason = "was stopped", ""
+    if record.get("status") == "failed":
+        how, reason = "failed", f" ({record['reason']})" if record.get("reason") else ""
     return CheckpointError(
         f"{directory} has no checkpoint: the run {how} before the first one was saved{reason}",
         "train it again; trainctl resume also needs a checkpoint",
     )
 
 
-def _state_of(directory: Path, record: Mapping[str, Any], content: CheckpointData) -> list[str]:
+def _unfinished(directory: Path, record: Mapping[str, Any], step: int) -> list[str]:
     """A notice about a run that is not done."""
     status, reason = record.get("status"), record.get("reason")
     if status == "done":
@@ -222,7 +222,7 @@ def _state_of(directory: Path, record: Mapping[str, Any], content: CheckpointDat
         how = "is still being trained"
     else:
         how = f"was {'killed' if status == 'running' else status} before its end"
-    return [f"the run {how}: this is its step {content.step}"]
+    return [f"the run {how}: this is its step {step}"]
 
 
 def _device_of(config: Config, record: Mapping[str, Any]) -> tuple[torch.device, list[str]]:
@@ -253,13 +253,17 @@ def _described(chosen: Path, content: CheckpointData) -> dict[str, Any]:
         data = content.state["data"]
         shape, size, names = data["input_shape"], data["output_size"], data["classes"]
         counts, raw, reading = data.get("class_counts"), data.get("raw"), data.get("reading") or {}
-        _require(data["task"] in TASKS.names(), "task")
-        _require(_counts(shape), "input_shape")
-        _require(type(size) is int and size > 0, "output_size")
-        _require(isinstance(names, list) and all(isinstance(name, str) for name in names), "classes")
-        _require(counts is None or (_counts(counts, 0) and len(counts) == size), "class_counts")
-        _require(raw is None or (_counts(raw["shape"]) and raw["dtype"] in _DTYPES), "raw")
-        _require(isinstance(reading, dict), "reading")
+        fine = {
+            "task": data["task"] in TASKS.names(),
+            "input_shape": _counts(shape),
+            "output_size": type(size) is int and size > 0,
+            "classes": isinstance(names, list) and all(isinstance(name, str) for name in names),
+            "class_counts": counts is None or (_counts(counts, 0) and len(counts) == size),
+            "raw": raw is None or (_counts(raw["shape"]) and raw["dtype"] in _DTYPES),
+            "reading": isinstance(reading, dict),
+        }
+        if not all(fine.values()):
+            raise TypeError(next(key for key in fine if not fine[key]))
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{chosen}: the description of its data is damaged: {error}") from error
     return {
@@ -275,8 +279,3 @@ def _described(chosen: Path, content: CheckpointData) -> dict[str, Any]:
 
 def _counts(values: Any, least: int = 1) -> bool:
     return isinstance(values, Sequence) and all(type(each) is int and each >= least for each in values)
-
-
-def _require(fine: bool, what: str) -> None:
-    if not fine:
-        raise TypeError(what)

@@ -191,7 +191,7 @@ def test_rows_with_missing_cells_can_be_left_out_or_be_an_error() -> None:
     assert data.train.inputs.tolist() == [[1.0, 2.0], [5.0, 5.0]]
     assert "left out 3 rows with missing cells" in data.note
     said = problem(text, missing="error")
-    assert "line 3, column 1 (a): the cell is missing (empty, NA, null …), and in 1 more row" in said
+    assert "line 3, column 1 (a): the cell is missing; 1 more in this column" in said
     assert "line 4, column 2 (b)" in said
     assert "dataset.missing=mean" in said
 

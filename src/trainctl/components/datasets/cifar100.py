@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from trainctl.data import Data
-from trainctl.data.images.cifar import load
+from trainctl.data.images.published import load_cifar
 from trainctl.registry import DATASETS
 
 
@@ -20,7 +20,7 @@ def cifar100(root: str = "data", download: bool = False) -> Data:
 
     Shape: inputs (N, 3, 32, 32) uint8, targets (N,) int64.
     """
-    return load(
+    return load_cifar(
         "cifar100",
         "CIFAR100",
         "cifar-100-python",

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from trainctl.data import Data
-from trainctl.data.files import find_file, read_bytes
+from trainctl.data.files import find_file, opened
 from trainctl.data.tables.columns import MISSING, Column, read_column
 from trainctl.data.tables.rows import Table
 from trainctl.data.tables.table import Options, make_data
-from trainctl.data.tables.text import choose_delimiter, decode, delimiter_name, rows
+from trainctl.data.tables.text import choose_delimiter, decode, delimiter_name, read_rows
 from trainctl.errors import ConfigError
 from trainctl.registry import DATASETS, Fraction, NonNegativeInt
 
@@ -94,11 +94,12 @@ def read_table(
     Raises ConfigError naming file, line and column for a row with too few or too many cells.
     """
     file = find_file("csv", key, path, task)
-    text, found_encoding = decode(read_bytes(file), str(file), encoding)
+    with opened(file) as (content, _):
+        text, found_encoding = decode(content.read(), str(file), encoding)
     if not text.strip():
         raise ConfigError(f"{file} is empty", f"name another file with dataset.{key}=FILE")
     separator = choose_delimiter(text, str(file), delimiter, skip_lines)
-    found = list(rows(text, str(file), separator, skip_lines))
+    found = read_rows(text, str(file), separator, skip_lines)
     width = _width(found, header)
     # Only rows of the table's width count, so that a line above the table is not taken for its header.
     even, uneven = [row for row in found if len(row[1]) == width], sum(len(row[1]) != width for row in found)

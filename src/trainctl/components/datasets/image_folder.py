@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from trainctl.data import AnySplit, Data, ItemSplit, Split, Standardize
-from trainctl.data.images.cache import Row, Stored, decoded, in_memory, places, stamp, write
-from trainctl.data.images.decoding import SUFFIXES, Decoder
+from trainctl.data.images.cache import Stored, decoded, in_memory, places, stamp, write
+from trainctl.data.images.decoding import SUFFIXES, Decoder, images_below
 from trainctl.errors import ConfigError, MissingDataError
 from trainctl.registry import DATASETS, Count, NonNegative, Positive
 
@@ -138,15 +138,15 @@ def _on_demand(
     """Images that are decoded whenever they are used; with ``skip`` once before, to find the broken ones."""
     good = None
     if skip:
-        good = torch.tensor([image is not None for _, image in decoded(paths, decoder, skip=True)])
+        good = torch.tensor([image is not None for image in decoded(paths, decoder, skip=True)])
     return ItemSplit(paths, targets, decoder), good, note
 
 
 def _stored(stored: Stored, targets: Tensor, *, small: bool) -> tuple[AnySplit, Tensor]:
     if small:
         # The clone reads the file once in order; mapped, the first epoch would read it in random order.
-        return Split(stored.images().clone(), targets), stored.good()
-    return ItemSplit(range(len(targets)), targets, Row(stored)), stored.good()
+        return Split(stored.images.clone(), targets), stored.good()
+    return ItemSplit(range(len(targets)), targets, stored), stored.good()
 
 
 # ------------------------------------------------------------------ listing the files
@@ -200,7 +200,7 @@ def _list(root: Path, shape: Sequence[int]) -> _Listing:
                     f"dataset=image_folder: {folder / name} is not a class of {folders['train']}",
                     f"there are: {', '.join(listing.classes)}",
                 )
-            images, others = _images_in(folder / name)
+            images, others = images_below(folder / name)
             listing.others += others
             if not images:
                 raise ConfigError(
@@ -235,19 +235,6 @@ def _split_folders(root: Path) -> dict[str, Path]:
 
 def _folders_in(folder: Path) -> list[str]:
     return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and entry.name[0] != ".")
-
-
-def _images_in(folder: Path) -> tuple[list[Path], int]:
-    """The image files below a folder, sorted, and how many others there are; hidden ones do not count."""
-    images, others = [], 0
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if name[0] != "."]
-        for name in names:
-            if Path(name).suffix.lower() in SUFFIXES and name[0] != ".":
-                images.append(Path(parent, name))
-            elif name[0] != ".":
-                others += 1
-    return sorted(images), others
 
 
 def _refuse_emptied(listing: _Listing, splits: dict[str, AnySplit], root: Path) -> None:

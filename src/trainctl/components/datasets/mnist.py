@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from trainctl.data import Data
-from trainctl.data.images.idx import load
+from trainctl.data.images.published import load_idx
 from trainctl.registry import DATASETS
 
 
@@ -12,7 +12,7 @@ def mnist(root: str = "data", download: bool = False) -> Data:
     """70,000 real handwritten digits of 28×28 pixels: 60,000 to train and validate on, 10,000 to test.
 
     LeCun, Bottou, Bengio and Haffner, Gradient-based learning applied to document recognition (1998).
-    The files lie in ROOT/MNIST/raw, torchvision's layout, plain or gzipped; they are decoded by torchvision
+    The files lie in ROOT/MNIST/raw, torchvision's layout, plain or gzipped; they are decoded
     once and then read as tensors from ROOT/MNIST.
 
     Args:
@@ -21,4 +21,4 @@ def mnist(root: str = "data", download: bool = False) -> Data:
 
     Shape: inputs (N, 1, 28, 28) uint8, targets (N,) int64 from 0 to 9.
     """
-    return load("mnist", "MNIST", "MNIST", root, download, tuple("0123456789"), mean=0.1307, std=0.3081)
+    return load_idx("mnist", "MNIST", root, download, tuple("0123456789"), mean=0.1307, std=0.3081)

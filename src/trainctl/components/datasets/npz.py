@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from trainctl.data import Data, Split, Standardize
 from trainctl.data.arrays import Array, Arrays, to_inputs, to_targets
 from trainctl.data.files import find_file
-from trainctl.data.tables.table import split_rows
 from trainctl.data.tables.transform import Affine, column_statistics
+from trainctl.data.types import split_rows
 from trainctl.errors import ConfigError
 from trainctl.registry import DATASETS, Fraction, NonNegativeInt
 
@@ -60,10 +60,10 @@ def npz(
         MissingDataError: when the file is not there.
     """
     file = find_file("npz", "path", path, task)
-    with Arrays(file) as arrays:
-        names = arrays.choose("inputs", inputs, _INPUTS), arrays.choose("targets", targets, _TARGETS)
-        given = _read(arrays, names)
-        given_test = _read_test(arrays, test_inputs, test_targets, given)
+    arrays = Arrays(file)
+    names = arrays.choose("inputs", inputs, _INPUTS), arrays.choose("targets", targets, _TARGETS)
+    given = _read(arrays, names)
+    given_test = _read_test(arrays, test_inputs, test_targets, given)
     classes = _classes(file, names[1], given.targets, task)
     train, held = Split(given.inputs, _encode(file, given, classes)), None
     if given_test is not None:
@@ -124,7 +124,7 @@ def _read_test(
         found, absent = ("inputs", "targets") if names[0] else ("targets", "inputs")
         raise ConfigError(
             f"{arrays.file}: test {found} without test {absent}",
-            f"name both, dataset.test_inputs= and dataset.test_targets=; there are: {arrays.names}",
+            "name both, dataset.test_inputs= and dataset.test_targets=",
         )
     if not names[0]:
         return None

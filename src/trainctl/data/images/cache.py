@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from trainctl.data.images.decoding import in_threads
 from trainctl.errors import ConfigError
-
-_THREADS = 16
-_WINDOW = 1024
 
 
 def stamp(folder: Path, files: Sequence[str], options: object) -> str:
@@ -47,11 +46,15 @@ def places(folder: Path, name: str) -> list[Path]:
 
 @dataclass(frozen=True)
 class Stored:
-    """A cache on disk; its rows have the order of the source files."""
+    """A cache on disk, in the order of the source files; called with a row, it loads that image."""
 
     path: Path
     stamp: str
 
+    def __call__(self, row: int) -> Tensor:
+        return self.images[row]
+
+    @cached_property
     def images(self) -> Tensor:
         """All images, (N, C, H, W) uint8, memory-mapped."""
         return self._read("images")
@@ -77,21 +80,8 @@ class Stored:
             tensor: Tensor = stored.get_tensor(name)
         return tensor
 
-
-class Row:
-    """Loads one image of a cache by its row; each process maps the file itself."""
-
-    def __init__(self, stored: Stored) -> None:
-        self._stored = stored
-        self._images: Tensor | None = None
-
-    def __call__(self, row: int) -> Tensor:
-        if self._images is None:
-            self._images = self._stored.images()
-        return self._images[row].clone()
-
-    def __reduce__(self) -> tuple[type[Row], tuple[Stored]]:
-        return Row, (self._stored,)
+    def __reduce__(self) -> tuple[type[Stored], tuple[Path, str]]:
+        return Stored, (self.path, self.stamp)  # each process maps the file itself
 
 
 def write(
@@ -101,36 +91,31 @@ def write(
 
     Raises OSError if it cannot be written, ConfigError for a broken file unless ``skip``.
     """
-    count, size = len(paths), shape[0] * shape[1] * shape[2]
+    count, size = len(paths), math.prod(shape)
     header = _header(stored.stamp, count, shape)
     stored.path.parent.mkdir(parents=True, exist_ok=True)
     temporary = stored.path.with_name(f".{stored.path.name}.{os.getpid()}")
-    file = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
+    good = bytearray()
     try:
-        if hasattr(os, "posix_fallocate"):
-            # A full disk is an error now, not after an hour of decoding.
-            os.posix_fallocate(file, 0, len(header) + count * (size + 1))
-        os.pwrite(file, header, 0)
-        for row, image in decoded(paths, decode, skip=skip):
-            if image is not None:
-                _write_all(file, image.numpy().tobytes(), len(header) + row * size)
-            _write_all(file, bytes([image is not None]), len(header) + count * size + row)
-        os.fsync(file)
+        with temporary.open("wb") as file:
+            if hasattr(os, "posix_fallocate"):
+                # A full disk is an error now, not after an hour of decoding.
+                os.posix_fallocate(file.fileno(), 0, len(header) + count * (size + 1))
+            file.write(header)
+            for image in decoded(paths, decode, skip=skip):
+                file.write(bytes(size) if image is None else image.numpy().tobytes())
+                good.append(image is not None)
+            file.write(good)
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(stored.path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    finally:
-        os.close(file)
 
 
-def decoded(
-    paths: Sequence[str], decode: Callable[[str], Tensor], *, skip: bool
-) -> Iterator[tuple[int, Tensor | None]]:
-    """Each image with its row, in order; None for a broken one.
-
-    Threads are enough: Pillow decodes without holding Python's lock.
-    """
+def decoded(paths: Sequence[str], decode: Callable[[str], Tensor], *, skip: bool) -> Iterator[Tensor | None]:
+    """Each image, in order; None for a broken one. Raises ConfigError for the first one unless ``skip``."""
 
     def attempt(path: str) -> Tensor | None:
         try:
@@ -140,13 +125,7 @@ def decoded(
                 return None
             raise
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    pool = ThreadPoolExecutor(min(_THREADS, cores))
-    try:
-        for start in range(0, len(paths), _WINDOW):
-            yield from enumerate(pool.map(attempt, paths[start : start + _WINDOW]), start)
-    finally:
-        pool.shutdown(cancel_futures=True)
+    return in_threads(attempt, paths)
 
 
 def in_memory(
@@ -155,14 +134,14 @@ def in_memory(
     """All images, and which could be decoded, if no cache can be written."""
     images = torch.zeros((len(paths), *shape), dtype=torch.uint8)
     good = torch.zeros(len(paths), dtype=torch.bool)
-    for row, image in decoded(paths, decode, skip=skip):
+    for row, image in enumerate(decoded(paths, decode, skip=skip)):
         if image is not None:
             images[row], good[row] = image, True
     return images, good
 
 
 def _header(sources: str, count: int, shape: Sequence[int]) -> bytes:
-    size = count * shape[0] * shape[1] * shape[2]
+    size = count * math.prod(shape)
     tensors: dict[str, Any] = {
         "__metadata__": {"sources": sources},
         "images": {"dtype": "U8", "shape": [count, *shape], "data_offsets": [0, size]},
@@ -171,9 +150,3 @@ def _header(sources: str, count: int, shape: Sequence[int]) -> bytes:
     text = json.dumps(tensors).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
-
-
-def _write_all(file: int, content: bytes, offset: int) -> None:
-    done = 0
-    while done < len(content):  # a signal or 2 GiB cut a write short
-        done += os.pwrite(file, content[done:], offset + done)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, TypeVar
 
 import numpy
 import torch
@@ -15,6 +19,33 @@ from trainctl.errors import ConfigError
 SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp"))
 # Only these decoders: behind a suffix there could be a format whose decoder starts another program.
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP")
+_THREADS = 16
+_WINDOW = 128
+_Made = TypeVar("_Made")
+
+
+def images_below(folder: Path) -> tuple[list[Path], int]:
+    """The image files below a folder, sorted, and how many others there are; hidden ones do not count."""
+    images, others = [], 0
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if name[0] != "."]
+        for name in names:
+            if Path(name).suffix.lower() in SUFFIXES and name[0] != ".":
+                images.append(Path(parent, name))
+            elif name[0] != ".":
+                others += 1
+    return sorted(images), others
+
+
+def in_threads(make: Callable[[str], _Made], paths: Sequence[str]) -> Iterator[_Made]:
+    """``make`` of each path, in order. Threads are enough: Pillow decodes without holding Python's lock."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    pool = ThreadPoolExecutor(min(_THREADS, cores))
+    try:
+        for start in range(0, len(paths), _WINDOW):
+            yield from pool.map(make, paths[start : start + _WINDOW])
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -13,8 +14,9 @@ from torch import Tensor
 
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "?"})
 """Cells without a value, in lower case."""
-NUMERIC_SHARE = 0.9
-"""A column is numeric if at least this share of its cells are numbers; the others are bad cells."""
+_BAD_SHARE = 0.1
+"""A column is numeric if at most this share of its cells are not numbers; those are bad cells."""
+_NO_NUMBER = "is not a number"
 _LARGEST = torch.finfo(torch.float32).max
 _FLAGS = {"false": 0.0, "true": 1.0}
 
@@ -70,38 +72,40 @@ def read_column(name: str, number: int, cells: Sequence[str], *, commas: bool) -
     Args:
         commas: numbers may have decimal commas (if the delimiter is another character).
     """
-    texts = [None if cell.lower() in MISSING else cell for cell in cells]
-    present = [text for text in texts if text is not None]
-    if present and all(text.lower() in _FLAGS for text in present):
+    texts = [present(cell) for cell in cells]
+    given = [text for text in texts if text is not None]
+    if given and all(text.lower() in _FLAGS for text in given):
         return as_kind(Column(name, number, "flag", texts=texts))
     for comma in (False, True) if commas else (False,):
         column = as_kind(Column(name, number, "number", texts=texts, comma=comma))
-        parsed = len(present) - sum(_number(texts[row] or "", comma) is None for row in column.bad)
-        if parsed >= NUMERIC_SHARE * len(present):
+        if sum(reason == _NO_NUMBER for reason in column.bad.values()) <= _BAD_SHARE * len(given):
             return column
     return Column(name, number, "text", texts=texts)
 
 
+def present(cell: str) -> str | None:
+    """The cell, None if it stands for a missing value."""
+    return None if cell.lower() in MISSING else cell
+
+
 def as_kind(column: Column) -> Column:
     """The column with ``values`` and ``bad`` read from its texts by its kind and ``comma``."""
-    if column.kind == "text" or column.texts is None:
+    texts = column.texts
+    if column.kind == "text" or texts is None:
         return column
-    plain = _all_numbers(column.texts) if column.kind == "number" and not column.comma else None
-    if plain is not None:
-        return replace(column, values=plain, bad={})
-    values, bad = [], {}
-    for row, text in enumerate(column.texts):
-        value: float | None = math.nan
-        if text is not None:
-            value = _FLAGS.get(text.lower()) if column.kind == "flag" else _number(text, column.comma)
-            if value is None:
-                bad[row] = "is not true or false" if column.kind == "flag" else "is not a number"
-            elif not math.isfinite(value):
-                bad[row] = "is not finite"
-            elif abs(value) > _LARGEST:
-                bad[row] = "is too large for float32"
-        values.append(math.nan if value is None else value)
-    return replace(column, values=torch.tensor(values, dtype=torch.float64), bad=bad)
+    values = torch.from_numpy(np.array(_numbers(texts, column.kind == "flag", column.comma), np.float64))
+    bad = {}
+    for row in torch.nonzero(~(values.abs() <= _LARGEST)).flatten().tolist():
+        value, text = float(values[row]), texts[row]
+        if text is None:
+            continue
+        if column.kind == "flag":
+            bad[row] = "is not true or false"
+        elif math.isnan(value):
+            bad[row] = _NO_NUMBER
+        else:
+            bad[row] = "is not finite" if math.isinf(value) else "is too large for float32"
+    return replace(column, values=values, bad=bad)
 
 
 def number_column(name: str, number: int, values: Tensor) -> Column:
@@ -110,24 +114,26 @@ def number_column(name: str, number: int, values: Tensor) -> Column:
     return Column(name, number, "number", values, bad=dict.fromkeys(beyond, "is not finite in float32"))
 
 
-def _all_numbers(texts: Sequence[str | None]) -> Tensor | None:
-    """The values if all cells are numbers or missing (NaN), else None; faster than cell by cell."""
-    try:
-        values = torch.from_numpy(np.array([math.nan if text is None else float(text) for text in texts]))
-    except ValueError:
-        return None
-    known = values[~values.isnan()]
-    strange = len(known) + sum(text is None for text in texts) < len(texts) or any(
-        "_" in text for text in texts if text
-    )
-    return None if strange or bool((known.abs() > _LARGEST).any()) else values
+def _numbers(texts: Sequence[str | None], flag: bool, comma: bool) -> list[float]:
+    """The value of each cell, NaN where there is none."""
+    if flag:
+        return [_FLAGS.get((text or "").lower(), math.nan) for text in texts]
+    if not comma and not any("_" in text for text in texts if text):
+        with contextlib.suppress(ValueError):  # all at once, which is faster
+            return [math.nan if text is None else float(text) for text in texts]
+    return [math.nan if text is None else _number(text, comma) for text in texts]
 
 
-def _number(text: str, comma: bool) -> float | None:
-    if comma:
-        text = text.replace(",", ".") if text.count(",") == 1 and "." not in text else text
+def _number(text: str, comma: bool) -> float:
+    if comma and text.count(",") == 1 and "." not in text:
+        text = text.replace(",", ".")
     try:
         # float() accepts 1_000, which is not a number in a table.
-        return None if "_" in text else float(text)
+        return math.nan if "_" in text else float(text)
     except ValueError:
-        return None
+        return math.nan
+
+
+def quoted(text: str) -> str:
+    """The text of a cell in messages, cut when it is long."""
+    return repr(text if len(text) <= 40 else f"{text[:37]}...")

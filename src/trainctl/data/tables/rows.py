@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from trainctl.data.tables.columns import Column, as_kind
+from trainctl.data.tables.columns import Column, as_kind, quoted
 from trainctl.errors import ConfigError, Problem, nearest
 
 _SHOWN_PROBLEMS = 5
@@ -39,27 +39,29 @@ class Table:
     left_out: int = 0
     notes: tuple[str, ...] = ()
 
+    def place(self, row: int) -> str:
+        """A row in messages."""
+        return f"{self.file}, {self.row_word} {self.lines[row]}"
+
 
 def choose_columns(
     table: Table, target: str | int | None, drop: Sequence[str | int]
 ) -> tuple[list[Column], Column]:
-    """The input columns and the target column; by name, else by number from 1.
+    """The input columns and the target column, by name, else by number from 1; null is the last column left.
 
-    Raises ConfigError for a column that is not there, or that cannot be used, and when none is left.
+    Raises ConfigError for a column that is absent or cannot be used, and when none is left.
     """
     dropped = {find_column(table, "drop", each).number for each in drop}
-    # The default target is the last column that is not dropped.
     rest = [column for column in table.columns if column.number not in dropped]
+    goal = rest[-1] if rest else None
     if target is not None:
         goal = find_column(table, "target", target)
         if goal.number in dropped:
             raise ConfigError(
                 f"dataset.drop and dataset.target both name {goal.place}", "drop another column"
             )
-    elif rest:
-        goal = rest[-1]
-    inputs = [column for column in rest if column is not goal] if rest else []
-    if not inputs:
+    inputs = [column for column in rest if column is not goal]
+    if goal is None or not inputs:
         raise ConfigError(
             f"{table.file}: no input column beside the target", "a table needs an input and a target"
         )
@@ -139,38 +141,29 @@ def usable_rows(
     Raises ConfigError for cells that do not fit their column, for missing targets, for missing inputs if
     ``missing`` is ``error``, and when no row is left.
     """
-    count = len(table.lines)
-    broken, incomplete = torch.zeros(count, dtype=torch.bool), torch.zeros(count, dtype=torch.bool)
-    unreadable, absences = [], []
+    broken, incomplete = torch.zeros(2, len(table.lines), dtype=torch.bool)
+    fatal = []
     for column in (*inputs, target):
         if column.bad:
             broken[list(column.bad)] = True
-            row, reason = next(iter(column.bad.items()))
-            unreadable.append(_bad_cell(table, column, row, reason, len(column.bad)))
+            if bad_rows == "error":
+                fatal.append(_bad_cells(table, column))
         absent = column.missing()
-        rows = torch.nonzero(absent).flatten().tolist()
-        if rows and column is target:
-            broken |= absent
-            unreadable.append(
-                _missing(
-                    table, column, rows, "target", "use dataset.bad_rows=skip, or another dataset.target"
-                )
-            )
-        elif rows:
-            incomplete |= absent
-            remedy = (
-                "use dataset.missing=mean for the training mean, or dataset.missing=drop to leave rows out"
-            )
-            absences.append(_missing(table, column, rows, "cell", remedy))
-    fatal = (unreadable if bad_rows == "error" else []) + (absences if missing == "error" else [])
+        is_target = column is target
+        unused = broken if is_target else incomplete
+        unused |= absent
+        if (bad_rows if is_target else missing) == "error" and absent.any():
+            fatal.append(_missing_cells(table, column, absent, is_target))
     if fatal:
         more = Problem(f"{table.file}: {len(fatal) - _SHOWN_PROBLEMS} more columns with such cells")
         raise ConfigError(fatal[:_SHOWN_PROBLEMS] + ([more] if len(fatal) > _SHOWN_PROBLEMS else []))
-    unused = broken | incomplete if missing == "drop" else broken
-    kept = torch.nonzero(~unused).flatten()
+    incomplete &= ~broken
+    if missing != "drop":
+        incomplete[:] = False
+    kept = torch.nonzero(~(broken | incomplete)).flatten()
     parts = {
         "that cannot be read": int(broken.sum()) + table.left_out,
-        "with missing cells": int((unused & ~broken).sum()),
+        "with missing cells": int(incomplete.sum()),
     }
     described = " and ".join(
         f"{number} row{'s' if number > 1 else ''} {why}" for why, number in parts.items() if number
@@ -183,50 +176,44 @@ def usable_rows(
     return kept, f"left out {described}" if described else ""
 
 
-def _bad_cell(table: Table, column: Column, row: int, reason: str, count: int) -> Problem:
+def _bad_cells(table: Table, column: Column) -> Problem:
+    row, reason = next(iter(column.bad.items()))
     text = column.texts[row] if column.texts is not None else f"{float(column.values[row]):g}"
-    more = f"; {count - 1} more in this column" if count > 1 else ""
+    more = f"; {len(column.bad) - 1} more in this column" if len(column.bad) > 1 else ""
     return Problem(
-        f"{_place(table, row)}, {column.place}: {_quoted(text or '')} {reason}{more}",
+        f"{table.place(row)}, {column.place}: {quoted(text or '')} {reason}{more}",
         "correct it, or leave such rows out with dataset.bad_rows=skip",
     )
 
 
-def _missing(table: Table, column: Column, rows: Sequence[int], what: str, remedy: str) -> Problem:
-    more = len(rows) - 1
-    others = f", and in {more} more row{'s' if more > 1 else ''}" if more else ""
-    place = f"{_place(table, rows[0])}, {column.place}"
-    return Problem(f"{place}: the {what} is missing (empty, NA, null …){others}", remedy)
+def _missing_cells(table: Table, column: Column, absent: Tensor, is_target: bool) -> Problem:
+    more = int(absent.sum()) - 1
+    others = f"; {more} more in this column" if more else ""
+    what, remedy = "cell", "use dataset.missing=mean (the training mean), or drop to leave such rows out"
+    if is_target:
+        what, remedy = "target", "use dataset.bad_rows=skip, or another dataset.target"
+    return Problem(
+        f"{table.place(int(absent.nonzero()[0]))}, {column.place}: the {what} is missing{others}", remedy
+    )
 
 
 def refuse_useless(table: Table, inputs: Sequence[Column]) -> None:
     """Raise ConfigError for input columns without information: empty ones, and texts that name the rows."""
-    useless = []
+    useless = {}
     for column in inputs:
         present = int((~column.missing()).sum())
+        distinct = len({*(column.texts or ())} - {None}) if column.kind == "text" else 0
         if not present:
-            useless.append((column, "has no values"))
-        elif column.kind == "text":
-            assert column.texts is not None
-            distinct = len({text for text in column.texts if text is not None})
-            if distinct > _FEW_CATEGORIES and distinct > present / 2:
-                useless.append((column, f"has {distinct} different texts in {present} rows"))
+            useless[column.name] = f"{column.place} has no values"
+        elif distinct > max(_FEW_CATEGORIES, present / 2):
+            useless[column.name] = f"{column.place} has {distinct} different texts in {present} rows"
     if useless:
-        described = "; ".join(f"{column.place} {why}" for column, why in useless[:_SHOWN_PROBLEMS])
+        described = "; ".join([*useless.values()][:_SHOWN_PROBLEMS])
         more = f"; and {len(useless) - _SHOWN_PROBLEMS} more" if len(useless) > _SHOWN_PROBLEMS else ""
-        names = show_names(column.name for column, _ in useless)
         raise ConfigError(
             f"{table.file}: {described}{more}: such columns cannot be inputs",
-            f"leave them out: 'dataset.drop=[{names}]'",
+            f"leave them out: 'dataset.drop=[{show_names(useless)}]'",
         )
-
-
-def _place(table: Table, row: int) -> str:
-    return f"{table.file}, {table.row_word} {table.lines[row]}"
-
-
-def _quoted(text: str) -> str:
-    return repr(text if len(text) <= 40 else f"{text[:37]}...")
 
 
 def show_names(names: Iterable[str]) -> str:

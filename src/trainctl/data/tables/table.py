@@ -1,4 +1,4 @@
-"""A table of typed columns as a dataset: what ``csv`` and ``parquet`` share."""
+"""A table of typed columns as a dataset, for ``csv`` and ``parquet``."""
 
 from __future__ import annotations
 
@@ -19,10 +19,9 @@ from trainctl.data.tables.rows import (
     refuse_useless,
     usable_rows,
 )
-from trainctl.data.tables.target import Target, as_labels, encode_target, read_target
+from trainctl.data.tables.target import Target, encode_target, read_target
 from trainctl.data.tables.transform import TableTransform
-from trainctl.data.types import Data, Split
-from trainctl.errors import ConfigError
+from trainctl.data.types import Data, Split, split_rows
 
 
 @dataclass(frozen=True)
@@ -57,57 +56,70 @@ def make_data(
         like = None
     inputs, goal = _columns(table, options, like)
     rows, left_out = usable_rows(table, inputs, goal, options.missing, options.bad_rows)
-    kept = [column.keep(rows) for column in inputs]
-    if like is None:
-        refuse_useless(table, kept)
-        target = read_target(table.file, goal.keep(rows), options.task)
-    else:
-        target = Target(like["task"], tuple(like["classes"]), "as in training")
     train_rows, test_rows = torch.arange(len(rows)), None
     if test_table is None:
         train_rows, test_rows = split_rows(len(rows), options.test, options.test_seed)
     if like is None:
-        categories = [_categories(column, train_rows) for column in kept]
+        kept = [column.keep(rows) for column in inputs]
+        refuse_useless(table, kept)
+        target = read_target(table.file, goal.keep(rows), options.task)
+        categories = [_categories(column.keep(train_rows)) for column in kept]
+        asked = f" and dataset.task={options.task}" if options.task != "auto" else ""
     else:
-        categories = [number_categories(each["categories"]) for each in like["columns"]]
+        target, asked = Target(like["task"], tuple(like["classes"]), "as in training"), ""
+        categories = [each["categories"] for each in like["columns"]]
 
-    samples = _samples(table, inputs, goal, rows, categories, target)
-    test = None if test_rows is None else samples[test_rows]
+    def samples(table: Table, inputs: Sequence[Column], goal: Column, rows: Tensor) -> Split:
+        kept = [column.keep(rows) for column in inputs]
+        return Split(encode(kept, categories), encode_target(table, rows, goal, target))
+
+    whole = samples(table, inputs, goal, rows)
+    test = None if test_rows is None else whole[test_rows]
     if test_table is not None:
         *others, other_goal = match_columns(test_table, [*inputs, goal], table)
         rows, left_out_there = usable_rows(test_table, others, other_goal, options.missing, options.bad_rows)
-        test = _samples(test_table, others, other_goal, rows, categories, target)
+        test = samples(test_table, others, other_goal, rows)
         left_out = "; ".join(filter(None, [left_out, f"test from {test_table.file}", left_out_there]))
 
     widths = [len(each) for each in categories]
     texts = sum(width > 0 for width in widths)
-    asked = f" and dataset.task={options.task}" if options.task != "auto" and like is None else ""
+    columns = f"{len(inputs) - texts} number columns" + (f" and {texts} of text" if texts else "")
     why = f"target {goal.name}: {target.why}{asked}"
     return Data(
         name=name,
         task=target.task,
-        train=samples[train_rows],
+        train=whole[train_rows],
         test=test,
         input_shape=(len(inputs) - texts + sum(widths),),
         output_size=len(target.classes) or 1,
         transform=nn.Identity(),
         fit=lambda train: TableTransform(train.inputs, widths),
         classes=target.classes,
-        note="; ".join(filter(None, [*_notes(table, len(inputs) - texts, texts), why, left_out])),
-        reading=_reading(table, inputs, goal, categories, target, options.missing),
+        note="; ".join(filter(None, [Path(table.file).name, *table.notes, columns, why, left_out])),
+        reading={
+            "kind": "table",
+            "task": target.task,
+            "classes": list(target.classes),
+            "named": table.named,
+            "width": max(column.number for column in table.columns),
+            "missing": options.missing,
+            "columns": [
+                {**_described(column), "categories": texts}
+                for column, texts in zip(inputs, categories, strict=True)
+            ],
+            "target": _described(goal),
+        },
     )
-
-
-def _notes(table: Table, numbers: int, texts: int) -> list[str]:
-    columns = f"{numbers} number columns" + (f" and {texts} of text" if texts else "")
-    return [Path(table.file).name, *table.notes, columns]
 
 
 def _columns(table: Table, options: Options, like: Mapping[str, Any] | None) -> tuple[list[Column], Column]:
     """The input columns and the target column: as the options say, or as a model was trained on them."""
     if like is None:
         inputs, goal = choose_columns(table, options.target, options.drop)
-        return inputs, as_labels(goal) if options.task == "classification" else goal
+        if options.task == "classification" and goal.bad and goal.texts is not None:
+            # Some of its cells are not numbers: all of them are names of classes.
+            goal = replace(goal, kind="text", values=torch.empty(0, dtype=torch.float64), bad={})
+        return inputs, goal
     wanted = [column_like(each) for each in (*like["columns"], like["target"])]
     if options.target is not None:
         found = find_column(table, "target", options.target)
@@ -115,46 +127,6 @@ def _columns(table: Table, options: Options, like: Mapping[str, Any] | None) -> 
     trained_on = Table("the training data", (), (), named=like["named"])
     *inputs, goal = match_columns(table, wanted, trained_on)
     return inputs, goal
-
-
-def _samples(
-    table: Table,
-    inputs: Sequence[Column],
-    goal: Column,
-    rows: Tensor,
-    categories: Sequence[Mapping[str, int]],
-    target: Target,
-) -> Split:
-    """These rows of a table, encoded."""
-    lines = [table.lines[row] for row in rows.tolist()]
-    return Split(
-        encode([column.keep(rows) for column in inputs], categories),
-        encode_target(table.file, lines, table.row_word, goal.keep(rows), target),
-    )
-
-
-def _reading(
-    table: Table,
-    inputs: Sequence[Column],
-    goal: Column,
-    categories: Sequence[Mapping[str, int]],
-    target: Target,
-    missing: str,
-) -> dict[str, Any]:
-    """How to read another table for the same model; ``like`` takes it."""
-    return {
-        "kind": "table",
-        "task": target.task,
-        "classes": list(target.classes),
-        "named": table.named,
-        "width": max(column.number for column in table.columns),
-        "missing": missing,
-        "columns": [
-            {**_described(column), "categories": list(codes)}
-            for column, codes in zip(inputs, categories, strict=True)
-        ],
-        "target": _described(goal),
-    }
 
 
 def _described(column: Column) -> dict[str, Any]:
@@ -166,44 +138,18 @@ def column_like(described: Mapping[str, Any]) -> Column:
     return Column(described["name"], described["number"], described["kind"], comma=described["comma"])
 
 
-def split_rows(count: int, test: float | int, seed: int) -> tuple[Tensor, Tensor | None]:
-    """Row numbers to train and validate on, and to test on, both in order; None when ``test`` is 0.
-
-    Raises ConfigError when ``test`` (a count, or a fraction below 1) leaves one of them empty.
-    """
-    size = test if isinstance(test, int) else round(test * count)
-    if size == 0 and not test:
-        return torch.arange(count), None
-    if not 0 < size < count:
-        raise ConfigError(
-            f"dataset.test={test}: holds out {size} of {count} rows for the test",
-            "use another count or fraction, or 0 for no test",
-        )
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-    return order[size:].sort().values, order[:size].sort().values
+def _categories(column: Column) -> list[str]:
+    """The texts of a column in alphabetical order; none for a column of numbers."""
+    return sorted({text for text in column.texts or () if text is not None}) if column.kind == "text" else []
 
 
-def _categories(column: Column, rows: Tensor) -> dict[str, int]:
-    """Codes of the texts in these rows, in alphabetical order; none for a column of numbers."""
-    if column.kind != "text" or column.texts is None:
-        return {}
-    texts = {column.texts[row] for row in rows.tolist()}
-    return number_categories(sorted(text for text in texts if text is not None))
-
-
-def number_categories(texts: Sequence[str]) -> dict[str, int]:
-    """The code of each category: its position."""
-    return {text: code for code, text in enumerate(texts)}
-
-
-def encode(columns: Sequence[Column], categories: Sequence[Mapping[str, int]]) -> Tensor:
-    """(N, columns) float32: numbers, codes, NaN for what is missing or has no code."""
-    return torch.stack(
-        [
-            torch.tensor([codes.get(text or "", torch.nan) for text in column.texts or ()])
-            if column.kind == "text"
-            else column.values.to(torch.float32)
-            for column, codes in zip(columns, categories, strict=True)
-        ],
-        dim=1,
-    )
+def encode(columns: Sequence[Column], categories: Sequence[Sequence[str]]) -> Tensor:
+    """(N, columns) float32: numbers, positions of categories, NaN for missing and unknown ones."""
+    encoded = []
+    for column, names in zip(columns, categories, strict=True):
+        if column.kind == "text":
+            codes = {text: code for code, text in enumerate(names)}
+            encoded.append(torch.tensor([codes.get(text or "", torch.nan) for text in column.texts or ()]))
+        else:
+            encoded.append(column.values.to(torch.float32))
+    return torch.stack(encoded, dim=1)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from trainctl.data.tables.columns import Column
+from trainctl.data.tables.rows import Table
 from trainctl.errors import ConfigError
 
 _MOST_CLASSES = 20
@@ -23,13 +23,6 @@ class Target:
     why: str
 
 
-def as_labels(column: Column) -> Column:
-    """The column as text if some of its cells are not numbers: then all of them are names of classes."""
-    if not column.bad or column.texts is None:
-        return column
-    return replace(column, kind="text", values=torch.empty(0, dtype=torch.float64), bad={})
-
-
 def read_target(file: str, column: Column, task: str) -> Target:
     """Choose the task, and number the classes.
 
@@ -38,63 +31,69 @@ def read_target(file: str, column: Column, task: str) -> Target:
 
     Raises ConfigError when the column does not fit the task, or has only one value.
     """
-    if column.kind != "number":
-        if task == "regression":
+    place = f"{file}, {column.place}"
+    text = column.kind != "number"
+    if text and task == "regression":
+        raise ConfigError(
+            f"dataset.task=regression requires numbers: {place} holds text",
+            "use dataset.task=classification, or another dataset.target",
+        )
+    if text:
+        rows, distinct = len(column.texts or ()), sorted(set(_labels(column)), key=_numbers_first)
+        shown = repr(distinct[0])
+    else:
+        rows, distinct = len(column.values), torch.unique(column.values).tolist()
+        shown = f"{distinct[0]:g}"
+    if len(distinct) == 1:
+        raise ConfigError(
+            f"{place}: every row has the target {shown}; it must vary",
+            "choose another column with dataset.target=",
+        )
+    if text:
+        if task == "auto" and len(distinct) > max(_MOST_CLASSES, rows / 2):
             raise ConfigError(
-                f"dataset.task=regression requires numbers: {file}, {column.place} holds text",
-                "use dataset.task=classification, or another dataset.target",
+                f"{place}: {len(distinct)} different texts in {rows} rows are too many for classes",
+                "choose another dataset.target, or dataset.task=classification to take them as classes",
             )
-        classes = sorted(set(_labels(column)), key=_numbers_first)
-        _refuse_one(file, column, classes)
-        if task == "auto" and len(classes) > max(_MOST_CLASSES, len(column.texts or ()) / 2):
-            raise ConfigError(
-                f"{file}, {column.place}: {len(classes)} different texts in {len(column.texts or ())} rows"
-                " are too many for classes",
-                "choose another dataset.target, or use dataset.task=classification to take them as classes",
-            )
-        return Target("classification", tuple(classes), f"{len(classes)} classes, because it is text")
-    distinct = torch.unique(column.values)
-    whole = bool((distinct == distinct.round()).all())
-    number = f"{len(distinct)} different {'whole numbers' if whole else 'numbers'}"
-    _refuse_one(file, column, distinct.tolist())
-    few = len(distinct) <= _MOST_CLASSES and len(distinct) <= len(column.values) / 2
+        return Target("classification", tuple(distinct), f"{len(distinct)} classes, because it is text")
+    whole = not any(value % 1 for value in distinct)
     if task == "classification" and not whole:
         raise ConfigError(
-            f"dataset.task=classification requires text or whole numbers: {file}, {column.place} has numbers"
-            " that are not whole",
+            f"dataset.task=classification requires text or whole numbers: {place} has numbers that are not"
+            " whole",
             "use dataset.task=regression",
         )
+    number = f"{len(distinct)} different {'whole numbers' if whole else 'numbers'}"
+    few = len(distinct) <= min(_MOST_CLASSES, rows / 2)
     if task == "classification" or (task == "auto" and whole and few):
-        classes = [str(int(value)) for value in distinct.tolist()]
-        return Target("classification", tuple(classes), f"{len(classes)} classes, because it has {number}")
+        classes = tuple(str(int(value)) for value in distinct)
+        return Target("classification", classes, f"{len(classes)} classes, because it has {number}")
     return Target("regression", (), f"regression, because it has {number}")
 
 
-def encode_target(file: str, lines: Sequence[int], row_word: str, column: Column, target: Target) -> Tensor:
-    """The column as (N,) int64 class numbers, or (N, 1) float32 values.
+def encode_target(table: Table, rows: Tensor, column: Column, target: Target) -> Tensor:
+    """These rows of the column as (N,) int64 class numbers, or (N, 1) float32 values.
 
     Raises ConfigError for a class that ``target`` does not have.
     """
+    column = column.keep(rows)
     if not target.classes:
         return column.values.to(torch.float32).unsqueeze(1)
     number = {name: index for index, name in enumerate(target.classes)}
     labels = _labels(column)
-    for row, label in enumerate(labels):
+    for row, label in zip(rows.tolist(), labels, strict=True):
         if label not in number:
             raise ConfigError(
-                f"{file}, {row_word} {lines[row]}, {column.place}:"
-                f" {label!r} is not a class of the training data",
+                f"{table.place(row)}, {column.place}: {label!r} is not a class of the training data",
                 f"there are: {', '.join(target.classes)}",
             )
     return torch.tensor([number[label] for label in labels], dtype=torch.int64)
 
 
 def _labels(column: Column) -> list[str]:
-    if column.kind == "number":
-        return [
-            f"{value:.15g}" if value != round(value) else str(int(value)) for value in column.values.tolist()
-        ]
-    return [text or "" for text in column.texts or ()]
+    if column.kind != "number":
+        return [text or "" for text in column.texts or ()]
+    return [f"{value:.15g}" if value % 1 else str(int(value)) for value in column.values.tolist()]
 
 
 def _numbers_first(label: str) -> tuple[bool, float, str]:
@@ -102,12 +101,3 @@ def _numbers_first(label: str) -> tuple[bool, float, str]:
         return (False, float(label), label)
     except ValueError:
         return (True, 0.0, label)
-
-
-def _refuse_one(file: str, column: Column, values: Sequence[object]) -> None:
-    if len(values) == 1:
-        shown = f"{values[0]:g}" if isinstance(values[0], float) else repr(values[0])
-        raise ConfigError(
-            f"{file}, {column.place}: every row has the target {shown}; it must vary",
-            "choose another column with dataset.target=",
-        )

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import codecs
-import contextlib
 import csv
 import io
 import re
 from collections import Counter
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Iterable, Iterator
+from functools import partial
+from itertools import chain, islice
+from typing import BinaryIO
 
 from trainctl.errors import ConfigError
 
-MARKS = (
+_MARKS = (
     # UTF-32 first: its little-endian mark begins with UTF-16's.
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -27,41 +28,48 @@ _NOT_TEXT = {
     b"\xd0\xcf\x11\xe0": ("an old spreadsheet", "export the sheet as CSV"),
     b"\x93NUMPY": ("a NumPy array", "save it with its targets by numpy.savez, and use dataset=npz"),
 }
-_CONTROL = re.compile(r"[\x00-\x08\x0e-\x19\x1b-\x1f]")  # 0x1a ends files that come from DOS
+_CONTROL = re.compile(rb"[\x00-\x08\x0e-\x19\x1b-\x1f]")  # 0x1a ends files that come from DOS
 _DELIMITERS = {"tab": "\t", "semicolon": ";", "pipe": "|", "comma": ",", "space": " "}
 _SAMPLE_ROWS = 200
+_PIECE = 1 << 20
+
+
+def find_encoding(content: BinaryIO, file: str) -> str:
+    """The encoding of a byte order mark, else UTF-8, else cp1252, which nearly any bytes could be.
+
+    Raises ConfigError for a file that is not text.
+    """
+    start = content.read(_PIECE)
+    marked = next((name for mark, name in _MARKS if start.startswith(mark)), None)
+    if marked:
+        return marked
+    for mark, (what, remedy) in _NOT_TEXT.items():
+        if start.startswith(mark):
+            raise ConfigError(f"{file} is {what}, not text", remedy)
+    if _CONTROL.search(start):
+        raise ConfigError(
+            f"{file} is not text: it has control bytes",
+            "name the encoding if it is a rare one: dataset.encoding=utf-16-le",
+        )
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    try:
+        for piece in chain([start], iter(partial(content.read, _PIECE), b"")):
+            decoder.decode(piece)
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        return "cp1252"
+    return "utf-8"
 
 
 def decode(raw: bytes, file: str, encoding: str) -> tuple[str, str]:
-    """The text of a file, and its encoding.
+    """The text of a file, and its encoding; ``auto`` finds it.
 
-    ``auto`` is the encoding of a byte order mark, else UTF-8, else cp1252 (which nearly any bytes could be).
     Raises ConfigError for a file that is not text, an unknown encoding, and bytes that it cannot decode.
     """
-    if encoding != "auto":
-        return _decode_as(raw, file, encoding), encoding
-    marked = next((name for mark, name in MARKS if raw.startswith(mark)), None)
-    if marked:
-        return _decode_as(raw, file, marked), marked
-    for mark, (what, remedy) in _NOT_TEXT.items():
-        if raw.startswith(mark):
-            raise ConfigError(f"{file} is {what}, not text", remedy)
-    for guess in ("utf-8", "cp1252"):
-        try:
-            text = raw.decode(guess)
-        except UnicodeDecodeError:
-            continue
-        if not _CONTROL.search(text):
-            return text, guess
-    raise ConfigError(
-        f"{file} is not text: it has control bytes",
-        "name the encoding if it is a rare one: dataset.encoding=utf-16-le",
-    )
-
-
-def _decode_as(raw: bytes, file: str, encoding: str) -> str:
+    if encoding == "auto":
+        encoding = find_encoding(io.BytesIO(raw), file)
     try:
-        return raw.decode(encoding).removeprefix("\ufeff")
+        return raw.decode(encoding).removeprefix("\ufeff"), encoding
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise ConfigError(
@@ -93,11 +101,8 @@ def choose_delimiter(text: str, file: str, delimiter: str, skip_lines: int) -> s
         return named
     best, best_share = "", 0.0
     for candidate in _DELIMITERS.values():
-        sample = []
-        # Stops at a quoted cell without an end; reading the rows reports it.
-        with contextlib.suppress(ConfigError):
-            for _, cells in islice(rows(text, file, candidate, skip_lines), _SAMPLE_ROWS):
-                sample.append(len(cells))
+        first = islice(rows(io.StringIO(text, newline=""), candidate, skip_lines), _SAMPLE_ROWS)
+        sample = [len(cells) for _, cells, wrong in first if not wrong]
         width, count = Counter(sample).most_common(1)[0] if sample else (0, 0)
         # Ties go to the first: files with semicolons often have decimal commas.
         if width > 1 and count / len(sample) > best_share:
@@ -114,12 +119,12 @@ def delimiter_name(delimiter: str) -> str:
     return next((name for name, character in _DELIMITERS.items() if character == delimiter), delimiter)
 
 
-def rows(text: str, file: str, delimiter: str, skip_lines: int = 0) -> Iterator[tuple[int, list[str]]]:
-    """Each row that is not blank: the number of its first line, from 1, and its stripped cells.
+def rows(lines: Iterable[str], delimiter: str, skip_lines: int) -> Iterator[tuple[int, list[str], str]]:
+    """Each row that is not blank: the number of its first line, from 1, its stripped cells, and an error.
 
-    Raises ConfigError for a quoted cell without an end.
+    The error says why the row cannot be read (a quoted cell without an end); it is empty if it can.
     """
-    lines: Iterator[str] = io.StringIO(text.replace("\x1a", ""), newline="")
+    lines = (line.replace("\x1a", "") for line in lines)
     if delimiter == " ":
         # Columns aligned by spaces: several of them are one delimiter.
         lines = (f"{line.strip()}\n" for line in lines)
@@ -128,14 +133,24 @@ def rows(text: str, file: str, delimiter: str, skip_lines: int = 0) -> Iterator[
     while True:
         begins = skip_lines + reader.line_num + 1
         try:
-            cells = next(reader, None)
-        except csv.Error as error:
-            raise ConfigError(
-                f"{file}, line {begins}: the row cannot be read: {error}",
-                'end a cell that begins with " with another one, and write "" for each " inside it',
-            ) from error
-        if cells is None:
+            cells = [cell.strip() for cell in next(reader)]
+        except StopIteration:
             return
-        cells = [cell.strip() for cell in cells]
+        except csv.Error as error:
+            yield begins, [], f"the row cannot be read: {error}"
+            continue
         if any(cells):
-            yield begins, cells
+            yield begins, cells, ""
+
+
+def read_rows(text: str, file: str, delimiter: str, skip_lines: int) -> list[tuple[int, list[str]]]:
+    """The rows of a text, with the number of their first line. Raises ConfigError for an unreadable one."""
+    found = []
+    for line, cells, wrong in rows(io.StringIO(text, newline=""), delimiter, skip_lines):
+        if wrong:
+            raise ConfigError(
+                f"{file}, line {line}: {wrong}",
+                'end a cell that begins with " with another one, and write "" for each " inside it',
+            )
+        found.append((line, cells))
+    return found

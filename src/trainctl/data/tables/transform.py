@@ -25,25 +25,20 @@ class TableTransform(nn.Module):
         super().__init__()
         numbers = [column for column, count in enumerate(categories) if not count]
         slots = [(column, code) for column, count in enumerate(categories) for code in range(count)]
-        columns, codes = [column for column, _ in slots], [float(code) for _, code in slots]
-        self._hold("numbers", torch.tensor(numbers, dtype=torch.int64))
-        self._hold("columns", torch.tensor(columns, dtype=torch.int64))
-        self._hold("codes", torch.tensor(codes, dtype=torch.float32))
-        mean, std = column_statistics(inputs[:, self.numbers])
-        self._hold("mean", mean)
-        self._hold("std", std)
-        seen = [bool((inputs[:, column] == code).any()) for column, code in slots]
         # Nothing equals NaN, so a category that was not seen is encoded as zero.
-        self.codes[~torch.tensor(seen, dtype=torch.bool)] = torch.nan
+        codes = [code if (inputs[:, column] == code).any() else torch.nan for column, code in slots]
+        mean, std = column_statistics(inputs[:, numbers])
+        self.register_buffer("numbers", torch.tensor(numbers, dtype=torch.int64))
+        self.register_buffer("columns", torch.tensor([column for column, _ in slots], dtype=torch.int64))
+        self.register_buffer("codes", torch.tensor(codes, dtype=torch.float32))
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
 
     numbers: Tensor
     columns: Tensor
     codes: Tensor
     mean: Tensor
     std: Tensor
-
-    def _hold(self, name: str, values: Tensor) -> None:
-        self.register_buffer(name, values)
 
     def forward(self, inputs: Tensor) -> Tensor:
         values = ((inputs[:, self.numbers] - self.mean) / self.std).nan_to_num_(nan=0.0)

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from trainctl.data.files import similar_file
 from trainctl.data.images.decoding import SUFFIXES
 from trainctl.data.preprocessing import shown
-from trainctl.errors import ConfigError, nearest
+from trainctl.errors import ConfigError
 from trainctl.inference.readers.arrays import ArrayFile
 from trainctl.inference.readers.base import Source
 from trainctl.inference.readers.images import ImageFiles, takes_images
@@ -21,17 +22,21 @@ def open_source(
 ) -> Source:
     """The reader for ``path`` that gives samples like those of training.
 
-    ``raw`` and ``reading`` are what :func:`trainctl.data.preprocessing.describe` says of them; ``dataset``
+    ``raw`` and ``reading`` come from :func:`trainctl.data.preprocessing.describe`; ``dataset``
     has the arguments of the run's dataset.
 
     Raises ConfigError where the path does not exist, or does not hold such samples.
     """
-    wanted = _wanted(raw, reading)
+    if reading.get("kind") == "table":
+        wanted = "the run was trained on a table: use a CSV file with the same columns"
+    elif takes_images(raw):
+        files = "a folder of images, one image, or an .npz file"
+        wanted = f"the run was trained on images of {shown(raw)}: use {files}"
+    else:
+        files = f"an .npz file{', or a CSV file' if len(raw['shape']) == 1 else ''}"
+        wanted = f"the run was trained on samples of {shown(raw)}: use {files}"
     if not path.exists():
-        folder = path.absolute().parent
-        close = nearest(path.name, [each.name for each in folder.iterdir()]) if folder.is_dir() else None
-        hint = f"did you mean {path.with_name(close)}? " if close else ""
-        raise ConfigError(f"--input {path}: there is no such file", f"{hint}{wanted}")
+        raise ConfigError(f"--input {path}: there is no such file", f"{similar_file(path)}{wanted}")
     if path.is_dir() or path.suffix.lower() in SUFFIXES:
         if not takes_images(raw):
             raise ConfigError(f"--input {path}: the run was not trained on images", wanted)
@@ -43,13 +48,3 @@ def open_source(
     if len(raw["shape"]) != 1:
         raise ConfigError(f"--input {path}: the run was not trained on tables", wanted)
     return TableFile(path, raw, reading, dataset)
-
-
-def _wanted(raw: Mapping[str, Any], reading: Mapping[str, Any]) -> str:
-    if reading.get("kind") == "table":
-        return "the run was trained on a table: use a CSV file with the same columns"
-    if takes_images(raw):
-        kind, wanted = "images", "a folder of images, one image, or an .npz file"
-    else:
-        kind, wanted = "samples", f"an .npz file{', or a CSV file' if len(raw['shape']) == 1 else ''}"
-    return f"the run was trained on {kind} of {shown(raw)}: use {wanted}"

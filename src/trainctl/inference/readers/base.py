@@ -1,4 +1,4 @@
-"""What every reader yields, and the conversion of numbers to the type of the training samples."""
+"""The protocol of readers, and the conversion of numbers to the type of the training samples."""
 
 from __future__ import annotations
 
@@ -41,18 +41,15 @@ class Source(Protocol):
     """Samples in a file or a folder.
 
     Attributes:
-        unit: what ``Batch.names`` name: ``row`` or ``file``.
-        total: the bytes, samples or files to read, in the unit of ``done``.
-        done: how many of those have been read.
+        unit: the kind of ``Batch.names``: ``row`` or ``file``.
+        total, done: the bytes, samples or files to read, and those that have been read.
         notices: messages to print before the first batch.
     """
 
     unit: str
     total: int
+    done: int
     notices: list[str]
-
-    @property
-    def done(self) -> int: ...
 
     def batches(self, size: int) -> Iterator[Batch]:
         """All samples, ``size`` at a time. Raises ConfigError where the file itself is damaged."""
@@ -70,8 +67,8 @@ def require_readable(dtype: str, what: str) -> None:
 def convert(values: Array, dtype: str, *, missing_allowed: bool) -> tuple[Tensor, Array]:
     """``values`` as ``dtype``, and a mask of those that it cannot hold.
 
-    A float is rounded, as it was for training. An integer is not: 0.5 is no token, and a number that is too
-    large would wrap around to another one. NaN is a missing value where ``missing_allowed``.
+    A float is rounded, as for training; an integer is not: 0.5 is no token, and a number that is too large
+    would wrap around. NaN is a missing value where ``missing_allowed``.
 
     Shape: (N, …) of numbers → (N, …) of ``dtype``, (N, …) bool.
     """

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from trainctl.data.images.decoding import SUFFIXES, Decoder
+from trainctl.data.images.decoding import SUFFIXES, Decoder, images_below, in_threads
 from trainctl.errors import ConfigError
 from trainctl.inference.readers.base import Batch
-
-_THREADS = 16
 
 
 def takes_images(raw: Mapping[str, Any]) -> bool:
@@ -36,7 +33,8 @@ class ImageFiles:
     def __init__(self, path: Path, raw: Mapping[str, Any], reading: Mapping[str, Any]) -> None:
         channels, height, width = raw["shape"]
         self.root = path if path.is_dir() else path.parent
-        self.files, others = _below(path) if path.is_dir() else ([path.name], 0)
+        images, others = images_below(path) if path.is_dir() else ([path], 0)
+        self.files = sorted(str(image.relative_to(self.root)) for image in images)
         if not self.files:
             raise ConfigError(
                 f"--input {path}: no images found", f"images end in {', '.join(sorted(SUFFIXES))}"
@@ -49,16 +47,14 @@ class ImageFiles:
         self.total, self.done, self.resized = len(self.files), 0, 0
 
     def batches(self, size: int) -> Iterator[Batch]:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        with ThreadPoolExecutor(min(_THREADS, cores)) as pool:
-            for start in range(0, self.total, size):
-                names = self.files[start : start + size]
-                found = list(pool.map(self._load, names))
-                errors = {place: each for place, each in enumerate(found) if isinstance(each, str)}
-                good = [each for each in found if not isinstance(each, str)]
-                empty = torch.empty(0, self.decode.channels, *self.decode.size, dtype=torch.uint8)
-                self.done = start + len(names)
-                yield Batch(tuple(names), torch.stack(good) if good else empty, errors)
+        empty = torch.empty(0, self.decode.channels, *self.decode.size, dtype=torch.uint8)
+        made = in_threads(self._load, self.files)
+        while found := list(islice(made, size)):
+            names = self.files[self.done : self.done + len(found)]
+            self.done += len(found)
+            errors = {place: each for place, each in enumerate(found) if isinstance(each, str)}
+            good = [each for each in found if not isinstance(each, str)]
+            yield Batch(tuple(names), torch.stack(good) if good else empty, errors)
 
     def _load(self, name: str) -> Tensor | str:
         """The pixels, or why the file cannot be read."""
@@ -78,18 +74,3 @@ class ImageFiles:
     def remarks(self) -> list[str]:
         size = "×".join(map(str, self.decode.size))
         return [f"{self.resized} images of another size were resized to {size}"] if self.resized else []
-
-
-def _below(folder: Path) -> tuple[list[str], int]:
-    """The image files below a folder, sorted, and how many others there are; hidden ones do not count."""
-    images, others = [], 0
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if name[0] != "."]
-        for name in names:
-            if name[0] == ".":
-                continue
-            if Path(name).suffix.lower() in SUFFIXES:
-                images.append(str(Path(parent, name).relative_to(folder)))
-            else:
-                others += 1
-    return sorted(images), others

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import codecs
-import contextlib
-import csv
-import gzip
 import io
-import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -20,20 +15,19 @@ import torch
 from torch import Tensor
 
 from trainctl.components.datasets.csv import has_header, unique_names
-from trainctl.data.tables.columns import MISSING, Column, as_kind
+from trainctl.data.files import opened
+from trainctl.data.tables.columns import Column, as_kind, present, quoted
 from trainctl.data.tables.rows import show_names
-from trainctl.data.tables.table import column_like, encode, number_categories
-from trainctl.data.tables.text import MARKS, choose_delimiter, decode
-from trainctl.errors import ConfigError, StorageError, nearest
+from trainctl.data.tables.table import column_like, encode
+from trainctl.data.tables.text import choose_delimiter, find_encoding, rows
+from trainctl.errors import ConfigError, nearest
 from trainctl.inference.readers.base import Batch, convert, require_readable, why_bad
 
-_GZIP = b"\x1f\x8b"
 _SAMPLE = 1 << 18
-_CHUNK = 1 << 20
 _SAMPLE_ROWS = 200
 # From here on float64, in which cells are read, does not hold every integer.
 _EXACT = 2.0**53
-_Row = tuple[int, list[str] | None, str]
+_Row = tuple[int, list[str], str]
 
 
 class TableFile:
@@ -58,64 +52,23 @@ class TableFile:
         # Rows of a table are encoded by category, other rows of numbers converted to this type.
         self.dtype = None if self.reading is reading else str(raw["dtype"])
         self.columns = [column_like(each) for each in self.reading["columns"]]
-        self.codes = [number_categories(each["categories"]) for each in self.reading["columns"]]
+        self.categories = [each["categories"] for each in self.reading["columns"]]
         self.skip_lines = int(dataset.get("skip_lines", 0))
-        self.total, self._last = path.stat().st_size, 0
-        self._file: BinaryIO | None = None
+        self.total, self.done = path.stat().st_size, 0
         self.unknown: Counter[str] = Counter()
         self.encoding = self._find_encoding(str(dataset.get("encoding", "auto")))
         self.delimiter = self._find_delimiter(str(dataset.get("delimiter", "auto")))
         self._read_header(dataset.get("header", "auto"))
 
-    @property
-    def done(self) -> int:
-        if self._file is not None and not self._file.closed:
-            self._last = self._file.tell()
-        return self._last
-
-    @contextlib.contextmanager
-    def _bytes(self) -> Iterator[BinaryIO]:
-        """The file's content, unpacked."""
-        try:
-            with self.path.open("rb") as file:
-                packed = file.read(2) == _GZIP
-                file.seek(0)
-                self._file = file
-                yield gzip.GzipFile(fileobj=file) if packed else file  # type: ignore[misc]
-        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise ConfigError(f"{self.path} is a damaged gzip file: {error}", "copy it again") from error
-        except OSError as error:
-            raise StorageError(
-                f"{self.path} cannot be read: {error.strerror or error}", "check its permissions"
-            ) from error
-        finally:
-            self._file = None
-
     def _find_encoding(self, asked: str) -> str:
-        """As in training: the byte order mark, else UTF-8, else cp1252."""
-        with self._bytes() as content:
-            sample = content.read(_SAMPLE)
-            if not sample.strip():
+        with opened(self.path) as (content, _):
+            if not content.read(_SAMPLE).strip():
                 raise ConfigError(f"{self.path} is empty", "name another file with --input FILE")
-            marked = next((name for mark, name in MARKS if sample.startswith(mark)), None)
-            if asked != "auto" or marked is not None:
-                decode(b"", str(self.path), asked)  # raises for an unknown encoding
-                return asked if asked != "auto" else str(marked)
-            whole = len(sample) < _SAMPLE
-            _, guess = decode(sample if whole else sample[: sample.rfind(b"\n") + 1], str(self.path), "auto")
-            if guess != "utf-8" or whole:
-                return guess
-            decoder = codecs.getincrementaldecoder("utf-8")()
-            try:
-                decoder.decode(sample)
-                while chunk := content.read(_CHUNK):
-                    decoder.decode(chunk)
-            except UnicodeDecodeError:
-                return "cp1252"
-            return "utf-8"
+            content.seek(0)
+            return find_encoding(content, str(self.path)) if asked == "auto" else asked
 
     def _find_delimiter(self, asked: str) -> str:
-        with self._bytes() as content, self._text(content) as text:
+        with opened(self.path) as (content, _), self._text(content) as text:
             sample = text.read(_SAMPLE)
         if len(sample) == _SAMPLE:
             sample = sample[: sample.rfind("\n") + 1] or sample
@@ -131,30 +84,13 @@ class TableFile:
         return io.TextIOWrapper(content, encoding=self.encoding, errors="replace", newline="")
 
     def _rows(self) -> Iterator[_Row]:
-        """Each row that is not blank: its line and its cells, or why it cannot be read."""
-        with self._bytes() as content, self._text(content) as text:
-            lines: Iterator[str] = (line.replace("\x1a", "") for line in text)
-            if self.delimiter == " ":
-                lines = (f"{line.strip()}\n" for line in lines)
-            lines = islice(lines, self.skip_lines, None)
-            reader = csv.reader(lines, delimiter=self.delimiter, skipinitialspace=True, strict=True)
-            while True:
-                line = self.skip_lines + reader.line_num + 1
-                try:
-                    cells = next(reader, None)
-                except csv.Error as error:
-                    yield line, None, f"line {line}: the row cannot be read: {error}"
-                    continue
-                if cells is None:
-                    self._last = self.total
-                    return
-                cells = [cell.strip() for cell in cells]
-                if any(cells):
-                    yield line, cells, ""
+        with opened(self.path) as (content, self._file), self._text(content) as text:
+            yield from rows(text, self.delimiter, self.skip_lines)
+            self.done = self.total
 
     def _read_header(self, asked: Any) -> None:
         """Find out whether there is a header, and which cell of a row is which column."""
-        sample = [(line, cells) for line, cells, _ in islice(self._rows(), _SAMPLE_ROWS) if cells is not None]
+        sample = [(line, cells) for line, cells, wrong in islice(self._rows(), _SAMPLE_ROWS) if not wrong]
         if not sample:
             raise ConfigError(f"{self.path} has no rows", "name another file with --input FILE")
         self.width = len(sample[0][1])
@@ -200,40 +136,42 @@ class TableFile:
         )
 
     def batches(self, size: int) -> Iterator[Batch]:
-        rows, number = self._rows(), 0
+        found, number = self._rows(), 0
         if self.has_header:
-            next(rows)
-        while chunk := list(islice(rows, size)):
+            next(found)
+        while chunk := list(islice(found, size)):
+            if not self._file.closed:
+                self.done = self._file.tell()
             yield self._batch(number, chunk)
             number += len(chunk)
 
     def _batch(self, before: int, chunk: Sequence[_Row]) -> Batch:
         errors: dict[int, str] = {}
+        table = []
         for row, (line, cells, wrong) in enumerate(chunk):
-            if cells is None:
-                errors[row] = wrong
-            elif len(cells) != self.width:
-                errors[row] = f"line {line}: {len(cells)} cells instead of {self.width}"
-        blank = [""] * self.width
-        table = [blank if row in errors else cells or blank for row, (_, cells, _) in enumerate(chunk)]
+            if not wrong and len(cells) != self.width:
+                wrong = f"{len(cells)} cells instead of {self.width}"
+            if wrong:
+                errors[row] = f"line {line}: {wrong}"
+            table.append([""] * self.width if wrong else cells)
         columns = [
-            as_kind(replace(column, number=place + 1, texts=[_text_of(cells[place]) for cells in table]))
+            as_kind(replace(column, number=place + 1, texts=[present(cells[place]) for cells in table]))
             for column, place in zip(self.columns, self.places, strict=True)
         ]
-        for column, codes in zip(columns, self.codes, strict=True):
+        for column, categories in zip(columns, self.categories, strict=True):
             wrong_here = dict(column.bad)
             if self.reading["missing"] != "mean":
                 absent = column.missing().nonzero().flatten().tolist()
                 wrong_here |= dict.fromkeys(absent, "is missing, which training had none of")
             for row, reason in wrong_here.items():
                 text = (column.texts or ())[row]
-                what = "the cell" if text is None else repr(text if len(text) <= 40 else f"{text[:37]}...")
+                what = "the cell" if text is None else quoted(text)
                 errors.setdefault(row, f"line {chunk[row][0]}, {column.place}: {what} {reason}")
             if column.kind == "text":
-                strange = [text for text in column.texts or () if text is not None and text not in codes]
-                self.unknown[column.place] += len(strange)
+                known = {None, *categories}
+                self.unknown[column.place] += sum(text not in known for text in column.texts or ())
         if self.dtype is None:
-            inputs = encode(columns, self.codes)
+            inputs = encode(columns, self.categories)
         else:
             inputs = self._numbers(columns, self.dtype, chunk, errors)
         good = [row for row in range(len(chunk)) if row not in errors]
@@ -263,10 +201,6 @@ class TableFile:
             for place, count in self.unknown.items()
             if count
         ]
-
-
-def _text_of(cell: str) -> str | None:
-    return None if cell.lower() in MISSING else cell
 
 
 def _plain_reading(width: int) -> dict[str, Any]:
