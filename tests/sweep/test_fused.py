@@ -372,9 +372,9 @@ def test_told_to_stop_all_are_saved_and_go_on(
 
 
 def test_a_signal_in_the_middle_of_an_epoch_loses_nothing(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
-    from trainctl.sweep.fused import _group
+    from trainctl.sweep.fused import _steps
 
-    taken, plain = [], _group.stacked_step
+    taken, plain = [], _steps.stacked_step
 
     def counted(*arguments: Any) -> Any:
         taken.append(1)
@@ -382,7 +382,7 @@ def test_a_signal_in_the_middle_of_an_epoch_loses_nothing(ask: Ask, monkeypatch:
             os.kill(os.getpid(), signal.SIGTERM)
         return plain(*arguments)
 
-    monkeypatch.setattr(_group, "stacked_step", counted)
+    monkeypatch.setattr(_steps, "stacked_step", counted)
     together = ask(jobs_of("optim=sgd_momentum"), "fused")
     assert all(isinstance(result, TerminatedRunError) for result in train_group(together))
     for request in together:

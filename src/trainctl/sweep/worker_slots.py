@@ -14,8 +14,8 @@ from trainctl.sweep.worker_pool import ProcessDiedError, ask, start_server
 
 @dataclass(frozen=True)
 class WorkerSlots:
-    """``count`` workers at a time, each with up to ``threads`` CPU threads; ``devices`` are the GPUs, if there
-    are several, which workers take in turn."""
+    """``count`` workers at a time, each with up to ``threads`` CPU threads. ``devices`` are several GPUs,
+    which workers take in turn."""
 
     count: int
     threads: int
