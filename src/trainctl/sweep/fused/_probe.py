@@ -108,12 +108,13 @@ def _try(built: Built) -> int | str:
     models = [model for model, _ in copies]
     random_state = _random_state(built.device)
     saved: dict[int, int] = {}
+    losses: list[Tensor] = []
+    gradients: list[Sequence[Tensor]] = []
 
     def count(tensor: Tensor) -> Tensor:
         saved[tensor.data_ptr()] = tensor.nbytes
         return tensor
 
-    losses, gradients = [], []
     for model, (inputs, targets) in zip(models, pairs, strict=True):
         own = [parameter for parameter in model.parameters() if parameter.requires_grad]
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
@@ -130,11 +131,11 @@ def _try(built: Built) -> int | str:
     inputs, targets = (torch.stack(each) for each in zip(*pairs, strict=True))
     stacked = stack.losses(stack.outputs(inputs), targets)
     found = [stacked, *torch.autograd.grad(stacked.sum(), stack.trained)]
-    wanted = [torch.stack(each) for each in (losses, *zip(*gradients, strict=True))]
+    wanted = [torch.stack(list(each)) for each in (losses, *zip(*gradients, strict=True))]
     if not all(map(_close, found, wanted)):
         return "stacked, its model computes something else"
-    state = sum(tensor.nbytes for tensor in [*run.model.parameters(), *run.model.buffers()])
-    batch = first.inputs.nbytes + first.targets.nbytes
+    state: int = sum(tensor.nbytes for tensor in [*run.model.parameters(), *run.model.buffers()])
+    batch: int = first.inputs.nbytes + first.targets.nbytes
     # Weights, gradients and two moments; weights and moments again, to go back to; the tensors that backward
     # keeps, and their gradients.
     return 7 * state + 2 * sum(saved.values()) // len(pairs) + 2 * batch + 1

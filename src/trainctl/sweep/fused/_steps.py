@@ -66,7 +66,9 @@ class StackedSteps:
 
         Fewer where they take longer than a second, or once ``is_stopped``.
         """
-        cursor, losses, rates = self.cursor, [], []
+        cursor = self.cursor
+        losses: list[Tensor] = []
+        rates: list[list[float]] = []
         until = time.monotonic() + _SECONDS
         while len(losses) < count and not is_stopped() and time.monotonic() < until:
             inputs, targets = self.batch()
