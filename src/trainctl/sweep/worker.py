@@ -12,7 +12,6 @@ import queue
 import signal
 import threading
 import warnings
-from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import FrameType
@@ -55,7 +54,14 @@ def work(
     orders: queue.Queue[list[int] | None] = queue.Queue()
     busy, interrupted = threading.Event(), threading.Event()
     threading.Thread(target=_listen, args=(pipe, orders, busy), daemon=True).start()
-    signal.signal(signal.SIGINT, _interrupt(busy, interrupted))
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        """Ctrl-C outside the training loop ends the job that is being prepared, or, between two, the next."""
+        interrupted.set()
+        if busy.is_set():
+            raise Stopped(InterruptedRunError("interrupted"))
+
+    signal.signal(signal.SIGINT, interrupt)
     ledger = Ledger(Path(directory))
     jobs = {job.number: job for job in ledger.jobs()}
     while (order := orders.get()) is not None:
@@ -75,20 +81,6 @@ def work(
                 busy.clear()
         with contextlib.suppress(OSError):
             pipe.send(order)
-
-
-def _interrupt(
-    busy: threading.Event, interrupted: threading.Event
-) -> Callable[[int, FrameType | None], None]:
-    """The handler of Ctrl-C outside the training loop: it ends the job that is being prepared, or, between
-    two jobs, the next one."""
-
-    def receive(number: int, frame: FrameType | None) -> None:
-        interrupted.set()
-        if busy.is_set():
-            raise Stopped(InterruptedRunError("interrupted"))
-
-    return receive
 
 
 def _listen(pipe: Connection, orders: queue.Queue[list[int] | None], busy: threading.Event) -> None:

@@ -18,15 +18,11 @@ from trainctl.registry.protocols import Batch
 from trainctl.training.loop import evaluating
 
 _LIMIT = 2**26
+_ADAM = ("lr", "betas", "eps", "weight_decay")
 _SETTINGS = {
     "SGD": ("lr", "momentum", "dampening", "nesterov", "weight_decay"),
-    "Adam": ("lr", "betas", "eps", "weight_decay"),
-    "AdamW": ("lr", "betas", "eps", "weight_decay"),
-}
-_MOMENTS = {
-    "SGD": ("momentum_buffer",),
-    "Adam": ("exp_avg", "exp_avg_sq"),
-    "AdamW": ("exp_avg", "exp_avg_sq"),
+    "Adam": _ADAM,
+    "AdamW": _ADAM,
 }
 
 
@@ -239,6 +235,7 @@ class StackedOptimizer:
 
     def __init__(self, stack: Stack, models: Sequence[Any], optimizers: Sequence[Any]) -> None:
         self.kind = type(optimizers[0]).__name__
+        self._keys = ("momentum_buffer",) if self.kind == "SGD" else ("exp_avg", "exp_avg_sq")
         self.step_count = torch.tensor(_steps_of(optimizers), device=stack.trained[0].device)
         own = [dict(model.named_parameters()) for model in models]
         self._moments = {
@@ -254,7 +251,7 @@ class StackedOptimizer:
         adam, moments = self.kind != "SGD", {}
         if adam or any(_momentum(optimizer) for optimizer, _ in pairs):
             empty = torch.zeros_like(pairs[0][1])
-            for key in _MOMENTS[self.kind]:
+            for key in self._keys:
                 rows = [optimizer.state.get(own, {}).get(key, empty) for optimizer, own in pairs]
                 moments[key] = torch.stack(rows)
         for row, (optimizer, own) in enumerate(pairs):
@@ -276,7 +273,6 @@ class StackedOptimizer:
         for _, same in groupby(optimizers, key=lambda optimizer: repr(settings_of(optimizer))):
             rows = slice(start, start + len(list(same)))
             # Optimizers with momentum and without never share.
-            keys = _MOMENTS[self.kind]
             has_moments = self.kind != "SGD" or _momentum(optimizers[start])
             for number, group in enumerate(groups):
                 self.calls.append(
@@ -287,21 +283,22 @@ class StackedOptimizer:
                         indices=[stack.names.index(name) for name in group],
                         parameters=[stack.tensors[name].detach()[rows] for name in group],
                         moments=[
-                            [self._moments[name][key][rows] for name in group if has_moments] for key in keys
+                            [self._moments[name][key][rows] for name in group if has_moments]
+                            for key in self._keys
                         ],
                         settings=settings_of(optimizers[start])[number],
                     )
                 )
             self.sharing.append((start, rows.stop - start))
             start = rows.stop
+        self._sizes = [length for _, length in self.sharing]
 
     @torch.no_grad()
     def step(self, gradients: Sequence[Tensor]) -> None:
         """Update all parameters. Shape: each gradient (models, …)."""
         self.step_count += 1
         # The kernels take values as they lie in memory.
-        sizes = [length for _, length in self.sharing]
-        pieces = [torch.split(gradient.contiguous(), sizes) for gradient in gradients]
+        pieces = [torch.split(gradient.contiguous(), self._sizes) for gradient in gradients]
         for call in self.calls:
             own = [pieces[index][call.piece] for index in call.indices]
             _KERNELS[self.kind](call, own, self.step_count)
