@@ -55,6 +55,7 @@ WITH_TORCH = (
     "sweep/fused/_group.py",
     "sweep/fused/_member.py",
     "sweep/fused/_probe.py",
+    "sweep/fused/_steps.py",
     "sweep/worker.py",
 )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.helpers.program import start
+from tests.helpers.program import start, wait_for
 from trainctl import load
 from trainctl.checkpoint.format import CheckpointData, folder_name, read_checkpoint, verify_checkpoint
 from trainctl.checkpoint.retention import choose_checkpoint
@@ -173,25 +172,30 @@ def assert_equal(one: Any, other: Any, *, close: bool = False) -> None:
     ],
     ids=" ".join,
 )
-def test_each_is_what_it_is_on_its_own(ask: Ask, tmp_path: Path, words: tuple[str, ...]) -> None:
+def test_each_is_what_it_is_on_its_own(ask: Ask, composer: Composer, words: tuple[str, ...]) -> None:
     jobs = jobs_of(*words)
     decay = [f"optim.weight_decay={value}" for value in (0.0, 0.01, 0.1, 0.01)]
     if not any("weight_decay" in word for word in words):
         jobs = [(*job, each) for job, each in zip(jobs, decay, strict=True)]
-    together = ask(jobs, "fused")
-    assert plan([request.config for request in together]) == ([[0, 1, 2, 3]], {})
-    results = train_group(together)
-    assert [result["status"] for result in results if isinstance(result, dict)] == ["done"] * 4
-    for request, single in zip(together, ask(jobs, "single"), strict=True):
-        values = train(single, Silent())
-        assert_same(request.directory, single.directory)
-        record = read_record(request.directory)
-        assert record["engine"] == "fused"
-        assert record["fused"] == {"models": 4}
-        assert record.keys() - {"fused"} == values.keys()
-        assert sorted(path.name for path in request.directory.iterdir()) == sorted(
-            path.name for path in single.directory.iterdir()
-        )
+    configs = [composed_of(composer, job).config for job in jobs]
+    assert plan(configs) == ([[0, 1, 2, 3]], {})
+    for pair in both_ways(ask, jobs):
+        assert_same(*pair)
+        record, other = map(read_record, pair)
+        assert (record["status"], record["engine"], record["fused"]) == ("done", "fused", {"models": 4})
+        assert record.keys() - {"fused"} == other.keys()
+        ours, theirs = (sorted(path.name for path in each.iterdir()) for each in pair)
+        assert ours == theirs
+
+
+def both_ways(ask: Ask, jobs: Sequence[Sequence[str]]) -> list[tuple[Path, Path]]:
+    """The jobs trained as one, and each on its own: their directories."""
+    together, singles = ask(jobs, "fused"), ask(jobs, "single")
+    for result in train_group(together):
+        assert isinstance(result, dict), result
+    for single in singles:
+        train(single, Silent())
+    return [(one.directory, other.directory) for one, other in zip(together, singles, strict=True)]
 
 
 @pytest.fixture
@@ -217,11 +221,8 @@ def test_momentum_may_differ_and_be_none(ask: Ask) -> None:
         ("optim=sgd_momentum", f"optim.momentum={value}", seed)
         for value, seed in zip((0.9, 0.0, 0.5, 0.0), SEEDS, strict=True)
     ]
-    together = ask(jobs, "fused")
-    train_group(together)
-    for request, single in zip(together, ask(jobs, "single"), strict=True):
-        train(single, Silent())
-        assert_same(request.directory, single.directory)
+    for one, other in both_ways(ask, jobs):
+        assert_same(one, other)
 
 
 @pytest.mark.slow
@@ -239,35 +240,26 @@ def test_momentum_may_differ_and_be_none(ask: Ask) -> None:
 def test_other_models_and_losses(ask: Ask, words: tuple[str, ...]) -> None:
     sizes = ("dataset=synthetic", "dataset.samples=300", "dataset.test_samples=70", "train.epochs=2")
     jobs = [(*sizes, *words, f"seed={seed}", f"optim.lr={lr}") for seed, lr in ((1, 0.01), (2, 0.003))]
-    together = ask(jobs, "fused")
-    train_group(together)
-    for request, single in zip(together, ask(jobs, "single"), strict=True):
-        train(single, Silent())
-        assert read_record(request.directory)["engine"] == "fused"
-        assert_same(request.directory, single.directory)
+    for one, other in both_ways(ask, jobs):
+        assert read_record(one)["engine"] == "fused"
+        assert_same(one, other)
 
 
 @pytest.mark.slow
 def test_each_is_what_it_is_on_its_own_on_mnist(ask: Ask, mnist_root: Path) -> None:
     words = (f"dataset.root={mnist_root}", "dataset=mnist", "model.hidden=[128,64]", "train.max_steps=300")
     jobs = [(*words, f"seed={seed}", f"optim.lr={lr}") for seed, lr in ((0, 1e-3), (1, 1e-3), (1, 3e-3))]
-    together = ask(jobs, "fused")
-    train_group(together)
-    for request, single in zip(together, ask(jobs, "single"), strict=True):
-        train(single, Silent())
-        assert furthest(request.directory, single.directory) < 2e-2
-        ours, theirs = (read_record(each.directory)["test"] for each in (request, single))
+    for pair in both_ways(ask, jobs):
+        assert furthest(*pair) < 2e-2
+        ours, theirs = (read_record(each)["test"] for each in pair)
         assert ours["test/accuracy"] == pytest.approx(theirs["test/accuracy"], abs=2e-3)
 
 
 @pytest.mark.gpu
 def test_on_a_gpu_each_is_what_it_is_on_its_own(ask: Ask) -> None:
     jobs = jobs_of("device=cuda", "optim=adam", "scheduler=cosine")
-    together = ask(jobs, "fused")
-    train_group(together)
-    for request, single in zip(together, ask(jobs, "single"), strict=True):
-        train(single, Silent())
-        assert furthest(request.directory, single.directory) < 1e-2
+    for pair in both_ways(ask, jobs):
+        assert furthest(*pair) < 1e-2
 
 
 # ------------------------------------------------------------------ what goes wrong
@@ -371,9 +363,9 @@ def test_told_to_stop_all_are_saved_and_go_on(
 
 
 def test_a_signal_in_the_middle_of_an_epoch_loses_nothing(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
-    from trainctl.sweep.fused import _group
+    from trainctl.sweep.fused import _steps
 
-    taken, plain = [], _group.stacked_step
+    taken, plain = [], _steps.stacked_step
 
     def counted(*arguments: Any) -> Any:
         taken.append(1)
@@ -381,7 +373,7 @@ def test_a_signal_in_the_middle_of_an_epoch_loses_nothing(ask: Ask, monkeypatch:
             os.kill(os.getpid(), signal.SIGTERM)
         return plain(*arguments)
 
-    monkeypatch.setattr(_group, "stacked_step", counted)
+    monkeypatch.setattr(_steps, "stacked_step", counted)
     together = ask(jobs_of("optim=sgd_momentum"), "fused")
     assert all(isinstance(result, TerminatedRunError) for result in train_group(together))
     for request in together:
@@ -397,14 +389,11 @@ def test_one_may_stop_early(ask: Ask) -> None:
         ("optim=sgd", "train.patience=2", "train.epochs=8", f"optim.lr={lr}", f"seed={seed}")
         for lr, seed in ((1e-9, 0), (0.1, 1), (0.2, 2))
     ]
-    together = ask(jobs, "fused")
-    results = train_group(together)
-    assert isinstance(results[0], dict)
-    assert "no better val/accuracy" in results[0]["reason"]
-    for request, single in zip(together, ask(jobs, "single"), strict=True):
-        train(single, Silent())
-        assert_same(request.directory, single.directory)
-        ours, theirs = read_record(request.directory), read_record(single.directory)
+    pairs = both_ways(ask, jobs)
+    assert "no better val/accuracy" in read_record(pairs[0][0])["reason"]
+    for pair in pairs:
+        assert_same(*pair)
+        ours, theirs = map(read_record, pair)
         assert (ours["reason"], ours["test"]["step"]) == (theirs["reason"], theirs["test"]["step"])
 
 
@@ -419,13 +408,8 @@ def test_only_what_stays_is_written(four: list[Request]) -> None:
 
 def test_all_that_is_asked_for_is_written(ask: Ask) -> None:
     words = ("checkpoint.every_steps=7", "checkpoint.keep_last=99", "optim=sgd")
-    together = ask(jobs_of(*words), "fused")
-    train_group(together)
-    for request, single in zip(together, ask(jobs_of(*words), "single"), strict=True):
-        train(single, Silent())
-        ours, theirs = (
-            {path.name for path in (each.directory / "checkpoints").iterdir()} for each in (request, single)
-        )
+    for pair in both_ways(ask, jobs_of(*words)):
+        ours, theirs = ({path.name for path in (each / "checkpoints").iterdir()} for each in pair)
         assert ours == theirs
         assert len(ours) == 11
 
@@ -565,25 +549,19 @@ def test_what_torch_would_compute_one_by_one_is_trained_one_by_one(ask: Ask) -> 
         assert "torch has no stacked form" in (request.directory / "train.log").read_text()
 
 
-def test_what_does_not_fit_into_memory_trains_in_turns(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Room for three: weights, gradients, moments and what goes back, what backward keeps, and the batches.
+@pytest.mark.parametrize("sharing", [1, 2])
+def test_what_does_not_fit_into_memory_trains_in_turns(
+    ask: Ask, monkeypatch: pytest.MonkeyPatch, sharing: int
+) -> None:
+    # Room for three: weights, gradients, moments and those to go back to, tensors for backward, batches.
     state = 7 * 4 * (64 * 16 + 16 + 16 * 12 + 12 + 12 * 10 + 10)
-    monkeypatch.setattr(_probe, "free_memory", lambda device: 2 * 3 * (state + 130_000))
+    monkeypatch.setattr(_probe, "free_memory", lambda device: sharing * 2 * 3 * (state + 130_000))
     together = ask([(f"seed={seed}", "train.epochs=1") for seed in range(5)], "fused")
-    results = train_group(together)
+    results = train_group(together, sharing=sharing)
     models = [result["fused"]["models"] for result in results if isinstance(result, dict)]
     assert models == [3, 3, 3, 2, 2]
     said = (together[4].directory / "train.log").read_text()
     assert "5 models 3 train at a time: there is memory for" in said
-
-
-def test_processes_that_train_at_once_share_the_memory(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
-    state = 7 * 4 * (64 * 16 + 16 + 16 * 12 + 12 + 12 * 10 + 10)
-    monkeypatch.setattr(_probe, "free_memory", lambda device: 2 * 2 * 3 * (state + 130_000))
-    together = ask([(f"seed={seed}", "train.epochs=1") for seed in range(5)], "fused")
-    results = train_group(together, sharing=2)
-    models = [result["fused"]["models"] for result in results if isinstance(result, dict)]
-    assert models == [3, 3, 3, 2, 2]
 
 
 def test_every_one_says_itself_what_is_wrong_with_the_config(ask: Ask) -> None:
@@ -606,9 +584,7 @@ def test_as_a_sweep_from_the_command_line(trainctl, tmp_path: Path) -> None:
 def test_a_fused_sweep_that_was_stopped_goes_on_fused(trainctl, tmp_path: Path) -> None:
     words = ("seed=1,2,3", "epochs=400", "threads=1", "hydra/launcher=fused", "sweep.jobs=1")
     process = start("-m", *words, "hydra.sweep.dir=sweep", cwd=tmp_path)
-    deadline = time.monotonic() + 60
-    while len(list(tmp_path.glob("sweep/*/checkpoints/step-*"))) < 3 and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_for(lambda: len(list(tmp_path.glob("sweep/*/checkpoints/step-*"))) >= 3)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
     assert process.returncode == 143

@@ -80,14 +80,6 @@ def test_what_would_fail_is_named_before_anything_runs(trainctl, tmp_path: Path)
     assert trainctl("ls", "-m").code == 2
 
 
-def test_as_json(trainctl) -> None:
-    outcome = trainctl("plan", "-m", "seed=1,2,3", "threads=1", "epochs=1", "--json")
-    assert outcome.code == 0, outcome.err
-    found = json.loads(outcome.out)
-    assert found["shapes"][0]["jobs"] == [0, 1, 2]
-    assert found["free"]["disk"] > found["disk"] > 0
-
-
 def test_a_job_whose_process_dies_is_one_that_would_fail(tmp_path: Path) -> None:
     plugin = tmp_path / "deadly.py"
     plugin.write_text(
@@ -113,7 +105,7 @@ def test_steps_are_timed_after_the_first_ones(monkeypatch: pytest.MonkeyPatch) -
     assert 0.001 < timing.step_seconds < 0.03
 
 
-def test_other_conf_folders_and_the_fused_launcher(trainctl, tmp_path: Path) -> None:
+def test_other_conf_folders_the_fused_launcher_and_json(trainctl, tmp_path: Path) -> None:
     (tmp_path / "more" / "experiment").mkdir(parents=True)
     text = "# @package _global_\nmodel:\n  hidden: [8]\n"
     (tmp_path / "more" / "experiment" / "small.yaml").write_text(text)
@@ -121,6 +113,9 @@ def test_other_conf_folders_and_the_fused_launcher(trainctl, tmp_path: Path) -> 
     outcome = trainctl("plan", "--config-dir", "more", *words)
     assert outcome.code == 0, outcome.err
     assert "hydra/launcher=fused: measured one by one" in outcome.out
+    found = json.loads(trainctl("plan", "--config-dir", "more", *words, "--json").out)
+    assert found["shapes"][0]["jobs"] == [0, 1]
+    assert found["free"]["disk"] > found["disk"] > 0
     for word in ("--config-dir", "--what"):
         assert trainctl("plan", "-m", "seed=1,2", word).code == 2
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,13 +29,7 @@ _LAST = Problem(
 
 @dataclass(frozen=True)
 class Checked:
-    """Jobs that are ready to start.
-
-    Attributes:
-        jobs: without duplicates, numbered from 0.
-        configs: their settings.
-        notices: one for each duplicate that was left out.
-    """
+    """Jobs that are ready to start, numbered from 0, with a notice for each duplicate that was left out."""
 
     jobs: list[Job]
     configs: list[Config]
@@ -52,16 +47,15 @@ def check_all(composer: Composer, asked: Sequence[Sequence[str]]) -> Checked:
     A problem that several jobs share is reported once, with their number. Of jobs with the same settings only
     the first is kept.
     """
-    problems: dict[Problem, int] = {}
+    problems: Counter[Problem] = Counter()
     found: dict[str, tuple[int, Composed]] = {}
     notices, sweep_settings = [], set()
     for number, composed in enumerate(compose_jobs(composer, asked)):
         if isinstance(composed, ConfigError):
-            for problem in composed.problems:
-                problems[problem] = problems.get(problem, 0) + 1
+            problems.update(composed.problems)
             continue
         if composed.config.init_from == "last":
-            problems[_LAST] = problems.get(_LAST, 0) + 1
+            problems[_LAST] += 1
             continue
         sweep_settings.add(composed.config.sweep)
         if (key := job_key(composed)) in found:
@@ -78,13 +72,14 @@ def check_all(composer: Composer, asked: Sequence[Sequence[str]]) -> Checked:
         )
     if len(sweep_settings) > 1:
         raise ConfigError("sweep.jobs and sweep.fail_fast take one value for the whole sweep")
-    _check_names([composed.config.name for _, composed in found.values()])
-    common = _common([composed.overrides for _, composed in found.values()])
+    kept = [composed for _, composed in found.values()]
+    _check_names([composed.config.name for composed in kept])
+    common = set.intersection(*(set(composed.overrides) for composed in kept)) if len(kept) > 1 else ()
     jobs = [
         make_job(composed, key, number, label(task_words(composed.overrides), common))
-        for number, (key, (_, composed)) in enumerate(found.items())
+        for number, (key, composed) in enumerate(zip(found, kept, strict=True))
     ]
-    return Checked(jobs, [composed.config for _, composed in found.values()], notices)
+    return Checked(jobs, [composed.config for composed in kept], notices)
 
 
 def make_job(composed: Composed, key: str, number: int, name: str) -> Job:
@@ -100,7 +95,6 @@ def make_job(composed: Composed, key: str, number: int, name: str) -> Job:
 
 
 def _check_names(names: Sequence[str | None]) -> None:
-    """Raise ConfigError if several jobs share a name: names select runs."""
     given = [name for name in names if name is not None]
     if len(set(given)) < len(given):
         raise ConfigError(
@@ -119,13 +113,9 @@ def job_key(composed: Composed) -> str:
     return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def label(words: Sequence[str], common: Sequence[str]) -> str:
+def label(words: Sequence[str], common: Collection[str] = ()) -> str:
     """The words that make a job different from the others."""
     return " ".join(to_display(word) for word in words if word not in common) or "the default config"
-
-
-def _common(jobs: Sequence[Sequence[str]]) -> tuple[str, ...]:
-    return tuple(set.intersection(*map(set, jobs))) if len(jobs) > 1 else ()
 
 
 def task_words(job: Sequence[str]) -> tuple[str, ...]:

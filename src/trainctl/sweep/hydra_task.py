@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from trainctl.errors import TrainctlError
-from trainctl.sweep.job import run_job
+from trainctl.sweep.job import run_jobs
 from trainctl.sweep.ledger import Job, Ledger
 from trainctl.sweep.reporter import Reporter
 from trainctl.training.interrupts import Stopped
@@ -28,7 +28,7 @@ class HydraTask:
     Attributes:
         directory: the sweep's.
         command: the command line, for ``run.json``.
-        began: when the sweep was started, as ``runs.directory.now`` gives it.
+        began: when the sweep was started, as ``runs.record.now`` gives it.
         draw: draws the pictures of the job.
         reporter: shows the job; None in any process but the sweep's own.
     """
@@ -36,8 +36,8 @@ class HydraTask:
     directory: str
     command: str
     began: str
-    draw: Draw | None = None
-    reporter: Reporter | None = None
+    draw: Draw | None
+    reporter: Reporter | None
 
     def __call__(self, config: DictConfig) -> dict[str, Any]:
         words = tuple(HydraConfig.get().overrides.task)
@@ -51,12 +51,13 @@ class HydraTask:
             self.reporter.notice(f"job {job.number + 1}/{len(jobs)}: {job.label}")
             display = self.reporter.run_display(config.display.mode, config.display.every)
         try:
-            row = run_job(ledger, job, self.command, display=display, draw=self.draw)
+            run_jobs(ledger, [job], self.command, display=display, draw=self.draw)
         except Stopped:
             if self.reporter is not None:
                 raise
-            # Only this job was told to stop, by its machine; launchers take no BaseException for an answer.
+            # Its machine stopped this job only, and launchers take no BaseException for an answer.
             return {"number": job.number, "state": "interrupted"}
+        row = ledger.stored(job)
         if row.state == "failed":
             reason = f"job {job.number}: {row.reason}"
             if self.reporter is None:

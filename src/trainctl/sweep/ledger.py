@@ -8,12 +8,12 @@ that comes after a kill, sees the row before or the row after.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -56,7 +56,6 @@ class Row:
     """The state of a job.
 
     Attributes:
-        state: waiting, running, done, failed or interrupted.
         attempts: how often it was started.
         exit_code, reason: of its end.
         started, ended: UTC, ISO 8601.
@@ -115,32 +114,25 @@ class Ledger:
 
     def jobs(self) -> list[Job]:
         """All jobs, by number. A last line that a kill has cut short does not count."""
-        try:
-            lines = (self.directory / "jobs.jsonl").read_bytes().split(b"\n")
-        except FileNotFoundError:
-            return []
+        path = self.directory / "jobs.jsonl"
+        lines = path.read_bytes().split(b"\n") if path.exists() else []
         jobs = []
-        for number, line in enumerate(lines[:-1]):
+        for number, line in enumerate(lines[:-1], start=1):
             try:
                 values = json.loads(line)
                 values["words"], values["notices"] = tuple(values["words"]), tuple(values["notices"])
                 jobs.append(Job(**values))
             except (ValueError, KeyError, TypeError) as error:
-                raise ConfigError(
-                    f"{self.directory / 'jobs.jsonl'} is damaged in line {number + 1}: {error}"
-                ) from None
+                raise ConfigError(f"{path} is damaged in line {number}: {error}") from None
         return jobs
 
     def add(self, jobs: Iterable[Job]) -> None:
         """Append jobs; they are on the disk when this returns."""
         path = self.directory / "jobs.jsonl"
         whole = path.read_bytes().rfind(b"\n") + 1 if path.exists() else None
-        log = files.Log(path, whole)
-        try:
+        with contextlib.closing(files.Log(path, whole)) as log:
             log.write(b"".join(json.dumps(vars(job)).encode() + b"\n" for job in jobs))
             log.sync()
-        finally:
-            log.close()
 
     def directory_of(self, job: Job) -> Path:
         """The run directory of ``job``."""
@@ -148,24 +140,24 @@ class Ledger:
 
     # ------------------------------------------------------------------- rows
 
-    def _path(self, number: int) -> Path:
-        return self.directory / "ledger" / f"{number}.json"
+    def _path(self, job: Job) -> Path:
+        return self.directory / "ledger" / f"{job.number}.json"
 
     def stored(self, job: Job) -> Row:
         """The row as it was last written."""
         try:
-            values = json.loads(self._path(job.number).read_bytes())
+            values = json.loads(self._path(job).read_bytes())
             return Row(**{key: value for key, value in values.items() if key in Row.__dataclass_fields__})
         except (OSError, ValueError, TypeError, AttributeError):
             return Row()
 
     def write(self, job: Job, row: Row) -> None:
         """Replace the row; it is on the disk when this returns."""
-        files.replace(self._path(job.number), json.dumps(vars(row)).encode())
+        files.replace(self._path(job), json.dumps(vars(row)).encode())
 
     def beat(self, job: Job, row: Row) -> None:
-        """The same, not synced: a heartbeat that is lost with the power is no loss."""
-        path = self._path(job.number)
+        """The same, not synced: a heartbeat may be lost with the power."""
+        path = self._path(job)
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         temporary.write_bytes(json.dumps(vars(row)).encode())
         temporary.replace(path)
@@ -174,20 +166,16 @@ class Ledger:
         """The row as it is now. A running job whose process is gone is interrupted; where a kill came before
         its row was written, the run's own record decides."""
         row = self.stored(job)
-        if row.state not in ("running", "waiting", "interrupted") or _alive(row):
+        if row.state in ("done", "failed") or _alive(row):
             return row
         try:
             record = read_record(self.directory_of(job))
         except TrainctlError:
-            return replace(row, state="interrupted" if row.state == "running" else row.state)
-        status = record.get("status")
-        ended: JobState = "done" if status == "done" else "interrupted"
-        if status == "failed":
-            ended = "failed"
-        last = record.get("last") or {}
+            return replace(row, state="interrupted") if row.state == "running" else row
+        status, last = record.get("status"), record.get("last")
         return replace(
             row,
-            state=ended,
+            state=status if status in ("done", "failed") else "interrupted",
             exit_code=record.get("exit_code"),
             reason=record.get("reason"),
             step=last.get("step", row.step) if isinstance(last, dict) else row.step,
@@ -203,18 +191,17 @@ def is_sweep(directory: Path) -> bool:
     return (directory / "sweep.json").is_file()
 
 
-@contextmanager
+@contextlib.contextmanager
 def locked_sweep(directory: Path) -> Iterator[None]:
     """Be the only process that runs the sweep in ``directory``. Raises DirectoryTakenError (exit 7)."""
-    try:
-        with lock(directory):
-            yield
-    except DirectoryTakenError as error:
-        if str(error).startswith(f"{directory}:"):
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(lock(directory))
+        except DirectoryTakenError:
             raise DirectoryTakenError(
                 f"{directory}: another process is running this sweep", "wait for it, or stop it first"
             ) from None
-        raise
+        yield
 
 
 def here(row: Row, **values: Any) -> Row:
@@ -232,7 +219,7 @@ def _alive(row: Row) -> bool:
             return False
         except PermissionError:
             return True
-    # Its number may belong to another process by now: it must have a recent heartbeat.
+    # Another process may have its number by now: only a recent heartbeat counts.
     return time.time() - (row.beat or 0.0) < SILENT_AFTER
 
 
@@ -245,10 +232,5 @@ def _read_sweep(directory: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid: {error}") from None
     if not isinstance(content, dict) or content.get("version") != SWEEP_VERSION:
-        raise ConfigError(f"{path} has another version than {SWEEP_VERSION}")
+        raise ConfigError(f"{path}: version must be {SWEEP_VERSION}")
     return content
-
-
-def next_number(jobs: Sequence[Job]) -> int:
-    """The number of the next job."""
-    return max((job.number for job in jobs), default=-1) + 1

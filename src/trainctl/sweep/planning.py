@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import heapq
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from trainctl.config.settings import Component, Config
 from trainctl.errors import TrainctlError
 from trainctl.sweep.checking import Checked
-from trainctl.sweep.ledger import Job
 from trainctl.sweep.worker_pool import ProcessDiedError, ask, start_server
 from trainctl.sweep.worker_slots import WorkerSlots, choose_slots
 
@@ -30,8 +30,7 @@ class Measured:
         step: seconds a step, the median of those measured.
         evaluation: seconds an evaluation of the validation split.
         batches: steps an epoch.
-        memory: bytes of the process at its largest.
-        device_memory: bytes on the GPU at their largest.
+        memory, device_memory: the most bytes of the process, and on the GPU.
         checkpoint: bytes of a checkpoint.
         parameters: of the model.
         error: why a job of this shape fails, if it does; the other values are 0 then.
@@ -57,8 +56,7 @@ class Shape:
     Attributes:
         words: the overrides that its jobs share, for people.
         jobs: their numbers.
-        seconds: the duration of each job.
-        disk: the bytes of each job.
+        seconds, disk: the duration and the bytes of each job; empty where they fail.
     """
 
     words: str
@@ -76,6 +74,7 @@ class Plan:
         seconds: from the first job's start to the last one's end.
         memory, device_memory: bytes, all workers together.
         disk: bytes, all jobs together.
+        failing: the number of each job that would fail, and why.
     """
 
     shapes: tuple[Shape, ...]
@@ -84,30 +83,30 @@ class Plan:
     memory: int
     device_memory: int
     disk: int
-    failing: tuple[tuple[int, str], ...] = field(default=())
+    failing: tuple[tuple[int, str], ...]
 
 
 def make_plan(checked: Checked) -> Plan:
     """Measure each distinct shape among the jobs and add up. Nothing of the training is kept."""
-    configs, jobs = checked.configs, checked.jobs
-    slots = choose_slots(configs, len(jobs))
+    slots = choose_slots(checked.configs, len(checked.jobs))
     groups: dict[str, list[int]] = {}
-    for index, config in enumerate(configs):
+    for index, config in enumerate(checked.configs):
         groups.setdefault(shape_key(config), []).append(index)
     start_server()
-    shapes = [_shape(members, jobs, configs, slots) for members in groups.values()]
+    shapes = [_shape(members, checked, slots) for members in groups.values()]
     seconds = {job: each for shape in shapes for job, each in zip(shape.jobs, shape.seconds, strict=False)}
-    good = [shape.measured for shape in shapes if shape.measured.error is None]
-    failing = [(job, shape.measured.error) for shape in shapes for job in shape.jobs if shape.measured.error]
+    measured = [shape.measured for shape in shapes]
+    on_a_device = 1 if slots.devices else slots.count
     return Plan(
         shapes=tuple(shapes),
         places=slots,
-        seconds=_until_the_last([seconds.get(job.number, 0.0) for job in jobs], slots.count),
-        memory=slots.count * max((each.memory for each in good), default=0),
-        device_memory=max((each.device_memory for each in good), default=0)
-        * (1 if slots.devices else slots.count),
+        seconds=_until_the_last([seconds.get(job.number, 0.0) for job in checked.jobs], slots.count),
+        memory=slots.count * max(each.memory for each in measured),
+        device_memory=on_a_device * max(each.device_memory for each in measured),
         disk=sum(sum(shape.disk) for shape in shapes),
-        failing=tuple((job, error or "") for job, error in failing),
+        failing=tuple(
+            (job, shape.measured.error) for shape in shapes for job in shape.jobs if shape.measured.error
+        ),
     )
 
 
@@ -122,7 +121,6 @@ def shape_key(config: Config) -> str:
         }
         return [component.name, kept, component.common if numbers else {}]
 
-    train = config.train.model_dump(exclude={"epochs", "max_steps", "patience", "min_delta", "monitor"})
     values = [
         part(config.model, numbers=True),
         part(config.dataset, numbers=True),
@@ -131,60 +129,47 @@ def shape_key(config: Config) -> str:
         part(config.loss, numbers=False),
         part(config.scheduler, numbers=True),
         [config.loop.name, config.device, config.threads, config.deterministic],
-        train,
+        config.train.model_dump(exclude={"epochs", "max_steps", "patience", "min_delta", "monitor"}),
         config.guard.model_dump(),
     ]
     return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _shape(
-    members: Sequence[int], jobs: Sequence[Job], configs: Sequence[Config], slots: WorkerSlots
-) -> Shape:
-    measured = _measure(jobs[members[0]].files["config.yaml"], slots)
-    common = set.intersection(*(set(jobs[index].label.split(" ")) for index in members))
-    words = " ".join(word for word in jobs[members[0]].label.split(" ") if word in common)
-    numbers = tuple(jobs[index].number for index in members)
+def _shape(members: Sequence[int], checked: Checked, slots: WorkerSlots) -> Shape:
+    jobs = [checked.jobs[index] for index in members]
+    measured = _measure(jobs[0].files["config.yaml"], slots)
+    common = set.intersection(*(set(job.label.split(" ")) for job in jobs))
+    words = " ".join(word for word in jobs[0].label.split(" ") if word in common) or "all"
+    numbers = tuple(job.number for job in jobs)
     if measured.error is not None:
-        return Shape(words or "all", numbers, measured)
+        return Shape(words, numbers, measured)
     seconds, disk = [], []
-    for index in members:
-        steps, epochs = _length(configs[index], measured.batches)
+    for config in [checked.configs[index] for index in members]:
+        train, saving = config.train, config.checkpoint
+        lengths = [train.epochs and train.epochs * measured.batches, train.max_steps]
+        steps = min(length for length in lengths if length)
+        epochs = math.ceil(steps / measured.batches)
         seconds.append(measured.build + steps * measured.step + (epochs + 1) * measured.evaluation)
-        saving = configs[index].checkpoint
         kept = min(saving.keep_last + saving.keep_best, max(1, epochs))
         disk.append(kept * measured.checkpoint + steps * METRICS_LINE)
-    return Shape(words or "all", numbers, measured, tuple(seconds), tuple(disk))
-
-
-def _length(config: Config, batches: int) -> tuple[int, int]:
-    """The steps and epochs of a run with ``batches`` steps an epoch."""
-    train = config.train
-    lengths = [train.epochs * batches if train.epochs else math.inf, train.max_steps or math.inf]
-    steps = int(min(lengths))
-    return steps, -(-steps // batches)
+    return Shape(words, numbers, measured, tuple(seconds), tuple(disk))
 
 
 def _until_the_last(seconds: Sequence[float], workers: int) -> float:
     """The end of the last job if each takes the first free worker."""
     free = [0.0] * workers
     for each in seconds:
-        first = free.index(min(free))
-        free[first] += each
+        heapq.heapreplace(free, free[0] + each)
     return max(free)
 
 
 def _measure(config: str, slots: WorkerSlots) -> Measured:
     """Measure in a process of its own, so that its memory is that of this shape."""
+    target, environment = "trainctl.sweep.planning:measure", slots.environment(0)
     try:
-        values = ask(
-            "trainctl.sweep.planning:measure",
-            *(config, slots.threads),
-            timeout=_TOO_LONG,
-            environment=slots.environment(0),
-        )
+        return Measured(**ask(target, *(config, slots.threads), timeout=_TOO_LONG, environment=environment))
     except ProcessDiedError as error:
         return Measured(error=f"its process {error}", exit_code=1)
-    return Measured(**values)
 
 
 def measure(text: str, threads: int) -> dict[str, Any]:
@@ -222,7 +207,7 @@ def measure(text: str, threads: int) -> dict[str, Any]:
             "batches": len(built.run.train_loader),
             "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             "device_memory": torch.cuda.max_memory_allocated() if cuda else 0,
-            "checkpoint": sum(tensor.numel() * tensor.element_size() for tensor in tensors) + 4096,
+            "checkpoint": sum(tensor.nbytes for tensor in tensors) + 4096,
             "parameters": built.parameters,
         }
     except TrainctlError as error:

@@ -7,13 +7,14 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
 from trainctl.errors import InterruptedRunError, TerminatedRunError
 from trainctl.runs.record import now
-from trainctl.sweep.ledger import Job, Ledger, Row, here
+from trainctl.sweep.ledger import Job, Ledger, here
 from trainctl.sweep.worker_pool import Worker, WorkerPool, start_process
 from trainctl.sweep.worker_slots import WorkerSlots
 from trainctl.training.interrupts import TERMINATING, handled
@@ -29,8 +30,8 @@ class JobPool(WorkerPool):
 
     Args:
         command: the command line, for ``run.json``.
-        changed: called when a job began or ended, and about ten times a second.
         draw: draws the pictures of a job; a function that can be pickled.
+        trust_plugins: import plugin files that have changed.
         fail_fast: the first failure stops all jobs.
     """
 
@@ -39,32 +40,26 @@ class JobPool(WorkerPool):
         ledger: Ledger,
         slots: WorkerSlots,
         command: str,
-        changed: Callable[[], None] = lambda: None,
+        draw: Draw,
         *,
-        draw: Draw | None = None,
-        fail_fast: bool = False,
-        trust_plugins: bool = False,
+        trust_plugins: bool,
+        fail_fast: bool,
     ) -> None:
         super().__init__(slots.count)
-        self._ledger, self._slots, self._command = ledger, slots, command
-        self._draw, self._changed, self._fail_fast, self._trust_plugins = (
-            draw,
-            changed,
-            fail_fast,
-            trust_plugins,
-        )
+        self._ledger, self._slots, self._fail_fast = ledger, slots, fail_fast
+        self._arguments = (str(ledger.directory), slots.threads, command, draw, trust_plugins, slots.sharing)
         self._waiting: list[list[int]] = []
         self._jobs: dict[int, Job] = {}
         self._signal: int | None = None
         self._stopped_at: float | None = None
         self._failed = False
 
-    def run(self, orders: Iterable[Sequence[int]], jobs: Sequence[Job]) -> None:
-        """Carry out every order.
+    def run(self, orders: Iterable[list[int]], jobs: Sequence[Job], changed: Callable[[], None]) -> None:
+        """Carry out every order; ``changed`` is called about ten times a second.
 
         Raises InterruptedRunError or TerminatedRunError when told to stop, after the running jobs were saved.
         """
-        self._waiting = [list(order) for order in orders]
+        self._waiting = list(orders)
         self._jobs = {job.number: job for job in jobs}
         with handled((signal.SIGINT, *TERMINATING), self._receive):
             try:
@@ -74,7 +69,7 @@ class JobPool(WorkerPool):
                         self._stop()
                     self.assign()
                     self.listen(_LISTEN)
-                    self._changed()
+                    changed()
             finally:
                 self.close(10.0 if self._signal is None else 1.0)
                 for log in self._ledger.directory.glob("worker-*.log"):
@@ -106,20 +101,11 @@ class JobPool(WorkerPool):
                 worker.process.kill()
 
     def start(self, number: int, pipe: Connection) -> BaseProcess:
-        directory, slots = self._ledger.directory, self._slots
         return start_process(
             "trainctl.sweep.worker:work",
-            *(
-                pipe,
-                str(directory),
-                slots.threads,
-                self._command,
-                self._draw,
-                self._trust_plugins,
-                slots.sharing,
-            ),
-            output=directory / f"worker-{number}.log",
-            environment=slots.environment(number),
+            *(pipe, *self._arguments),
+            output=self._ledger.directory / f"worker-{number}.log",
+            environment=self._slots.environment(number),
         )
 
     def next_order(self, number: int) -> list[int] | None:
@@ -133,11 +119,12 @@ class JobPool(WorkerPool):
         """Its jobs failed, or were interrupted if the sweep was told to stop."""
         told = self._stopped_at is not None
         for number in worker.order:
-            row = self._ledger.stored(self._jobs[number])
+            job = self._jobs[number]
+            row = self._ledger.stored(job)
             if row.state in ("running", "waiting"):
-                values = {**vars(row), "state": "interrupted" if told else "failed", "exit_code": 1}
+                row = replace(row, state="interrupted" if told else "failed", exit_code=1, ended=now())
                 reason = "was killed before it had saved" if told else reason
-                self._ledger.write(self._jobs[number], here(Row(**values), reason=reason, ended=now()))
+                self._ledger.write(job, here(row, reason=reason))
         self._note_failures(worker.order)
 
     def _note_failures(self, order: Iterable[int]) -> None:

@@ -1,7 +1,7 @@
-"""Whether a job of a search is worth going on with, judged by the metrics that the other jobs have written.
+"""Whether to stop a job of a search early, judged by the metrics of the other jobs.
 
-Each job decides for itself, from the sweep's directory alone: that works wherever it runs, in a worker, on
-another machine of a cluster, and nothing but the search's own process ever writes its memory.
+Each job decides for itself, from the sweep's directory alone: that works in a worker and on another machine
+of a cluster, and only the search's own process writes its memory.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainctl.errors import TrainctlError
+from trainctl.runs.metrics_file import evaluations
 from trainctl.sweep.ledger import Job, Ledger
 from trainctl.training.display import number
 
@@ -22,11 +23,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("trainctl")
 PRUNED = "pruned at epoch "
-"""How the reason of a job begins that was stopped so."""
+"""The beginning of the reason of a job that was pruned."""
 
 
 def pruning_hooks(ledger: Ledger, job: Job) -> Callable[[Built], Sequence[Hook]]:
-    """What makes the hook that prunes ``job`` as its search asks for; none where it does not."""
+    """Makes the hook that prunes ``job``, for a search with a pruner; else none."""
     pruner = str((ledger.values.get("search") or {}).get("pruner", "none"))
 
     def make(built: Built) -> Sequence[Hook]:
@@ -40,7 +41,7 @@ def pruning_hooks(ledger: Ledger, job: Job) -> Callable[[Built], Sequence[Hook]]
 
 
 class Judge:
-    """Says why a job should be stopped, or None: given one of its evaluations."""
+    """Given an evaluation of a job, returns why to stop it, or None."""
 
     def __init__(self, ledger: Ledger, job: Job, pruner: str, built: Built) -> None:
         self._ledger, self._job, self._pruner = ledger, job, pruner
@@ -54,7 +55,7 @@ class Judge:
         if self._monitor not in values:
             return None
         epoch = int(values["epoch"])
-        if not self._own:  # carried on, it has evaluations from before
+        if not self._own:  # a resumed job has evaluations from before
             before = self._course(self._job)
             self._own = {each: value for each, value in before.items() if each < epoch}
         self._own[epoch] = values[self._monitor] * (1 if self._lower_is_better else -1)
@@ -64,7 +65,7 @@ class Judge:
                 if job.number != self._job.number and (course := self._course(job)):
                     row = self._ledger.stored(job)
                     finished = row.state == "done" and not (row.reason or "").startswith(PRUNED)
-                    others.append(Course(job.number, course, finished=finished))
+                    others.append(Course(job.number, course, finished))
         except (OSError, TrainctlError) as error:
             log.warning("not pruned, the other jobs cannot be read: %s", error)
             return None
@@ -79,8 +80,6 @@ class Judge:
 
 def course_of(directory: Path, monitor: str, lower_is_better: bool) -> dict[int, float]:
     """The monitored value after each epoch of the run in ``directory``, as a loss: less is better."""
-    from trainctl.runs.metrics_file import evaluations
-
     course = {}
     for values in evaluations(directory / "metrics.jsonl"):
         value, epoch = values.get(monitor), values.get("epoch")

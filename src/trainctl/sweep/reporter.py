@@ -1,4 +1,4 @@
-"""What a sweep tells whoever started it. Its worker processes have no reporter."""
+"""The view of a sweep, for the process that was started; its worker processes have none."""
 
 from __future__ import annotations
 
@@ -13,25 +13,19 @@ from trainctl.training.request import Draw
 
 
 class Reporter(Protocol):
-    """Shows a sweep.
-
-    Attributes:
-        draw: draws the pictures of a run, in whichever process trains it.
-    """
+    """Shows a sweep. ``draw`` draws the pictures of a run, in the process that trains it."""
 
     draw: Draw
 
-    def notice(self, text: str) -> None:
-        """Show a line."""
+    def notice(self, text: str) -> None: ...
 
     def watch(self, mode: str, jobs: Sequence[Job], row_of: Callable[[Job], Row]) -> None:
-        """Show these jobs as ``display.mode`` says, from now on; ``row_of`` reads the state of one."""
+        """Show these jobs as ``display.mode`` says, until ``unwatch``; ``row_of`` reads the state of one."""
 
     def update(self) -> None:
         """Show what has changed; called about ten times a second."""
 
-    def unwatch(self) -> None:
-        """The jobs have ended."""
+    def unwatch(self) -> None: ...
 
     def run_display(self, mode: str, every: int | None) -> Display:
         """The display of a single job that has the terminal for itself."""
@@ -39,5 +33,4 @@ class Reporter(Protocol):
     def answer(self, directory: Path) -> None:
         """Show the result of the sweep in ``directory``."""
 
-    def error(self, error: TrainctlError) -> None:
-        """Show why a job failed."""
+    def error(self, error: TrainctlError) -> None: ...

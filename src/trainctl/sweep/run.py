@@ -62,7 +62,7 @@ def other_sweep(ledger: Ledger) -> DirectoryTakenError:
 
 
 def composed_in(composer: Composer) -> dict[str, Any]:
-    """What ``sweep.json`` stores to compose the same configs again."""
+    """The entries of ``sweep.json`` for composing the same configs again."""
     return {
         "folder": str(Path.cwd()),
         "config_dir": None if composer.config_dir is None else str(Path(composer.config_dir).absolute()),
@@ -83,10 +83,9 @@ class Sweep:
     """A sweep that is being run.
 
     Attributes:
-        jobs: those that this command asks for.
-        configs: the config of each.
+        jobs, configs: the jobs of this command, and the config of each.
         launcher: the option of ``hydra/launcher``.
-        unasked: jobs that a search will still add.
+        to_ask: jobs that a search will still add.
     """
 
     ledger: Ledger
@@ -97,7 +96,7 @@ class Sweep:
     reporter: Reporter
     trust_plugins: bool = False
     noun = "sweep"
-    unasked: int = field(default=0, init=False)
+    to_ask: int = field(default=0, init=False)
     _slots: WorkerSlots | None = field(default=None, init=False)
 
     def run(self, composer: Composer | None, words: Sequence[str]) -> int:
@@ -105,18 +104,13 @@ class Sweep:
         sweep's lock."""
         directory, notice = self.ledger.directory, self.reporter.notice
         rows = [self.ledger.row(job) for job in self.jobs]
-        left = [
-            job
-            for job, row in zip(self.jobs, rows, strict=True)
-            if row.state != "done" and not _runs_elsewhere(row)
-        ]
-        counts = ", ".join(f"{count} {what}" for what, count in self.counts(rows).items() if count)
+        counts = ", ".join(f"{count} {state}" for state, count in self.counts(rows).items() if count)
         notice(f"{self.noun} {short_path(directory)}: {self.size()}{f' ({counts})' if counts else ''}")
         point_latest(directory)
         self.ledger.update(status="running", ended=None)
         stopped: TrainctlError | None = None
         try:
-            self.work(left, composer, words)
+            self.work(rows, composer, words)
         except Stopped as reason:
             stopped = reason.error
         except KeyboardInterrupt:
@@ -127,10 +121,11 @@ class Sweep:
                 raise
             stopped = error
         states = [self.ledger.row(job).state for job in self.jobs]
-        failed = states.count("failed")
-        unfinished = len(states) - states.count("done") + self.unasked
-        status = "done" if not unfinished else "failed" if failed == unfinished else "interrupted"
-        self.ledger.update(status=status, ended=now())
+        unfinished = len(states) - states.count("done") + self.to_ask
+        all_failed = states.count("failed") == unfinished
+        self.ledger.update(
+            status="done" if not unfinished else "failed" if all_failed else "interrupted", ended=now()
+        )
         point_latest(directory)
         self.reporter.answer(directory)
         self.conclude()
@@ -142,11 +137,11 @@ class Sweep:
         return 1 if unfinished else 0
 
     def size(self) -> str:
-        """How much was asked for, in words."""
+        """The number of jobs, in words."""
         return f"{len(self.jobs)} jobs"
 
     def counts(self, rows: Sequence[Row]) -> dict[str, int]:
-        """How many jobs an earlier command left in which state, in words."""
+        """The number of jobs in each state that an earlier command left."""
         states = [row.state for row in rows]
         return {
             "done already": states.count("done"),
@@ -155,17 +150,17 @@ class Sweep:
             "still running on other machines": sum(map(_runs_elsewhere, rows)),
         }
 
-    def work(self, left: Sequence[Job], composer: Composer | None, words: Sequence[str]) -> None:
-        """Run the jobs that are left."""
-        if left:
+    def work(self, rows: Sequence[Row], composer: Composer | None, words: Sequence[str]) -> None:
+        """Run the jobs that are left, given the row of each."""
+        pairs = zip(self.jobs, rows, strict=True)
+        if left := [job for job, row in pairs if row.state != "done" and not _runs_elsewhere(row)]:
             self.launch(left, composer, words)
 
     def can_resume(self, unfinished: int) -> bool:
-        """Whether there is something to resume."""
         return unfinished > 0
 
     def conclude(self) -> None:
-        """Show what belongs below the ranked table."""
+        """Show lines below the ranked table."""
 
     def launch(self, left: Sequence[Job], composer: Composer | None, words: Sequence[str]) -> None:
         """Train these jobs with the sweep's launcher."""
@@ -178,11 +173,14 @@ class Sweep:
         start_server()
         by_number = {job.number: config for job, config in zip(self.jobs, self.configs, strict=True)}
         configs = [by_number[job.number] for job in left]
-        orders, alone = [[job.number] for job in left], dict[str, list[int]]()
+        orders, reasons = [[job.number] for job in left], dict[str, list[int]]()
         slots = choose_slots(configs, len(left))
         if self.launcher == "fused":
-            groups, alone = _groups(left, configs)
-            orders = split_groups(groups, slots.count)
+            groups, alone = fused.plan(configs)
+            for index, reason in alone.items():
+                reasons.setdefault(reason, []).append(left[index].number)
+            orders = split_groups([[left[index].number for index in group] for group in groups], slots.count)
+            orders += [[number] for numbers in reasons.values() for number in numbers]
             slots = choose_slots(configs, len(orders))
         reporter = self.reporter
         reporter.watch(configs[0].display.mode, left, self.ledger.row)
@@ -190,18 +188,14 @@ class Sweep:
             if slots != self._slots:  # the later batches of a search have those of the first
                 reporter.notice(str(slots))
                 self._slots = slots
-            for reason, numbers in alone.items():
+            for reason, numbers in reasons.items():
                 reporter.notice(f"one by one: jobs {', '.join(map(str, numbers))}: {reason}")
             pool = JobPool(
-                self.ledger,
-                slots,
-                self.command,
-                reporter.update,
-                draw=reporter.draw,
-                fail_fast=configs[0].sweep.fail_fast,
+                *(self.ledger, slots, self.command, reporter.draw),
                 trust_plugins=self.trust_plugins,
+                fail_fast=configs[0].sweep.fail_fast,
             )
-            pool.run(orders, left)
+            pool.run(orders, left, reporter.update)
         finally:
             reporter.unwatch()
 
@@ -229,24 +223,11 @@ def _runs_elsewhere(row: Row) -> bool:
     return row.state == "running" and row.host != platform.node()
 
 
-def _groups(jobs: Sequence[Job], configs: Sequence[Config]) -> tuple[list[list[int]], dict[str, list[int]]]:
-    """The numbers of the jobs that train together, and the jobs that train alone by reason."""
-    groups, reasons = fused.plan(configs)
-    alone: dict[str, list[int]] = {}
-    for index, reason in reasons.items():
-        alone.setdefault(reason, []).append(jobs[index].number)
-    orders = [[jobs[index].number for index in group] for group in groups]
-    return [*orders, *([number] for numbers in alone.values() for number in numbers)], alone
-
-
-def split_groups(orders: list[list[int]], workers: int) -> list[list[int]]:
+def split_groups(groups: Sequence[list[int]], workers: int) -> list[list[int]]:
     """Split groups so that every worker has one, as long as the pieces are worth stacking."""
-    groups = [order for order in orders if len(order) > 1]
-    if not groups or len(groups) >= workers:
-        return orders
-    pieces = -(-workers // len(groups))
+    pieces = -(-workers // max(1, len(groups)))
     split = []
     for group in groups:
         count = max(1, min(pieces, len(group) // _FEWEST))
         split += [group[piece::count] for piece in range(count)]
-    return split + [order for order in orders if len(order) == 1]
+    return split

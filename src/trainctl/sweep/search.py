@@ -25,7 +25,7 @@ from trainctl.runs.record import now, read_record
 from trainctl.sweep.checking import job_key, label, make_job
 from trainctl.sweep.hydra_task import failed_since
 from trainctl.sweep.job import CERTAIN_TO_FAIL_AGAIN
-from trainctl.sweep.ledger import Job, Ledger, Row, next_number
+from trainctl.sweep.ledger import Job, Ledger, Row
 from trainctl.sweep.pruning import PRUNED, course_of
 from trainctl.sweep.reporter import Reporter
 from trainctl.sweep.run import OWN_LAUNCHERS, Sweep, composed_in, other_sweep, require_folder, sweep_directory
@@ -46,10 +46,7 @@ def search(
     composer: Composer, words: Sequence[str], values: Mapping[str, Any], command: str, reporter: Reporter
 ) -> int:
     """Run the search that ``words`` ask for, or resume the one in the directory that they name; returns the
-    exit code, 1 where jobs failed.
-
-    Args:
-        values: of ``hydra.sweeper``.
+    exit code, 1 where jobs failed. ``values`` are those of ``hydra.sweeper``.
 
     Raises ConfigError for a wrong setting or any wrong part of the search space before anything is made,
     DirectoryTakenError for a directory with something else.
@@ -72,7 +69,7 @@ def search(
         else:
             stored = plugins.load(config.plugins)
             ledger = Ledger.begin(directory, command=command, **asked, plugins=stored)
-        current = _search_of(ledger, composer, settings, space, config, command, reporter)
+        current = _search_of(ledger, composer, command, reporter, settings, space, config)
         return current.run(composer, words)
 
 
@@ -89,8 +86,8 @@ def resume_search(ledger: Ledger, *, command: str, trust_plugins: bool, reporter
         require_folder(ledger, known, "its plugins are in")
     with collector_paused():
         composer = Composer(known["config_dir"], known["config_name"])
-        settings, space, config = check_search(composer, words, composer.sweeper(words)[1])
-    current = _search_of(ledger, composer, settings, space, config, command, reporter)
+        checked = check_search(composer, words, composer.sweeper(words)[1])
+    current = _search_of(ledger, composer, command, reporter, *checked)
     current.trust_plugins = trust_plugins
     return current.run(composer, words)
 
@@ -98,11 +95,11 @@ def resume_search(ledger: Ledger, *, command: str, trust_plugins: bool, reporter
 def _search_of(
     ledger: Ledger,
     composer: Composer,
+    command: str,
+    reporter: Reporter,
     settings: SearchSettings,
     space: Space,
     config: Config,
-    command: str,
-    reporter: Reporter,
 ) -> Search:
     """The search with the jobs that it has so far. Raises ConfigError where the same words compose other
     configs than before: trials would be trained twice."""
@@ -114,21 +111,10 @@ def _search_of(
                 f"{ledger.directory}: its configs have changed since the search was started",
                 f"resume it in {ledger.values['search']['folder']} with the old conf, or start another",
             )
-    launcher = str(ledger.values["launcher"])
+    launcher, configs = str(ledger.values["launcher"]), [config] * len(jobs)
     return Search(
-        *(ledger, jobs, [config] * len(jobs), command, launcher, reporter),
-        settings=settings,
-        space=space,
-        config=config,
+        *(ledger, jobs, configs, command, launcher, reporter), settings=settings, space=space, config=config
     )
-
-
-@dataclass(frozen=True)
-class _Trial:
-    """A trial without a result: its number, and its job."""
-
-    number: int
-    job: Job
 
 
 @dataclass(kw_only=True)
@@ -136,8 +122,6 @@ class Search(Sweep):
     """A search that is being run.
 
     Attributes:
-        settings: of the search.
-        space: what it chooses from.
         config: of one of its jobs; settings that hold for all jobs are read from it.
     """
 
@@ -162,9 +146,9 @@ class Search(Sweep):
         }
 
     def can_resume(self, unfinished: int) -> bool:
-        return self.unasked + self._untold > 0
+        return self.to_ask + self._untold > 0
 
-    def work(self, left: Sequence[Job], composer: Composer | None, words: Sequence[str]) -> None:
+    def work(self, rows: Sequence[Row], composer: Composer | None, words: Sequence[str]) -> None:
         assert composer is not None
         from trainctl.sweep.study import Study
 
@@ -180,13 +164,13 @@ class Search(Sweep):
             while trials := self._next(study, composer, size):
                 began = now()
                 self._launch_all(trials, composer, words)
-                for trial in trials:
-                    self._tell(study, trial)
+                for number, job in trials.items():
+                    self._tell(study, number, job)
                 self._show_progress(study)
                 if self.config.sweep.fail_fast and failed_since(self.ledger, self.jobs, began):
                     break
         finally:
-            self._untold, self.unasked = len(study.open_numbers()), self._unasked(study)
+            self._untold, self.to_ask = len(study.open_numbers()), self._left_to_ask(study)
             study.close()
 
     # ------------------------------------------------------------------- asking
@@ -202,57 +186,51 @@ class Search(Sweep):
             return cores()
         return choose_slots([self.config], self.settings.trials).count
 
-    def _unasked(self, study: Study) -> int:
+    def _left_to_ask(self, study: Study) -> int:
         """Trials still to be asked for; none when every combination has been a job."""
         if len(self.jobs) >= self.space.size:
             return 0
         most = min(self.settings.trials, self.space.size if self.settings.sampler == "grid" else math.inf)
         return max(0, int(most) - study.count())
 
-    def _next(self, study: Study, composer: Composer, size: int) -> list[_Trial]:
-        """The next batch: first the open trials of an earlier command, then new ones."""
+    def _next(self, study: Study, composer: Composer, size: int) -> dict[int, Job]:
+        """The next batch, jobs by trial: first the open trials of an earlier command, then new ones."""
         with collector_paused():
             while True:
                 left = [each for each in study.open().items() if each[0] not in self._tried]
                 asked = dict(left[:size])
-                for _ in range(min(size - len(asked), self._unasked(study))):
+                for _ in range(min(size - len(asked), self._left_to_ask(study))):
                     number, values = study.ask()
                     asked[number] = values
                 # If none of these composes there may still be others.
                 if not asked or (trials := self._enter(study, asked, composer)):
-                    return trials if asked else []
+                    return trials if asked else {}
 
     def _enter(
         self, study: Study, asked: Mapping[int, Mapping[str, Any]], composer: Composer
-    ) -> list[_Trial]:
+    ) -> dict[int, Job]:
         """The trials with their jobs; new jobs are appended to the ledger."""
-        known = {job.key: job for job in self.jobs}
-        added: list[Job] = []
-        trials = []
+        indices = {job.key: index for index, job in enumerate(self.jobs)}
+        before, trials = len(self.jobs), {}
         composed_ones = compose_jobs(composer, [self.space.job(values) for values in asked.values()])
         for (number, values), composed in zip(asked.items(), composed_ones, strict=True):
-            name = label(self.space.chosen(values), ())
+            name = label(self.space.chosen(values))
             if isinstance(composed, ConfigError):
                 self.reporter.notice(f"trial {number} left out: {name} ({composed})")
-                study.note(number, reason=str(composed))
-                study.tell(number, None)
+                self._fail(study, number, str(composed))
                 continue
             key = job_key(composed)
-            if key in known:
-                index = next(index for index, each in enumerate(self.jobs) if each.key == key)
-                self.configs[index] = composed.config
-            else:
-                known[key] = make_job(composed, key, next_number(self.jobs), name)
-                added.append(known[key])
-                self.jobs.append(known[key])
+            if (index := indices.setdefault(key, len(self.jobs))) == len(self.jobs):
+                self.jobs.append(make_job(composed, key, index, name))
                 self.configs.append(composed.config)
-            trials.append(_Trial(number, known[key]))
-        self.ledger.add(added)
+            self.configs[index] = composed.config
+            trials[number] = self.jobs[index]
+        self.ledger.add(self.jobs[before:])
         return trials
 
-    def _launch_all(self, trials: Sequence[_Trial], composer: Composer, words: Sequence[str]) -> None:
-        left = {}
-        for number, job in ((trial.number, trial.job) for trial in trials):
+    def _launch_all(self, trials: Mapping[int, Job], composer: Composer, words: Sequence[str]) -> None:
+        left: dict[int, Job] = {}
+        for number, job in trials.items():
             row = self.ledger.row(job)
             if row.state == "done" or _has_diverged(row) or job.number in left:
                 self.reporter.notice(f"trial {number}: {job.label} is job {job.number}, not trained again")
@@ -263,28 +241,30 @@ class Search(Sweep):
 
     # ------------------------------------------------------------------- telling
 
-    def _tell(self, study: Study, trial: _Trial) -> None:
+    def _tell(self, study: Study, number: int, job: Job) -> None:
         """Tell the study the result of a trial; it stays open while its job can still succeed."""
-        self._tried.add(trial.number)
-        row = self.ledger.row(trial.job)
-        study.note(trial.number, job=trial.job.number)
+        self._tried.add(number)
+        row = self.ledger.row(job)
+        study.note(number, job=job.number)
         if row.state != "done":
             if _has_diverged(row):
-                study.note(trial.number, reason=row.reason)
-                study.tell(trial.number, None)
+                self._fail(study, number, row.reason)
             elif row.state == "failed" and row.exit_code in CERTAIN_TO_FAIL_AGAIN:
                 self._count_failure(study, row.reason or "")
             return
-        name, value, lower = self._reached(trial.job)
+        name, value, lower = self._reached(job)
         if value is None:
-            study.note(trial.number, reason=f"{name} was never computed")
-            study.tell(trial.number, None)
+            self._fail(study, number, f"{name} was never computed")
             self._count_failure(study, f"{name} was never computed (dataset.val=0?)")
             return
-        study.note(trial.number, **{name: value})
-        course = course_of(self.ledger.directory_of(trial.job), name, lower)
-        pruned = (row.reason or "").startswith(PRUNED)
-        study.tell(trial.number, value if lower else -value, course.items(), pruned=pruned)
+        study.note(number, **{name: value})
+        course = course_of(self.ledger.directory_of(job), name, lower)
+        study.tell(number, value if lower else -value, course, pruned=_was_pruned(row))
+
+    @staticmethod
+    def _fail(study: Study, number: int, reason: str | None) -> None:
+        study.note(number, reason=reason)
+        study.tell(number, None)
 
     def _reached(self, job: Job) -> tuple[str, float | None, bool]:
         """The monitored value of a job: its name, its best value, and whether lower is better."""
@@ -319,7 +299,7 @@ class Search(Sweep):
         found: list[tuple[float, int, Job, str, float]] = []
         for job in self.jobs:
             row = self.ledger.row(job)
-            if row.state == "done" and not (row.reason or "").startswith(PRUNED):
+            if row.state == "done" and not _was_pruned(row):
                 name, value, lower = self._reached(job)
                 if value is not None:
                     found.append((value if lower else -value, job.number, job, name, value))
@@ -327,14 +307,14 @@ class Search(Sweep):
 
     def conclude(self) -> None:
         notice = self.reporter.notice
-        if self.unasked == 0 and len(self.jobs) >= self.space.size and len(self.jobs) < self.settings.trials:
+        if self.to_ask == 0 and self.space.size <= len(self.jobs) < self.settings.trials:
             notice(f"every combination was tried: {len(self.jobs)}")
         if (best := self._best()) is not None:
             job, name, value = best
             options = self.ledger.values["search"]
             given = [] if options["config_dir"] is None else ["--config-dir", options["config_dir"]]
             given += [] if options["config_name"] == "config" else ["--config-name", options["config_name"]]
-            words = [word for word in job.words if word != "pictures=false"]  # only sweeps leave them out
+            words = [word for word in job.words if word != "pictures=false"]  # the sweep added it
             command = shlex.join(["trainctl", *given, *map(to_display, words)])
             notice(f"best: job {job.number}, {name} {shown_number(value)}; again with:\n  {command}")
 
@@ -342,3 +322,7 @@ class Search(Sweep):
 def _has_diverged(row: Row) -> bool:
     """Whether a job failed because of its settings: it is not tried again."""
     return row.state == "failed" and row.exit_code == 6
+
+
+def _was_pruned(row: Row) -> bool:
+    return (row.reason or "").startswith(PRUNED)

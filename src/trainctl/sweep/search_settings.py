@@ -1,4 +1,4 @@
-"""What is asked of a search: its settings and its space, checked before anything is made."""
+"""The settings and the space of a search, checked before anything is made."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from trainctl.sweep.space import Interval, Space, parse_space
 
 
 class SearchSettings(BaseModel):
-    """``hydra.sweeper`` of ``hydra/sweeper=optuna``; its file says what each means."""
+    """``hydra.sweeper`` of ``hydra/sweeper=optuna``; its file explains each."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
@@ -59,7 +59,7 @@ def check_search(
 
 
 def _whole_number_remedy(problem: Problem, space: Space) -> Problem:
-    """The problem with a remedy that fits: how an interval of whole numbers is written."""
+    """The problem, for an interval that must be of whole numbers with the syntax of one."""
     for key, domain in space.domains.items():
         name = key.lstrip("+")
         if not problem.message.startswith(f"{name}=") or "whole number" not in problem.message:

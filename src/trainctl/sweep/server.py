@@ -1,8 +1,8 @@
 """Imported first by the process that workers are forked from, and by no other.
 
-That process must outlive the sweep's own: workers are watched through it, and if it died they would all look
-dead while they still save. So it ignores what a terminal, a scheduler or ``timeout`` sends to the whole
-process group; it ends when the sweep's process does.
+That process must outlive the sweep's own: if it died, all workers would look dead while they still save. So
+it ignores what a terminal, a scheduler or ``timeout`` sends to the whole process group; it ends when the
+sweep's process does.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a search may choose from: the intervals, choices and ranges among a command line's words. No torch."""
+"""The search space: the intervals, choices and ranges among a command line's words. No torch."""
 
 from __future__ import annotations
 
@@ -18,27 +18,20 @@ _DIGITS = 6
 
 @dataclass(frozen=True)
 class Choice:
-    """One of several values, as Hydra writes them."""
+    """One of several values, as Hydra writes them. All are checked before the search begins."""
 
     values: tuple[str, ...]
 
     @property
     def extremes(self) -> tuple[str, ...]:
-        """What is checked before the search begins: all of it."""
         return self.values
 
     @property
     def size(self) -> float:
-        """How many values there are."""
         return len(self.values)
 
-    def all(self) -> Sequence[str]:
-        """All of them."""
-        return self.values
-
-    def text(self, value: Any) -> str:
-        """A value as a word of the command line has it."""
-        return str(value)
+    def text(self, value: str) -> str:
+        return value
 
 
 @dataclass(frozen=True)
@@ -60,24 +53,24 @@ class Interval:
         return isinstance(self.low, int) and isinstance(self.high, int)
 
     @property
-    def extremes(self) -> tuple[str, ...]:
-        """What is checked before the search begins: its ends."""
-        return tuple(dict.fromkeys((self.text(self.low), self.text(self.high))))
+    def extremes(self) -> tuple[float, ...]:
+        """The ends: they are checked before the search begins."""
+        return (self.low, self.high) if self.low < self.high else (self.low,)
 
     @property
     def size(self) -> float:
-        """How many values there are."""
+        """The number of values."""
         if self.step is None and not self.whole:
             return math.inf
         return round((self.high - self.low) / (self.step or 1)) + 1
 
-    def all(self) -> Sequence[float]:
-        """All of them, where ``size`` is finite."""
+    @property
+    def values(self) -> Sequence[float]:
+        """All values, where ``size`` is finite."""
         return [self.low + index * (self.step or 1) for index in range(int(self.size))]
 
     def text(self, value: float) -> str:
-        """A value as a word of the command line has it: with six digits, which is more than a search can tell
-        apart, unless the interval is so narrow that it has no more."""
+        """A value for the command line: six digits, or all of them in a very narrow interval."""
         if self.whole:
             return str(int(value))
         rounded = float(f"{value:.{_DIGITS}g}")
@@ -94,8 +87,8 @@ class Space:
     """A search space.
 
     Attributes:
-        words: the command line's, in their order; None where a parameter stands.
-        domains: what each parameter may be, by its key as it was typed, sign included; in their order.
+        words: the command line's, in their order; None in place of a parameter.
+        domains: of each parameter, by its key as it was typed, sign included; in their order.
     """
 
     words: tuple[str | None, ...]
@@ -107,34 +100,30 @@ class Space:
         return [next(chosen) if word is None else word for word in self.words]
 
     def chosen(self, values: Mapping[str, Any]) -> list[str]:
-        """Those of the parameters alone."""
+        """The words of the parameters alone."""
         return [f"{key}={domain.text(values[key])}" for key, domain in self.domains.items()]
 
     def corners(self) -> Iterator[list[str]]:
         """Jobs that have between them every choice and both ends of every interval."""
         first = {key: domain.extremes[0] for key, domain in self.domains.items()}
-        yield self._texts(first)
+        yield self.job(first)
         for key, domain in self.domains.items():
-            for text in domain.extremes[1:]:
-                yield self._texts({**first, key: text})
-
-    def _texts(self, texts: Mapping[str, str]) -> list[str]:
-        chosen = iter([f"{key}={text}" for key, text in texts.items()])
-        return [next(chosen) if word is None else word for word in self.words]
+            for value in domain.extremes[1:]:
+                yield self.job({**first, key: value})
 
     @property
     def size(self) -> float:
-        """How many combinations there are."""
+        """The number of combinations."""
         return math.prod(domain.size for domain in self.domains.values())
 
     def combinations(self) -> list[dict[str, Any]]:
         """All of them, the last parameter varying fastest. Only where ``size`` is finite."""
-        values = [domain.all() for domain in self.domains.values()]
+        values = [domain.values for domain in self.domains.values()]
         return [dict(zip(self.domains, each, strict=True)) for each in itertools.product(*values)]
 
 
 def parse_space(overrides: Sequence[Override]) -> Space:
-    """The search space of parsed words. Raises ConfigError with every word that will not do."""
+    """The search space of parsed words. Raises ConfigError with every invalid word."""
     words: list[str | None] = []
     domains: dict[str, Domain] = {}
     problems: list[Problem] = []

@@ -14,7 +14,7 @@ from trainctl.paths import short_path
 from trainctl.registry import plugins
 from trainctl.runs.directory import find
 from trainctl.sweep.checking import Checked, check_jobs
-from trainctl.sweep.ledger import Job, Ledger, locked_sweep, next_number
+from trainctl.sweep.ledger import Job, Ledger, locked_sweep
 from trainctl.sweep.reporter import Reporter
 from trainctl.sweep.run import OWN_LAUNCHERS, Sweep, composed_in, other_sweep, require_folder, sweep_directory
 from trainctl.training.startup import collector_paused
@@ -72,7 +72,7 @@ def _with_runs_found(words: Sequence[str]) -> list[str]:
 
 def _without_pictures(words: Sequence[str]) -> list[str]:
     """Draw pictures only if asked: two of them take longer than a small job."""
-    asked = any(word.lstrip("+~").partition("=")[0] == "pictures" for word in words)
+    asked = any(split_override(word)[1] == "pictures" for word in words)
     return list(words) if asked else [*words, "pictures=false"]
 
 
@@ -81,9 +81,8 @@ def _joined(ledger: Ledger, checked: Checked) -> list[Job]:
     known = {job.key: job for job in ledger.jobs()}
     if known and not any(job.key in known for job in checked.jobs):
         raise other_sweep(ledger)
-    number = next_number(list(known.values()))
     added = [job for job in checked.jobs if job.key not in known]
-    added = [replace(job, number=number + index) for index, job in enumerate(added)]
+    added = [replace(job, number=number) for number, job in enumerate(added, start=len(known))]
     ledger.add(added)
     every = {**known, **{job.key: job for job in added}}
     return [every[job.key] for job in checked.jobs]
@@ -108,7 +107,7 @@ def _resume(ledger: Ledger, command: str, trust_plugins: bool, reporter: Reporte
     jobs = ledger.jobs()
     if not jobs:
         raise ConfigError(
-            f"{ledger.directory}: the sweep was stopped before its jobs were written down",
+            f"{ledger.directory}: the sweep was stopped before its jobs were written",
             f"start it again: {ledger.values.get('command')}",
         )
 
@@ -122,7 +121,7 @@ def _resume(ledger: Ledger, command: str, trust_plugins: bool, reporter: Reporte
         if launcher not in OWN_LAUNCHERS:
             require_folder(ledger, ledger.values, f"hydra/launcher={launcher} is configured in")
             composer = Composer(ledger.values["config_dir"], ledger.values["config_name"])
-        # One config tells how to run all jobs; grouping those of a fused sweep takes the config of each.
+        # One config has the settings of the sweep; grouping the jobs of a fused one takes the config of each.
         needed = left if launcher == "fused" else left[:1] or jobs[:1]
         configs = {
             job.number: parse_config(job.files["config.yaml"], f"job {job.number}", trusted) for job in needed

@@ -12,7 +12,6 @@ import queue
 import signal
 import threading
 import warnings
-from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import FrameType
@@ -26,27 +25,13 @@ from trainctl.training.startup import importing
 with importing():
     import torch
 
-    from trainctl.checkpoint import bad_step, snapshot
     from trainctl.config import composer
-    from trainctl.sweep.job import run_group, run_job
+    from trainctl.sweep.job import run_jobs
     from trainctl.sweep.ledger import Ledger
-    from trainctl.training import build, resume, session
-    from trainctl.training.hooks import checkpointer, console, guard, metrics_log, signals
+    from trainctl.training import session
 
-# Imported here for the processes that are forked: a run needs them all.
-_WARM = (
-    bad_step,
-    build,
-    checkpointer,
-    composer,
-    console,
-    guard,
-    metrics_log,
-    resume,
-    session,
-    signals,
-    snapshot,
-)
+# Imported here for the processes that are forked: a run needs all that they import.
+_WARM = (composer, session)
 
 
 def work(
@@ -69,60 +54,46 @@ def work(
     orders: queue.Queue[list[int] | None] = queue.Queue()
     busy, interrupted = threading.Event(), threading.Event()
     threading.Thread(target=_listen, args=(pipe, orders, busy), daemon=True).start()
-    signal.signal(signal.SIGINT, _interrupt(busy, interrupted))
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        """Ctrl-C outside the training loop ends the job that is being prepared, or, between two, the next."""
+        interrupted.set()
+        if busy.is_set():
+            raise Stopped(InterruptedRunError("interrupted"))
+
+    signal.signal(signal.SIGINT, interrupt)
     ledger = Ledger(Path(directory))
     jobs = {job.number: job for job in ledger.jobs()}
     while (order := orders.get()) is not None:
         if any(number not in jobs for number in order):  # a search adds jobs
             jobs = {job.number: job for job in ledger.jobs()}
+        asked = [jobs[number] for number in order]
         torch.set_num_threads(threads)
-        # What stopped a job is in its row.
+        # The row of a job says that it was stopped.
         with contextlib.suppress(Stopped):
             try:
                 with terminable():
                     busy.set()
                     if interrupted.is_set():
                         raise Stopped(InterruptedRunError("interrupted"))
-                    if len(order) == 1:
-                        run_job(ledger, jobs[order[0]], command, draw=draw, trust_plugins=trust_plugins)
-                    else:
-                        members = [jobs[number] for number in order]
-                        run_group(
-                            ledger, members, command, draw=draw, trust_plugins=trust_plugins, sharing=sharing
-                        )
+                    run_jobs(ledger, asked, command, draw=draw, trust_plugins=trust_plugins, sharing=sharing)
             finally:
                 busy.clear()
         with contextlib.suppress(OSError):
             pipe.send(order)
 
 
-def _interrupt(
-    busy: threading.Event, interrupted: threading.Event
-) -> Callable[[int, FrameType | None], None]:
-    """The handler of Ctrl-C outside the training loop: it ends the job that is being prepared, or, between
-    two jobs, the next one."""
-
-    def receive(number: int, frame: FrameType | None) -> None:
-        interrupted.set()
-        if busy.is_set():
-            raise Stopped(InterruptedRunError("interrupted"))
-
-    return receive
-
-
 def _listen(pipe: Connection, orders: queue.Queue[list[int] | None], busy: threading.Event) -> None:
     """Pass orders on. If the sweep's process is gone, the running job is told to save and stop."""
-    while True:
+    order: Any = ()
+    while order is not None:
         try:
-            order: Any = pipe.recv()
+            order = pipe.recv()
         except (EOFError, OSError):
-            orders.put(None)
+            order = None
             if busy.is_set():
                 os.kill(os.getpid(), signal.SIGTERM)
-            return
         orders.put(order)
-        if order is None:
-            return
 
 
 def count_gpus() -> int:

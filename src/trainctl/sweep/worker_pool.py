@@ -1,6 +1,6 @@
-"""Warm worker processes: forked from a server that has imported torch, told what to do through pipes.
+"""Warm worker processes: forked from a server that has imported torch, given orders through pipes.
 
-No torch in this process: what a worker runs is named by a string, ``package.module:function``.
+No torch in this process: a string names the function that a worker runs, ``package.module:function``.
 """
 
 from __future__ import annotations
@@ -64,9 +64,9 @@ def start_process(
     """Run ``target`` in a new process, in this process's folder.
 
     Args:
-        answer: where the process sends what ``target`` returns.
-        output: the file that it prints to; None discards what it prints.
-        environment: variables that it has besides this process's.
+        answer: the pipe for the result of ``target``.
+        output: the file for everything that it prints; None discards it.
+        environment: variables besides those of this process.
     """
     # The server has the folder and the environment of the moment when it was started.
     variables = {**os.environ, **(environment or {})}
@@ -118,7 +118,7 @@ def ask(
     timeout: float | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Any:
-    """What ``target`` returns in a process of its own.
+    """The result of ``target`` in a process of its own.
 
     Raises ProcessDiedError if the process ends without an answer, or gives none within ``timeout`` seconds.
     """
@@ -131,15 +131,14 @@ def ask(
         return receiving.recv()
     except EOFError:
         process.join()
-        raise ProcessDiedError(how_it_ended(process)) from None
+        raise ProcessDiedError(_how_it_ended(process)) from None
     finally:
         receiving.close()
         process.kill()
         process.join()
 
 
-def how_it_ended(process: BaseProcess) -> str:
-    """The end of a process that sent no message, in words."""
+def _how_it_ended(process: BaseProcess) -> str:
     code = process.exitcode or 0
     if code >= 0:
         return f"ended with exit code {code}"
@@ -150,9 +149,9 @@ class Worker:
     """A worker process.
 
     Attributes:
-        order: what it was last told to do; None while it is idle.
+        order: its last order; None while it is idle.
         child: a process that was started for it; its exit code is sent to the worker.
-        heard: when it last sent something.
+        heard: the time of its last message.
     """
 
     def __init__(self, pipe: Any, process: BaseProcess) -> None:
@@ -162,11 +161,11 @@ class Worker:
         self.heard = time.monotonic()
 
     def ends(self) -> list[Any]:
-        """Everything to wait for."""
+        """The objects for ``multiprocessing.connection.wait``."""
         return [self.pipe, self.process.sentinel, *([self.child.sentinel] if self.child else [])]
 
     def send(self, message: Any) -> None:
-        """Send a message; that a worker is dead is noticed by :meth:`WorkerPool.listen`."""
+        """Send a message; :meth:`WorkerPool.listen` notices a dead worker."""
         with contextlib.suppress(OSError):
             self.pipe.send(message)
 
@@ -181,12 +180,9 @@ class Worker:
 class WorkerPool(ABC):
     """Up to ``count`` worker processes, each started when there is work for it.
 
-    A worker reads orders from its pipe until one is None. It may send any number of messages;
-    :meth:`received` decides which of them completes the order.
-
-    Args:
-        count: how many workers at most.
-        too_long: seconds of silence after which a busy worker counts as hung.
+    A worker reads orders from its pipe until one is None, and may send any number of messages;
+    :meth:`received` decides which of them completes the order. A busy worker that is silent for ``too_long``
+    seconds counts as hung.
     """
 
     def __init__(self, count: int, too_long: float = math.inf) -> None:
@@ -211,7 +207,6 @@ class WorkerPool(ABC):
 
     @property
     def busy(self) -> list[Worker]:
-        """The workers that have an order."""
         return [worker for worker in self.workers.values() if worker.order is not None]
 
     def assign(self) -> None:
@@ -258,7 +253,7 @@ class WorkerPool(ABC):
         worker.kill()
         worker.pipe.close()
         if worker.order is not None:
-            self.died(worker, reason or f"its process {how_it_ended(worker.process)}")
+            self.died(worker, reason or f"its process {_how_it_ended(worker.process)}")
 
     def close(self, seconds: float) -> None:
         """Let idle workers end within ``seconds``; kill the others."""

@@ -1,4 +1,4 @@
-"""How many jobs train at a time, and on what: CPU cores or GPUs. No torch in this process."""
+"""The number of jobs that train at a time, and their CPU cores or GPUs. No torch in this process."""
 
 from __future__ import annotations
 
@@ -14,13 +14,8 @@ from trainctl.sweep.worker_pool import ProcessDiedError, ask, start_server
 
 @dataclass(frozen=True)
 class WorkerSlots:
-    """What the workers of a sweep run on.
-
-    Attributes:
-        count: workers at a time.
-        threads: CPU threads of each worker, at most.
-        devices: the GPUs, if there are several; workers take them in turn.
-    """
+    """``count`` workers at a time, each with up to ``threads`` CPU threads. ``devices`` are several GPUs,
+    which workers take in turn."""
 
     count: int
     threads: int
@@ -28,9 +23,8 @@ class WorkerSlots:
 
     def environment(self, worker: int) -> dict[str, str]:
         """The environment variables that give a worker its GPU."""
-        if not self.devices:
-            return {}
-        return {"CUDA_VISIBLE_DEVICES": self.devices[worker % len(self.devices)]}
+        devices = self.devices
+        return {"CUDA_VISIBLE_DEVICES": devices[worker % len(devices)]} if devices else {}
 
     @property
     def sharing(self) -> int:

@@ -23,9 +23,9 @@ def train_group(
 ) -> list[dict[str, Any] | BaseException]:
     """Train a group that :func:`plan` has put together, each job into its own run directory.
 
-    Returns for each job what stands in its ``run.json``, or the error that ended it; an error of one leaves
-    the others alone. Told to stop, all are saved, and each has an error that says so. What turns out not to
-    stack is trained one by one, and each run is told why.
+    Returns the ``run.json`` of each job, or the error that ended it; an error of one leaves the others alone.
+    Told to stop, all are saved, and each has an error that says so. Jobs that turn out not to stack are
+    trained one by one, and the log of each says why.
 
     Args:
         requests: one a job, whose directories are taken.

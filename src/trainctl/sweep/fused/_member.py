@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -28,7 +26,7 @@ from trainctl.training.hooks import console
 from trainctl.training.hooks.checkpointer import Checkpointer
 from trainctl.training.hooks.guard import Guard
 from trainctl.training.hooks.metrics_log import MetricsLog
-from trainctl.training.log_file import logged_to, open_log
+from trainctl.training.log_file import open_log
 from trainctl.training.report import closing, environment_of, header, step_record, test_record
 from trainctl.training.request import Request
 from trainctl.training.resume import apply
@@ -37,31 +35,25 @@ from trainctl.training.session import capsule_keeper, checkpointing
 
 log = logging.getLogger("trainctl")
 
+Steps = Sequence[tuple[int, int, float, float]]
+"""Steps as ``MetricsLog.write_steps`` takes them: number, epoch from 1, loss, learning rate."""
+
 
 class Console(console.Console):
-    """Feeds a display with the losses of a model of a stack, which come many at a time."""
+    """Feeds a display with the losses of a model of a stack: many at a time, and known."""
 
-    def feed(self, run: Run, steps: Sequence[tuple[int, int, float, float]]) -> None:
-        """Steps as ``MetricsLog.write_steps`` takes them; the run is where the last of them left it."""
-        self._known.extend(loss for _, _, loss, _ in steps)
-        every = self._every
-        shown = [each for each in steps if every is not None and each[0] % every == 0]
-        for step, epoch, loss, lr in shown:
-            length = len(run.train_loader)
-            now = replace(self.progress(), step=step, epoch=epoch, loss=loss, lr=lr)
-            self.display.step(replace(now, epoch_step=(step - 1) % length + 1))
-
-    def start(self, run: Run) -> None:
-        self._known: deque[float] = deque()
-        super().start(run)
-
-    def _read_losses(self) -> None:
-        if losses := [self._known.popleft() for _ in range(len(self._known))]:
-            self._enter(losses)
+    def feed(self, run: Run, steps: Steps) -> None:
+        """Show steps; ``run`` is at the last of them."""
+        self._pending.extend(loss for _, _, loss, _ in steps)
+        every, length = self._every, len(run.train_loader)
+        for step, epoch, loss, lr in steps:
+            if every is not None and step % every == 0:
+                shown = replace(self.progress(), step=step, epoch=epoch, loss=loss, lr=lr)
+                self.display.step(replace(shown, epoch_step=(step - 1) % length + 1))
 
 
 class Member:
-    """A job of a group, from its request to what its ``run.json`` says at the end.
+    """A job of a group, from its request to the end in its ``run.json``.
 
     Attributes:
         number: of the request.
@@ -70,6 +62,7 @@ class Member:
     """
 
     built: Built
+    record: RunRecord
     metrics_log: MetricsLog
     checkpointer: Checkpointer
     console: Console
@@ -78,24 +71,18 @@ class Member:
         self.number, self.request, self.display = number, request, display
         self.result: dict[str, Any] | BaseException | None = None
         self._open = contextlib.ExitStack()
-        self._record: RunRecord | None = None
         self._before: dict[str, Any] | None = None
-        self._handler: logging.Handler | None = None
+        self._handler: logging.Handler = logging.NullHandler()
         self._said: list[str] = []
 
     @property
     def run(self) -> Run:
         return self.built.run
 
-    @property
-    def record(self) -> RunRecord:
-        assert self._record is not None
-        return self._record
-
-    @contextmanager
+    @contextlib.contextmanager
     def at_work(self) -> Iterator[None]:
-        """What is logged inside goes to this run's ``train.log``, what the disk refuses is its error."""
-        handler = self._handler or logging.NullHandler()
+        """Inside, log lines go to this run's ``train.log``, and an error of the disk is this run's."""
+        handler = self._handler
         log.addHandler(handler)
         try:
             with storage_errors(self.request.directory):
@@ -103,54 +90,51 @@ class Member:
         finally:
             log.removeHandler(handler)
 
+    # ---------------------------------------------------------------- before the first step
+
     def open(self, git: Mapping[str, Any] | None) -> None:
         """Take the run directory and say in ``run.json`` that the run has begun."""
-        request = self.request
-        self._open.enter_context(lock(request.directory))
-        self._handler = open_log(request.directory)
+        request, directory, name = self.request, self.request.directory, self.request.config.name
+        self._open.enter_context(lock(directory))
+        self._handler = open_log(directory)
         self._open.callback(_close_log, self._handler)
         if request.resumed is None:
-            self._record = RunRecord(
-                request.directory, command=request.command, name=request.config.name, git=git
-            )
+            self.record = RunRecord(directory, command=request.command, name=name, git=git)
         else:
-            self._before = read_record(request.directory)
-            values = request.resumed.recorded(request.command)
-            self._record = RunRecord.again(request.directory, **values, name=request.config.name)
+            self._before = read_record(directory)
+            self.record = RunRecord.again(directory, **request.resumed.recorded(request.command), name=name)
 
     def build(self, data: Data, threads: int, stored: list[dict[str, str]], writer: Executor) -> None:
-        """Build the run as it is built on its own, and bring it to where it was."""
+        """Build the run as it is built on its own, and bring it to the step of its checkpoint."""
         request, directory = self.request, self.request.directory
-        self.built = build(replace(request.config, threads=threads), data)
+        self.built = built = build(replace(request.config, threads=threads), data)
         self._stored = stored
-        built, saving = self.built, request.config.checkpoint
         self.run.step_name = self.run.step_name.replace("plain", "stacked", 1)
         self.metrics_log = MetricsLog(directory / "metrics.jsonl")
         self.checkpointer = Checkpointer(
             directory / "checkpoints",
             self.hold,
             **checkpointing(request.config, built),
-            writer=writer if saving.overlap else None,
+            writer=writer if request.config.checkpoint.overlap else None,
             first_waits=True,
             sync=self.metrics_log.sync,
         )
         epochs = -(-self.run.total_steps // len(self.run.train_loader))
         self.console = Console(self.display, epochs, request.config.display.every)
-        beside = request.hooks(built)
-        self.run.attach([*beside, self.metrics_log, self.checkpointer, self.console])
-        self._to_start = [*beside, self.metrics_log, self.checkpointer, self.console]
+        self._to_start = [*request.hooks(built), self.metrics_log, self.checkpointer, self.console]
+        self.run.attach(self._to_start)
         if (guard := self.run.hook("guard")) is not None:
             guard.keep = capsule_keeper(request, built, stored, lambda: self.hold(self.run)())
         if request.resumed is not None:
             self._said = apply(built, request.resumed)
             self.checkpointer.saved_step = self.run.state.step
-        # Nothing draws from them while the stack trains: they are what they were after the initialisation.
+        # Nothing draws random numbers while the stack trains: these stay as the initialisation left them.
         self.random = snapshot.RandomStates(built.device).state_dict()
 
     def begin(self, models: int, threads: tuple[int, str], notices: Sequence[str]) -> None:
-        """Store the config, and say what is about to be done."""
-        request, built = self.request, self.built
-        self.built = built = replace(built, threads=threads[0], threads_note=threads[1])
+        """Store the config, and show what is about to be done."""
+        request = self.request
+        self.built = built = replace(self.built, threads=threads[0], threads_note=threads[1])
         self.record.update(
             environment=environment_of(built, self._stored),
             parameters=built.parameters,
@@ -171,40 +155,36 @@ class Member:
         for hook in self._to_start:
             hook.start(self.run)
 
+    # ---------------------------------------------------------------- while it trains
+
     def hold(self, run: Run) -> Callable[[], CheckpointData]:
-        """Copy what the next step changes; what is returned makes a checkpoint of it, which takes longer."""
-        self.sync()
+        """Copy the tensors that the next step changes; the function returned makes a checkpoint of the copy,
+        which takes longer."""
         model = _cloned(dict(run.result.state_dict()))
         states = {name: _cloned(dict(part.state_dict())) for name, part in run.parts().items()}
         state = run.state.state_dict()
 
         def content() -> CheckpointData:
-            plain = {
-                **state,
-                "data": self.built.described,
-                "data_fingerprint": self.built.data_fingerprint(state["epoch"]),
-            }
-            taken = snapshot.assemble(model, plain, {**states, "random": self.random})
-            return ready_to_save(taken)
+            fingerprint = self.built.data_fingerprint(state["epoch"])
+            plain = {**state, "data": self.built.described, "data_fingerprint": fingerprint}
+            return ready_to_save(snapshot.assemble(model, plain, {**states, "random": self.random}))
 
         return content
 
-    sync: Callable[[], None] = staticmethod(lambda: None)
-    """Brings what the stack keeps once for several models to this one's optimizer and scheduler."""
-
-    def stepped(self, steps: Sequence[tuple[int, int, float, float]]) -> None:
+    def stepped(self, steps: Steps) -> None:
         """Write and show steps that were taken."""
         self.metrics_log.write_steps(steps)
         self.console.feed(self.run, steps)
 
-    def not_finite(self, loss: Tensor) -> NotFiniteError:
-        """The error of the next step, whose ``loss`` is not finite; the step is kept to be run again."""
-        self.sync()
+    def not_finite(self, loss: float) -> NotFiniteError:
+        """The error of the next step, whose ``loss`` is not finite; the step is kept as a capsule."""
         guard: Guard = self.run.hook("guard")
         device = self.built.device.type
         batch = next(iter(self.run.train_loader.batches(self.run.state.cursor)))
         random_state = self.random["torch" if device == "cpu" else device]
-        return guard.error(self.run, f"the loss is {loss.item()}", batch, random_state)
+        return guard.error(self.run, f"the loss is {loss}", batch, random_state)
+
+    # ---------------------------------------------------------------- the end
 
     def stop(self, error: TrainctlError) -> None:
         """Save, and end as told to."""
@@ -214,19 +194,14 @@ class Member:
         self.fail(type(error)((*error.problems, Problem(f"saved in {short_path(path)}"))))
 
     def done(self, test: Mapping[str, float]) -> None:
-        """Write down how it ended."""
+        """Record the end of a run that went well."""
         state = self.run.state
         if test:
             self.metrics_log.write({**state.where, **test})
             self.metrics_log.sync()
         self._end()
-        self.record.update(
-            status="done",
-            exit_code=0,
-            reason=state.stop,
-            ended=now(),
-            test=test_record(state, test),
-        )
+        tested = test_record(state, test)
+        self.record.update(status="done", exit_code=0, reason=state.stop, ended=now(), test=tested)
         if state.stop:
             self.display.notice(f"stopped early: {state.stop}")
         self.result = self.record.values
@@ -238,49 +213,38 @@ class Member:
         return int(state.best["step"]) if state.best else state.step
 
     def show_end(self) -> None:
-        """Show and log how the run ended, and give its directory back."""
+        """Show and log the end of the run, and give its directory back."""
         with self.at_work():
             closing(self.display, self.record, self.request.directory, self.best_step)
-        self.close()
+        self._open.close()
 
     def fail(self, error: BaseException) -> None:
-        """Write down what ended it."""
+        """Record the error that ended the run."""
         self.result = error
         # A disk that takes no more must not hide what came before.
         with contextlib.suppress(OSError, TrainctlError), self.at_work():
             self.display.close()
-            if self._before is not None and not self.record.begun:
-                # Nothing has happened to the run: what stood there still holds.
+            if not hasattr(self, "record"):
+                pass
+            elif self._before is not None and not self.record.begun:
+                # Nothing has happened to the run: its record stays.
                 self.record.values = self._before
                 self.record.write()
-            elif self._record is not None:
+            else:
                 with contextlib.suppress(OSError, TrainctlError):
                     self._end()
-                record_failure(self._record, error)
-        self.close()
+                record_failure(self.record, error)
+        self._open.close()
 
     def _end(self) -> None:
-        """Write what is left of the losses."""
-        if not hasattr(self, "metrics_log"):
-            return
-        try:
-            self.checkpointer.close(self.run)
-        finally:
-            self.metrics_log.close()
-            state = self.run.state
-            self.record.values.update(last=state.last or state.where, best=state.best)
-
-    def close(self) -> None:
-        """Give the run directory back."""
-        self._open.close()
-        self._handler = None
-
-
-@contextmanager
-def logging_on() -> Iterator[None]:
-    """Inside, members at work are logged."""
-    with logged_to(logging.NullHandler()):
-        yield
+        """Write the remaining losses."""
+        if hasattr(self, "metrics_log"):
+            try:
+                self.checkpointer.close(self.run)
+            finally:
+                self.metrics_log.close()
+                state = self.run.state
+                self.record.values.update(last=state.last or state.where, best=state.best)
 
 
 def _cloned(value: Any) -> Any:

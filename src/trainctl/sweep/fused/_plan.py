@@ -1,4 +1,4 @@
-"""Which jobs can train as one stacked model. No torch: it is asked before anything is built."""
+"""The groups of jobs that can train as one stacked model. No torch: it is asked before anything is built."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from trainctl.registry import COMPONENTS
 from trainctl.registry.constraints import show
 
 _OPTIMIZERS = ("sgd", "sgd_momentum", "adam", "adamw")
-_LOADERS = ("auto", "resident")
-# What each model of a stack can have for itself.
+# Each model of a stack can have its own of these.
 _OWN_ARGUMENTS = ("lr", "weight_decay", "momentum")
 _OWN = ("seed", "name", "init_from")
-# What does not touch the training.
+# These do not touch the training.
 _OUTSIDE = ("display", "sweep")
 _RANDOM_LAYERS = ("Dropout", "FeatureAlphaDropout", "AlphaDropout", "RReLU")
 _STATEFUL_LAYERS = ("BatchNorm", "SyncBatchNorm")
@@ -24,14 +23,13 @@ _STATEFUL_LAYERS = ("BatchNorm", "SyncBatchNorm")
 def plan(configs: Sequence[Config]) -> tuple[list[list[int]], dict[int, str]]:
     """The groups that can train as one model each, and why each of the other jobs trains alone.
 
-    Both name jobs by their number in ``configs``. What only the built model shows is found by
-    :func:`trainctl.sweep.fused.train_group`.
+    Both name jobs by their number in ``configs``. :func:`trainctl.sweep.fused.train_group` finds what only
+    the built model shows.
     """
     alone: dict[int, str] = {}
     groups: dict[str, list[int]] = {}
     for number, config in enumerate(configs):
-        reason = next(_reasons(config), None)
-        if reason is None:
+        if (reason := next(_reasons(config), None)) is None:
             groups.setdefault(_shape(config), []).append(number)
         else:
             alone[number] = reason
@@ -42,18 +40,15 @@ def plan(configs: Sequence[Config]) -> tuple[list[list[int]], dict[int, str]]:
 
 
 def _shape(config: Config) -> str:
-    """What the jobs of a group have in common."""
+    """Equal for the jobs of a group."""
     parts = []
-    for field in fields(config):
-        value = getattr(config, field.name)
-        if field.name in (*_OWN, *_OUTSIDE):
-            continue
+    for name in (field.name for field in fields(config) if field.name not in (*_OWN, *_OUTSIDE)):
+        value = getattr(config, name)
         if isinstance(value, Component):
-            arguments = _arguments(value)
-            if field.name == "optim":
-                arguments = {key: item for key, item in arguments.items() if key not in _OWN_ARGUMENTS}
-            value = (value.name, sorted(arguments.items()), sorted(value.common.items()))
-        parts.append(f"{field.name}={value!r}")
+            own = _OWN_ARGUMENTS if name == "optim" else ()
+            arguments = [item for item in sorted(_arguments(value).items()) if item[0] not in own]
+            value = (value.name, arguments, sorted(value.common.items()))
+        parts.append(f"{name}={value!r}")
     return "\n".join(parts)
 
 
@@ -66,27 +61,25 @@ def _reasons(config: Config) -> Iterator[str]:
         yield f"optim={config.optim.name} has no stacked form"
     if config.scheduler.name == "reduce_on_plateau":
         yield "scheduler=reduce_on_plateau waits for each model's own evaluations"
-    if config.loader.name not in _LOADERS:
+    if config.loader.name not in ("auto", "resident"):
         yield f"loader={config.loader.name} makes batches for one model"
     if config.device == "mps":
         yield "device=mps has no stacked form"
-    for key, plain in (("accumulate", 1), ("precision", "fp32"), ("clip_norm", None)):
-        if getattr(train, key) != plain:
+    plain = {"accumulate": 1, "precision": "fp32", "clip_norm": None, "ema": None, "overfit_batches": None}
+    for key, value in plain.items():
+        if getattr(train, key) != value:
             yield f"train.{key}={show(getattr(train, key))} has no stacked form"
-    for key in ("ema", "overfit_batches"):
-        if getattr(train, key) is not None:
-            yield f"train.{key} has no stacked form"
     if train.capture is True:
         yield "train.capture=true records the step of one model"
-    if guard.gradients or guard.skip:
-        yield (
-            "the gradients are looked at model by model" if guard.gradients else "guard.skip leaves out steps"
-        )
+    if guard.gradients:
+        yield "guard.gradients=true checks the gradients of one model"
+    if guard.skip:
+        yield f"guard.skip={guard.skip} leaves out steps of one model"
     for key in ("compile", "profile"):
         if getattr(config, key):
             yield f"{key}={show(getattr(config, key))} is for one model"
-    if tracker := _trackers(config):
-        yield f"tracker={tracker} follows one run"
+    if config.trackers:
+        yield f"tracker={','.join(sorted(each.name for each in config.trackers.values()))} follows one run"
     if augment := config.dataset.common.get("augment"):
         yield f"dataset.augment={show(augment)} draws for each seed"
     yield from _of_model(config.model)
@@ -103,15 +96,15 @@ def _of_model(model: Component) -> Iterator[str]:
     if arguments.get("normalization") == "batch":
         yield "model.normalization=batch keeps running statistics"
     for layer in arguments.get("layers") or ():
-        name = layer if isinstance(layer, str) else next(iter(layer), "") if isinstance(layer, dict) else ""
-        if str(name).startswith(_RANDOM_LAYERS):
+        name = str(next(iter(layer), "") if isinstance(layer, dict) else layer)
+        if name.startswith(_RANDOM_LAYERS):
             yield f"its layer {name} draws random numbers"
-        if str(name).startswith(_STATEFUL_LAYERS):
+        if name.startswith(_STATEFUL_LAYERS):
             yield f"its layer {name} keeps running statistics"
 
 
 def _arguments(component: Component) -> dict[str, Any]:
-    """A component's arguments with those that its signature gives it."""
+    """A component's arguments, with the defaults of its signature."""
     parameters = COMPONENTS[component.group].signature(component.name).parameters
     defaults = {
         parameter.name: parameter.default
@@ -119,7 +112,3 @@ def _arguments(component: Component) -> dict[str, Any]:
         if not parameter.required and parameter.name not in component.common
     }
     return {**defaults, **component.arguments}
-
-
-def _trackers(config: Config) -> str:
-    return ",".join(sorted(tracker.name for tracker in config.trackers.values()))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -14,17 +15,14 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from trainctl.registry.protocols import Batch
+from trainctl.training.loop import evaluating
 
 _LIMIT = 2**26
+_ADAM = ("lr", "betas", "eps", "weight_decay")
 _SETTINGS = {
     "SGD": ("lr", "momentum", "dampening", "nesterov", "weight_decay"),
-    "Adam": ("lr", "betas", "eps", "weight_decay"),
-    "AdamW": ("lr", "betas", "eps", "weight_decay"),
-}
-_MOMENTS = {
-    "SGD": ("momentum_buffer",),
-    "Adam": ("exp_avg", "exp_avg_sq"),
-    "AdamW": ("exp_avg", "exp_avg_sq"),
+    "Adam": _ADAM,
+    "AdamW": _ADAM,
 }
 
 
@@ -43,16 +41,14 @@ def stacked_step(stack: Stack, optimizer: StackedOptimizer, inputs: Tensor, targ
 class Stack:
     """Models of one shape as one: a parameter of shape (…) is a row of a tensor (models, …).
 
-    The parameters and buffers of the models become views of the rows, so that each model is at any time what
-    it would be on its own. :meth:`release` gives a model tensors of its own again.
-
-    A chain of linear layers and activations is computed as one batched matrix product a layer; any other
-    model goes through torch.func.vmap.
+    The parameters and buffers of the models become views of the rows: each model is at any time what it would
+    be on its own. A chain of linear layers and activations is computed as one batched matrix product a layer;
+    any other model goes through torch.func.vmap.
 
     Args:
         models: of one structure, on one device.
-        criterion: what each one's loss is.
-        sample: a batch for one model, from which a chain is known; without it all goes through vmap.
+        criterion: the loss of each.
+        sample: a batch for one model, which shows whether it is a chain; without it all goes through vmap.
     """
 
     def __init__(self, models: Sequence[Any], criterion: Any, sample: Tensor | None = None) -> None:
@@ -70,41 +66,40 @@ class Stack:
         self.trained = [self.tensors[name] for name in self.names]
         self._chain = None if sample is None else _chain_of(self.template, sample)
         # torch's own mean over the batch, taken for each model: under vmap these two are computed in Python.
-        self._plain = type(criterion) if isinstance(criterion, nn.CrossEntropyLoss | nn.NLLLoss) else None
-        if self._plain is not None and criterion.reduction == "mean":
-            self._each = copy.copy(self.criterion)
-            self._each.reduction = "none"
-        else:
-            self._plain = None
+        self._by_sample = None
+        if isinstance(criterion, nn.CrossEntropyLoss | nn.NLLLoss) and criterion.reduction == "mean":
+            self._by_sample = copy.copy(self.criterion)
+            self._by_sample.reduction = "none"
 
-    def __repr__(self) -> str:
+    def __repr__(self) -> str:  # choose_threads tells models apart by it
         return f"{self.count} × {self.template!r}"
 
     def outputs(self, inputs: Tensor, *, shared: bool = False) -> Tensor:
-        """What each model makes of its own batch (models, N, …), or all of a ``shared`` one (N, …).
-
-        Shape of the outputs: (models, N, …).
-        """
+        """The outputs of each model, shape (models, N, …), for inputs of its own (models, N, …) or ``shared``
+        ones (N, …)."""
         if self._chain is not None:
             return self._linked(self._chain, inputs, shared)
-        outputs: Tensor = vmap(self._outputs, in_dims=(0, None if shared else 0))(self.tensors, inputs)
+
+        def call(tensors: dict[str, Tensor], own: Tensor) -> Any:
+            return functional_call(self.template, tensors, (own,))
+
+        outputs: Tensor = vmap(call, in_dims=(0, None if shared else 0))(self.tensors, inputs)
         return outputs
 
     def losses(self, outputs: Tensor, targets: Tensor, *, shared: bool = False) -> Tensor:
         """The loss of each model, shape (models,), of outputs (models, N, …) against targets of its own
         (models, N, …), or ``shared`` ones (N, …)."""
-        if self._plain is None:
+        if self._by_sample is None:
             losses: Tensor = vmap(self.criterion, in_dims=(0, None if shared else 0))(outputs, targets)
             return losses
         models, size = outputs.shape[:2]
         if shared:
             targets = targets.expand(models, *targets.shape)
         flat = targets.reshape(-1, *targets.shape[2:])
-        each = self._each(outputs.reshape(models * size, *outputs.shape[2:]), flat).view(models, size)
-        if self._each.weight is None:
-            mean: Tensor = each.mean(1)
-            return mean
-        weighted: Tensor = each.sum(1) / self._each.weight[flat].view(models, size).sum(1)
+        each: Tensor = self._by_sample(outputs.flatten(0, 1), flat).view(models, size)
+        if self._by_sample.weight is None:
+            return each.mean(1)
+        weighted: Tensor = each.sum(1) / self._by_sample.weight[flat].view(models, size).sum(1)
         return weighted
 
     def evaluate(
@@ -114,14 +109,14 @@ class Stack:
 
         ``metrics`` are new ones for each model.
         """
-        losses, sizes = [], []
+        losses, weights = [], []
         kept: list[tuple[Tensor, Tensor]] = []
         weigh = getattr(self.criterion, "batch_weight", len)
-        with self._evaluating(), torch.no_grad():
+        with evaluating(self.template), torch.no_grad():
             for inputs, targets, *_ in batches:
                 outputs = self.outputs(inputs, shared=True)
                 losses.append(self.losses(outputs, targets, shared=True))
-                sizes.append(weigh(targets))
+                weights.append(weigh(targets))
                 kept.append((outputs.float(), targets))
                 if len(kept) * outputs.numel() > _LIMIT:
                     _update(metrics, kept)
@@ -129,8 +124,8 @@ class Stack:
             table = torch.stack(losses, 1).tolist()
         found = []
         for own, metric in zip(table, metrics, strict=True):
-            weighted = sum(loss * size for loss, size in zip(own, sizes, strict=True))
-            values = {"loss": weighted / sum(sizes)}
+            weighted = sum(loss * weight for loss, weight in zip(own, weights, strict=True))
+            values = {"loss": weighted / sum(weights)}
             for name, each in metric.items():
                 value = each.compute()
                 several = isinstance(value, Mapping)
@@ -142,10 +137,6 @@ class Stack:
         """Give ``model``, one of these, tensors of its own."""
         for tensor in (*model.parameters(), *model.buffers()):
             tensor.data = tensor.detach().clone()
-
-    def _outputs(self, tensors: dict[str, Tensor], inputs: Tensor) -> Tensor:
-        outputs: Tensor = functional_call(self.template, tensors, (inputs,))
-        return outputs
 
     def _linked(self, chain: Sequence[_Link], inputs: Tensor, shared: bool) -> Tensor:
         # Features before samples, (models, features, N): then the gradients of the weights come out as the
@@ -166,17 +157,9 @@ class Stack:
                 values = torch.baddbmm(bias.unsqueeze(2), weight, values)
         return values.transpose(1, 2)
 
-    @contextmanager
-    def _evaluating(self) -> Iterator[None]:
-        self.template.eval()
-        try:
-            yield
-        finally:
-            self.template.train()
-
 
 def _update(totals: Sequence[Mapping[str, Any]], kept: list[tuple[Tensor, Tensor]]) -> None:
-    """Show the metrics what was kept: once for many batches, because each call costs the same."""
+    """Show the metrics the kept batches: many at once, because each call costs the same."""
     if not kept:
         return
     outputs = torch.cat([each for each, _ in kept], 1)
@@ -197,22 +180,17 @@ _ACTIVATIONS = (
 
 def _chain_of(model: nn.Module, sample: Tensor) -> list[_Link] | None:
     """The layers of a model that flattens its inputs and passes them from one linear layer or activation to
-    the next; None for any other. Known by watching the tensors that go in and out of the layers."""
+    the next; None for any other. Found by watching the tensors that go in and out of the layers."""
     passed: list[tuple[str, nn.Module, Tensor, Tensor]] = []
-    handles = []
-    for name, module in model.named_modules():
-        if not list(module.children()):
 
-            def note(module: nn.Module, inputs: Any, outputs: Any, name: str = name) -> None:
-                passed.append((name, module, inputs[0], outputs))
+    def note(name: str, module: nn.Module, inputs: Any, outputs: Any) -> None:
+        passed.append((name, module, inputs[0], outputs))
 
-            handles.append(module.register_forward_hook(note))
-    try:
-        with torch.no_grad():
-            outputs = model(sample)
-    finally:
-        for handle in handles:
-            handle.remove()
+    layers = [(name, module) for name, module in model.named_modules() if not list(module.children())]
+    with ExitStack() as hooks, torch.no_grad():
+        for name, module in layers:
+            hooks.callback(module.register_forward_hook(partial(note, name)).remove)
+        outputs = model(sample)
     before = sample.flatten(1)
     chain: list[_Link] = []
     for name, module, taken, given in passed:
@@ -244,75 +222,76 @@ def _without_idle_dropout(model: nn.Module) -> nn.Module:
 class StackedOptimizer:
     """SGD, Adam or AdamW on a stack, by the fused kernels that torch's own optimizers use.
 
-    Models of equal settings that lie side by side share a call. The moments are rows of stacked tensors, and
-    the state of each model's own optimizer is made of views of them: its ``state_dict`` is always right.
+    Neighbours of equal settings share a call. The moments are rows of stacked tensors, and the state of each
+    model's own optimizer is made of views of them: its ``state_dict`` is always right.
 
     Args:
         stack: of ``models``.
         models, optimizers: one each. The settings of each are read from the first of those that share a call;
             :meth:`follow` reads them again.
 
-    Raises ValueError for what cannot be stacked.
+    Raises ValueError for models that have taken different numbers of steps.
     """
 
     def __init__(self, stack: Stack, models: Sequence[Any], optimizers: Sequence[Any]) -> None:
         self.kind = type(optimizers[0]).__name__
-        self._moments: dict[str, dict[str, Tensor]] = {}
-        device = stack.trained[0].device
-        self.step_count = torch.tensor(_steps_of(optimizers), device=device)
+        self._keys = ("momentum_buffer",) if self.kind == "SGD" else ("exp_avg", "exp_avg_sq")
+        self.step_count = torch.tensor(_steps_of(optimizers), device=stack.trained[0].device)
         own = [dict(model.named_parameters()) for model in models]
-        for name in stack.names:
-            pairs = [(optimizer, named[name]) for optimizer, named in zip(optimizers, own, strict=True)]
-            self._moments[name] = self._stacked(pairs, stack.tensors[name])
-        self.calls = self._plan(stack, optimizers, own[0])
-
-    def _stacked(self, pairs: Sequence[tuple[Any, Tensor]], parameter: Tensor) -> dict[str, Tensor]:
-        """The moments of one parameter, with each optimizer's state made of views of them."""
-        moments = {}
-        for key in _MOMENTS[self.kind]:
-            if self.kind == "SGD" and not any(_momentum(optimizer) for optimizer, _ in pairs):
-                continue
-            empty = torch.zeros_like(pairs[0][1])
-            moments[key] = torch.stack(
-                [optimizer.state.get(own, {}).get(key, empty) for optimizer, own in pairs]
+        self._moments = {
+            name: self._stacked(
+                [(optimizer, named[name]) for optimizer, named in zip(optimizers, own, strict=True)]
             )
+            for name in stack.names
+        }
+        self._plan(stack, optimizers, own[0])
+
+    def _stacked(self, pairs: Sequence[tuple[Any, Tensor]]) -> dict[str, Tensor]:
+        """The moments of one parameter, with each optimizer's state made of views of them."""
+        adam, moments = self.kind != "SGD", {}
+        if adam or any(_momentum(optimizer) for optimizer, _ in pairs):
+            empty = torch.zeros_like(pairs[0][1])
+            for key in self._keys:
+                rows = [optimizer.state.get(own, {}).get(key, empty) for optimizer, own in pairs]
+                moments[key] = torch.stack(rows)
         for row, (optimizer, own) in enumerate(pairs):
-            state = {} if self.kind == "SGD" else {"step": self.step_count}
-            if self.kind != "SGD" or _momentum(optimizer):
+            state = {"step": self.step_count} if adam else {}
+            if adam or _momentum(optimizer):
                 state |= {key: moment[row] for key, moment in moments.items()}
             if state:
                 optimizer.state[own] = state
         return moments
 
-    def _plan(self, stack: Stack, optimizers: Sequence[Any], own: Mapping[str, Tensor]) -> list[_Call]:
+    def _plan(self, stack: Stack, optimizers: Sequence[Any], own: Mapping[str, Tensor]) -> None:
+        """Divide the rows into calls: one for neighbours of equal settings, and for each parameter group."""
         names = {id(tensor): name for name, tensor in own.items()}
         groups = [[names[id(each)] for each in group["params"]] for group in optimizers[0].param_groups]
-        # Different ones, some of which have momentum and some not, never share.
-        calls: list[_Call] = []
+        self.sharing: list[tuple[int, int]] = []
+        """The rows that share their settings: (first, number) each, from the top."""
+        self.calls: list[_Call] = []
         start = 0
-        self._sizes: list[int] = []
         for _, same in groupby(optimizers, key=lambda optimizer: repr(settings_of(optimizer))):
-            length = len(list(same))
-            rows = slice(start, start + length)
+            rows = slice(start, start + len(list(same)))
+            # Optimizers with momentum and without never share.
+            has_moments = self.kind != "SGD" or _momentum(optimizers[start])
             for number, group in enumerate(groups):
-                has_moments = self.kind != "SGD" or _momentum(optimizers[start])
-                calls.append(
+                self.calls.append(
                     _Call(
                         group=number,
                         row=start,
-                        piece=len(self._sizes),
+                        piece=len(self.sharing),
                         indices=[stack.names.index(name) for name in group],
                         parameters=[stack.tensors[name].detach()[rows] for name in group],
                         moments=[
-                            [self._moments[name][key][rows] for name in group] if has_moments else []
-                            for key in _MOMENTS[self.kind]
+                            [self._moments[name][key][rows] for name in group if has_moments]
+                            for key in self._keys
                         ],
                         settings=settings_of(optimizers[start])[number],
                     )
                 )
-            start += length
-            self._sizes.append(length)
-        return calls
+            self.sharing.append((start, rows.stop - start))
+            start = rows.stop
+        self._sizes = [length for _, length in self.sharing]
 
     @torch.no_grad()
     def step(self, gradients: Sequence[Tensor]) -> None:
@@ -325,17 +304,11 @@ class StackedOptimizer:
             _KERNELS[self.kind](call, own, self.step_count)
 
     def follow(self, row: int, optimizer: Any) -> None:
-        """Take over what a scheduler has changed in the settings of the model at ``row``."""
+        """Take over the settings of the model at ``row``, which a scheduler has changed."""
         settings = settings_of(optimizer)
         for call in self.calls:
             if call.row == row:
                 call.settings = settings[call.group]
-
-    @property
-    def sharing(self) -> list[tuple[int, int]]:
-        """The rows that share their settings: (first, number) each, from the top."""
-        firsts = [call.row for call in self.calls if call.group == 0]
-        return list(zip(firsts, self._sizes, strict=True))
 
     def tensors(self) -> list[Tensor]:
         """All that a step changes beside the parameters."""
@@ -356,7 +329,7 @@ class _Call:
         row: the first of the rows; they are the ``piece``-th of all.
         indices: of its parameters among those that are trained.
         parameters, moments: views of the rows.
-        settings: what the kernel gets.
+        settings: arguments of the kernel.
     """
 
     group: int
@@ -369,7 +342,7 @@ class _Call:
 
 
 def settings_of(optimizer: Any) -> list[dict[str, Any]]:
-    """What a step reads of each parameter group."""
+    """The settings of each parameter group that a step reads."""
     keys = _SETTINGS[type(optimizer).__name__]
     return [{key: group[key] for key in keys} for group in optimizer.param_groups]
 
@@ -390,54 +363,34 @@ def _momentum(optimizer: Any) -> bool:
 
 
 def _steps_of(optimizers: Sequence[Any]) -> float:
-    counts = {
-        float(state["step"])
-        for optimizer in optimizers
-        for state in optimizer.state.values()
-        if "step" in state
-    }
+    states = [state for optimizer in optimizers for state in optimizer.state.values()]
+    counts = {float(state["step"]) for state in states if "step" in state}
     if len(counts) > 1:
         raise ValueError("the models have taken different numbers of steps")
     return counts.pop() if counts else 0.0
 
 
-def _adam(call: _Call, gradients: list[Tensor], step_count: Tensor, decoupled: bool = False) -> None:
-    kernel: Any = torch._fused_adamw_ if decoupled else torch._fused_adam_
-    settings = call.settings
+def _adam(call: _Call, gradients: list[Tensor], step_count: Tensor, kernel: Any = torch._fused_adam_) -> None:
+    beta1, beta2 = call.settings["betas"]
     kernel(
-        call.parameters,
-        gradients,
-        *call.moments,
-        [],
-        [step_count] * len(gradients),
-        lr=settings["lr"],
-        beta1=settings["betas"][0],
-        beta2=settings["betas"][1],
-        weight_decay=settings["weight_decay"],
-        eps=settings["eps"],
+        *(call.parameters, gradients, *call.moments, [], [step_count] * len(gradients)),
+        beta1=beta1,
+        beta2=beta2,
+        **{key: call.settings[key] for key in ("lr", "weight_decay", "eps")},
         amsgrad=False,
         maximize=False,
     )
 
 
-def _adamw(call: _Call, gradients: list[Tensor], step_count: Tensor) -> None:
-    _adam(call, gradients, step_count, decoupled=True)
-
-
 def _sgd(call: _Call, gradients: list[Tensor], step_count: Tensor) -> None:
+    # The first step is like the others where the momentum begins at zero.
     torch._fused_sgd_(
-        call.parameters,
-        gradients,
-        *call.moments,
-        **call.settings,
-        maximize=False,
-        # The first step is like the others where the momentum begins at zero.
-        is_first_step=False,
+        *(call.parameters, gradients, *call.moments), **call.settings, maximize=False, is_first_step=False
     )
 
 
 _KERNELS: dict[str, Callable[[_Call, list[Tensor], Tensor], None]] = {
     "SGD": _sgd,
     "Adam": _adam,
-    "AdamW": _adamw,
+    "AdamW": partial(_adam, kernel=torch._fused_adamw_),
 }
