@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -60,10 +60,16 @@ def folder_name(step: int) -> str:
     return f"step-{step:08d}"
 
 
-def check_finite(tensors: Mapping[str, Tensor], step: int) -> None:
-    """Raise NotFiniteError where a parameter or a buffer is NaN or infinite: such a model is never saved."""
+def check_finite(tensors: Mapping[str, Tensor], step: int, buffers: Collection[str] = ()) -> None:
+    """Raise NotFiniteError where a parameter or a buffer is NaN or infinite: such a model is never saved.
+
+    ``buffers``, by name, may hold -inf, as the mask of causal attention does.
+    """
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        if not (tensor.is_floating_point() or tensor.is_complex()) or bool(torch.isfinite(tensor).all()):
+            continue
+        masks = name in buffers and tensor.is_floating_point()
+        if not masks or bool((tensor.isnan() | tensor.isposinf()).any()):
             raise NotFiniteError(
                 f"{name} has NaN or infinite values at step {step}: not saved",
                 "earlier checkpoints are kept; guard=default stops at the first such loss",
@@ -103,14 +109,14 @@ def write(store: Store, content: CheckpointData, name: str, *, finite: bool = Tr
         raise
 
 
-def ready_to_save(content: CheckpointData) -> CheckpointData:
+def ready_to_save(content: CheckpointData, buffers: Collection[str] = ()) -> CheckpointData:
     """``content`` prepared so that :func:`save_checkpoint` needs no operation of torch on the CPU.
 
     For a thread that writes while another one trains: an operation on a large tensor would start a second
     pool of OpenMP threads for the writer. With more threads than cores they stop spinning while they wait,
-    the trainer's too, and every later operation takes longer. Raises NotFiniteError.
+    the trainer's too, and every later operation takes longer. Raises as :func:`check_finite`.
     """
-    check_finite(content.model, content.step)
+    check_finite(content.model, content.step, buffers)
 
     def apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         on_cpu = {name: tensor for name, tensor in tensors.items() if tensor.is_cpu}

@@ -21,7 +21,7 @@ from trainctl.distributed.context import require_one_process
 from trainctl.errors import ConfigError
 from trainctl.registry.protocols import Batch, Criterion, Loader, Stateful
 from trainctl.training import cuda_graph, parameters, runtime
-from trainctl.training.checks import check_batch_of_one, check_fit
+from trainctl.training.checks import check_batch_of_one, check_fit, check_state
 from trainctl.training.construct import build_model, check_loop, check_optimizer, check_part, construct
 from trainctl.training.evaluation import choose_metrics, choose_monitor
 from trainctl.training.hooks import overfit
@@ -75,6 +75,16 @@ class Built:
     def trainable(self) -> int:
         """Parameters that are not frozen."""
         return sum(each.numel() for each in self.run.model.parameters() if each.requires_grad)
+
+    @property
+    def buffers(self) -> frozenset[str]:
+        """Names of the model's buffers."""
+        model = self.run.result
+        return (
+            frozenset(name for name, _ in model.named_buffers())
+            if hasattr(model, "named_buffers")
+            else frozenset()
+        )
 
     @property
     def loaders(self) -> list[Loader]:
@@ -153,6 +163,7 @@ def build(config: Config, data: Data | None = None, recorded: Mapping[str, Any] 
 
     batch = next(iter(loaders.train.batches()))
     check_fit(config, model, criterion, batch, data)
+    check_state(config, model)
     check_batch_of_one(config, model, batch.inputs, len(loaders.train_split))
     threads, threads_note = _choose_threads(config, run, batch)
     _attach(run, config, monitor, lower_is_better, plateau)
@@ -228,8 +239,10 @@ def _build_scheduler(
     if scheduler is not None and not isinstance(scheduler, LRScheduler):
         message = f"scheduler={name} built a {type(scheduler).__name__}"
         raise ConfigError(message, "a scheduler is a torch.optim.lr_scheduler.LRScheduler, or None")
-    if isinstance(scheduler, ReduceLROnPlateau) and loaders.val is None:
-        raise ConfigError(f"scheduler={name} needs validation data", "hold some out: dataset.val=0.1")
+    patience = config.train.patience
+    if loaders.val is None and (isinstance(scheduler, ReduceLROnPlateau) or patience is not None):
+        needs = f"scheduler={name}" if patience is None else f"train.patience={patience}"
+        raise ConfigError(f"{needs} needs validation data", "hold some out: dataset.val=0.1")
     return scheduler
 
 

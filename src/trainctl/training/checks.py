@@ -40,8 +40,7 @@ def check_fit(config: Config, model: Model, criterion: Criterion, batch: Batch, 
             f"model={config.model.name} does not take inputs of shape (N, {_listed(shape)}): {reason}",
             f"dataset={config.dataset.name} gives that shape; choose a model for it",
         ) from error
-    if not isinstance(outputs, torch.Tensor):
-        raise ConfigError(f"model={config.model.name} returns {type(outputs).__name__}, not one tensor")
+    _refuse_no_tensor(config, outputs, "")
     kind = getattr(criterion, "target", None)
     _check_target_kind(config, kind, data, outputs, targets)
     try:
@@ -56,6 +55,54 @@ def check_fit(config: Config, model: Model, criterion: Criterion, batch: Batch, 
             f"loss={config.loss.name} gives a value of shape {tuple(loss.shape)}, not one number",
             "a loss averages over the batch",
         )
+    if isinstance(model, nn.Module):
+        _check_training(config, model, criterion, inputs, targets)
+
+
+def _check_training(
+    config: Config, model: nn.Module, criterion: Criterion, inputs: torch.Tensor, targets: torch.Tensor
+) -> None:
+    """Raise ConfigError where the model in training mode gives no tensor, or a loss without a gradient."""
+    before = [buffer.clone() for buffer in model.buffers()]
+    mode = model.training
+    try:
+        with random_state_kept(inputs.device):
+            model.train()
+            outputs = model(inputs.clone())
+            _refuse_no_tensor(config, outputs, " in training mode")
+            loss = criterion(outputs, targets)
+    except (RuntimeError, ValueError):
+        return  # two samples may be too few for a layer that normalizes; the first step says what is wrong
+    finally:
+        model.train(mode)
+        for buffer, value in zip(model.buffers(), before, strict=True):
+            buffer.data.copy_(value)
+    # The tutorials' loops compute gradients themselves, or update tensors that need none.
+    if config.loop.name == "optimizer" and not loss.requires_grad:
+        raise ConfigError(
+            f"model={config.model.name}: the loss depends on no parameter that trains",
+            "a detach(), an argmax or no_grad() in the model stops the gradient",
+        )
+
+
+def _refuse_no_tensor(config: Config, outputs: Any, when: str) -> None:
+    if not isinstance(outputs, torch.Tensor):
+        raise ConfigError(f"model={config.model.name} returns {type(outputs).__name__}{when}, not one tensor")
+
+
+def check_state(config: Config, model: Model) -> None:
+    """Raise ConfigError for a state that no checkpoint can hold: safetensors has no complex128 either."""
+    for name, value in model.state_dict().items():
+        if not isinstance(value, torch.Tensor):
+            raise ConfigError(
+                f"model={config.model.name}: its state {name} is {type(value).__name__}, not a tensor",
+                "keep it in a buffer instead of get_extra_state: checkpoints hold tensors only",
+            )
+        if value.dtype == torch.complex128:
+            raise ConfigError(
+                f"model={config.model.name}: {name} is {_type(value)}, which a checkpoint cannot hold",
+                "use complex64, or a real and an imaginary part",
+            )
 
 
 def check_batch_of_one(config: Config, model: Model, inputs: torch.Tensor, samples: int) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from trainctl.components.tasks._base import check_targets, task_of
+from trainctl.components.tasks._base import task_of, with_targets
 from trainctl.config.settings import Component, Config
 from trainctl.data.augmentation import make_augment
 from trainctl.data.sampler import epoch_order
@@ -32,7 +32,7 @@ def build_data(dataset: Component, like: Mapping[str, Any] | None = None) -> Dat
             f"dataset={dataset.name} returned {type(data).__name__}",
             "a dataset builder returns a trainctl.data.Data",
         )
-    check_targets(data)
+    data = with_targets(data)
     if data.val is None:
         data = hold_out(data, dataset.common["val"], dataset.common["split_seed"])
     data = limited(data, dataset.common.get("limit"))
@@ -50,17 +50,11 @@ class Loaders:
 
 
 def build_loaders(config: Config, data: Data, device: torch.device) -> Loaders:
-    """The loaders that the config asks for. Raises ConfigError for a batch larger than the training data."""
+    """The loaders that the config asks for. Raises ConfigError without training samples."""
     batch_size, accumulate = config.train.batch_size, config.train.accumulate
     window, overfit = batch_size * accumulate, config.train.overfit_batches
-    if len(data.train) < window:
-        asked = f"train.batch_size={batch_size}" + (
-            f" × train.accumulate={accumulate}" if accumulate > 1 else ""
-        )
-        raise ConfigError(
-            f"{asked}: only {len(data.train)} training samples",
-            f"use batch_size={len(data.train) // accumulate} or fewer, or hold out fewer with dataset.val",
-        )
+    if not len(data.train):
+        raise ConfigError(f"dataset {data.name} has no training samples", "hold out fewer with dataset.val")
     augment = make_augment(config.dataset.common["augment"], data.train, config.seed)
     load = partial(construct, config.loader, transform=data.transform, device=device)
     seed: int | None = config.seed

@@ -35,6 +35,8 @@ def header(request: Request, built: Built) -> tuple[str, list[tuple[str, str]]]:
     )
     if config.train.accumulate > 1:
         steps += f" × {config.train.accumulate}"
+    if len(data.train) < config.train.batch_size * config.train.accumulate:
+        steps += f": all {len(data.train):,} samples are one batch"
     overfit = config.train.overfit_batches is not None  # without scheduler and augmentation
     scheduler = "" if overfit or config.scheduler.name == "none" else f", {config.scheduler.name}"
     optimizer = f"{config.optim.name}{_learning_rate(run.optimizer)}"

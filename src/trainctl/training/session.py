@@ -124,7 +124,7 @@ class Session:
 
     def _hold(self, run: Run) -> Any:
         """Copy the run for a checkpoint; the result gives the copy."""
-        content = ready_to_save(self.built.snapshot())
+        content = ready_to_save(self.built.snapshot(), self.built.buffers)
         return lambda: content
 
     def _announce(self, topic: str, text: str, word: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainctl.components.tasks._base import check_targets, class_names, task_named, task_of
+from trainctl.components.tasks._base import class_names, task_named, task_of, with_targets
 from trainctl.data.types import Data, Split, Standardize
 from trainctl.errors import ConfigError
 from trainctl.registry import TASKS
@@ -40,24 +40,24 @@ def test_a_class_number_out_of_range_is_named_with_its_split(
 ) -> None:
     split = Split(torch.zeros(len(targets), 1), torch.tensor(targets))
     with pytest.raises(ConfigError, match=rf"{where} target {bad} is outside its 3 classes \(0 to 2\)"):
-        check_targets(replace(data(RIGHT), **{where: split}))
+        with_targets(replace(data(RIGHT), **{where: split}))
 
 
 def test_as_many_targets_as_inputs() -> None:
     uneven = Split(torch.zeros(4, 1), torch.zeros(3, dtype=torch.int64))
     with pytest.raises(ConfigError, match="test has 4 inputs, 3 targets"):
-        check_targets(replace(data(RIGHT), test=uneven))
+        with_targets(replace(data(RIGHT), test=uneven))
 
 
 def test_right_targets_pass() -> None:
-    check_targets(data(RIGHT))
-    check_targets(data(torch.tensor([[-5.0], [1e6]]), "regression", 1))
-    check_targets(replace(data(RIGHT), test=Split(torch.zeros(0, 1), torch.zeros(0, dtype=torch.int64))))
+    with_targets(data(RIGHT))
+    with_targets(data(torch.tensor([[-5.0], [1e6]]), "regression", 1))
+    with_targets(replace(data(RIGHT), test=Split(torch.zeros(0, 1), torch.zeros(0, dtype=torch.int64))))
 
 
 def test_an_unknown_task_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="dataset made: task 'guessing' does not exist") as caught:
-        check_targets(data(RIGHT, "guessing"))
+        with_targets(data(RIGHT, "guessing"))
     assert caught.value.problems[0].remedy == "there are: classification, regression"
 
 

@@ -72,7 +72,8 @@ class ResidentLoader:
         while cursor.position < len(targets):
             start, epoch = cursor.position, cursor.epoch
             if order is None:
-                raw, answers = inputs[start : start + size], targets[start : start + size]
+                # Copies: a model may change its inputs in place.
+                raw, answers = inputs[start : start + size].clone(), targets[start : start + size].clone()
             else:
                 index = order[start : start + size]
                 raw, answers = inputs.index_select(0, index), targets.index_select(0, index)

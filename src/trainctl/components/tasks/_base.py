@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from trainctl.data.types import Data
@@ -90,6 +91,16 @@ class Task:
     class_numbers = False
     example: tuple[str, ...] = ()
 
+    def converted(self, where: str, targets: Any) -> Tensor:
+        """The targets as the task has them: here (N, outputs) float32.
+
+        Raises ConfigError where that would lose something; ``where`` begins the message.
+        """
+        values = as_tensor(where, targets)
+        if values.is_complex():
+            raise ConfigError(f"{where} targets are {described(values)}; values must be real numbers")
+        return (values.unsqueeze(1) if values.dim() == 1 else values).to(torch.float32)
+
     def check(self, where: str, targets: Tensor, outputs: int) -> None:
         """Raise ConfigError for targets that do not fit ``outputs``; ``where`` begins the message."""
 
@@ -165,14 +176,39 @@ def class_names(data: Data) -> tuple[str, ...]:
     return task_of(data).class_names(data.classes, data.output_size)
 
 
-def check_targets(data: Data) -> None:
-    """Raise ConfigError where the targets do not fit the inputs, the task or the number of outputs."""
+def with_targets(data: Data) -> Data:
+    """``data`` with the targets in the type and shape of its task.
+
+    Raises ConfigError where they do not fit the inputs, the task or the number of outputs.
+    """
     task = task_of(data)
-    for label, split in (("train", data.train), ("val", data.val), ("test", data.test)):
-        if split is None or not len(split):
+    splits: dict[str, Any] = {}
+    for label in ("train", "val", "test"):
+        split = getattr(data, label)
+        if split is None:
             continue
-        if len(split) != len(split.targets):
-            raise ConfigError(
-                f"dataset {data.name}: {label} has {len(split)} inputs, {len(split.targets)} targets"
-            )
-        task.check(f"dataset {data.name}: {label}", split.targets, data.output_size)
+        where = f"dataset {data.name}: {label}"
+        targets = task.converted(where, split.targets)
+        if len(split) != len(targets):
+            raise ConfigError(f"{where} has {len(split)} inputs, {len(targets)} targets")
+        if len(split):
+            task.check(where, targets, data.output_size)
+        splits[label] = replace(split, targets=targets)
+    return replace(data, **splits)
+
+
+def as_tensor(where: str, targets: Any) -> Tensor:
+    """A tensor of one target or more a sample, without gradient. Raises ConfigError for anything else."""
+    try:
+        values = targets.detach() if isinstance(targets, Tensor) else torch.as_tensor(targets)
+    except (TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(f"{where} targets are no tensor: {reason}") from error
+    if not values.dim():
+        raise ConfigError(f"{where} targets are one number; there must be one for each sample")
+    return values
+
+
+def described(values: Tensor) -> str:
+    """Type and shape in messages."""
+    return f"{str(values.dtype).removeprefix('torch.')} of shape {tuple(values.shape)}"

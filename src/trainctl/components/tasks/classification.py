@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainctl.components.tasks._base import ClassRow, Details, Task, class_names
+from trainctl.components.tasks._base import ClassRow, Details, Task, as_tensor, class_names, described
 from trainctl.data.types import Data
 from trainctl.errors import ConfigError
 from trainctl.registry import TASKS
@@ -29,6 +29,19 @@ class Classification(Task):
     metrics = ("accuracy",)
     best = "accuracy"
     class_numbers = True
+
+    def converted(self, where: str, targets: Any) -> Tensor:
+        """Class numbers (N,) int64, from whole numbers of any type, booleans, and (N, 1)."""
+        values = as_tensor(where, targets)
+        if values.dim() == 2 and values.shape[1] == 1:
+            values = values.squeeze(1)
+        numbers = values.to(torch.int64) if not values.is_complex() else values.real.to(torch.int64)
+        if values.dim() != 1 or not bool((numbers.to(values.dtype) == values).all()):
+            raise ConfigError(
+                f"{where} targets are {described(values)}; classes are whole numbers of shape (N,)",
+                "give one class number a sample, or use dataset.task=regression for values",
+            )
+        return numbers
 
     def check(self, where: str, targets: Tensor, outputs: int) -> None:
         low, high = int(targets.min()), int(targets.max())

@@ -35,13 +35,20 @@ class Best(Hook):
         self.monitor, self.lower_is_better = monitor, lower_is_better
         self.patience, self.min_delta = patience, min_delta
 
+    def _is_best(self, values: Mapping[str, float], best: Mapping[str, float]) -> bool:
+        """Better than ``best``. Ties, frequent on few samples, go to the lower loss, then to the later one."""
+        value, other = values[self.monitor], best[self.monitor]
+        if value == other:
+            return not values.get("val/loss", 0.0) > best.get("val/loss", 0.0)
+        return is_better(value, other, lower_is_better=self.lower_is_better)
+
     def evaluated(self, run: Run, values: Mapping[str, float]) -> None:
         state = run.state
         state.last = {**state.where, **values}
         if self.monitor not in values:
             return
         value, lower = values[self.monitor], self.lower_is_better
-        if is_better(value, state.best[self.monitor] if state.best else None, lower_is_better=lower):
+        if math.isfinite(value) and (state.best is None or self._is_best(values, state.best)):
             state.best = dict(state.last)
         if is_better(value, state.best_value, self.min_delta, lower_is_better=lower):
             state.best_value, state.num_bad_epochs = value, 0

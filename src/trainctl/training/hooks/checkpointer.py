@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future
@@ -63,7 +64,7 @@ class Checkpointer(Hook):
         self.monitor, self.lower_is_better = monitor, lower_is_better
         self.saved_step = -1
         self._saved_at = time.monotonic()
-        self._ranked: list[tuple[float, int]] = []
+        self._ranked: list[tuple[float, float, int]] = []
         self._first_waits, self._now = first_waits, True
         self._writing: Future[None] | None = None
         self._held: dict[int, Callable[[], CheckpointData]] = {}
@@ -87,29 +88,34 @@ class Checkpointer(Hook):
 
     def evaluated(self, run: Run, values: Mapping[str, float]) -> None:
         state = run.state
-        ranked = self._rank(values.get(self.monitor), state.step)
+        ranked = self._rank(values, state.step)
         is_best = state.best is not None and state.best["step"] == state.step
         if ranked or is_best or (self.every_epochs is not None and state.epoch % self.every_epochs == 0):
             self._now = self._is_due()
             run.control.save()
 
-    def _rank(self, value: float | None, step: int) -> bool:
-        """Enter an evaluation; whether it is among the best. NaN and infinity never are."""
-        if value is None or value - value != 0:
+    def _rank(self, values: Mapping[str, float], step: int) -> bool:
+        """Enter an evaluation; whether it is among the best. NaN and infinity never are.
+
+        Ties go to the lower loss, then to the later evaluation, as in :class:`Best`.
+        """
+        value = values.get(self.monitor)
+        if value is None or not math.isfinite(value):
             return False
-        self._ranked.append((value if self.lower_is_better else -value, step))
-        self._ranked = sorted(self._ranked)[: self.keep_best]
-        return any(each == step for _, each in self._ranked)
+        rank = value if self.lower_is_better else -value, values.get("val/loss", 0.0), -step
+        self._ranked = sorted([*self._ranked, rank])[: self.keep_best]
+        return rank in self._ranked
 
     def end(self, run: Run) -> None:
         run.save()
         self.wait()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"ranked": [list(each) for each in self._ranked]}
+        return {"ranked": [[value, loss, -minus] for value, loss, minus in self._ranked]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._ranked = [(value, step) for value, step in state["ranked"]]
+        # Earlier versions ranked by the value alone: (value, step).
+        self._ranked = [(value, loss[0] if loss else 0.0, -step) for value, *loss, step in state["ranked"]]
 
     def path(self, run: Run) -> Path:
         """The folder of the checkpoint of this step."""
@@ -146,7 +152,7 @@ class Checkpointer(Hook):
     def _kept(self, run: Run) -> set[int]:
         """The steps of the best checkpoints."""
         best = run.state.best
-        return {step for _, step in self._ranked} | ({int(best["step"])} if best else set())
+        return {-minus for *_, minus in self._ranked} | ({int(best["step"])} if best else set())
 
     def _write(self, contents: Sequence[CheckpointData], kept: set[int]) -> None:
         for content in contents:

@@ -23,9 +23,10 @@ _NEAR_ZERO = 0.01
 
 
 def simplified(config: Config) -> Config:
-    """The config without scheduler and augmentation."""
+    """The config without scheduler, augmentation and early stopping, which needs validation data."""
     dataset = replace(config.dataset, common={**config.dataset.common, "augment": []})
-    return replace(config, dataset=dataset, scheduler=Component("scheduler", "none"))
+    train = config.train.model_copy(update={"patience": None})
+    return replace(config, dataset=dataset, train=train, scheduler=Component("scheduler", "none"))
 
 
 def first_samples(split: AnySplit, count: int, seed: int) -> AnySplit:
