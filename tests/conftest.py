@@ -40,9 +40,9 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
             del each._entries[name]
 
 
-@pytest.fixture
-def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For tests that write many checkpoints: no power fails in them."""
+@pytest.fixture(autouse=True)
+def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No power fails in these tests; tests/reliability has those in which it does."""
     monkeypatch.setattr("os.fsync", lambda descriptor: None)
 
 

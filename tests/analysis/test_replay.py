@@ -247,6 +247,7 @@ PLACES: list[tuple[tuple[str, ...], str, str, str]] = [
 
 
 @pytest.mark.parametrize(("words", "expected", "line", "remedy"), PLACES)
+@pytest.mark.slow
 def test_the_place_is_named(
     trainctl: Program, parts: Path, words: tuple[str, ...], expected: str, line: str, remedy: str
 ) -> None:
@@ -545,6 +546,7 @@ BROKEN: dict[str, Callable[[dict[str, Any]], Any]] = {
 }
 
 
+@pytest.mark.slow
 def test_state_that_is_not_what_is_written_is_no_usable_capsule(
     trainctl: Program, parts: Path, tmp_path: Path
 ) -> None:

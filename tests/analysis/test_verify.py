@@ -40,12 +40,6 @@ AT = (3, 4, 6, 8, 9, 12)
 SLOW = pytest.mark.slow
 
 
-@pytest.fixture(autouse=True)
-def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Many checkpoints are written here, and no power fails."""
-    monkeypatch.setattr("os.fsync", lambda descriptor: None)
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("whole") / "run"
@@ -121,6 +115,7 @@ def test_each_segment_has_a_line_and_nothing_is_written(trainctl, run: Path) -> 
     ],
     ids=" ".join,
 )
+@pytest.mark.slow
 def test_an_untouched_run_is_identical(trainctl, tmp_path: Path, words: tuple[str, ...]) -> None:
     if "loop=lightning" in words:
         # Its import draws random numbers, once a process.

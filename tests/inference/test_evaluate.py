@@ -243,5 +243,6 @@ def test_without_a_split_it_says_which_there_are(trainctl, tmp_path: Path) -> No
     assert evaluated(trainctl, "run")["split"] == "train"
 
 
+@pytest.mark.slow
 def test_evaluating_leaves_the_compiler_alone(trained: Path, tmp_path: Path) -> None:
     assert "torch._dynamo" not in modules_after("eval", str(trained), cwd=tmp_path)

@@ -52,6 +52,7 @@ def consumed(path: str, raw: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("kind", ["torch", "onnx"])
+@pytest.mark.slow
 def test_a_program_takes_raw_images_in_batches_of_any_size(trainctl, folder: Path, kind: str) -> None:
     before = everything(folder / "images")
     outcome = trainctl("export", "images", "--format", kind)
@@ -120,6 +121,7 @@ def test_the_data_need_not_be_there(trainctl, folder: Path, trained: Path) -> No
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "torch", "onnx"])
+@pytest.mark.slow
 def test_a_model_of_token_numbers(trainctl, tmp_path: Path, kind: str) -> None:
     ids = train_on_tokens(trainctl, tmp_path)
     path = f"run{SUFFIX[kind]}"

@@ -132,6 +132,7 @@ def test_a_name_that_is_taken_is_refused(trainctl, tmp_path: Path) -> None:
     assert "registers the model 'mlp', a name taken by trainctl.components.models.mlp" in outcome.err
 
 
+@pytest.mark.slow
 def test_an_installed_package_with_an_entry_point(tmp_path: Path) -> None:
     site = tmp_path / "site"
     put(site / "my_dist-1.0.dist-info" / "METADATA", "Metadata-Version: 2.1\nName: my-dist\nVersion: 1.0\n")
@@ -417,6 +418,7 @@ class Bad(nn.Module):
 
 
 @pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.slow
 def test_a_fault_in_it_is_its_own_not_an_internal_error(trainctl, tmp_path: Path, fault: str) -> None:
     code, message = FAULTS[fault]
     (tmp_path / "bad.py").write_text(HEAD + code)

@@ -60,6 +60,7 @@ def test_a_record_never_holds_what_is_not_json(tmp_path: Path) -> None:
     assert math.isnan(record.values["last"]["val/loss"])
 
 
+@pytest.mark.slow
 def test_a_reader_never_sees_half_a_record(tmp_path: Path) -> None:
     record = RunRecord(tmp_path, padding="x" * 20000)
     done = threading.Event()

@@ -84,6 +84,7 @@ def line(out: str, label: str) -> str:
 
 
 @pytest.mark.parametrize(("label", "phase", "reason"), FAULTS, ids=[label for label, *_ in FAULTS])
+@pytest.mark.slow
 def test_a_planted_fault_is_found_in_its_phase(smoked, folder, label: str, phase: str, reason: str) -> None:
     said = line(smoked.stdout, label)
     assert said.startswith("FAILED"), smoked.stdout + smoked.stderr
@@ -173,6 +174,7 @@ def lead(case: Case, folder: Path, *phases: str) -> dict[str, Result]:
 LINEAR = Case("model", "model=linear", ("model=linear",))
 
 
+@pytest.mark.slow
 def test_weights_that_are_read_without_their_preprocessing_are_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -111,6 +111,7 @@ def test_a_path_that_is_typed_may_be_absent(tmp_path: Path) -> None:
     assert result.status == "passed", result.reason
 
 
+@pytest.mark.slow
 def test_the_loss_decides_what_the_targets_are(tmp_path: Path) -> None:
     life, _ = built(tmp_path / "a", "dataset=csv", "loss=mse")
     assert life.built.data.task == "regression"
@@ -160,6 +161,7 @@ def test_a_form_that_nothing_says_is_skipped_with_the_reason(tmp_path: Path) -> 
         (("dataset=image_folder", "loss=mse"), "loss=mse does not fit"),
     ],
 )
+@pytest.mark.slow
 def test_what_no_data_could_make_right_fails(tmp_path: Path, words: tuple[str, ...], said: str) -> None:
     _, result = built(tmp_path / "life", *words)
     assert result.status == "failed"

@@ -255,6 +255,7 @@ def test_a_temporary_folder_that_is_too_deep_for_a_socket_is_named(tmp_path: Pat
     assert "TMPDIR" in done.stderr
 
 
+@pytest.mark.slow
 def test_the_workflow_for_github_runs(trainctl, tmp_path: Path) -> None:
     workflow = yaml.safe_load((HERE.parents[1] / "docs" / "github-workflow.yml").read_text())
     steps = workflow["jobs"]["smoke"]["steps"]

@@ -42,12 +42,6 @@ RATES = (0.01, 0.002, 0.02, 0.005)
 TOLERANCE = 1e-4
 
 
-@pytest.fixture(autouse=True)
-def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Many files are written here, and no power fails."""
-    monkeypatch.setattr("os.fsync", lambda descriptor: None)
-
-
 @pytest.fixture(scope="module")
 def composer() -> Composer:
     return Composer()
@@ -384,6 +378,7 @@ def test_a_signal_in_the_middle_of_an_epoch_loses_nothing(ask: Ask, monkeypatch:
 # ------------------------------------------------------------------ its own end
 
 
+@pytest.mark.slow
 def test_one_may_stop_early(ask: Ask) -> None:
     jobs = [
         ("optim=sgd", "train.patience=2", "train.epochs=8", f"optim.lr={lr}", f"seed={seed}")
@@ -571,6 +566,7 @@ def test_every_one_says_itself_what_is_wrong_with_the_config(ask: Ask) -> None:
     assert all(read_record(request.directory)["status"] == "failed" for request in together)
 
 
+@pytest.mark.slow
 def test_as_a_sweep_from_the_command_line(trainctl, tmp_path: Path) -> None:
     words = ("-m", *COMMON[:3], "model.hidden=[16,12]", "epochs=1", "hydra/launcher=fused", "sweep.jobs=1")
     outcome = trainctl(*words, "seed=0,1", "model.dropout=0,0.2", "hydra.sweep.dir=sweep")

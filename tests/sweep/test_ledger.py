@@ -107,6 +107,7 @@ def test_what_the_run_says_counts_when_a_kill_came_before_the_row(
     assert (row.state, row.reason, row.step) == (state, "why", 9)
 
 
+@pytest.mark.slow
 def test_a_reader_never_sees_half_a_row(tmp_path: Path) -> None:
     ledger = make(tmp_path)
     job = ledger.jobs()[0]

@@ -44,6 +44,7 @@ def test_jobs_that_differ_in_numbers_only_are_one_shape() -> None:
     assert len({same, *others}) == 10
 
 
+@pytest.mark.slow
 def test_each_shape_is_measured_once_and_added_up() -> None:
     found = plan("model.hidden=[8],[256,256]", "train.epochs=2,4", "sweep.jobs=2")
     assert [len(shape.jobs) for shape in found.shapes] == [2, 2]
@@ -66,6 +67,7 @@ def test_each_shape_is_measured_once_and_added_up() -> None:
     assert found.failing == ()
 
 
+@pytest.mark.slow
 def test_what_would_fail_is_named_before_anything_runs(trainctl, tmp_path: Path) -> None:
     outcome = trainctl("plan", "-m", "loss=mse,cross_entropy", "optim.lr=0.1,0.2", "threads=1")
     assert outcome.code == 1
@@ -105,6 +107,7 @@ def test_steps_are_timed_after_the_first_ones(monkeypatch: pytest.MonkeyPatch) -
     assert 0.001 < timing.step_seconds < 0.03
 
 
+@pytest.mark.slow
 def test_other_conf_folders_the_fused_launcher_and_json(trainctl, tmp_path: Path) -> None:
     (tmp_path / "more" / "experiment").mkdir(parents=True)
     text = "# @package _global_\nmodel:\n  hidden: [8]\n"

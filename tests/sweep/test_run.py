@@ -49,6 +49,7 @@ def test_every_combination_in_its_own_directory_and_a_table(trainctl, tmp_path: 
     assert "pictures: false" in (tmp_path / "sweep/0/config.yaml").read_text()
 
 
+@pytest.mark.slow
 def test_each_launcher_gives_the_weights_of_the_same_run_alone(trainctl, tmp_path: Path) -> None:
     words = ("lr=1e-2,1e-3", *FAST)
     for name in ("parallel", "basic"):
@@ -68,6 +69,7 @@ def test_a_sweep_over_components_uses_each_ones_own_arguments(trainctl, tmp_path
     assert "name: adam\n  lr: 0.001\n" in configs[1]
 
 
+@pytest.mark.slow
 def test_a_failed_job_is_a_row_and_is_tried_again(trainctl, tmp_path: Path) -> None:
     words = ("-m", "lr=1e30,1e-3,1e-2", "optim=sgd", "hydra.sweep.dir=sweep", *FAST)
     outcome = trainctl(*words)
@@ -93,6 +95,7 @@ def test_a_failed_job_is_a_row_and_is_tried_again(trainctl, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("launcher", ["parallel", "basic"])
+@pytest.mark.slow
 def test_the_first_failure_can_end_it(trainctl, tmp_path: Path, launcher: str) -> None:
     words = ("optim=sgd", f"hydra/launcher={launcher}", "sweep.jobs=1", "sweep.fail_fast=true", *FAST)
     for _ in range(2):  # what failed before the command does not count
@@ -114,6 +117,7 @@ def test_a_sweep_is_carried_on_by_its_launcher(trainctl, tmp_path: Path, monkeyp
     assert f"cd {tmp_path}" in outcome.err
 
 
+@pytest.mark.slow
 def test_what_another_machine_trains_is_left_to_it(trainctl, tmp_path: Path) -> None:
     words = ("-m", "seed=1,2", "hydra.sweep.dir=sweep", *FAST)
     assert trainctl(*words).code == 0
@@ -127,6 +131,7 @@ def test_what_another_machine_trains_is_left_to_it(trainctl, tmp_path: Path) -> 
     assert ledger.stored(job) == row
 
 
+@pytest.mark.slow
 def test_init_from_last_is_the_run_before_the_sweep(trainctl, tmp_path: Path) -> None:
     (tmp_path / "outputs").mkdir()
     assert trainctl("name=first", *FAST).code == 0
@@ -177,6 +182,7 @@ def test_the_same_sweep_again_does_nothing_and_a_larger_one_only_what_is_new(
     assert "this sweep is finished" in finished.out
 
 
+@pytest.mark.slow
 def test_a_directory_with_another_sweep_or_something_else_is_refused(trainctl, tmp_path: Path) -> None:
     assert trainctl("-m", "seed=1,2", "hydra.sweep.dir=sweep", *FAST).code == 0
     outcome = trainctl("-m", "seed=3,4", "hydra.sweep.dir=sweep", *FAST)
@@ -206,6 +212,7 @@ def test_a_damaged_ledger_is_named(trainctl, tmp_path: Path) -> None:
     assert trainctl("resume", "sweep").code == 2
 
 
+@pytest.mark.slow
 def test_paths_sweep_too(trainctl, tmp_path: Path) -> None:
     outcome = trainctl("-m", "experiment=mnist_mlp", "dataset.root=a=b,c(1)", "hydra.sweep.dir=sweep", *FAST)
     assert outcome.code == 1
@@ -213,6 +220,7 @@ def test_paths_sweep_too(trainctl, tmp_path: Path) -> None:
     assert ["a=b/MNIST" in reasons[0], "c(1)/MNIST" in reasons[1]] == [True, True]
 
 
+@pytest.mark.slow
 def test_a_plugin_that_has_changed_is_not_imported(trainctl, tmp_path: Path) -> None:
     plugin = tmp_path / "mine.py"
     plugin.write_text(
@@ -244,6 +252,7 @@ def begin(*words: str, cwd: Path, steps: int = 1, own_group: bool = False) -> su
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.slow
 def test_a_signal_ends_the_sweep_with_the_running_jobs_saved(
     number: signal.Signals, code: int, tmp_path: Path
 ) -> None:
@@ -270,6 +279,7 @@ def processes_in(folder: Path) -> list[int]:
 
 
 @pytest.mark.parametrize("fail_fast", [False, True])
+@pytest.mark.slow
 def test_a_worker_that_is_killed_is_a_failed_job(tmp_path: Path, fail_fast: bool) -> None:
     words = ("seed=1", "epochs=100000,1", "sweep.jobs=1", f"sweep.fail_fast={str(fail_fast).lower()}")
     process = begin(*words, cwd=tmp_path)

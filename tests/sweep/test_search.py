@@ -321,6 +321,7 @@ def test_each_trial_is_a_job_and_is_told_what_the_job_reached(trainctl, tmp_path
     assert "holds another sweep" in other.err
 
 
+@pytest.mark.slow
 def test_a_trial_that_diverges_is_told_as_failed_and_the_same_settings_run_once(
     trainctl, tmp_path: Path
 ) -> None:
@@ -354,6 +355,7 @@ def test_a_search_in_which_nothing_can_be_learned_stops_early(trainctl, tmp_path
     assert [trial.state for trial in stored(tmp_path / "s").trials] == [TrialState.RUNNING] * 3
 
 
+@pytest.mark.slow
 def test_a_search_whose_configs_have_changed_is_not_carried_on(trainctl, tmp_path: Path) -> None:
     words = (*SEARCH, LR, "hydra.sweeper.trials=1", *FAST)
     assert trainctl(*words).code == 0

@@ -135,6 +135,7 @@ def test_the_trial_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> Non
     assert run.model.training
 
 
+@pytest.mark.slow
 def test_off_it_costs_nothing(tmp_path: Path) -> None:
     words = ("train.max_steps=1", "display.mode=none", "hydra.run.dir=off", "threads=1")
     assert "trainctl.training.compile" not in modules_after(*words, cwd=tmp_path)

@@ -52,6 +52,7 @@ def test_no_decay_by_kind_and_by_name() -> None:
     assert [tuple(item.shape) for item in run.optimizer.param_groups[1]["params"]] == [(8, 64), (8,)]
 
 
+@pytest.mark.slow
 def test_init_from_another_run_copies_what_fits_and_reports_it(trainctl, tmp_path: Path) -> None:
     short = ("threads=1", "train.max_steps=3")
     assert trainctl(*short, "hydra.run.dir=first").code == 0

@@ -36,8 +36,6 @@ from trainctl.checkpoint.format import MODEL, STATE, TRAINING
 from trainctl.cli.main import main
 from trainctl.training.hooks.signals import Signals
 
-pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
-
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -223,6 +221,7 @@ def test_a_plateau_keeps_its_reductions_under_a_new_learning_rate(trainctl, tmp_
         (("optim=adam",), "betas", [0.5, 0.9]),
     ],
 )
+@pytest.mark.slow
 def test_the_optimizers_other_settings_take_the_new_value(
     trainctl, tmp_path: Path, words: tuple[str, ...], key: str, value: Any
 ) -> None:
@@ -293,6 +292,7 @@ INEXACT = [
 
 
 @pytest.mark.parametrize(("words", "change", "named"), INEXACT, ids=[change for _, change, _ in INEXACT])
+@pytest.mark.slow
 def test_what_cannot_be_honoured_exactly_must_be_allowed(
     trainctl, tmp_path: Path, words: tuple[str, ...], change: str, named: str
 ) -> None:

@@ -206,6 +206,7 @@ def test_a_broken_record_is_measured_anew_and_mended(content: bytes) -> None:
 
 @pytest.mark.usefixtures("two_threads")
 @pytest.mark.parametrize("value", [0, -1, 3, 1000, "2", None, 1.5, True])
+@pytest.mark.slow
 def test_a_record_that_makes_no_sense_is_not_believed(value: Any) -> None:
     import json
 

@@ -46,6 +46,7 @@ print(max(looked_through), gc.get_freeze_count())
 """
 
 
+@pytest.mark.slow
 def test_the_collector_never_looks_through_what_was_imported() -> None:
     done = subprocess.run([sys.executable, "-c", COLLECTED], capture_output=True, text=True, timeout=60)
     looked_through, frozen = map(int, done.stdout.split())
@@ -84,6 +85,7 @@ print(load_libraries_meanwhile(), torch.ones(2).sum().item())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the dynamic linker of Linux")
+@pytest.mark.slow
 def test_torchs_libraries_are_loaded_before_it_is_imported() -> None:
     done = subprocess.run([sys.executable, "-c", PRELOADED], capture_output=True, text=True, timeout=60)
     assert done.stdout.split("\n")[:2] == ["True False", "None 2.0"], done.stderr

@@ -124,6 +124,7 @@ def test_no_validation_is_said_and_the_last_weights_are_tested(trainctl, tmp_pat
     assert record(tmp_path / "run")["test"]["step"] == 5
 
 
+@pytest.mark.slow
 def test_real_mnist_reaches_the_accuracy_its_recipe_states(
     trainctl, mnist_root: Path, tmp_path: Path
 ) -> None:
@@ -206,6 +207,7 @@ def test_no_permission_ends_with_exit_5(trainctl, tmp_path: Path) -> None:
         (signal.SIGHUP, 143, "terminated"),
     ],
 )
+@pytest.mark.slow
 def test_a_signal_finishes_the_step_saves_and_stops(
     number: signal.Signals, code: int, status: str, tmp_path: Path
 ) -> None:
@@ -230,6 +232,7 @@ def test_a_default_run_never_imports_the_compiler(tmp_path: Path) -> None:
     assert not {"torch._dynamo", "sympy", "torchvision"} & modules_after(*words, cwd=tmp_path)
 
 
+@pytest.mark.slow
 def test_a_pipe_whose_reader_left_does_not_stop_the_run(tmp_path: Path) -> None:
     process = start("threads=1", "epochs=40", "hydra.run.dir=run", cwd=tmp_path)
     assert process.stdout is not None

@@ -134,6 +134,7 @@ def test_a_signal_while_they_are_drawn_leaves_the_run_done(
     assert (record(tmp_path / "run")["status"], record(tmp_path / "run")["exit_code"]) == ("done", 0)
 
 
+@pytest.mark.slow
 def test_matplotlib_is_imported_after_the_end_and_without_a_screen(drawn, tmp_path: Path) -> None:
     (tmp_path / "watch.py").write_text(
         "import atexit, sys\n"

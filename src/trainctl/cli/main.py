@@ -62,7 +62,13 @@ def _exit_code(words: list[str]) -> int:
         return _report(InterruptedRunError("interrupted"))
     except OSError as error:
         return _report(storage_error(error, "reading or writing"))
+    except MemoryError:
+        return _report(ConfigError("there is not enough memory", "see ulimit -v, or use a machine with more"))
     except Exception as error:
+        if isinstance(error, ValueError) and "embedded null" in str(error):
+            return _report(ConfigError("a name or a path has a NUL character", "leave it out"))
+        if isinstance(error, ImportError) and "shared object" in str(error):
+            return _report(ConfigError(f"torch cannot be loaded: {error}", "see ulimit -v, or free memory"))
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
         from trainctl.registry import plugins
 

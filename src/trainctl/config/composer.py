@@ -119,6 +119,7 @@ class Composer:
         if full is None:
             raise ConfigError(problems)
         refuse_unsafe(full)
+        _refuse_ignored(full)
         problems += _unchosen_trackers(full, usable)
         try:
             notices = drop_unused_arguments(full, usable, self._load_once, self._load_option)
@@ -129,6 +130,12 @@ class Composer:
     def jobs(self, overrides: Sequence[str]) -> list[list[str]]:
         """The overrides of each job of a sweep, in order. Raises ConfigError for what cannot be parsed."""
         parsed = self.parse(overrides)
+        for override in parsed:
+            if override.is_discrete_sweep() and not any(True for _ in override.sweep_string_iterator()):
+                raise ConfigError(
+                    f"{override.input_line}: gives no value",
+                    "glob goes with the names of options: optim=glob(*)",
+                )
         try:
             batches = BasicSweeper.split_arguments(parsed, max_batch_size=None)
         except HydraException as error:
@@ -269,6 +276,20 @@ class Composer:
         choices += [f"{TRACKERS.group}/{label}" for label in full.get(TRACKERS.group) or ()]
         found = [path for path in dict.fromkeys([*choices, "local"]) if (folder / f"{path}.yaml").is_file()]
         return [f"from ./conf: {', '.join(found)}"] if found else []
+
+
+def _refuse_ignored(full: DictConfig) -> None:
+    """Raise ConfigError for settings of Hydra that would have no effect."""
+    if full.hydra.job.chdir:
+        raise ConfigError(
+            "hydra.job.chdir=true: a run stays in the folder where it was started",
+            "leave it out; hydra.run.dir=DIR chooses the directory of the results",
+        )
+    if full.hydra.sweep._get_node("subdir")._value() != "${hydra.job.num}":
+        raise ConfigError(
+            "hydra.sweep.subdir: the jobs of a sweep are in the folders 0, 1, 2 …",
+            "leave it out; trainctl compare SWEEP shows the settings of each",
+        )
 
 
 def _chooses_several(override: str) -> bool:

@@ -31,6 +31,9 @@ def explain_override(override: str, error: Exception) -> Problem:
     if "Ambiguous value" in str(error):
         return Problem(f"{override}: several values", f"to sweep over them add -m; a list is {key}=[{value}]")
     if isinstance(error, OverrideParseException) or isinstance(error.__cause__, OverrideParseException):
+        if value.startswith("choice(") and "null" in value:
+            listed = value.removeprefix("choice(").removesuffix(")")
+            return Problem(f"{override}: Hydra does not take null in choice()", f"write {key}={listed}")
         return Problem(
             f"{override}: cannot be parsed: {_parse_reason(error)}",
             f"text with special characters goes in quotes: {key or 'KEY'}=\"'…'\"; lists are written [1,2]",

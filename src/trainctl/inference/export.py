@@ -102,7 +102,7 @@ def export(trained: Trained, kind: str, path: Path) -> Exported:
     try:
         with _quiet():
             files.write(temporary, form.encode(content))
-            found = torch.cat([form.run(temporary, content, batch) for batch in batches])
+            found = torch.cat([_run(form, temporary, content, batch) for batch in batches])
         difference = _difference(expected, found)
         if not difference <= TOLERANCE:
             raise TrainctlError(
@@ -125,6 +125,21 @@ def export(trained: Trained, kind: str, path: Path) -> Exported:
         takes, gives = f"raw samples {shown(raw, 'N')}", trained.task.predictions
     outputs = f"{gives} (N, {expected.shape[1]}) float32"
     return Exported(path, size, difference, described, takes, outputs, form.reader)
+
+
+def _run(form: _Format, path: Path, content: _Content, batch: Tensor) -> Tensor:
+    """The predictions of the file. Raises ConfigError where it does not run, as with another batch size."""
+    try:
+        return form.run(path, content, batch)
+    except (OSError, TrainctlError):
+        raise
+    except Exception as error:  # each library has errors of its own
+        reason = " ".join(str(error).split())[:160]
+        raise ConfigError(
+            f"model={content.trained.config.model.name} cannot be exported: the file does not run with"
+            f" {len(batch)} samples: {reason}",
+            "a model must not fix the batch size: len(x) and int(x.shape[0]) do; use x.shape[0] or -1",
+        ) from error
 
 
 def _expected(content: _Content, described: str) -> Tensor:

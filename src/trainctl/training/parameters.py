@@ -6,6 +6,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from torch.nn.parameter import UninitializedParameter
+
 from trainctl.checkpoint.format import read_checkpoint
 from trainctl.checkpoint.retention import choose_checkpoint
 from trainctl.config.settings import Component, Config
@@ -26,6 +28,8 @@ def freeze(component: Component, model: Model) -> None:
     """
     parameters = dict(model.named_parameters())
     names = list(parameters)
+    if component.common.get("freeze", ()):
+        refuse_lazy(model, "model.freeze")
     for pattern in component.common.get("freeze", ()):
         matching = [name for name in names if fnmatchcase(name, pattern)]
         if not matching:
@@ -75,11 +79,22 @@ def groups(config: Config, model: Model) -> list[Any]:
     return [*([{"params": decayed}] if decayed else []), plain]
 
 
+def refuse_lazy(model: Model, setting: str) -> None:
+    """Raise ConfigError for layers whose shapes are not known before the first batch."""
+    for name, parameter in model.named_parameters():
+        if isinstance(parameter, UninitializedParameter):
+            raise ConfigError(
+                f"{setting}: {name} belongs to a lazy layer, which has no values before the first batch",
+                "give the layer its input size: Linear(64, 10) instead of LazyLinear(10)",
+            )
+
+
 def copy_from(run: str, model: Model) -> str:
     """Copy the best parameters of another run into ``model`` where name and shape agree; returns a notice.
 
     Nothing of the run's config is executed. Raises ConfigError when nothing matches.
     """
+    refuse_lazy(model, f"init_from={run}")
     directory = find(run)
     stored = read_checkpoint(choose_checkpoint(directory, read_record(directory))).model
     own = model.state_dict()

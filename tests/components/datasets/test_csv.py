@@ -451,6 +451,7 @@ FIT_LINE = ("loss=mse", "model=linear", "optim=sgd", "lr=0.01", "batch_size=16",
         ("penguins", ("dataset.target=bill length (mm)", "dataset.bad_rows=skip", *FIT_LINE), "test/r2", 0.4),
     ],
 )
+@pytest.mark.slow
 def test_a_table_nobody_prepared_trains(
     file: str, words: tuple[str, ...], key: str | None, least: float | None, trainctl
 ) -> None:

@@ -24,6 +24,7 @@ def test_the_readings() -> None:
     assert data.transform(data.train.inputs)[0].item() == pytest.approx(3.57)
 
 
+@pytest.mark.slow
 def test_a_line_is_found_that_is_the_least_squares_one(trainctl) -> None:
     """Momentum reaches it; plain SGD ends at w = 5.3671, b = -17.3012 after the 5,000 epochs of the book."""
     outcome = trainctl(

@@ -183,6 +183,7 @@ def targets(kind: str = "binary") -> Data:
         ("kl_div", "probabilities", "{LogSoftmax: 1}"),
     ],
 )
+@pytest.mark.slow
 def test_a_loss_of_other_targets_trains(trainctl, tmp_path, name: str, kind: str, last: str) -> None:
     (tmp_path / "targets.py").write_text(TARGETS)
     model = ("model=sequential", f"model.layers=[{{Linear: 3}},{last}]")

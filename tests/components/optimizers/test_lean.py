@@ -136,6 +136,7 @@ def test_fused_needs_floating_point_parameters_on_a_device_with_kernels() -> Non
     assert not fused(torch.zeros(2, device="meta"))
 
 
+@pytest.mark.slow
 def test_steps_import_no_compiler() -> None:
     program = """
 import sys, torch

@@ -65,6 +65,7 @@ def test_it_steps_as_the_stock_class_to_the_last_bit(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS.names())
+@pytest.mark.slow
 def test_it_trains_by_name_and_its_state_comes_back(trainctl, name: str) -> None:
     outcome = trainctl(f"optim={name}", "train.max_steps=4", "threads=1", "model.hidden=[16]")
     assert outcome.code == 0, outcome.err

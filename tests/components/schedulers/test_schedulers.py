@@ -100,6 +100,7 @@ def test_one_cycle_gives_plain_gradient_descent_no_momentum() -> None:
 
 
 @pytest.mark.parametrize("name", SCHEDULERS.names())
+@pytest.mark.slow
 def test_it_trains_by_name(trainctl, name: str) -> None:
     outcome = trainctl(f"scheduler={name}", "train.max_steps=25", "threads=1")
     assert outcome.code == 0, outcome.err

@@ -70,6 +70,7 @@ def test_what_is_not_finite_is_told_as_it_is(tmp_path: Path) -> None:
     assert accumulator.Scalars("lr")[0].value == math.inf
 
 
+@pytest.mark.slow
 def test_it_brings_nothing_of_the_compiler(tmp_path: Path) -> None:
     found = modules_after(*WORDS, "tracker=[tensorboard,csv]", cwd=tmp_path)
     assert not {"torch._dynamo", "sympy", "tensorflow"} & found

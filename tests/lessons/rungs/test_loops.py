@@ -54,6 +54,7 @@ class TestSameLosses:
         assert trainctl(*THERMOMETER, "loop=derivatives", "train.epochs=1000", "hydra.run.dir=run").code == 0
         assert losses("run") == pytest.approx(standard, rel=1e-4)
 
+    @pytest.mark.slow
     def test_on_the_mnist_network_bit_for_bit(self, mnist_root, trainctl) -> None:
         words = (*MNIST, "optim=sgd", f"dataset.root={mnist_root}")
         for loop in ("optimizer", "layers", "parameters", "lightning"):
@@ -79,6 +80,7 @@ class TestSameLosses:
         assert len({json.loads(line)["lr"] for line in steps[0]}) > 50
 
     @pytest.mark.parametrize("loop", ["layers", "parameters", "lightning"])
+    @pytest.mark.slow
     def test_with_frozen_parameters(self, loop, trainctl) -> None:
         words = ("model.freeze=[layers.0.*]", "optim=sgd", "train.epochs=1", "threads=1", "display.mode=none")
         for name in ("optimizer", loop):
@@ -129,6 +131,7 @@ class TestRefused:
             (("loop=derivates",), "did you mean loop=derivatives"),
         ],
     )
+    @pytest.mark.slow
     def test_with_the_reason(self, words, said, trainctl) -> None:
         done = trainctl(*words, "hydra.run.dir=run")
         assert done.code == 2
@@ -166,6 +169,7 @@ class TestRefused:
 
 
 @pytest.mark.parametrize("loop", [*BY_HAND, "lightning"])
+@pytest.mark.slow
 def test_it_says_that_it_does_not_resume(loop, trainctl) -> None:
     done = trainctl("experiment=thermometer", f"loop={loop}", "train.epochs=2", "hydra.run.dir=run")
     assert done.code == 0

@@ -22,8 +22,6 @@ from trainctl.training.hooks.ema import Ema
 from trainctl.training.loop import evaluate_split, fit
 from trainctl.training.run import Hook, Run
 
-pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
-
 WORDS = ("epochs=3", "batch_size=320", "threads=1", "model.hidden=[16]", "model.normalization=batch")
 EVERY = ("checkpoint.every_steps=1", "checkpoint.keep_last=100", "display.mode=none", "hydra.run.dir=run")
 

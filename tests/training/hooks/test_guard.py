@@ -751,6 +751,7 @@ HOLED = ("plugins=[holed.py]", "dataset.name=holed", "batch_size=16", "threads=1
     ],
     ids=lambda words: " ".join(words) or "default",
 )
+@pytest.mark.slow
 def test_a_nan_in_the_data_ends_the_run_and_leaves_a_capsule(trainctl, tmp_path: Any, words: Any) -> None:
     if "loop=lightning" in words:
         pytest.importorskip("lightning")

@@ -17,8 +17,6 @@ from trainctl.training.hooks.profile import PARTS, Profile, Profiler, StepEnd
 from trainctl.training.loop import fit
 from trainctl.training.run import Hook, Run
 
-pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
-
 PAUSE = 0.004
 
 
@@ -162,5 +160,6 @@ def test_it_may_change_on_resume_and_changes_nothing(trainctl, tmp_path: Path) -
     assert trainctl("verify", "cut").code == 0
 
 
+@pytest.mark.slow
 def test_neither_it_nor_the_optimizer_imports_the_compiler(tmp_path: Path) -> None:
     assert not {"torch._dynamo", "sympy"} & modules_after(*WORDS, "profile=true", cwd=tmp_path)

@@ -114,6 +114,7 @@ def test_what_cannot_be_stacked_has_a_reason() -> None:
     assert "amsgrad" in str(why_not(torch.optim.Adam(parameters, amsgrad=True)))
 
 
+@pytest.mark.slow
 def test_the_compiler_stays_out() -> None:
     program = """
 import sys, torch

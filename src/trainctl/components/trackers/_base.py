@@ -2,9 +2,30 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
+
+
+class CleanNames:
+    """Names with ``_`` for the characters that a tracker does not allow; different names stay different.
+
+    The first of two that would be equal keeps the name, the second gets ``.2``.
+    """
+
+    def __init__(self, not_allowed: str) -> None:
+        self._not_allowed = re.compile(not_allowed)
+        self._given: dict[str, str] = {}
+
+    def __call__(self, name: str) -> str:
+        plain = clean = self._not_allowed.sub("_", name)
+        number = 1
+        while self._given.setdefault(clean, name) != name:
+            number += 1
+            clean = f"{plain}.{number}"
+        return clean
+
 
 Row = tuple[int, Mapping[str, float]]
 """A step and values by name: ``(860, {"val/loss": 0.14, "val/accuracy": 0.957})``."""

@@ -14,11 +14,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trainctl.components.trackers._base import Row
+from trainctl.components.trackers._base import CleanNames, Row
 from trainctl.errors import ConfigError
 from trainctl.registry import TRACKERS
 from trainctl.runs import files
 
+_NOT_ALLOWED = r"[^\w\-. :/]"
 _MOST_METRICS, _MOST_PARAMETERS, _LONGEST = 1000, 100, 6000
 _STATUS = {"done": "FINISHED", "failed": "FAILED", "interrupted": "KILLED", "terminated": "KILLED"}
 # No usage reports, and a limit on waiting for a server that does not answer.
@@ -62,6 +63,8 @@ class MLflow:
         self._connect, self._entities = MlflowClient, entities
         self.uri, self.experiment = _absolute(uri), experiment
         self._known: dict[str, set[int]] = {}
+        self._key = CleanNames(_NOT_ALLOWED)
+        self._metric = CleanNames(_NOT_ALLOWED)
 
     def start(self, directory: Path, name: str, config: Mapping[str, Any]) -> None:
         note = directory / "mlflow.json"
@@ -82,10 +85,10 @@ class MLflow:
     def metrics(self, rows: Sequence[Row]) -> None:
         now = int(time.time() * 1000)
         metrics = [
-            self._entities.Metric(_key(name), value, now, step)
+            self._entities.Metric(self._metric(name), value, now, step)
             for step, values in rows
             for name, value in values.items()
-            if step not in self._known.get(_key(name), ())
+            if step not in self._known.get(self._metric(name), ())
         ]
         for batch in _batches(metrics, _MOST_METRICS):
             self._client.log_batch(self.run_id, metrics=batch)
@@ -138,13 +141,15 @@ class MLflow:
         place = None
         if self.uri.startswith("sqlite:"):
             # Beside the database; MLflow's own choice would be the current folder.
-            place = (Path(self._database).parent / "mlartifacts" / _key(self.experiment)).as_uri()
+            place = (
+                Path(self._database).parent / "mlartifacts" / re.sub(_NOT_ALLOWED, "_", self.experiment)
+            ).as_uri()
         return str(self._client.create_experiment(self.experiment, artifact_location=place))
 
     def _log_config(self, config: Mapping[str, Any]) -> None:
         """Log settings as parameters, which cannot change; settings that a resume changed become tags."""
         there = self._client.get_run(self.run_id).data.params
-        given = {_key(key): str(value)[:_LONGEST] for key, value in config.items()}
+        given = {self._key(key): str(value)[:_LONGEST] for key, value in config.items()}
         new = [self._entities.Param(key, value) for key, value in given.items() if key not in there]
         for batch in _batches(new, _MOST_PARAMETERS):
             self._client.log_batch(self.run_id, params=batch)
@@ -158,11 +163,6 @@ def _absolute(uri: str) -> str:
     if not uri.startswith("sqlite:///"):
         return uri
     return f"sqlite:///{Path(uri.removeprefix('sqlite:///')).expanduser().absolute()}"
-
-
-def _key(name: str) -> str:
-    """``name`` with the characters that MLflow allows."""
-    return re.sub(r"[^\w\-. :/]", "_", name)
 
 
 def _batches(items: list[Any], size: int) -> Iterator[list[Any]]:
