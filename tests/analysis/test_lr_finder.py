@@ -193,7 +193,6 @@ def test_a_picture(trainctl, tmp_path: Path) -> None:
         (("lr", "--from", "1", "--to", "0.1"), 2, "--from 1 --to 0.1: the first must be the smaller"),
         (("lr", "--plot", "lr.txt"), 2, "must be a .png, .svg or .pdf file"),
         (("lr", "--plot", "nowhere/lr.png"), 5, "there is no folder nowhere"),
-        (("lr", "batch_size=5000"), 2, "only 1275 training samples"),
         (("lr", "optm=sgd"), 2, "did you mean optim"),
         (("lr", "--to", "1e-6"), 1, "the loss does not fall"),
     ],

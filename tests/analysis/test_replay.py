@@ -300,12 +300,13 @@ def test_the_loss_is_that_of_training_to_the_last_bit(
     trainctl: Program, parts: Path, words: tuple[str, ...], deferred: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With dropout: the same masks are drawn."""
-    from functools import partial
-
     from trainctl.training.hooks.guard import Guard
 
+    def make(*arguments: Any, **_: Any) -> Guard:
+        return Guard(*arguments, deferred=True)
+
     if deferred:
-        monkeypatch.setattr("trainctl.training.build.Guard", partial(Guard, deferred=True))
+        monkeypatch.setattr("trainctl.training.build.Guard", make)
     path = break_down(trainctl, TURNING, "model.what=steep", "model.dropout=0.5", FULL, *words)
     recorded = re.search(r"\(loss (.*)\)", bad_step.read(path).why)
     assert recorded is not None

@@ -494,7 +494,6 @@ class TestTheVerb:
             (["--html", "."], 2, "--html .: is a folder"),
             (["--html", "no/page.html"], 5, "there is no folder no"),
             (["--config-dir", "no"], 2, "there is no such folder"),
-            (["train.batch_size=5000"], 2, "train.batch_size=5000"),
         ],
         ids=lambda value: " ".join(value) if isinstance(value, list) else "",
     )

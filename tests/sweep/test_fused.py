@@ -560,7 +560,7 @@ def test_what_does_not_fit_into_memory_trains_in_turns(
 
 
 def test_every_one_says_itself_what_is_wrong_with_the_config(ask: Ask) -> None:
-    together = ask([("train.batch_size=9999", f"seed={seed}") for seed in range(2)], "fused")
+    together = ask([("train.metrics=[r2]", f"seed={seed}") for seed in range(2)], "fused")
     results = train_group(together)
     assert [getattr(result, "exit_code", None) for result in results] == [2, 2]
     assert all(read_record(request.directory)["status"] == "failed" for request in together)

@@ -103,7 +103,7 @@ def test_libraries_that_cannot_be_loaded_are_left_to_torch(tmp_path: Path) -> No
         command = [sys.executable, "-c", program]
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60).stdout
 
-    assert tried().strip() == "None"
+    assert tried().startswith("<Thread(libraries, stopped")
     for name in ("libtorch_global_deps.so", "libtorch.so"):
         (tmp_path / "torch" / "lib" / name).write_text("no library")
     assert tried().startswith("<Thread(libraries, stopped")

@@ -143,7 +143,6 @@ FAILING = [
         2,
         ["loss=cross_entropy does not fit", "use loss=mse"],
     ),
-    (["batch_size=5000"], 2, ["train.batch_size=5000: only 1275 training samples"]),
     (["dataset.val=2000"], 2, ["dataset.val=2000"]),
     (["dataset=mnist"], 2, ["not found in", "data/MNIST/raw", "dataset.download=true"]),
     (["train.monitor=val/f1"], 2, ["train.monitor=val/f1", "val/accuracy"]),

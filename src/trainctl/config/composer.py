@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ from trainctl.config.settings import Config
 from trainctl.config.sources import TrainctlSearchPath, register_search_path
 from trainctl.config.unused_arguments import drop_unused_arguments
 from trainctl.config.validation import check
-from trainctl.errors import ConfigError, Problem
+from trainctl.errors import ConfigError, Problem, nearest
 from trainctl.paths import conf_directory, user_conf
 from trainctl.registry import COMPONENTS, TRACKERS, plugins
 
@@ -197,14 +198,33 @@ class Composer:
         try:
             full = self._load(list(overrides), RunMode.MULTIRUN)
         except _LOADING_ERRORS:
-            problems: list[Problem] = []
-            if any(split_override(override)[1] == "hydra/sweeper" for override in overrides):
+            problems: list[Problem] = self._unknown_sweeper_keys(overrides)
+            if not problems and any(split_override(override)[1] == "hydra/sweeper" for override in overrides):
                 self._compose_usable(list(overrides), problems, RunMode.MULTIRUN)
+            if problems:
                 raise ConfigError(problems) from None
             return "basic", {}
         refuse_unsafe(full)
         settings = cast(dict[str, Any], OmegaConf.to_container(full.hydra.sweeper, resolve=True))
         return str(full.hydra.runtime.choices["hydra/sweeper"]), settings
+
+    def _unknown_sweeper_keys(self, overrides: Sequence[str]) -> list[Problem]:
+        """A problem for each key of ``hydra.sweeper`` that the chosen sweeper does not have."""
+        option = [override for override in overrides if split_override(override)[1] == "hydra/sweeper"]
+        problems = []
+        with contextlib.suppress(*_LOADING_ERRORS):
+            known = [str(key) for key in self._load(option).hydra.sweeper if key != "_target_"]
+            for override in overrides:
+                group, _, key = split_override(override)[1].rpartition(".")
+                if group == "hydra.sweeper" and key not in known:
+                    close = nearest(key, known)
+                    remedy = f"did you mean {group}.{close}? " if close else ""
+                    problems.append(
+                        Problem(
+                            f"{group}.{key}: there is no such key", f"{remedy}there are: {', '.join(known)}"
+                        )
+                    )
+        return problems
 
     def instantiate_launcher(
         self, overrides: Sequence[str], directory: Path, task: Callable[[DictConfig], Any]
@@ -285,7 +305,9 @@ def _refuse_ignored(full: DictConfig) -> None:
             "hydra.job.chdir=true: a run stays in the folder where it was started",
             "leave it out; hydra.run.dir=DIR chooses the directory of the results",
         )
-    if full.hydra.sweep._get_node("subdir")._value() != "${hydra.job.num}":
+    subdir = str(full.hydra.sweep._get_node("subdir")._value())
+    # Hydra's launchers are given the number itself.
+    if subdir != "${hydra.job.num}" and not subdir.isdecimal():
         raise ConfigError(
             "hydra.sweep.subdir: the jobs of a sweep are in the folders 0, 1, 2 …",
             "leave it out; trainctl compare SWEEP shows the settings of each",

@@ -6,15 +6,16 @@ from pathlib import Path
 
 from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
-from hydra.core.config_store import ConfigStore
+from hydra.core.object_type import ObjectType
 from hydra.core.plugins import Plugins
+from hydra.plugins.config_source import ConfigResult, ConfigSource
 from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import OmegaConf
 
 from trainctl.paths import user_conf
 from trainctl.registry import COMPONENTS
 
 BLANK = "_blank_"
-"""An empty option of every group: composing it shows what the other files alone say of the group."""
 
 
 class UserConfSource(FileConfigSource):
@@ -28,24 +29,47 @@ class UserConfSource(FileConfigSource):
         return Path(config_path).stem != "config" and super().is_config(config_path)
 
 
-class TrainctlSearchPath(SearchPathPlugin):
-    """Puts a user's ``./conf`` before trainctl's own.
+class BlankSource(ConfigSource):
+    """An empty option ``_blank_`` in every group, to compose what the other files alone say of a group."""
 
-    Registered here and not discovered: other Hydra programs of the environment never see it.
-    """
+    @staticmethod
+    def scheme() -> str:
+        return "trainctl-blank"
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        header: dict[str, str | None] = {"package": None}
+        return ConfigResult(self.provider, config_path, OmegaConf.create(), header)
+
+    def available(self) -> bool:
+        return True
+
+    def is_group(self, config_path: str) -> bool:
+        return config_path in COMPONENTS
+
+    def is_config(self, config_path: str) -> bool:
+        return Path(config_path).stem == BLANK
+
+    def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
+        return []
+
+
+class TrainctlSearchPath(SearchPathPlugin):
+    """A user's ``./conf`` is searched before trainctl's own. Registered here and not discovered, so that
+    other Hydra programs of the environment never see it."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        if "main" not in [element.provider for element in search_path.get_path()]:
+            return
         folder = user_conf()
-        if folder is not None and any(element.provider == "main" for element in search_path.get_path()):
+        if folder is not None:
             search_path.prepend(
                 "user", f"{UserConfSource.scheme()}://{folder}", SearchPathQuery(provider="main")
             )
+        search_path.append("trainctl-blank", f"{BlankSource.scheme()}://")
 
 
 def register_search_path() -> None:
     """Make Hydra look into the user's ``./conf`` first. Safe to call again."""
-    for plugin in (UserConfSource, TrainctlSearchPath):
+    for plugin in (UserConfSource, BlankSource, TrainctlSearchPath):
         if plugin not in Plugins.instance().discover(plugin.__mro__[1]):
             Plugins.instance().register(plugin)
-    for group in COMPONENTS:
-        ConfigStore.instance().store(name=BLANK, node={}, group=group)

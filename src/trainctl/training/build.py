@@ -258,7 +258,7 @@ def _attach(run: Run, config: Config, monitor: str, lower_is_better: bool, plate
         hooks.append(Compiled(run.model, mode, train.batch_size))
     if guard.loss or guard.gradients:
         deferred = None if config.loop.name == "optimizer" else False
-        hooks.append(Guard(guard.loss, guard.gradients, guard.skip, deferred))
+        hooks.append(Guard(guard.loss, guard.gradients, guard.skip, deferred=deferred))
     if train.clip_norm is not None:
         hooks.append(ClipNorm(train.clip_norm))
     if plateau is not None:

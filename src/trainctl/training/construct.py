@@ -7,7 +7,7 @@ from typing import Any
 
 from trainctl.config.settings import Component
 from trainctl.errors import DISK_ERRORS, ConfigError, TrainctlError
-from trainctl.registry import COMPONENTS, plugins
+from trainctl.registry import COMPONENTS, TRACKERS, plugins
 from trainctl.registry.protocols import Model, Optimizer, missing
 from trainctl.training import parameters
 
@@ -17,7 +17,7 @@ def construct(component: Component, **supplied: Any) -> Any:
 
     Raises ConfigError naming the component where that fails; an error of the disk stays an OSError.
     """
-    registry = COMPONENTS[component.group]
+    registry = TRACKERS if component.group == TRACKERS.group else COMPONENTS[component.group]
     constructor = registry.load(component.name)
     wanted = registry.takes(component.name)
     given = {key: value for key, value in supplied.items() if key in wanted}

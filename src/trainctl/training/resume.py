@@ -16,7 +16,6 @@ from trainctl.config.config_diff import Change
 from trainctl.errors import CheckpointError, ConfigError
 from trainctl.runs import files
 from trainctl.training.build import Built
-from trainctl.training.failures import line_of
 from trainctl.training.hooks.plateau import Plateau
 from trainctl.training.request import Resumed
 
@@ -80,7 +79,7 @@ def _restore(built: Built, content: CheckpointData, free: AbstractSet[str]) -> N
         run.model.load_state_dict(content.model)
     except (RuntimeError, KeyError) as error:
         raise ConfigError(
-            f"the checkpoint's parameters do not fit the model: {line_of(error)}",
+            f"the checkpoint's parameters do not fit the model: {_misfit(run, content, error)}",
             "leave the model's arguments as they are; init_from=RUN starts a new run from what fits",
         ) from error
     parts = {name: part for name, part in built.parts().items() if name not in free}
@@ -96,6 +95,18 @@ def _restore(built: Built, content: CheckpointData, free: AbstractSet[str]) -> N
     if run.state.position >= run.train_loader.samples:
         # Checkpoints of version 0.1 end an epoch without moving the cursor to the next one.
         run.state.epoch, run.state.position = run.state.epoch + 1, 0
+
+
+def _misfit(run: Any, content: CheckpointData, error: Exception) -> str:
+    """The first tensor that does not fit, and how."""
+    own = run.model.state_dict()
+    for name in sorted({*content.model, *own}):
+        there, here = (
+            tuple(tensors[name].shape) if name in tensors else "absent" for tensors in (content.model, own)
+        )
+        if there != here:
+            return f"{name} is {there} there, {here} here"
+    return " ".join(str(error).split())
 
 
 def check_data(built: Built, content: CheckpointData, *, allowed: bool = False) -> None:

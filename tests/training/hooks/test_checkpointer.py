@@ -211,7 +211,10 @@ def test_the_best_evaluated_ones_stay() -> None:
     checkpointer = make(keep_best=2, monitor="val/score", lower_is_better=False, every_epochs=99)
     fit(make_run(total_steps=35, hooks=[Values()]))
     assert on_disk() == [14, 35]
-    assert checkpointer.state_dict() == {"ranked": [[-0.9, 14], [-0.7, 35]]}
+    assert checkpointer.state_dict() == {"ranked": [[-0.9, 0.0, 14], [-0.7, 0.0, 35]]}
+    # Version 0.1 stored no loss.
+    checkpointer.load_state_dict({"ranked": [[-0.9, 14], [-0.7, 35]]})
+    assert checkpointer.state_dict() == {"ranked": [[-0.9, 0.0, 14], [-0.7, 0.0, 35]]}
 
 
 def test_overlapping_writes_what_the_run_was_then() -> None:
