@@ -164,10 +164,14 @@ class Checker(Hook):
         config, start = recorded_config(self._segment.era, record), self._segment.checkpoint
         if start is not None:
             config = replace(config, init_from=None)  # its weights are in the checkpoint
-        with contextlib.closing(build(config)) as self._built:
+        content = None if start is None else read_checkpoint(start.path)
+        if (known := content) is None and self._segment.marks:
+            known = read_checkpoint(self._segment.marks[0].path)
+        stored = None if known is None else resuming.described_data(known)
+        with contextlib.closing(build(config, stored=stored)) as self._built:
             run = self._built.run
             try:
-                self._restore(None if start is None else read_checkpoint(start.path))
+                self._restore(content)
                 run.attach([self])
                 self._built.fit(run)
             except _EndedError as ended:

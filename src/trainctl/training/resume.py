@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from itertools import count
@@ -96,6 +96,14 @@ def _restore(built: Built, content: CheckpointData, free: AbstractSet[str]) -> N
     if run.state.position >= run.train_loader.samples:
         # Checkpoints of version 0.1 end an epoch without moving the cursor to the next one.
         run.state.epoch, run.state.position = run.state.epoch + 1, 0
+
+
+def described_data(content: CheckpointData) -> Mapping[str, Any]:
+    """The description of a run's data in its checkpoint. Raises CheckpointError without one."""
+    described = content.state.get("data")
+    if not isinstance(described, dict):
+        raise CheckpointError("the checkpoint lacks a usable data: an exact resume is not possible")
+    return described
 
 
 def check_data(built: Built, content: CheckpointData, *, allowed: bool = False) -> None:

@@ -36,7 +36,7 @@ class Best(Hook):
         self.patience, self.min_delta = patience, min_delta
 
     def _is_best(self, values: Mapping[str, float], best: Mapping[str, float]) -> bool:
-        """Better than ``best``. Ties, frequent on few samples, go to the lower loss, then to the later one."""
+        """Better than ``best``. Ties, frequent on few samples, go to the lower loss, then to the later."""
         value, other = values[self.monitor], best[self.monitor]
         if value == other:
             return not values.get("val/loss", 0.0) > best.get("val/loss", 0.0)
