@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from trainctl.components.datasets.digits import digits
-from trainctl.components.tasks._base import check_targets
+from trainctl.components.tasks._base import with_targets
 
 
 def test_sizes_types_and_ranges() -> None:
@@ -21,7 +21,7 @@ def test_sizes_types_and_ranges() -> None:
         assert split.targets.unique().tolist() == list(range(10))
     assert data.task == "classification"
     assert data.output_size == len(data.classes) == 10
-    check_targets(data)
+    with_targets(data)
 
 
 def test_the_transform_centres_the_training_images() -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from trainctl.components.datasets.mnist import mnist
-from trainctl.components.tasks._base import check_targets
+from trainctl.components.tasks._base import with_targets
 from trainctl.data.types import Data
 from trainctl.errors import ConfigError, MissingDataError
 
@@ -275,7 +275,7 @@ def test_a_label_that_is_no_digit_is_refused(tmp_path: Path) -> None:
     raw = make(tmp_path)
     (raw / TRAIN_LABELS).write_bytes(idx(torch.full((6,), 11, dtype=torch.uint8)))
     with pytest.raises(ConfigError, match="train target 11 is outside its 10 classes"):
-        check_targets(mnist(str(tmp_path)))
+        with_targets(mnist(str(tmp_path)))
 
 
 @pytest.mark.parametrize("gone", [FILES, (TRAIN_LABELS,), (TEST_IMAGES, TEST_LABELS)])

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from trainctl.components.datasets.synthetic import synthetic
-from trainctl.components.tasks._base import check_targets
+from trainctl.components.tasks._base import with_targets
 from trainctl.errors import ConfigError
 
 TASKS: list[Any] = ["classification", "regression"]
@@ -33,7 +33,7 @@ def test_sizes_types_and_ranges(task: Any, shape: list[int]) -> None:
             assert split.targets.shape == (len(split), 4)
     assert data.task == task
     assert len(data.classes) == (4 if task == "classification" else 0)
-    check_targets(data)
+    with_targets(data)
 
 
 @pytest.mark.parametrize("task", TASKS)
