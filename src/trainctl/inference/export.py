@@ -120,11 +120,12 @@ def export(trained: Trained, kind: str, path: Path) -> Exported:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
     if kind == "safetensors":
-        takes, gives = shown({"shape": trained.input_shape, "dtype": "float32"}, "N"), "outputs"
-        takes = f"model inputs {takes}"
+        takes = f"model inputs {shown({'shape': trained.input_shape, 'dtype': 'float32'}, 'N')}"
+        gives = "outputs" if trained.readout.mean is None else "outputs in the loss's unit"
     else:
         takes, gives = f"raw samples {shown(raw, 'N')}", trained.task.predictions
-    outputs = f"{gives} (N, {expected.shape[1]}) {str(found.dtype).removeprefix('torch.')}"
+    dtype = "float64" if kind != "safetensors" and found.dtype == torch.float64 else "float32"
+    outputs = f"{gives} (N, {expected.shape[1]}) {dtype}"
     return Exported(path, size, difference, described, takes, outputs, form.reader)
 
 

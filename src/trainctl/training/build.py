@@ -249,7 +249,7 @@ def _prepare(
         if is_free and start is not None and start.get("task") == data.task:
             readout = stored_readout(config, data, criterion, start)
     prepared = prepare_targets(data, readout)
-    return prepared, merged(data.train.targets, prepared.train.targets)
+    return prepared, merged(readout, data.train.targets, prepared.train.targets)
 
 
 def _build_criterion(config: Config, data: Data, device: torch.device) -> Any:

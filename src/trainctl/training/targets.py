@@ -120,11 +120,14 @@ def _refuse_not_finite(where: str, given: Tensor, prepared: Tensor) -> None:
     )
 
 
-def merged(given: Tensor, prepared: Tensor) -> list[str]:
+def merged(readout: Readout, given: Tensor, prepared: Tensor) -> list[str]:
     """A notice where float32 takes most of the different targets for the same."""
     if not given.is_floating_point() or not prepared.is_floating_point():
         return []
     before, after = (len(torch.unique(each[:_LOOKED_AT])) for each in (given, prepared))
     if 2 * after > before:
         return []
-    return [f"float32 cannot tell the targets apart: {before:,} different values become {after:,}"]
+    remedy = (
+        f"; {_SETTING}=auto keeps them apart" if readout.output == SCALED and readout.mean is None else ""
+    )
+    return [f"float32 cannot tell the targets apart: {before:,} different values become {after:,}{remedy}"]
