@@ -278,6 +278,17 @@ def test_a_dataset_with_its_own_validation_split_keeps_it() -> None:
     assert len(built.val or ()) == 3
 
 
+@pytest.mark.parametrize(
+    ("size", "accumulate", "batches"), [(1000, 1, 1), (60, 2, 1), (80, 1, 1), (79, 1, 2)]
+)
+def test_a_batch_may_hold_more_than_the_whole_split(size: int, accumulate: int, batches: int) -> None:
+    built = build(configured(train={"batch_size": size, "accumulate": accumulate}))
+    assert len(built.run.train_loader) == batches
+    assert built.run.total_steps == 2 * batches
+    fit(built.run)
+    assert built.run.state.step == 2 * batches
+
+
 def test_targets_that_do_not_fit_are_refused() -> None:
     @DATASETS.register("mislabelled")
     def mislabelled() -> Data:

@@ -144,6 +144,7 @@ FAILING = [
         ["loss=cross_entropy does not fit", "use loss=mse"],
     ),
     (["dataset.val=2000"], 2, ["dataset.val=2000"]),
+    (["dataset.val=0", "train.patience=2"], 2, ["train.patience=2 needs validation data"]),
     (["dataset=mnist"], 2, ["not found in", "data/MNIST/raw", "dataset.download=true"]),
     (["train.monitor=val/f1"], 2, ["train.monitor=val/f1", "val/accuracy"]),
     (["model=sequential", "model.layers=[Linaer]"], 2, ["model.layers[0]=Linaer", "did you mean Linear?"]),

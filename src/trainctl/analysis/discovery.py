@@ -67,6 +67,7 @@ class Entry:
         seconds: from its start to its end, a pause included where it was resumed.
         training_seconds: the part spent in training steps, where it was evaluated after every epoch.
         resumed, changed: whether it was resumed, and whether with other settings.
+        scaled: whether its loss is one of scaled targets.
         error: what reading it raised.
     """
 
@@ -86,6 +87,7 @@ class Entry:
     resumed: bool = False
     changed: bool = False
     ended: str = ""
+    scaled: bool = False
     error: TrainctlError | None = None
 
     @property
@@ -235,6 +237,7 @@ def _read(directory: Path) -> Entry:
         isinstance(record.get("resumed"), Mapping),
         (directory / "config.history.yaml").is_file(),
         _text(record.get("ended")),
+        isinstance(record.get("target_scale"), Mapping),
     )
 
 

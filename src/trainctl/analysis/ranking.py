@@ -219,7 +219,7 @@ def _kind(entry: Entry) -> tuple[Any, ...]:
     return (
         entry.monitor,
         entry.settings.get("dataset.name"),
-        tuple(sorted(loss.items())) if decides_by_loss else None,
+        (tuple(sorted(loss.items())), entry.scaled) if decides_by_loss else None,
     )
 
 
@@ -228,6 +228,7 @@ def _about(group: Group) -> str:
     about = f"{group.monitor.name} of dataset {entry.settings.get('dataset.name', 'unknown')}"
     if group.monitor.name == "val/loss":
         about += f" under loss {entry.settings.get('loss.name', 'unknown')}"
+        about += " of scaled targets" if entry.scaled else ""
     return about
 
 

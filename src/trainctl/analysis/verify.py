@@ -49,6 +49,7 @@ class Segment:
         marks: later checkpoints of the same settings, to compare with on the way.
         changes: what differs from the settings of ``checkpoint``.
         reason: why the segment cannot be trained again; empty where it can.
+        newest: the newest checkpoint, which says how the run takes its targets.
     """
 
     start: int
@@ -58,6 +59,7 @@ class Segment:
     marks: tuple[Kept, ...]
     changes: tuple[Change, ...]
     reason: str
+    newest: Kept
 
 
 def find_checkpoints(folder: Path) -> tuple[list[Kept], list[str]]:
@@ -101,12 +103,12 @@ def plan(
         if end > step or unevaluated:
             changes = () if start is None else tuple(era.changes(version_at(eras, step)))
             reason = _no_beginning(era.config.init_from) if start is None else ""
-            found.append(Segment(step, end, era, start, marks, changes, reason))
+            found.append(Segment(step, end, era, start, marks, changes, reason, kept[-1]))
     for step in {era.until for era in eras if era.until is not None and era.until < last}:
         if all(each.step != step for each in kept):
             end = min((each.step for each in kept if each.step > step), default=last)
             reason = f"the checkpoint of step {step}, where the settings changed, was not kept"
-            found.append(Segment(step, end, version_at(eras, end), None, (), (), reason))
+            found.append(Segment(step, end, version_at(eras, end), None, (), (), reason, kept[-1]))
     return sorted(found, key=lambda each: (each.start, each.end))
 
 
@@ -164,10 +166,12 @@ class Checker(Hook):
         config, start = recorded_config(self._segment.era, record), self._segment.checkpoint
         if start is not None:
             config = replace(config, init_from=None)  # its weights are in the checkpoint
-        with contextlib.closing(build(config)) as self._built:
+        content = None if start is None else read_checkpoint(start.path)
+        stored = resuming.described_data(content or read_checkpoint(self._segment.newest.path))
+        with contextlib.closing(build(config, stored=stored)) as self._built:
             run = self._built.run
             try:
-                self._restore(None if start is None else read_checkpoint(start.path))
+                self._restore(content)
                 run.attach([self])
                 self._built.fit(run)
             except _EndedError as ended:

@@ -55,6 +55,12 @@ def find_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Ch
             f"{frozen}: cannot be changed, the optimizer's state belongs to other parameters",
             "train a new run with it; init_from=RUN starts from this run's weights",
         )
+    if "dataset.scale_target" in changed:
+        unit = Change("dataset.scale_target", *changed["dataset.scale_target"])
+        raise ConfigError(
+            f"{unit}: cannot be changed, the model's outputs are in the unit that it was trained with",
+            "train a new run with it",
+        )
     return [Change(key, *pair, _inexact(key, new)) for key, pair in changed.items()]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trainctl.data.readout import Readout
 from trainctl.errors import ConfigError
 
 
@@ -17,7 +18,8 @@ class Split:
     """Raw samples and their targets, first dimension N in both.
 
     ``inputs`` keep their stored type (uint8 images stay uint8); ``targets`` are int64 class numbers of
-    shape (N,) for classification and float32 values of shape (N, outputs) for regression.
+    shape (N,) for classification and values of shape (N, outputs) for regression, which become float32
+    when they have been scaled.
     """
 
     inputs: Tensor
@@ -79,6 +81,7 @@ class Data:
         note: one line on the source of the data, for the header and the log.
         reading: how raw samples are read from a file, plain JSON values that are stored with the run; empty
             if their shape and type are enough.
+        readout: how targets were prepared for the loss, and outputs are read; None until they are.
     """
 
     name: str
@@ -93,6 +96,7 @@ class Data:
     classes: tuple[str, ...] = ()
     note: str = ""
     reading: Mapping[str, Any] = field(default_factory=dict)
+    readout: Readout | None = None
 
 
 class Standardize(nn.Module):

@@ -89,6 +89,9 @@ def score(trained: Trained, split: str | None, dataset: Component | None = None)
     collector = _Collector(trained.task.kept)
     values = _evaluate(trained, data, chosen, collector)
     outputs, targets = (torch.cat(each).cpu() for each in zip(*collector.batches, strict=True))
+    details = Details()
+    if trained.readout.is_comparable:
+        details = trained.task.details(outputs, targets, trained.classes)
     return Score(
         split=split,
         dataset=data.name,
@@ -97,7 +100,7 @@ def score(trained: Trained, split: str | None, dataset: Component | None = None)
         values={f"{split}/{name}": value for name, value in values.items()},
         recorded=_recorded(trained, split) if own else None,
         notices=(_CHANGED,) if changed else (),
-        **vars(trained.task.details(outputs, targets, trained.classes)),
+        **vars(details),
     )
 
 
@@ -106,7 +109,6 @@ def _evaluate(
 ) -> dict[str, float]:
     """Loss and metrics over all of ``splits``."""
     config, device = trained.config, trained.device
-    criterion = construct(config.loss, class_counts=trained.class_counts).to(device)
     options = {"transform": data.transform, "batch_size": config.train.batch_size, "device": device}
     with contextlib.ExitStack() as opened:
         loaders = [
@@ -117,10 +119,11 @@ def _evaluate(
                 opened.callback(close)
         return evaluate(
             trained.model,
-            criterion,
+            trained.criterion(),
             itertools.chain.from_iterable(loader.batches() for loader in loaders),
             {**choose_metrics(config.metrics, data), "": lambda: collector},
             runtime.precision_context(config.train.precision, device),
+            trained.readout,
         )
 
 
@@ -142,7 +145,7 @@ def as_trained(trained: Trained, data: Data) -> Data:
             "evaluate it on data of the same shape and type",
         )
     data = trained.task.as_trained(data, trained.output_size, trained.classes)
-    return replace(data, transform=trained.transform())
+    return replace(trained.prepared(data), transform=trained.transform())
 
 
 def _unsplit(dataset: Component) -> Component:

@@ -26,6 +26,7 @@ from trainctl import __version__
 from trainctl.components.tasks._base import Task, task_named
 from trainctl.config.settings import Component
 from trainctl.data.preprocessing import describe_samples, first_samples, make_transform, shown
+from trainctl.data.readout import Readout
 from trainctl.errors import ConfigError, StorageError, TrainctlError
 from trainctl.inference.predict import Predictor
 from trainctl.inference.trained_run import Trained
@@ -39,17 +40,17 @@ _KEY = "trainctl"
 
 
 class Pipeline(nn.Module):
-    """Preprocessing, model and the step from outputs to predictions, as one module.
+    """Preprocessing, model and the step from outputs to predictions in the unit of the data, as one module.
 
     Shape: raw samples (N, *raw) → probabilities (N, classes), or values (N, outputs).
     """
 
-    def __init__(self, transform: nn.Module, model: nn.Module, task: Task) -> None:
+    def __init__(self, transform: nn.Module, model: nn.Module, readout: Readout, task: Task) -> None:
         super().__init__()
-        self.transform, self.model, self.predict = transform, model, task.predict
+        self.transform, self.model, self.readout, self.predict = transform, model, readout, task.predict
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return self.predict(self.model(self.transform(inputs)).to(torch.float32))
+        return self.predict(self.readout(self.model(self.transform(inputs)).to(torch.float32)))
 
 
 @dataclass(frozen=True)
@@ -102,8 +103,13 @@ def export(trained: Trained, kind: str, path: Path) -> Exported:
     try:
         with _quiet():
             files.write(temporary, form.encode(content))
+<<<<<<< HEAD
             found = torch.cat([_run(form, temporary, content, batch) for batch in batches])
         difference = _difference(expected, found)
+=======
+            found = torch.cat([form.run(temporary, content, batch) for batch in batches])
+        difference = _difference(trained.readout, expected, found)
+>>>>>>> h-targets
         if not difference <= TOLERANCE:
             raise TrainctlError(
                 f"the exported file's predictions differ from the run's by up to {difference:.1e}",
@@ -119,11 +125,12 @@ def export(trained: Trained, kind: str, path: Path) -> Exported:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
     if kind == "safetensors":
-        takes, gives = shown({"shape": trained.input_shape, "dtype": "float32"}, "N"), "outputs"
-        takes = f"model inputs {takes}"
+        takes = f"model inputs {shown({'shape': trained.input_shape, 'dtype': 'float32'}, 'N')}"
+        gives = "outputs" if trained.readout.mean is None else "outputs in the loss's unit"
     else:
         takes, gives = f"raw samples {shown(raw, 'N')}", trained.task.predictions
-    outputs = f"{gives} (N, {expected.shape[1]}) float32"
+    dtype = "float64" if kind != "safetensors" and found.dtype == torch.float64 else "float32"
+    outputs = f"{gives} (N, {expected.shape[1]}) {dtype}"
     return Exported(path, size, difference, described, takes, outputs, form.reader)
 
 
@@ -156,12 +163,12 @@ def _expected(content: _Content, described: str) -> Tensor:
         ) from error
 
 
-def _difference(expected: Tensor, found: Tensor) -> float:
-    """The largest difference, relative for values above 1."""
+def _difference(readout: Readout, expected: Tensor, found: Tensor) -> float:
+    """The largest difference in the unit of the loss, relative for values above 1."""
     if expected.shape != found.shape:
         return float("inf")
-    wide = expected.to(torch.float64)
-    return float(((found.to(torch.float64) - wide).abs() / wide.abs().clamp(min=1)).max())
+    wide, other = (readout.scaled(each.to(torch.float64)) for each in (expected, found))
+    return float(((other - wide).abs() / wide.abs().clamp(min=1)).max())
 
 
 def _samples(trained: Trained, raw: Mapping[str, Any]) -> tuple[Tensor, str]:
@@ -189,7 +196,7 @@ def _metadata(trained: Trained, raw: Mapping[str, Any]) -> dict[str, Any]:
     """The description of the model's inputs and outputs, as plain JSON values."""
     model = trained.config.model
     return {
-        "version": 1,
+        "version": 2,
         "run": trained.directory.name,
         "step": trained.step,
         "model": {"name": model.name, "arguments": model.arguments},
@@ -200,6 +207,8 @@ def _metadata(trained: Trained, raw: Mapping[str, Any]) -> dict[str, Any]:
         "raw": dict(raw),
         "reading": dict(trained.reading),
         "transform": trained.content.state["data"].get("transform"),
+        "output": trained.readout.output,
+        "target_scale": trained.readout.described(),
         "versions": {
             "trainctl": __version__,
             "torch": torch.__version__,
@@ -251,8 +260,9 @@ def _run_safetensors(path: Path, content: _Content, samples: Tensor) -> Tensor:
     model.eval()
     described = about["transform"]
     transform = content.trained.transform() if described is None else make_transform(described)
+    readout = Readout.made(about["output"], about["target_scale"])
     with torch.no_grad():
-        return task_named(about["task"]).predict(model(transform(samples)).float())
+        return task_named(about["task"]).predict(readout(model(transform(samples)).float()))
 
 
 def _program(content: _Content, kind: str, export: Callable[..., Any]) -> Any:
@@ -264,7 +274,7 @@ def _program(content: _Content, kind: str, export: Callable[..., Any]) -> Any:
             f"--format {kind}: model={name} is plain Python, which torch cannot trace",
             "use --format safetensors for its weights; a torch.nn model can be exported whole",
         )
-    pipeline = Pipeline(content.transform, trained.model, trained.task).eval()
+    pipeline = Pipeline(content.transform, trained.model, trained.readout.for_programs(), trained.task).eval()
     batch = torch.export.Dim("batch")
     try:
         # A copy: the program would keep the whole tensor that a view belongs to.

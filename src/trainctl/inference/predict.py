@@ -31,7 +31,7 @@ class Predictor:
 
     ``precision`` defaults to the run's.
 
-    Shape: (N, *raw) → (N, classes) or (N, outputs) float32 on the CPU.
+    Shape: (N, *raw) → (N, classes) or (N, outputs) on the CPU, float32 or, of scaled targets, float64.
     """
 
     def __init__(self, trained: Trained, transform: nn.Module, precision: str | None = None) -> None:
@@ -40,14 +40,14 @@ class Predictor:
         self.model, self.transform, self.device = trained.model, transform, trained.device
         precision = precision or trained.config.train.precision
         self.precision = runtime.precision_context(precision, trained.device)
-        self.task = trained.task
+        self.task, self.readout = trained.task, trained.readout
 
     @torch.no_grad()
     def __call__(self, raw: Tensor) -> Tensor:
         inputs = self.transform(raw.to(self.device))
         with self.precision:
             outputs = self.model(inputs)
-        return self.task.predict(outputs.float()).cpu()
+        return self.task.predict(self.readout(outputs.float())).cpu()
 
 
 @dataclass
@@ -70,6 +70,7 @@ class Table:
 
     def __init__(self, path: Path, unit: str, trained: Trained) -> None:
         self.path, self.unit, self.task, self.classes = path, unit, trained.task, trained.classes
+        self.digits = trained.readout.digits
         self.columns = trained.task.columns(trained.classes, trained.output_size)
         self.temporary = path.with_name(f".{path.name}.{os.getpid()}")
         self.write = self._write_csv if path.suffix.lower() == ".csv" else self._write_json
@@ -120,8 +121,8 @@ class Table:
                     if len(outcome.errors) < _SHOWN_ERRORS:
                         what = name if self.unit == "file" else f"{self.unit} {name}"
                         outcome.errors.append(f"{what}: {error}")
-                # As many digits as tell a float32 from every other.
-                self.write(name, [float(f"{value:.9g}") for value in values], error)
+                # As many digits as tell an output of the model from every other.
+                self.write(name, [float(f"{value:.{self.digits}g}") for value in values], error)
 
     def _write_csv(self, name: int | str, prediction: list[float], error: str) -> None:
         cells = [""] * len(self.columns) if error else self.task.cells(prediction, self.classes)

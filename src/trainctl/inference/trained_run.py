@@ -17,14 +17,16 @@ from trainctl.config.settings import Config
 from trainctl.config.stored_config import read_config
 from trainctl.data import Data
 from trainctl.data.preprocessing import describe_samples, first_samples, make_transform
+from trainctl.data.readout import Readout
 from trainctl.errors import CheckpointError, ConfigError
 from trainctl.registry import TASKS, plugins
 from trainctl.registry.protocols import Model
 from trainctl.runs.directory import find, is_training
 from trainctl.runs.record import read_record
 from trainctl.training import runtime
-from trainctl.training.construct import build_model
+from trainctl.training.construct import build_model, construct
 from trainctl.training.prepare_data import build_data, data_fingerprint
+from trainctl.training.targets import output_of, prepare_targets
 
 _DTYPES = {str(each).removeprefix("torch.") for each in vars(torch).values() if isinstance(each, torch.dtype)}
 
@@ -42,6 +44,7 @@ class Trained:
         class_counts: training samples a class; None for a task without classes.
         raw: shape and type of one raw sample, see :func:`trainctl.data.preprocessing.describe`.
         reading: how raw samples are read from files.
+        readout: from the model's outputs to values in the unit of the data, on ``device``.
         notices: warnings to print before any result.
     """
 
@@ -59,6 +62,7 @@ class Trained:
     class_counts: Tensor | None
     raw: Mapping[str, Any] | None
     reading: Mapping[str, Any]
+    readout: Readout
     notices: tuple[str, ...]
 
     @property
@@ -73,9 +77,19 @@ class Trained:
 
     def trained_on(self, data: Data) -> bool:
         """Whether the training targets and their order are those of the run."""
-        state = self.content.state
+        if not self.readout.fits(data.output_size):
+            return False
+        state, data = self.content.state, self.prepared(data)
         fingerprint = data_fingerprint(data, self.config.seed, int(state["epoch"]))
         return bool(state.get("data_fingerprint") == fingerprint)
+
+    def prepared(self, data: Data) -> Data:
+        """``data`` with the targets that the run's loss takes."""
+        return data if data.readout is not None else prepare_targets(data, self.readout)
+
+    def criterion(self) -> Any:
+        """The run's loss, on ``device``."""
+        return construct(self.config.loss, class_counts=self.class_counts).to(self.device)
 
     def transform(self) -> nn.Module:
         """The module that turns a raw batch into the model's input, as in training, on ``device``.
@@ -104,7 +118,19 @@ def load_model(run: str | Path, which: str = "best", *, trust_plugins: bool = Fa
         raise ConfigError(f"which={which}: must be best or last")
     trained = load_run(run, which, trust_plugins=trust_plugins, device=torch.device("cpu"))
     model: nn.Module = trained.model  # type: ignore[assignment]
+    if trained.readout.mean is not None:
+        model.register_forward_hook(_InUnit(trained.readout.for_programs()))
     return model
+
+
+@dataclass(frozen=True)
+class _InUnit:
+    """A forward hook: scaled outputs in the unit of the data. The state of the model stays what it is."""
+
+    readout: Readout
+
+    def __call__(self, model: nn.Module, inputs: Any, outputs: Tensor) -> Tensor:
+        return self.readout.unscaled(outputs)
 
 
 def load_run(
@@ -148,6 +174,7 @@ def load_run(
     known["classes"] = known["task"].class_names(known["classes"], known["output_size"])
     model = model.to(device)
     model.eval()
+    readout = _readout(config, known, content, chosen).on(device)
     return Trained(
         directory=directory,
         record=record,
@@ -156,6 +183,7 @@ def load_run(
         content=content,
         model=model,
         device=device,
+        readout=readout,
         notices=(*_unfinished(directory, record, content.step), *notices),
         **known,
     )
@@ -275,6 +303,21 @@ def _described(chosen: Path, content: CheckpointData) -> dict[str, Any]:
         "raw": raw,
         "reading": reading,
     }
+
+
+def _readout(config: Config, known: Mapping[str, Any], content: CheckpointData, chosen: Path) -> Readout:
+    """How outputs are read. Raises CheckpointError where the description of it is damaged."""
+    if not known["task"].reads_out:
+        return Readout()
+    criterion = construct(config.loss, class_counts=known["class_counts"])
+    try:
+        scale = content.state["data"].get("target_scale")
+        readout = Readout.made(output_of(known["task"], criterion), scale)
+        if not readout.fits(known["output_size"]):
+            raise ValueError(f"a scale of other targets than its {known['output_size']}")
+    except ValueError as error:
+        raise CheckpointError(f"{chosen} holds {error}") from error
+    return readout
 
 
 def _counts(values: Any, least: int = 1) -> bool:

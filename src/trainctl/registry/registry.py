@@ -17,7 +17,7 @@ import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from trainctl.errors import ConfigError, nearest
 from trainctl.registry.constraints import Count, Fraction, NonNegativeInt, Seed
@@ -222,6 +222,7 @@ DATASETS = Registry(
         Parameter("limit", Count | None, None),
         Parameter("val", Fraction | NonNegativeInt, 0.1),
         Parameter("split_seed", Seed, 0),
+        Parameter("scale_target", Literal["auto"] | bool, "auto"),
     ),
 )
 LOADERS = Registry(

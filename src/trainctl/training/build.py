@@ -16,6 +16,7 @@ from trainctl.checkpoint.format import CheckpointData
 from trainctl.components.optimizers._lean import stock_classes
 from trainctl.config.settings import Config
 from trainctl.data import preprocessing
+from trainctl.data.readout import RAW
 from trainctl.data.types import Data
 from trainctl.distributed.context import require_one_process
 from trainctl.errors import ConfigError
@@ -34,6 +35,7 @@ from trainctl.training.loop import fit
 from trainctl.training.prepare_data import Loaders, build_data, build_loaders, class_counts, data_fingerprint
 from trainctl.training.run import Hook, Run
 from trainctl.training.steps.choose import Step, choose_step, unguarded_step
+from trainctl.training.targets import choose_readout, merged, prepare_targets, stored_readout
 
 
 @dataclass(frozen=True)
@@ -127,12 +129,18 @@ class Built:
                 loader.close()
 
 
-def build(config: Config, data: Data | None = None, recorded: Mapping[str, Any] | None = None) -> Built:
+def build(
+    config: Config,
+    data: Data | None = None,
+    recorded: Mapping[str, Any] | None = None,
+    stored: Mapping[str, Any] | None = None,
+) -> Built:
     """Build everything a config names and check that the parts fit, before the first step.
 
     Args:
         data: of another run with the same dataset, to be used again.
         recorded: the choices of the run that is resumed, which are kept.
+        stored: the description of that run's data, in its checkpoint.
 
     Raises ConfigError for missing or malformed data, and for shapes, targets or a device that do not fit.
     """
@@ -142,15 +150,20 @@ def build(config: Config, data: Data | None = None, recorded: Mapping[str, Any] 
     device = _prepare_device(config)
     data = build_data(config.dataset) if data is None else data
     data.transform.to(device)  # the statistics it was fitted with, if it has any
-    metrics = choose_metrics(config.metrics, data)
-    monitor, lower_is_better = choose_monitor(config.train.monitor, data, metrics)
-    loaders = build_loaders(config, data, device)
+    runtime.seed_everything(config.seed)
+    criterion = _build_criterion(config, data, device)
+    loop = construct(config.loop, config=config)
 
     runtime.seed_everything(config.seed)
-    model, notices = _build_model(config, data, loaders, device)
-    criterion = _build_criterion(config, data, device)
+    model, start, notices = _build_model(config, data, device)
+    with runtime.random_state_kept(device):
+        data, merging = _prepare(config, data, criterion, loop, stored, start)
+        metrics = choose_metrics(config.metrics, data)
+        monitor, lower_is_better = choose_monitor(config.train.monitor, data, metrics)
+        loaders = build_loaders(config, data, device)
+    if config.train.overfit_batches is not None:
+        notices.append(overfit.notice(len(loaders.train), len(loaders.train_split)))
     optimizer = _build_optimizer(config, model)
-    loop = construct(config.loop, config=config)
     check_loop(config.loop, loop, model, criterion, optimizer)
     precision = runtime.precision_context(config.train.precision, device)
     total_steps = count_steps(config, len(loaders.train))
@@ -160,6 +173,7 @@ def build(config: Config, data: Data | None = None, recorded: Mapping[str, Any] 
     plain = unguarded_step(config, loop)
     parts = model, criterion, optimizer, stepped, loaders.train, loaders.val
     run = Run(*parts, metrics, precision, total_steps, plain.take)
+    run.readout = (data.readout or RAW).on(device)
 
     batch = next(iter(loaders.train.batches()))
     check_fit(config, model, criterion, batch, data)
@@ -185,7 +199,7 @@ def build(config: Config, data: Data | None = None, recorded: Mapping[str, Any] 
         seed=config.seed,
         resumes=resumes,
         trial_step=plain.take,
-        notices=(*notices, *said),
+        notices=(*notices, *merging, *said),
         choices=choices,
     )
 
@@ -204,14 +218,38 @@ def _prepare_device(config: Config) -> torch.device:
     return device
 
 
-def _build_model(config: Config, data: Data, loaders: Loaders, device: torch.device) -> tuple[Any, list[str]]:
-    """The model with its first values, on the device; and notices about them."""
+def _build_model(config: Config, data: Data, device: torch.device) -> tuple[Any, Any, list[str]]:
+    """The model with its first values, on the device; the data of the run whose values it has, if it has them
+    all; notices about them."""
     model = build_model(config.model, data.input_shape, data.output_size)
-    notices = [] if config.init_from is None else [parameters.copy_from(config.init_from, model)]
+    start, notices = None, []
+    if config.init_from is not None:
+        start, notice = parameters.copy_from(config.init_from, model)
+        notices.append(notice)
     if config.train.overfit_batches is not None:
         overfit.without_dropout(model)
-        notices.append(overfit.notice(len(loaders.train), len(loaders.train_split)))
-    return model.to(device), notices
+    return model.to(device), start, notices
+
+
+def _prepare(
+    config: Config, data: Data, criterion: Any, loop: Any, stored: Any, start: Any
+) -> tuple[Data, list[str]]:
+    """``data`` with the targets that the loss gets, and notices.
+
+    ``stored`` describes the data of the run that is resumed, ``start`` that of the run whose weights this one
+    starts from: its outputs go on being in the same unit.
+    """
+    if data.readout is not None:
+        return data, []
+    if stored is not None:
+        readout = stored_readout(config, data, criterion, stored)
+    else:
+        readout = choose_readout(config, data, criterion, loop)
+        is_free = readout.mean is not None and config.dataset.common["scale_target"] == "auto"
+        if is_free and start is not None and start.get("task") == data.task:
+            readout = stored_readout(config, data, criterion, start)
+    prepared = prepare_targets(data, readout)
+    return prepared, merged(readout, data.train.targets, prepared.train.targets)
 
 
 def _build_criterion(config: Config, data: Data, device: torch.device) -> Any:
@@ -302,5 +340,6 @@ def _described(data: Data) -> dict[str, Any]:
         "output_size": data.output_size,
         "classes": list(data.classes),
         "class_counts": None if counts is None else counts.tolist(),
+        "target_scale": None if data.readout is None else data.readout.described(),
         **preprocessing.describe(data),
     }

@@ -11,6 +11,7 @@ from trainctl.config.settings import Component
 from trainctl.data import Data
 from trainctl.errors import ConfigError, Problem
 from trainctl.registry import METRICS
+from trainctl.registry.constraints import show
 from trainctl.training.run import Metric
 
 
@@ -20,7 +21,14 @@ def choose_metrics(chosen: Sequence[Component] | None, data: Data) -> dict[str, 
     Raises ConfigError for metrics that do not fit the task or the data.
     """
     if chosen is None:
-        chosen = [Component(METRICS.group, name) for name in task_of(data).metrics]
+        own = task_of(data).metrics if _comparable(data) else ()
+        chosen = [Component(METRICS.group, name) for name in own]
+    elif chosen and not _comparable(data):
+        raise ConfigError(
+            f"train.metrics={show([each.name for each in chosen])}: the outputs that this loss trains do not"
+            " compare with the targets",
+            "use train.metrics=[], or another loss",
+        )
     misfits = [metric.name for metric in chosen if not _fits(metric.name, data)]
     if misfits:
         fitting = [name for name in METRICS.names() if _fits(name, data)]
@@ -38,6 +46,10 @@ def choose_metrics(chosen: Sequence[Component] | None, data: Data) -> dict[str, 
     for make in metrics.values():
         make()  # a constructor that refuses its arguments does so now, not after the first epoch
     return metrics
+
+
+def _comparable(data: Data) -> bool:
+    return data.readout is None or data.readout.is_comparable
 
 
 def _fits(name: str, data: Data) -> bool:

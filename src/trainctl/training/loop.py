@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainctl.data.readout import RAW, Readout
 from trainctl.registry.protocols import Batch, Criterion, Loader, Model, Optimizer
 from trainctl.training.run import Metric, Run
 
@@ -123,8 +124,11 @@ def evaluate(
     batches: Iterable[Batch],
     metrics: Mapping[str, Callable[[], Metric]],
     precision: AbstractContextManager[Any],
+    readout: Readout = RAW,
 ) -> dict[str, float]:
     """Loss and metrics over all batches, exact for any size of the last one.
+
+    Metrics get outputs and targets in the unit of the data, which ``readout`` knows.
 
     The values of a metric that has several are named ``name/key``.
     """
@@ -139,7 +143,7 @@ def evaluate(
                 loss = criterion(outputs, targets)
             mean_loss.update(loss, weigh(targets))
             for metric in totals.values():
-                metric.update(outputs.float(), targets)
+                metric.update(*readout.compared(outputs.float(), targets))
     values = {"loss": mean_loss.compute()}
     for name, metric in totals.items():
         value = metric.compute()
@@ -165,7 +169,12 @@ def evaluate_split(run: Run, split: str, loader: Loader) -> dict[str, float]:
     """Evaluate ``run`` on one split; the names of the values begin with the split's."""
     with evaluating(run.model):
         values = evaluate(
-            run.result, run.criterion, polled(run, loader.batches()), run.metrics, run.precision
+            run.result,
+            run.criterion,
+            polled(run, loader.batches()),
+            run.metrics,
+            run.precision,
+            run.readout,
         )
     return {f"{split}/{name}": value for name, value in values.items()}
 

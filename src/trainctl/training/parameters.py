@@ -79,6 +79,7 @@ def groups(config: Config, model: Model) -> list[Any]:
     return [*([{"params": decayed}] if decayed else []), plain]
 
 
+<<<<<<< HEAD
 def refuse_lazy(model: Model, setting: str) -> None:
     """Raise ConfigError for layers whose shapes are not known before the first batch."""
     for name, parameter in model.named_parameters():
@@ -91,12 +92,19 @@ def refuse_lazy(model: Model, setting: str) -> None:
 
 def copy_from(run: str, model: Model) -> str:
     """Copy the best parameters of another run into ``model`` where name and shape agree; returns a notice.
+=======
+def copy_from(run: str, model: Model) -> tuple[Any, str]:
+    """Copy the best parameters of another run into ``model`` where name and shape agree.
+
+    Returns the description of that run's data where all were copied, else None, and a notice.
+>>>>>>> h-targets
 
     Nothing of the run's config is executed. Raises ConfigError when nothing matches.
     """
     refuse_lazy(model, f"init_from={run}")
     directory = find(run)
-    stored = read_checkpoint(choose_checkpoint(directory, read_record(directory))).model
+    content = read_checkpoint(choose_checkpoint(directory, read_record(directory)))
+    stored = content.model
     own = model.state_dict()
     fits = {
         name: tensor for name, tensor in stored.items() if name in own and own[name].shape == tensor.shape
@@ -109,7 +117,7 @@ def copy_from(run: str, model: Model) -> str:
         )
     model.load_state_dict(fits, strict=False)
     report = f"init_from={Path(run)}: {len(fits)} of {len(own)} tensors copied"
-    return report + (f"; new: {_some(other)}" if other else "")
+    return None if other else content.state.get("data"), report + (f"; new: {_some(other)}" if other else "")
 
 
 def _some(names: list[str], limit: int = 12) -> str:

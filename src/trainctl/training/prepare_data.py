@@ -22,7 +22,7 @@ from trainctl.training.hooks.overfit import first_samples
 
 
 def build_data(dataset: Component, like: Mapping[str, Any] | None = None) -> Data:
-    """The dataset's splits, validation held out, targets checked.
+    """The dataset's splits, validation held out, targets checked but not yet prepared for a loss.
 
     ``like`` describes the data of a trained model, to be read the same way.
     """

@@ -43,6 +43,7 @@ def header(request: Request, built: Built) -> tuple[str, list[tuple[str, str]]]:
     rows = [
         ("model", f"{config.model.name}: {parameters}"),
         ("data", f"{data.name}: {', '.join(splits)}{f' ({data.note})' if data.note else ''}"),
+        *([("targets", data.readout.note)] if data.readout and data.readout.note else []),
         ("training", f"{config.loss.name}, {optimizer}{scheduler}"),
         ("steps", steps),
         ("step", run.step_name),

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Protocol
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
+from trainctl.data.readout import RAW, Readout
 from trainctl.errors import TrainctlError
 from trainctl.registry.protocols import Batch, Criterion, Loader, Model, Optimizer, Stateful
 from trainctl.training.state import State
@@ -124,6 +125,7 @@ class Run:
         step: the whole training step, called as :func:`trainctl.training.loop.train_step`.
         step_name: for the header and the record: ``plain, loss guard``.
         averaged: the model with averaged weights, or None.
+        readout: outputs and targets in the unit of the data, for metrics.
         announce: called with a topic, a line for people and a word to record.
     """
 
@@ -142,6 +144,7 @@ class Run:
     control: Control = field(default_factory=Control)
     hooks: list[Hook] = field(default_factory=list)
     averaged: Model | None = None
+    readout: Readout = RAW
     announce: Callable[[str, str, str], None] = lambda topic, text, word: None
 
     @property

@@ -33,7 +33,7 @@ from trainctl.training.hooks.tracking import Tracking, build_trackers
 from trainctl.training.loop import evaluate_split
 from trainctl.training.report import closing, environment_of, header, step_record, test_record
 from trainctl.training.request import Request
-from trainctl.training.resume import apply
+from trainctl.training.resume import apply, described_data
 from trainctl.training.run import Run
 
 log = logging.getLogger("trainctl")
@@ -66,11 +66,15 @@ class Session:
             config = request.resumed.with_recorded_threads(config, record.values)
         self.config = config
         self.trackers = build_trackers(config.trackers)
-        self.built = build(config, recorded=recorded if request.resumed is not None else None)
+        if request.resumed is None:
+            self.built = build(config)
+        else:
+            self.built = build(config, recorded=recorded, stored=described_data(request.resumed.content))
         record.update(
             environment=environment_of(self.built, self.plugins),
             parameters=self.built.parameters,
             monitor={"name": self.built.monitor, "lower_is_better": self.built.lower_is_better},
+            target_scale=self.built.described["target_scale"],
         )
         # Only now: until here `last` is the run before, as in init_from=last.
         not_latest = point_latest(self.directory) if request.latest else None

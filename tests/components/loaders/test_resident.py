@@ -38,6 +38,17 @@ def test_every_sample_comes_once_an_epoch_in_batches_of_the_size(
     assert each.samples == samples
 
 
+@pytest.mark.parametrize("seed", [0, None])
+def test_a_model_may_change_its_batch_in_place(seed: int | None) -> None:
+    inputs = torch.arange(12, dtype=torch.float32).reshape(6, 2)
+    each = ResidentLoader(Split(inputs, torch.arange(6)), torch.nn.Identity(), 4, CPU, seed)
+    for batch in each.batches():
+        batch.inputs.zero_()
+        batch.targets.zero_()
+    assert each.split.inputs.sum() == 66
+    assert each.split.targets.tolist() == [0, 1, 2, 3, 4, 5]
+
+
 def test_inputs_stay_with_their_targets_and_are_transformed() -> None:
     for inputs, targets, *_ in loader().batches(Cursor(1)):
         assert inputs.dtype == torch.float32

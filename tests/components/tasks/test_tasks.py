@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -53,6 +54,75 @@ def test_right_targets_pass() -> None:
     with_targets(data(RIGHT))
     with_targets(data(torch.tensor([[-5.0], [1e6]]), "regression", 1))
     with_targets(replace(data(RIGHT), test=Split(torch.zeros(0, 1), torch.zeros(0, dtype=torch.int64))))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        RIGHT.to(torch.uint8),
+        RIGHT.to(torch.int16),
+        RIGHT.float(),
+        RIGHT.double(),
+        RIGHT.unsqueeze(1),
+        RIGHT.tolist(),
+        RIGHT.numpy(),
+    ],
+)
+def test_class_numbers_of_any_type_become_int64(given: Any) -> None:
+    split = Split(torch.zeros(4, 1), given)
+    converted = with_targets(replace(data(RIGHT), train=split, test=split))
+    for part in (converted.train, converted.test):
+        assert part is not None
+        assert part.targets.dtype == torch.int64
+        assert part.targets.tolist() == [0, 1, 2, 1]
+
+
+def test_booleans_are_two_classes() -> None:
+    converted = with_targets(data(torch.tensor([True, False]), outputs=2))
+    assert converted.train.targets.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (torch.tensor([0.5, 1.0]), r"train targets are float32 of shape \(2,\); classes are whole numbers"),
+        (torch.tensor([torch.nan, 1.0]), "classes are whole numbers"),
+        (
+            torch.tensor([[0, 1], [1, 0]]),
+            r"int64 of shape \(2, 2\); classes are whole numbers of shape \(N,\)",
+        ),
+        (torch.tensor([0j, 1j]), "complex64"),
+        (torch.tensor(1), "targets are one number"),
+        (["cat", "dog"], "targets are no tensor"),
+        (None, "targets are no tensor"),
+    ],
+)
+def test_targets_that_are_no_classes_are_refused_with_type_and_shape(given: Any, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        with_targets(replace(data(RIGHT), train=Split(torch.zeros(2, 1), given)))
+
+
+@pytest.mark.parametrize(
+    ("given", "dtype"),
+    [
+        (torch.tensor([1.5, 2.0]), torch.float32),
+        (torch.tensor([1.5, 2.0], dtype=torch.float64), torch.float64),
+        (torch.tensor([1.5, 2.0], dtype=torch.bfloat16), torch.float64),
+        (torch.tensor([1, 2]), torch.float64),
+        (torch.tensor([True, False]), torch.float64),
+        ([1.5, 2.0], torch.float32),
+        (torch.tensor([[1.5], [2.0]], requires_grad=True), torch.float32),
+    ],
+)
+def test_values_become_floats_with_the_digits_they_have(given: Any, dtype: torch.dtype) -> None:
+    split = Split(torch.zeros(2, 1), given)
+    targets = with_targets(replace(data(torch.zeros(2, 1), "regression", 1), train=split)).train.targets
+    assert (targets.dtype, targets.shape, targets.requires_grad) == (dtype, (2, 1), False)
+
+
+def test_complex_values_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"complex64 of shape \(2,\); values must be real numbers"):
+        with_targets(data(torch.tensor([1j, 2j]), "regression", 1))
 
 
 def test_an_unknown_task_is_refused_with_the_known_ones() -> None:

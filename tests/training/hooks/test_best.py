@@ -58,13 +58,18 @@ def watch(values: Sequence[float], lower_is_better: bool = False, **arguments: A
     return run, steps
 
 
+<<<<<<< HEAD
 def test_the_highest_accuracy_is_the_best_and_the_later_of_equals() -> None:
+=======
+def test_the_highest_accuracy_is_the_best() -> None:
+>>>>>>> h-targets
     run, steps = watch([0.5, 0.7, 0.6, 0.7, 0.8])
     assert steps == [10, 20, 20, 40, 50]
     assert run.state.best == {"step": 50, "epoch": 5, "val/accuracy": 0.8, "val/other": 1.0}
 
 
 @pytest.mark.parametrize(
+<<<<<<< HEAD
     ("losses", "best"), [((0.3, 0.2, 0.4), 20), ((0.3, 0.3, 0.3), 30), ((0.1, 0.2, 0.3), 10)]
 )
 def test_ties_go_to_the_lower_loss_then_to_the_later_evaluation(losses: Sequence[float], best: int) -> None:
@@ -76,6 +81,38 @@ def test_ties_go_to_the_lower_loss_then_to_the_later_evaluation(losses: Sequence
     assert run.state.best["step"] == best
     # A tie is no improvement that resets the patience.
     assert run.state.num_bad_epochs == 2
+=======
+    ("evaluations", "best"),
+    [
+        ([(1.0, 0.9), (1.0, 0.5), (1.0, 0.7)], [10, 20, 20]),
+        ([(1.0, 0.5), (1.0, 0.5)], [10, 20]),
+        ([(0.9, 0.1), (1.0, 0.9), (0.9, 0.0)], [10, 20, 20]),
+        ([(1.0, 0.5), (1.0, NAN), (1.0, INF)], [10, 10, 10]),
+        ([(1.0, NAN), (1.0, 0.5)], [10, 20]),
+        ([(1.0, None), (1.0, None)], [10, 20]),
+    ],
+)
+def test_ties_go_to_the_lower_loss_then_to_the_later(
+    evaluations: Sequence[tuple[float, float | None]], best: list[int]
+) -> None:
+    run, hook, steps = make_run(), Best("val/accuracy", lower_is_better=False), []
+    for number, (accuracy, loss) in enumerate(evaluations, 1):
+        run.state.step = 10 * number
+        hook.evaluated(run, {"val/accuracy": accuracy, **({} if loss is None else {"val/loss": loss})})
+        assert run.state.best is not None
+        steps.append(run.state.best["step"])
+    assert steps == best
+
+
+def test_the_lower_loss_of_a_tie_wears_patience_out_all_the_same() -> None:
+    run, hook = make_run(), Best("val/accuracy", 2, lower_is_better=False)
+    for step, loss in ((10, 0.9), (20, 0.5), (30, 0.4)):
+        run.state.step = step
+        hook.evaluated(run, {"val/accuracy": 1.0, "val/loss": loss})
+        run.obey()
+    assert run.state.best is not None
+    assert (run.state.best["step"], run.state.stop) == (30, "no better val/accuracy for 2 evaluations")
+>>>>>>> h-targets
 
 
 def test_the_lowest_loss_is_the_best() -> None:

@@ -212,7 +212,28 @@ def test_the_best_evaluated_ones_stay() -> None:
     fit(make_run(total_steps=35, hooks=[Values()]))
     assert on_disk() == [14, 35]
     assert checkpointer.state_dict() == {"ranked": [[-0.9, 0.0, 14], [-0.7, 0.0, 35]]}
-    # Version 0.1 stored no loss.
+
+
+def test_of_equal_ones_those_of_the_lower_loss_stay_then_the_later() -> None:
+    evaluations = iter([(0.9, 0.3), (0.9, 0.1), (0.9, float("nan")), (0.9, 0.3), (0.2, 0.0)])
+
+    class Values(Hook):
+        def evaluated(self, run: Run, metrics: Mapping[str, float]) -> None:
+            score, loss = next(evaluations)
+            run.state.last = {**run.state.where, "val/score": score}
+            checkpointer.evaluated(run, {"val/score": score, "val/loss": loss})
+
+        def save(self, run: Run) -> None:
+            checkpointer.save(run)
+
+    checkpointer = make(keep_best=2, monitor="val/score", lower_is_better=False, every_epochs=99)
+    fit(make_run(total_steps=35, hooks=[Values()]))
+    assert checkpointer.state_dict() == {"ranked": [[-0.9, 0.1, 14], [-0.9, 0.3, 28]]}
+    assert on_disk() == [14, 28, 35]
+
+
+def test_ranks_of_an_earlier_version_are_read() -> None:
+    checkpointer = make(keep_best=2)
     checkpointer.load_state_dict({"ranked": [[-0.9, 14], [-0.7, 35]]})
     assert checkpointer.state_dict() == {"ranked": [[-0.9, 0.0, 14], [-0.7, 0.0, 35]]}
 
@@ -296,7 +317,6 @@ print(count() - before)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc counts the threads")
-@pytest.mark.slow
 def test_the_writer_takes_no_threads_of_openmp(tmp_path: Path) -> None:
     # With a pool of its own beside the trainer's, every operation of training would take longer from then on.
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "2"}

@@ -63,7 +63,7 @@ def csv(
     classes.
 
     Shape: inputs (N, columns) float32, which the transform makes (N, numbers + categories); targets (N,)
-    int64 or (N, 1) float32.
+    int64 or (N, 1) float64.
 
     Raises:
         ConfigError: naming file, line and column, for data that cannot be used.

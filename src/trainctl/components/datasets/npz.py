@@ -53,7 +53,7 @@ def npz(
         test_seed: chooses the samples of ``test``.
 
     Shape: inputs (N, …) of their stored type (float64 becomes float32), targets (N,) int64, or (N, outputs)
-    float32.
+    float64.
 
     Raises:
         ConfigError: for another kind of file, arrays of objects, arrays that do not fit together, NaN.
@@ -169,10 +169,10 @@ def _classes(file: Path, name: str, targets: Array, task: str) -> tuple[str, ...
 
 
 def _encode(file: Path, given: _Arrays, classes: tuple[str, ...]) -> Tensor:
-    """Class numbers (N,) int64, or values (N, outputs) float32."""
+    """Class numbers (N,) int64, or values (N, outputs) float64."""
     targets = given.targets
     if not classes:
-        values = torch.from_numpy(targets.astype(np.float32))
+        values = torch.from_numpy(targets.astype(np.float64))
         return values.unsqueeze(1) if values.dim() == 1 else values
     number = {label: index for index, label in enumerate(classes)}
     distinct, codes = np.unique(targets, return_inverse=True)

@@ -52,7 +52,7 @@ def parquet(
     classes.
 
     Shape: inputs (N, columns) float32, which the transform makes (N, numbers + categories); targets (N,)
-    int64 or (N, 1) float32.
+    int64 or (N, 1) float64.
 
     Raises:
         ConfigError: naming file, row and column, for data that cannot be used; if pyarrow is not installed.

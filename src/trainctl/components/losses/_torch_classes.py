@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from trainctl.registry import NonNegative, Positive
@@ -13,8 +13,20 @@ _PARAMETERS = "it has parameters of its own, which the optimizer would not train
 _INPUTS = "it compares {} inputs; a loss gets the model's outputs and the targets"
 
 
+# What an output is: see trainctl.data.readout. Those that are as the targets are not here.
+_OUTPUTS: Mapping[str, Any] = {
+    **dict.fromkeys(("HuberLoss", "L1Loss", "MSELoss", "SmoothL1Loss"), "value"),
+    "HingeEmbeddingLoss": "score",
+    "MultiLabelMarginLoss": "labels",
+    "MultiLabelSoftMarginLoss": "logit",
+    "PoissonNLLLoss": property(lambda loss: "log" if loss.log_input else ""),
+    "SoftMarginLoss": "sign",
+}
+
+
 def _make(loss: type, member: TorchClass) -> Callable[..., Any]:
-    return type(loss.__name__, (loss,), {"target": member.note, "__module__": loss.__module__})
+    declared = {"target": member.note, "output": _OUTPUTS.get(loss.__name__, "")}
+    return type(loss.__name__, (loss,), {**declared, "__module__": loss.__module__})
 
 
 def _member(name: str, target: str, summary: str) -> TorchClass:

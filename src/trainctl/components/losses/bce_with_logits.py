@@ -19,6 +19,7 @@ class BCEWithLogits(nn.BCEWithLogitsLoss):
     """
 
     target = "binary"
+    output = "logit"
 
     def __init__(self, pos_weight: list[Positive] | None = None) -> None:
         super().__init__(pos_weight=None if pos_weight is None else torch.tensor(pos_weight))

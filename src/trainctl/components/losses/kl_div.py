@@ -24,3 +24,4 @@ class KLDiv(nn.KLDivLoss):
 
     def __init__(self, log_target: bool = False) -> None:
         super().__init__(reduction="batchmean", log_target=log_target)
+        self.output = "" if log_target else "log"

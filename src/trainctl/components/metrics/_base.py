@@ -8,6 +8,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from trainctl.data.readout import wide
+
 
 class Metric(Protocol):
     """One number about a split, or one a class.
@@ -30,11 +32,6 @@ class Metric(Protocol):
         """
 
     def compute(self) -> float | Mapping[str, float]: ...
-
-
-def wide(device: torch.device) -> torch.dtype:
-    """The type to sum in: float64, which only MPS lacks."""
-    return torch.float32 if device.type == "mps" else torch.float64
 
 
 class Mean:

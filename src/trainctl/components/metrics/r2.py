@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from trainctl.components.metrics._base import wide
+from trainctl.data.readout import wide
 from trainctl.registry import METRICS
 
 

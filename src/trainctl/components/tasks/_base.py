@@ -77,6 +77,8 @@ class Task:
         loss_targets: the ``target`` of the losses that fit.
         metrics: those of a run that chooses none.
         best: the metric that ``train.monitor=auto`` monitors where it is computed.
+        reads_out: whether outputs are read by what the loss declares of them, and targets may be scaled; else
+            :meth:`predict` gets the outputs as they are.
         class_numbers: whether a target is the number of one class, so that confusions can be counted.
         example: overrides for a small run with such targets.
     """
@@ -88,18 +90,20 @@ class Task:
     loss_targets: Collection[str] = ("value",)
     metrics: tuple[str, ...] = ()
     best = "loss"
+    reads_out = False
     class_numbers = False
     example: tuple[str, ...] = ()
 
     def converted(self, where: str, targets: Any) -> Tensor:
-        """The targets as the task has them: here (N, outputs) float32.
+        """The targets as the task has them: here (N, outputs) of any type, floats of which become float32
+        before training.
 
         Raises ConfigError where that would lose something; ``where`` begins the message.
         """
         values = as_tensor(where, targets)
         if values.is_complex():
             raise ConfigError(f"{where} targets are {described(values)}; values must be real numbers")
-        return (values.unsqueeze(1) if values.dim() == 1 else values).to(torch.float32)
+        return values.unsqueeze(1) if values.dim() == 1 else values
 
     def check(self, where: str, targets: Tensor, outputs: int) -> None:
         """Raise ConfigError for targets that do not fit ``outputs``; ``where`` begins the message."""

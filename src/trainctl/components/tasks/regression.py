@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy
 import torch
@@ -17,13 +18,19 @@ _WORST = 5
 
 @TASKS.register("regression")
 class Regression(Task):
-    """Values: targets are float32 of shape (N, outputs)."""
+    """Values: targets are floats of shape (N, outputs)."""
 
     name = "regression"
     loss = "mse"
     loss_targets = ("value", "binary", "sign", "labels")
     metrics = ("mse", "mae", "r2")
+    reads_out = True
     example = ("dataset=synthetic", "++dataset.task=regression", "++dataset.outputs=3")
+
+    def converted(self, where: str, targets: Any) -> Tensor:
+        """Floats (N, outputs): float64 where another type may have more digits than float32."""
+        values = super().converted(where, targets)
+        return values if values.dtype == torch.float32 else values.to(torch.float64)
 
     def details(self, kept: Tensor, targets: Tensor, classes: Sequence[str]) -> Details:
         outputs, targets = kept.reshape(len(targets), -1), targets.reshape(len(targets), -1)

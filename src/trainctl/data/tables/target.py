@@ -72,13 +72,13 @@ def read_target(file: str, column: Column, task: str) -> Target:
 
 
 def encode_target(table: Table, rows: Tensor, column: Column, target: Target) -> Tensor:
-    """These rows of the column as (N,) int64 class numbers, or (N, 1) float32 values.
+    """These rows of the column as (N,) int64 class numbers, or (N, 1) float64 values.
 
     Raises ConfigError for a class that ``target`` does not have.
     """
     column = column.keep(rows)
     if not target.classes:
-        return column.values.to(torch.float32).unsqueeze(1)
+        return column.values.unsqueeze(1)
     number = {name: index for index, name in enumerate(target.classes)}
     labels = _labels(column)
     for row, label in zip(rows.tolist(), labels, strict=True):

@@ -19,6 +19,7 @@ class ByHand:
     """
 
     resumes = False
+    raw_targets = True
 
     def __init__(self, config: Config) -> None:
         name, optim = config.loop.name, config.optim

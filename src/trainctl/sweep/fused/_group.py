@@ -212,6 +212,7 @@ class Group:
         self.total, self.samples = run.total_steps, run.train_loader.samples
         self.batch_size, self.every_steps = config.train.batch_size, config.checkpoint.every_steps
         self.guarded, self.metrics = run.hook("guard") is not None, run.metrics
+        self.readout = run.readout
         self._join()
         if resumed is not None:
             config = resumed.with_recorded_threads(config, first.record.values)
@@ -328,7 +329,7 @@ class Group:
                 yield batch
 
         metrics = [{name: make() for name, make in self.metrics.items()} | dict(own) for own in beside]
-        values = stack.evaluate(polled(), metrics)
+        values = stack.evaluate(polled(), metrics, self.readout)
         return [{f"{split}/{name}": value for name, value in own.items()} for own in values]
 
     # ---------------------------------------------------------------- the end

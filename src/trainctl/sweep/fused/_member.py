@@ -139,6 +139,7 @@ class Member:
             environment=environment_of(built, self._stored),
             parameters=built.parameters,
             monitor={"name": built.monitor, "lower_is_better": built.lower_is_better},
+            target_scale=built.described["target_scale"],
             step=step_record(built),
             engine="fused",
             fused={"models": models},

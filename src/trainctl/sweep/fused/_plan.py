@@ -13,7 +13,7 @@ from trainctl.registry.constraints import show
 _OPTIMIZERS = ("sgd", "sgd_momentum", "adam", "adamw")
 # Each model of a stack can have its own of these.
 _OWN_ARGUMENTS = ("lr", "weight_decay", "momentum")
-_OWN = ("seed", "name", "init_from")
+_OWN = ("seed", "name")
 # These do not touch the training.
 _OUTSIDE = ("display", "sweep")
 _RANDOM_LAYERS = ("Dropout", "FeatureAlphaDropout", "AlphaDropout", "RReLU")

@@ -18,6 +18,12 @@ def is_better(value: float, than: float | None, min_delta: float = 0.0, *, lower
     return gain > min_delta
 
 
+def tie_loss(values: Mapping[str, float]) -> float:
+    """What decides between equal values of the monitor: the validation loss, where there is one."""
+    loss = values.get("val/loss", 0.0)
+    return loss if math.isfinite(loss) else math.inf
+
+
 class Best(Hook):
     """Records ``state.last`` and ``state.best``; with ``patience`` it also asks to stop early.
 
@@ -36,10 +42,14 @@ class Best(Hook):
         self.patience, self.min_delta = patience, min_delta
 
     def _is_best(self, values: Mapping[str, float], best: Mapping[str, float]) -> bool:
+<<<<<<< HEAD
         """Better than ``best``. Ties go to the lower loss, then to the later evaluation."""
+=======
+        """Better than ``best``. Ties, frequent on few samples, go to the lower loss, then to the later."""
+>>>>>>> h-targets
         value, other = values[self.monitor], best[self.monitor]
         if value == other:
-            return not values.get("val/loss", 0.0) > best.get("val/loss", 0.0)
+            return tie_loss(values) <= tie_loss(best)
         return is_better(value, other, lower_is_better=self.lower_is_better)
 
     def evaluated(self, run: Run, values: Mapping[str, float]) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from trainctl.checkpoint.format import CheckpointData, folder_name, save_checkpoint, verify_checkpoint
 from trainctl.checkpoint.retention import prune_checkpoints, remove_leftovers
 from trainctl.errors import CheckpointError, StorageError
+from trainctl.training.hooks.best import tie_loss
 from trainctl.training.run import Hook, Run
 
 _SPACING = 2.0
@@ -102,7 +103,7 @@ class Checkpointer(Hook):
         value = values.get(self.monitor)
         if value is None or not math.isfinite(value):
             return False
-        rank = value if self.lower_is_better else -value, values.get("val/loss", 0.0), -step
+        rank = value if self.lower_is_better else -value, tie_loss(values), -step
         self._ranked = sorted([*self._ranked, rank])[: self.keep_best]
         return rank in self._ranked
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from trainctl.data.readout import RAW, Readout
 from trainctl.registry.protocols import Batch
 from trainctl.training.loop import evaluating
 
@@ -103,7 +104,7 @@ class Stack:
         return weighted
 
     def evaluate(
-        self, batches: Iterable[Batch], metrics: Sequence[Mapping[str, Any]]
+        self, batches: Iterable[Batch], metrics: Sequence[Mapping[str, Any]], readout: Readout = RAW
     ) -> list[dict[str, float]]:
         """Loss and metrics of each model over all batches, as ``trainctl.training.loop.evaluate`` has them.
 
@@ -117,7 +118,7 @@ class Stack:
                 outputs = self.outputs(inputs, shared=True)
                 losses.append(self.losses(outputs, targets, shared=True))
                 weights.append(weigh(targets))
-                kept.append((outputs.float(), targets))
+                kept.append(readout.compared(outputs.float(), targets))
                 if len(kept) * outputs.numel() > _LIMIT:
                     _update(metrics, kept)
             _update(metrics, kept)
