@@ -272,3 +272,26 @@ def test_a_difference_is_relative_to_what_is_large() -> None:
     assert exporting._difference(expected, expected + torch.tensor([[0.0, 0.01]])) == pytest.approx(0.01)
     assert not exporting._difference(expected, torch.full((1, 2), torch.nan)) <= exporting.TOLERANCE
     assert exporting._difference(expected, expected[:, :1]) == numpy.inf
+
+
+@pytest.mark.parametrize("name", ["../models/prod", "/tmp/prod", "a/b", "a\0b", "..", "tab\there"])
+def test_a_name_is_no_path(trainctl: Program, tmp_path: Path, name: str) -> None:
+    assert trainctl("epochs=1", "threads=1", "model=linear", "hydra.run.dir=run").code == 0
+    record = json.loads((tmp_path / "run/run.json").read_text())
+    (tmp_path / "run/run.json").write_text(json.dumps({**record, "name": name}))
+    before = {path for path in tmp_path.rglob("*") if "run" not in path.parts}
+    outcome = trainctl("export", "run", "--format", "safetensors")
+    assert outcome.code == 0, outcome.err
+    assert {path for path in tmp_path.rglob("*") if "run" not in path.parts} - before == {
+        tmp_path / "run.safetensors"
+    }
+
+
+def test_a_file_is_replaced_only_when_told(trainctl: Program, tmp_path: Path) -> None:
+    assert trainctl("epochs=1", "threads=1", "model=linear", "hydra.run.dir=run").code == 0
+    (tmp_path / "run.safetensors").write_text("precious")
+    outcome = trainctl("export", "run", "--format", "safetensors")
+    assert outcome.code == 2
+    assert "run.safetensors exists already" in outcome.err
+    assert (tmp_path / "run.safetensors").read_text() == "precious"
+    assert trainctl("export", "run", "--format", "safetensors", "--force").code == 0

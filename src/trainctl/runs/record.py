@@ -14,7 +14,7 @@ from trainctl.errors import ConfigError, UnsafeInputError, storage_error
 from trainctl.runs import files
 
 RUN_VERSION = 1
-# The names of a run's files, and the largest size of those that are read whole; a Git diff may be long.
+# The names of a run's files, and the largest size of those that are read whole; those of version 0.1 hold a Git diff.
 _FILES: Mapping[str, float] = {
     "run.json": 2**28,
     "config.yaml": 2**24,
@@ -23,6 +23,7 @@ _FILES: Mapping[str, float] = {
     "metrics.jsonl": math.inf,
     "train.log": math.inf,
     ".lock": math.inf,
+    "git.diff": math.inf,
 }
 _FOLDERS = ("checkpoints", "capsules", "profile")
 _DEEPEST = 100

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from trainctl.errors import ConfigError, DirectoryTakenError, TrainctlError
+from trainctl.errors import ConfigError, DirectoryTakenError, TrainctlError, UnsafeInputError
 from trainctl.runs import files
 from trainctl.runs.directory import lock
 from trainctl.runs.record import now, read_record
@@ -26,6 +26,9 @@ from trainctl.runs.record import now, read_record
 SWEEP_VERSION = 1
 SILENT_AFTER = 60.0
 """Seconds without a heartbeat after which a job on another machine counts as interrupted."""
+
+CONFIG_FILES = ("config.yaml", "overrides.yaml")
+"""The files of its config that a run stores."""
 
 JobState = Literal["waiting", "running", "done", "failed", "interrupted"]
 
@@ -119,10 +122,8 @@ class Ledger:
         jobs = []
         for number, line in enumerate(lines[:-1], start=1):
             try:
-                values = json.loads(line)
-                values["words"], values["notices"] = tuple(values["words"]), tuple(values["notices"])
-                jobs.append(Job(**values))
-            except (ValueError, KeyError, TypeError) as error:
+                jobs.append(_job(json.loads(line), f"{path}, line {number}"))
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise ConfigError(f"{path} is damaged in line {number}: {error}") from None
         return jobs
 
@@ -184,6 +185,25 @@ class Ledger:
     def rows(self) -> list[Entry]:
         """Every job with its current row."""
         return [Entry(job, self.row(job), self.directory_of(job)) for job in self.jobs()]
+
+
+def _job(values: dict[str, Any], where: str) -> Job:
+    """The job of a line. Its number and its files become paths: anything but plain ones is refused.
+
+    Raises UnsafeInputError for those, TypeError or KeyError for a line that is damaged.
+    """
+    job = Job(**{**values, "words": tuple(values["words"]), "notices": tuple(values["notices"])})
+    if type(job.number) is not int or job.number < 0:
+        raise UnsafeInputError(f"{where}: the job's number must be 0, 1, 2 …, not {job.number!r}")
+    if foreign := [name for name in job.files if name not in CONFIG_FILES]:
+        raise UnsafeInputError(
+            f"{where}: a job stores {' and '.join(CONFIG_FILES)}, not {foreign[0]!r}",
+            "nothing was written; the sweep was changed by somebody",
+        )
+    texts = [job.key, job.label, *job.words, *job.notices, *job.files.values()]
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError("texts are expected")
+    return job
 
 
 def is_sweep(directory: Path) -> bool:

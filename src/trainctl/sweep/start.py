@@ -121,8 +121,8 @@ def _resume(ledger: Ledger, command: str, trust_plugins: bool, reporter: Reporte
         if launcher not in OWN_LAUNCHERS:
             require_folder(ledger, ledger.values, f"hydra/launcher={launcher} is configured in")
             composer = Composer(ledger.values["config_dir"], ledger.values["config_name"])
-        # One config has the settings of the sweep; grouping the jobs of a fused one takes the config of each.
-        needed = left if launcher == "fused" else left[:1] or jobs[:1]
+        # Every one, although one has the settings of the sweep: the plugins of each must be trusted.
+        needed = left or jobs[:1]
         configs = {
             job.number: parse_config(job.files["config.yaml"], f"job {job.number}", trusted) for job in needed
         }

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import subprocess
 from typing import Any
 
 from trainctl.runs.directory import lock
+from trainctl.runs.git_state import store_git_state
 from trainctl.runs.record import RunRecord, read_record
 from trainctl.training.display import Display
 from trainctl.training.failures import record_failure, storage_errors
@@ -25,7 +25,8 @@ def train(request: Request, display: Display) -> dict[str, Any]:
     with lock(directory), log_file(directory), storage_errors(directory):
         before = None if request.resumed is None else read_record(directory)
         if request.resumed is None:
-            record = RunRecord(directory, command=request.command, name=config.name, git=git_state())
+            git = store_git_state(directory)
+            record = RunRecord(directory, command=request.command, name=config.name, git=git)
         else:
             resumed = request.resumed.recorded(request.command)
             record = RunRecord.again(directory, **resumed, name=config.name)
@@ -46,17 +47,3 @@ def train(request: Request, display: Display) -> dict[str, Any]:
                 record_failure(record, error)
             raise
     return record.values
-
-
-def git_state() -> dict[str, Any] | None:
-    """The commit of the current folder and the difference to it; None outside a repository."""
-
-    def git(*words: str) -> str:
-        done = subprocess.run(["git", *words], capture_output=True, timeout=10, check=True)
-        return done.stdout.decode("utf-8", "replace")
-
-    try:
-        commit = git("rev-parse", "HEAD").strip()
-        return {"commit": commit, "diff": git("diff", "HEAD") or None}
-    except (OSError, subprocess.SubprocessError):
-        return None

@@ -20,7 +20,7 @@ def run(words: list[str]) -> int:
     StorageError where the file cannot be written.
     """
     options = {"--format": tuple(_FORMATS), "--output": (), **CHECKPOINT}
-    asked = parse("export", words, options, ("--trust-plugins",))
+    asked = parse("export", words, options, ("--trust-plugins", "--force"))
     kind = asked.needed("--format", "export", "--format onnx")
     output = _output_file(asked.options["--output"], kind) if "--output" in asked.options else None
     with importing():
@@ -41,12 +41,22 @@ def run(words: list[str]) -> int:
         print(notice)
     if trained.config.train.precision != "fp32":
         print(f"trained in {trained.config.train.precision}: what is exported computes in float32")
-    path = output or Path(f"{trained.record.get('name') or trained.directory.name}{_FORMATS[kind]}")
+    path = output or Path(f"{_file_name(trained.record.get('name'), trained.directory)}{_FORMATS[kind]}")
+    if path.exists() and "--force" not in asked.flags:
+        raise ConfigError(
+            f"{path} exists already", "add --force to replace it, or name another: --output FILE"
+        )
     written = export(trained, kind, path.absolute())
     print(f"takes {written.inputs}, gives {written.outputs}")
     print(f"read back by {written.read_by}: largest difference {written.difference:.1e} on {written.samples}")
     print(f"{short_path(written.path)}, {written.size:,} bytes")
     return 0
+
+
+def _file_name(name: object, directory: Path) -> str:
+    """The run's name if it can be a file's: a name in a record is no path."""
+    plain = isinstance(name, str) and name.isprintable() and name not in ("", ".", "..")
+    return str(name) if plain and Path(str(name)).name == name else directory.name
 
 
 def _output_file(text: str, kind: str) -> Path:

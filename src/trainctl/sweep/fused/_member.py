@@ -18,6 +18,7 @@ from trainctl.errors import NotFiniteError, Problem, TrainctlError
 from trainctl.paths import short_path
 from trainctl.runs import files
 from trainctl.runs.directory import lock, point_latest
+from trainctl.runs.git_state import store_git_state
 from trainctl.runs.record import RunRecord, now, read_record
 from trainctl.training.build import Built, build
 from trainctl.training.display import Display
@@ -92,14 +93,16 @@ class Member:
 
     # ---------------------------------------------------------------- before the first step
 
-    def open(self, git: Mapping[str, Any] | None) -> None:
+    def open(self) -> None:
         """Take the run directory and say in ``run.json`` that the run has begun."""
         request, directory, name = self.request, self.request.directory, self.request.config.name
         self._open.enter_context(lock(directory))
         self._handler = open_log(directory)
         self._open.callback(_close_log, self._handler)
         if request.resumed is None:
-            self.record = RunRecord(directory, command=request.command, name=name, git=git)
+            self.record = RunRecord(
+                directory, command=request.command, name=name, git=store_git_state(self.request.directory)
+            )
         else:
             self._before = read_record(directory)
             self.record = RunRecord.again(directory, **request.resumed.recorded(request.command), name=name)
