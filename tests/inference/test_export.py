@@ -275,7 +275,7 @@ def test_a_difference_is_relative_to_what_is_large() -> None:
 
 
 @pytest.mark.parametrize("name", ["../models/prod", "/tmp/prod", "a/b", "a\0b", "..", "tab\there"])
-def test_a_name_is_no_path(trainctl: Program, tmp_path: Path, name: str) -> None:
+def test_a_name_is_no_path(trainctl, tmp_path: Path, name: str) -> None:
     assert trainctl("epochs=1", "threads=1", "model=linear", "hydra.run.dir=run").code == 0
     record = json.loads((tmp_path / "run/run.json").read_text())
     (tmp_path / "run/run.json").write_text(json.dumps({**record, "name": name}))
@@ -287,7 +287,7 @@ def test_a_name_is_no_path(trainctl: Program, tmp_path: Path, name: str) -> None
     }
 
 
-def test_a_file_is_replaced_only_when_told(trainctl: Program, tmp_path: Path) -> None:
+def test_a_file_is_replaced_only_when_told(trainctl, tmp_path: Path) -> None:
     assert trainctl("epochs=1", "threads=1", "model=linear", "hydra.run.dir=run").code == 0
     (tmp_path / "run.safetensors").write_text("precious")
     outcome = trainctl("export", "run", "--format", "safetensors")

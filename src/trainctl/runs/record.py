@@ -14,7 +14,7 @@ from trainctl.errors import ConfigError, UnsafeInputError, storage_error
 from trainctl.runs import files
 
 RUN_VERSION = 1
-# The names of a run's files, and the largest size of those that are read whole; those of version 0.1 hold a Git diff.
+# The names of a run's files, and the largest size of those that are read whole; old ones hold a Git diff.
 _FILES: Mapping[str, float] = {
     "run.json": 2**28,
     "config.yaml": 2**24,
