@@ -217,7 +217,8 @@ FORWARD, BACKWARD = "in the output of {}, in the forward pass: ", "in the backwa
 ROW = r"not finite, in row \d+, counted from 0$"
 PLACES: list[tuple[tuple[str, ...], str, str, str]] = [
     (("dataset.what=input",), f"in the inputs: 1 of 96 values is {ROW}", "", "guard.skip"),
-    (("dataset.what=target", "loss=scratch_mse"), f"in the targets: 1 of 32 values is {ROW}", "", "guard.skip"),
+    (("dataset.what=target", "loss=scratch_mse"),
+     f"in the targets: 1 of 32 values is {ROW}", "", "guard.skip"),
     ((TURNING,), FORWARD.format(r"1\.turning \(Turning\)") + "128 of .* finite$", LOG, "logarithm"),
     ((TURNING, "model.what='one sample'"), r"1\.turning .* in row 3, ", "inputs[3:4] / 0", "division"),
     ((TURNING, "model.what=overwritten"), FORWARD.format(r"1 \(Block\)"), "sub_(inputs).log_()", "logarithm"),
