@@ -26,7 +26,9 @@ def load(run: str | Path, which: str = "best", *, trust_plugins: bool = False) -
 
     Raises trainctl.errors.ConfigError when there is no such run, CheckpointError when it has no usable
     checkpoint, UnsafeInputError when a plugin file is not the one the run was made with. The model takes
-    inputs as the dataset's transform gives them. One of trainctl.lessons.scratch is called the same way.
+    inputs as the dataset's transform gives them, and returns values in the unit of the data where the targets
+    were scaled; the tensors of its state are those of training. One of trainctl.lessons.scratch is called the
+    same way.
     """
     from trainctl.inference.trained_run import load_model
 

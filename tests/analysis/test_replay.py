@@ -217,7 +217,8 @@ FORWARD, BACKWARD = "in the output of {}, in the forward pass: ", "in the backwa
 ROW = r"not finite, in row \d+, counted from 0$"
 PLACES: list[tuple[tuple[str, ...], str, str, str]] = [
     (("dataset.what=input",), f"in the inputs: 1 of 96 values is {ROW}", "", "guard.skip"),
-    (("dataset.what=target",), f"in the targets: 1 of 32 values is {ROW}", "", "guard.skip"),
+    (("dataset.what=target", "loss=scratch_mse"),
+     f"in the targets: 1 of 32 values is {ROW}", "", "guard.skip"),
     ((TURNING,), FORWARD.format(r"1\.turning \(Turning\)") + "128 of .* finite$", LOG, "logarithm"),
     ((TURNING, "model.what='one sample'"), r"1\.turning .* in row 3, ", "inputs[3:4] / 0", "division"),
     ((TURNING, "model.what=overwritten"), FORWARD.format(r"1 \(Block\)"), "sub_(inputs).log_()", "logarithm"),
@@ -227,7 +228,8 @@ PLACES: list[tuple[tuple[str, ...], str, str, str]] = [
      FORWARD.format(r"1 \(ScratchLog\)"), "return (inputs * 0).log()", "logarithm"),
     (("model=linear", "dataset.what=large"), r"output of loss \(MSELoss\), in", "", "extreme outputs"),
     # The infinity of a mask does no harm.
-    ((TURNING, "model.what=mask", "model.at=1", "dataset.what='large target'"),
+    ((TURNING, "model.what=mask", "model.at=1", "dataset.what='large target'",
+      "dataset.scale_target=false"),
      r"output of loss \(MSELoss\), in the loss", "", "extreme outputs"),
     (("model=mlp", "optim=sgd", "lr=1e15"), FORWARD.format(r"layers\.4 \(Linear\)"), "", "lr=1e+14"),
     (("model=scratch_mlp", "optim=scratch_sgd", "loss=scratch_mse", "lr=1e15"),

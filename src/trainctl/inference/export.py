@@ -26,7 +26,7 @@ from trainctl import __version__
 from trainctl.components.tasks._base import Task, task_named
 from trainctl.config.settings import Component
 from trainctl.data.preprocessing import describe_samples, first_samples, make_transform, shown
-from trainctl.data.readout import Readout
+from trainctl.data.readout import RAW, Readout
 from trainctl.errors import ConfigError, StorageError, TrainctlError
 from trainctl.inference.predict import Predictor
 from trainctl.inference.trained_run import Trained
@@ -104,7 +104,7 @@ def export(trained: Trained, kind: str, path: Path) -> Exported:
         with _quiet():
             files.write(temporary, form.encode(content))
             found = torch.cat([_run(form, temporary, content, batch) for batch in batches])
-        difference = _difference(trained.readout, expected, found)
+        difference = _difference(expected, found, trained.readout)
         if not difference <= TOLERANCE:
             raise TrainctlError(
                 f"the exported file's predictions differ from the run's by up to {difference:.1e}",
@@ -158,7 +158,7 @@ def _expected(content: _Content, described: str) -> Tensor:
         ) from error
 
 
-def _difference(readout: Readout, expected: Tensor, found: Tensor) -> float:
+def _difference(expected: Tensor, found: Tensor, readout: Readout = RAW) -> float:
     """The largest difference in the unit of the loss, relative for values above 1."""
     if expected.shape != found.shape:
         return float("inf")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -49,12 +50,15 @@ def check_predictions(trained: Trained, folder: Path) -> str | None:
     whole, single = rows
     if whole.shape != single.shape or whole.shape != expected.shape:
         return f"{len(samples)} samples gave {len(whole)} predictions, one by one {len(single)}"
-    if (row := _differing(whole, expected)) is not None:
+    # In the unit of the loss, whose sizes are around 1.
+    unit = trained.readout.on(torch.device("cpu"))
+    scaled = [unit.scaled(torch.from_numpy(each)).numpy() for each in (whole, single, expected)]
+    if (row := _differing(scaled[0], scaled[2])) is not None:
         return (
             f"sample {row + 1} in {path.name} is predicted as {_shown(whole[row])}, the same sample in memory"
             f" as {_shown(expected[row])}"
         )
-    if (row := _differing(whole, single)) is not None:
+    if (row := _differing(scaled[0], scaled[1])) is not None:
         difference = numpy.abs(whole[row] - single[row]).max()
         return (
             f"a prediction depends on the batch: sample {row + 1} alone differs by {difference:.1e}"

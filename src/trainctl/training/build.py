@@ -222,7 +222,8 @@ def _build_model(config: Config, data: Data, device: torch.device) -> tuple[Any,
     """The model with its first values, on the device; the data of the run whose values it has, if it has them
     all; notices about them."""
     model = build_model(config.model, data.input_shape, data.output_size)
-    start, notices = None, []
+    start: Any = None
+    notices: list[str] = []
     if config.init_from is not None:
         start, notice = parameters.copy_from(config.init_from, model)
         notices.append(notice)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from trainctl.components.tasks._base import Task, task_of
 from trainctl.config.settings import Config
-from trainctl.data import Data
+from trainctl.data import AnySplit, Data
 from trainctl.data.readout import SCALED, Numbers, Readout
 from trainctl.errors import CheckpointError, ConfigError
 
@@ -32,6 +32,8 @@ def choose_readout(config: Config, data: Data, criterion: Any, loop: Any) -> Rea
     """
     task, asked = task_of(data), config.dataset.common.get("scale_target", False)
     output, reason = output_of(task, criterion), ""
+    if output:
+        _refuse_not_finite(data)
     if not task.reads_out:
         reason = f"the targets are {task.targets}"
     elif output != SCALED:
@@ -95,29 +97,28 @@ def _note(mean: Numbers, std: Numbers) -> str:
 
 
 def prepare_targets(data: Data, readout: Readout) -> Data:
-    """``data`` with the targets of every split as the loss gets them.
-
-    Raises ConfigError for values that are not finite in float32.
-    """
-    splits: dict[str, Any] = {}
-    for label in ("train", "val", "test"):
-        split = getattr(data, label)
-        if split is not None:
-            targets = readout.prepared(split.targets)
-            _refuse_not_finite(f"dataset {data.name}: {label}", split.targets, targets)
-            splits[label] = replace(split, targets=targets)
+    """``data`` with the targets of every split as the loss gets them."""
+    splits: dict[str, Any] = {
+        label: replace(split, targets=readout.prepared(split.targets)) for label, split in _splits(data)
+    }
     return replace(data, readout=readout, **splits)
 
 
-def _refuse_not_finite(where: str, given: Tensor, prepared: Tensor) -> None:
-    if not prepared.is_floating_point() or bool(prepared.isfinite().all()):
-        return
-    bad = (~prepared.isfinite()).nonzero()
-    raise ConfigError(
-        f"{where} target {int(bad[0][0]) + 1} is {float(given[tuple(bad[0])]):g}, not finite in float32;"
-        f" {len(bad)} such values",
-        "replace such values, or leave out their samples",
-    )
+def _splits(data: Data) -> list[tuple[str, AnySplit]]:
+    every = [("train", data.train), ("val", data.val), ("test", data.test)]
+    return [(label, split) for label, split in every if split is not None]
+
+
+def _refuse_not_finite(data: Data) -> None:
+    """Raise ConfigError for NaN, infinity, and what float32 cannot hold. A loss of one's own may want NaN."""
+    for label, split in _splits(data):
+        bad = (~split.targets.to(torch.float32).isfinite()).nonzero()
+        if len(bad):
+            raise ConfigError(
+                f"dataset {data.name}: {label} target {int(bad[0][0]) + 1} is"
+                f" {float(split.targets[tuple(bad[0])]):g}, not finite in float32; {len(bad)} such values",
+                "replace such values, or leave out their samples",
+            )
 
 
 def merged(readout: Readout, given: Tensor, prepared: Tensor) -> list[str]:
