@@ -103,13 +103,8 @@ def export(trained: Trained, kind: str, path: Path) -> Exported:
     try:
         with _quiet():
             files.write(temporary, form.encode(content))
-<<<<<<< HEAD
             found = torch.cat([_run(form, temporary, content, batch) for batch in batches])
-        difference = _difference(expected, found)
-=======
-            found = torch.cat([form.run(temporary, content, batch) for batch in batches])
         difference = _difference(trained.readout, expected, found)
->>>>>>> h-targets
         if not difference <= TOLERANCE:
             raise TrainctlError(
                 f"the exported file's predictions differ from the run's by up to {difference:.1e}",

@@ -79,7 +79,6 @@ def groups(config: Config, model: Model) -> list[Any]:
     return [*([{"params": decayed}] if decayed else []), plain]
 
 
-<<<<<<< HEAD
 def refuse_lazy(model: Model, setting: str) -> None:
     """Raise ConfigError for layers whose shapes are not known before the first batch."""
     for name, parameter in model.named_parameters():
@@ -90,14 +89,10 @@ def refuse_lazy(model: Model, setting: str) -> None:
             )
 
 
-def copy_from(run: str, model: Model) -> str:
-    """Copy the best parameters of another run into ``model`` where name and shape agree; returns a notice.
-=======
 def copy_from(run: str, model: Model) -> tuple[Any, str]:
     """Copy the best parameters of another run into ``model`` where name and shape agree.
 
     Returns the description of that run's data where all were copied, else None, and a notice.
->>>>>>> h-targets
 
     Nothing of the run's config is executed. Raises ConfigError when nothing matches.
     """

@@ -97,7 +97,6 @@ def _restore(built: Built, content: CheckpointData, free: AbstractSet[str]) -> N
         run.state.epoch, run.state.position = run.state.epoch + 1, 0
 
 
-<<<<<<< HEAD
 def _misfit(run: Any, content: CheckpointData, error: Exception) -> str:
     """The first tensor that does not fit, and how."""
     own = run.model.state_dict()
@@ -108,14 +107,14 @@ def _misfit(run: Any, content: CheckpointData, error: Exception) -> str:
         if there != here:
             return f"{name} is {there} there, {here} here"
     return " ".join(str(error).split())
-=======
+
+
 def described_data(content: CheckpointData) -> Mapping[str, Any]:
     """The description of a run's data in its checkpoint. Raises CheckpointError without one."""
     described = content.state.get("data")
     if not isinstance(described, dict):
         raise CheckpointError("the checkpoint lacks a usable data: an exact resume is not possible")
     return described
->>>>>>> h-targets
 
 
 def check_data(built: Built, content: CheckpointData, *, allowed: bool = False) -> None:

@@ -58,30 +58,13 @@ def watch(values: Sequence[float], lower_is_better: bool = False, **arguments: A
     return run, steps
 
 
-<<<<<<< HEAD
-def test_the_highest_accuracy_is_the_best_and_the_later_of_equals() -> None:
-=======
 def test_the_highest_accuracy_is_the_best() -> None:
->>>>>>> h-targets
     run, steps = watch([0.5, 0.7, 0.6, 0.7, 0.8])
     assert steps == [10, 20, 20, 40, 50]
     assert run.state.best == {"step": 50, "epoch": 5, "val/accuracy": 0.8, "val/other": 1.0}
 
 
 @pytest.mark.parametrize(
-<<<<<<< HEAD
-    ("losses", "best"), [((0.3, 0.2, 0.4), 20), ((0.3, 0.3, 0.3), 30), ((0.1, 0.2, 0.3), 10)]
-)
-def test_ties_go_to_the_lower_loss_then_to_the_later_evaluation(losses: Sequence[float], best: int) -> None:
-    run, hook = make_run(), Best("val/accuracy", lower_is_better=False)
-    for number, loss in enumerate(losses, 1):
-        run.state.step = 10 * number
-        hook.evaluated(run, {"val/accuracy": 1.0, "val/loss": loss})
-    assert run.state.best is not None
-    assert run.state.best["step"] == best
-    # A tie is no improvement that resets the patience.
-    assert run.state.num_bad_epochs == 2
-=======
     ("evaluations", "best"),
     [
         ([(1.0, 0.9), (1.0, 0.5), (1.0, 0.7)], [10, 20, 20]),
@@ -112,7 +95,6 @@ def test_the_lower_loss_of_a_tie_wears_patience_out_all_the_same() -> None:
         run.obey()
     assert run.state.best is not None
     assert (run.state.best["step"], run.state.stop) == (30, "no better val/accuracy for 2 evaluations")
->>>>>>> h-targets
 
 
 def test_the_lowest_loss_is_the_best() -> None:

@@ -42,11 +42,7 @@ class Best(Hook):
         self.patience, self.min_delta = patience, min_delta
 
     def _is_best(self, values: Mapping[str, float], best: Mapping[str, float]) -> bool:
-<<<<<<< HEAD
         """Better than ``best``. Ties go to the lower loss, then to the later evaluation."""
-=======
-        """Better than ``best``. Ties, frequent on few samples, go to the lower loss, then to the later."""
->>>>>>> h-targets
         value, other = values[self.monitor], best[self.monitor]
         if value == other:
             return tie_loss(values) <= tie_loss(best)
