@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import subprocess
 from typing import Any
 
 from trainctl.runs.directory import lock
+from trainctl.runs.git_state import store_git_state
 from trainctl.runs.record import RunRecord, read_record
 from trainctl.training.display import Display
 from trainctl.training.failures import record_failure, storage_errors
 from trainctl.training.interrupts import Stopped
-from trainctl.training.log_file import log_file
+from trainctl.training.log_file import log, log_file
 from trainctl.training.request import Request
 from trainctl.training.startup import importing
 
@@ -25,7 +25,10 @@ def train(request: Request, display: Display) -> dict[str, Any]:
     with lock(directory), log_file(directory), storage_errors(directory):
         before = None if request.resumed is None else read_record(directory)
         if request.resumed is None:
-            record = RunRecord(directory, command=request.command, name=config.name, git=git_state())
+            git = store_git_state(directory)
+            record = RunRecord(directory, command=request.command, name=config.name, git=git)
+            for left_out in (git or {}).get("left_out", ()):
+                log.info("git.diff leaves out %s", left_out)
         else:
             resumed = request.resumed.recorded(request.command)
             record = RunRecord.again(directory, **resumed, name=config.name)
@@ -46,17 +49,3 @@ def train(request: Request, display: Display) -> dict[str, Any]:
                 record_failure(record, error)
             raise
     return record.values
-
-
-def git_state() -> dict[str, Any] | None:
-    """The commit of the current folder and the difference to it; None outside a repository."""
-
-    def git(*words: str) -> str:
-        done = subprocess.run(["git", *words], capture_output=True, timeout=10, check=True)
-        return done.stdout.decode("utf-8", "replace")
-
-    try:
-        commit = git("rev-parse", "HEAD").strip()
-        return {"commit": commit, "diff": git("diff", "HEAD") or None}
-    except (OSError, subprocess.SubprocessError):
-        return None

@@ -36,7 +36,6 @@ from trainctl.training.log_file import logged_to
 from trainctl.training.request import Request
 from trainctl.training.state import State
 from trainctl.training.steps.stacked import Stack, settings_of, stacked_step
-from trainctl.training.train import git_state
 from trainctl.training.train import train as train_alone
 
 _WINDOW = 50
@@ -190,12 +189,11 @@ class Group:
     # ---------------------------------------------------------------- before the first step
 
     def _build(self, writer: ThreadPoolExecutor) -> None:
-        git = git_state()
         stored = plugins.load(self.members[0].request.config.plugins)
         threads = torch.get_num_threads()
         for member in self.members:
             with self._surviving(member):
-                member.open(git)
+                member.open()
                 # One model at a time is too little work for more threads.
                 member.build(self.found.data, 1, stored, writer)
         torch.set_num_threads(threads)
