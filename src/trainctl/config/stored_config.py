@@ -61,7 +61,7 @@ def read_tree(path: Path, trusted: Callable[[list[str]], None], typed: Sequence[
 def parse_config(
     text: str, where: str, trusted: Callable[[list[str]], None], directory: Path | None = None
 ) -> Config:
-    """The checked config in ``text``, which comes from ``where`` in the run or sweep in ``directory``, if any;
+    """The checked config in ``text``, which comes from ``where``, in the run or sweep ``directory`` if any;
     otherwise as :func:`read_config`."""
     tree = _parsed(text, where)
     if directory is not None:
