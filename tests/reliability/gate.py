@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 import trainctl
-from tests.reliability import bites, crashes, damage, malice, power, words
+from tests.reliability import audit, bites, crashes, damage, malice, power, words
 from tests.reliability.children import Row, Trial, try_all
 from tests.reliability.runs import LONG, RUN, SHORT, Course, own_environment
 
@@ -105,6 +105,8 @@ _KINDS = (
     _Kind("a bit of each byte flipped", lambda bench: damage.every_byte(bench.whole), 1),
     _Kind("cut at each length", lambda bench: damage.every_length(bench.whole), 1),
     _Kind("malicious files", _malicious),
+    _Kind("what the verbs do, audited", lambda bench: audit.verbs(bench.root / "peace" / RUN), 3),
+    _Kind("an audit without trust", lambda bench: audit.bites(bench.root / "peace" / RUN)),
     _Kind("command lines", lambda bench: words.typed(bench.root / "peace" / RUN, _LINES, seed=0)),
     *(_Kind(f"bites without {safeguard}", partial(_without, safeguard)) for safeguard in bites.SAFEGUARDS),
 )

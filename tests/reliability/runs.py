@@ -296,5 +296,6 @@ def own_environment(folder: Path) -> None:
     # The trials number the file operations: none may depend on how fast the machine is.
     metrics_log._SECONDS = math.inf
     os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
+    os.environ["XDG_STATE_HOME"] = str(folder / "state")
     for name in ("TRAINCTL_DEBUG", "HYDRA_FULL_ERROR", "WORLD_SIZE"):
         os.environ.pop(name, None)

@@ -150,3 +150,48 @@ def test_a_reader_never_sees_half_a_row(tmp_path: Path) -> None:
         writer.kill()
     assert len(seen) > 1
     assert all(ledger.stored(job).state == "running" for _ in range(10))
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"number": "../home"}, "number is '../home', not 1"),
+        ({"number": True}, "number is True, not 1"),
+        ({"number": 7}, "number is 7, not 1"),
+        ({"number": -1}, "number is -1, not 1"),
+        ({"files": {"../../.bashrc": "echo"}}, "config.yaml and overrides.yaml only"),
+        ({"files": {"/tmp/x": "echo"}}, "config.yaml and overrides.yaml only"),
+        ({"files": {"run.json": "{}"}}, "config.yaml and overrides.yaml only"),
+        ({"files": {"config.yaml": 3}}, "must be text"),
+        ({"words": [3]}, "must be text"),
+    ],
+)
+def test_names_in_a_ledger_that_would_become_other_paths_are_refused(
+    values: dict[str, object], reason: str, tmp_path: Path
+) -> None:
+    ledger = make(tmp_path)
+    path = ledger.directory / "jobs.jsonl"
+    first, second = path.read_text().splitlines()
+    path.write_text(f"{first}\n{json.dumps({**json.loads(second), **values})}\n")
+    with pytest.raises(UnsafeInputError) as caught:
+        ledger.jobs()
+    assert "jobs.jsonl line 2" in str(caught.value)
+    assert reason in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["0", "ledger", "jobs.jsonl", "sweep.json"])
+def test_a_sweep_that_is_led_elsewhere_is_refused(name: str, tmp_path: Path) -> None:
+    ledger = make(tmp_path)
+    path, target = ledger.directory / name, tmp_path / "moved"
+    if path.exists():
+        path.rename(target)
+    path.symlink_to(target)
+    with pytest.raises(UnsafeInputError, match="is a link to"):
+        Ledger(ledger.directory).jobs()
+
+
+@pytest.mark.parametrize("values", [{"pid": "1"}, {"pid": -1}, {"pid": 2**70}, {"beat": "x"}, {"step": []}])
+def test_a_row_of_other_types_is_one_of_a_job_that_waits(values: dict[str, object], tmp_path: Path) -> None:
+    ledger = make(tmp_path)
+    (ledger.directory / "ledger/0.json").write_text(json.dumps({"state": "running", **values}))
+    assert ledger.row(ledger.jobs()[0]) == Row()

@@ -79,7 +79,7 @@ def change_config(
     Raises ConfigError for overrides that do not fit and for another component, UnsafeInputError for
     ``_target_``.
     """
-    versions = read_versions(directory, trusted)
+    versions = read_versions(directory, trusted, overrides)
     tree = versions[-1].tree.copy()
     problems: list[Problem] = []
     for override, parsed in parse_overrides(overrides, problems, _REMEDY):

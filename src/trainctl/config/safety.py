@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from trainctl.config.overrides import split_override
 from trainctl.errors import Problem, UnsafeInputError
+from trainctl.paths import user_conf
+from trainctl.registry import trust
 from trainctl.registry.constraints import show
 
 _RESERVED = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_", "()")
+_ENVIRONMENT = re.compile(r"\$\{oc\.env:([A-Za-z_]\w*)(,[^${}]*)?\}")
+# Any other resolver, and a reference within a reference, could have the name of a variable put together.
+_OTHER_RESOLVER = re.compile(r"\$\{[^{}]*(:|\$\{)[^{}]*\}?")
 _HYDRA_CLASSES = ("hydra._internal.core_plugins.", "hydra.experimental.callbacks.", "hydra_plugins.")
 
 
@@ -63,3 +70,45 @@ def _is_call(full: str, key: Any, value: Any) -> bool:
     if key == "class":
         return re.fullmatch(r"logging(\.handlers)?\.\w+", str(value)) is None
     return key in ("_partial_", "_args_", "()")
+
+
+def environment_names(text: str) -> set[str]:
+    """The variables of the environment that a config or an override refers to."""
+    return {match[1] for match in _ENVIRONMENT.finditer(text)}
+
+
+def refuse_environment(values: Any, directory: Path, typed: Sequence[str] = ()) -> None:
+    """Raise UnsafeInputError where the config of a run or sweep refers to the environment, unless this user's
+    command trained it, or names the variable (``typed``), or the user's ``./conf`` does."""
+    plain = OmegaConf.to_container(values, resolve=False) if OmegaConf.is_config(values) else values
+    texts = [text for text in _texts(plain) if "${" in text]
+    if not any(":" in text or text.count("${") > 1 for text in texts):
+        return
+    allowed = trust.environment_of(directory) | environment_names(" ".join(typed))
+    if "*" in allowed:
+        return
+    allowed |= environment_names(_user_conf())
+    for text in texts:
+        named = environment_names(text)
+        rest = _ENVIRONMENT.sub("", text)
+        if (named - allowed) or _OTHER_RESOLVER.search(rest):
+            raise UnsafeInputError(
+                f"{directory}: its config reads the environment: {text}",
+                "you did not train it on this machine; if you trust it, name the variable in ./conf",
+            )
+
+
+def _texts(node: Any) -> list[str]:
+    if isinstance(node, Mapping):
+        return [text for pair in node.items() for each in pair for text in _texts(each)]
+    if isinstance(node, list):
+        return [text for each in node for text in _texts(each)]
+    return [node] if isinstance(node, str) else []
+
+
+def _user_conf() -> str:
+    folder, found = user_conf(), []
+    for path in folder.rglob("*.yaml") if folder is not None else ():
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            found.append(path.read_text(encoding="utf-8"))
+    return "\n".join(found)

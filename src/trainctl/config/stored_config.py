@@ -15,7 +15,7 @@ from trainctl.config.composer import Composed, check_tree
 from trainctl.config.config_diff import Change, find_changes
 from trainctl.config.hydra_errors import explain_value, first_line
 from trainctl.config.overrides import PATH_KEYS
-from trainctl.config.safety import refuse_unsafe
+from trainctl.config.safety import refuse_environment, refuse_unsafe
 from trainctl.config.settings import Config
 from trainctl.errors import ConfigError
 from trainctl.registry import plugins
@@ -48,23 +48,40 @@ def read_config(path: Path, trusted: Callable[[list[str]], None]) -> Config:
     return check_tree(read_tree(path, trusted))
 
 
-def read_tree(path: Path, trusted: Callable[[list[str]], None]) -> DictConfig:
+def read_tree(path: Path, trusted: Callable[[list[str]], None], typed: Sequence[str] = ()) -> DictConfig:
     """The config that a run stored, not resolved yet; otherwise as :func:`read_config`."""
     try:
         tree = OmegaConf.load(path)
     except (OSError, YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"{path}: {first_line(error)}", "give a run directory") from error
+    refuse_environment(tree, path.parent, typed)
     return _checked(tree, str(path), trusted)
 
 
-def parse_config(text: str, where: str, trusted: Callable[[list[str]], None]) -> Config:
-    """The checked config in ``text``, which comes from ``where``; otherwise as :func:`read_config`."""
-    refuse_nested_yaml(text.encode(), where)
+def parse_config(
+    text: str, where: str, trusted: Callable[[list[str]], None], directory: Path | None = None
+) -> Config:
+    """The checked config in ``text``, which comes from ``where``, in the run or sweep ``directory`` if any;
+    otherwise as :func:`read_config`."""
+    tree = _parsed(text, where)
+    if directory is not None:
+        refuse_environment(tree, directory)
+    return check_tree(_checked(tree, where, trusted))
+
+
+def plugins_in(text: str, where: str, directory: Path) -> list[str]:
+    """The plugins that the config in ``text`` names. Imports none. Otherwise as :func:`parse_config`."""
+    tree = _parsed(text, where)
+    refuse_environment(tree, directory)
+    return _plugins(_checked(tree, where, lambda named: None))
+
+
+def _parsed(text: str, where: str) -> Any:
+    refuse_nested_yaml(text.encode("utf-8", "replace"), where)
     try:
-        tree = OmegaConf.create(text)
+        return OmegaConf.create(text)
     except (YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"{where}: {first_line(error)}") from error
-    return check_tree(_checked(tree, where, trusted))
 
 
 def _checked(tree: Any, where: str, trusted: Callable[[list[str]], None]) -> DictConfig:
@@ -113,7 +130,9 @@ class ConfigVersion:
         return {"until": self.until, "threads": self.threads, "config": config}
 
 
-def read_versions(directory: Path, trusted: Callable[[list[str]], None]) -> list[ConfigVersion]:
+def read_versions(
+    directory: Path, trusted: Callable[[list[str]], None], typed: Sequence[str] = ()
+) -> list[ConfigVersion]:
     """The settings of the run in ``directory``, oldest first: several where it was resumed with changes.
 
     ``trusted`` as in :func:`read_config`, for the newest; nothing of the others is imported. Raises
@@ -123,8 +142,9 @@ def read_versions(directory: Path, trusted: Callable[[list[str]], None]) -> list
     for entry in _entries(path) if path.is_file() else ():
         tree = OmegaConf.create(entry["config"])
         refuse_unsafe(tree)
+        refuse_environment(tree, directory, typed)
         versions.append(ConfigVersion(entry["until"], entry["threads"], tree))
-    return [*versions, ConfigVersion(None, None, read_tree(directory / "config.yaml", trusted))]
+    return [*versions, ConfigVersion(None, None, read_tree(directory / "config.yaml", trusted, typed))]
 
 
 def version_at(versions: Sequence[ConfigVersion], step: int) -> ConfigVersion:

@@ -19,7 +19,7 @@ from trainctl.data import Data
 from trainctl.data.preprocessing import describe_samples, first_samples, make_transform
 from trainctl.data.readout import Readout
 from trainctl.errors import CheckpointError, ConfigError
-from trainctl.registry import TASKS, plugins
+from trainctl.registry import TASKS, trust
 from trainctl.registry.protocols import Model
 from trainctl.runs.directory import find, is_training
 from trainctl.runs.record import read_record
@@ -152,12 +152,7 @@ def load_run(
     record = read_record(directory)
     if not (directory / "config.yaml").is_file():
         raise _no_checkpoint(directory, record)
-    stored = (record.get("environment") or {}).get("plugins") or []
-
-    def trusted(named: list[str]) -> None:
-        if not trust_plugins:
-            plugins.refuse_changed(named, stored)
-
+    trusted = trust.checker(directory, trust_plugins=trust_plugins)
     config = read_config(directory / "config.yaml", trusted)
     chosen, content, notices = _choose(directory, record, which)
     known = _described(chosen, content)

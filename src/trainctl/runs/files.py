@@ -13,12 +13,14 @@ import shutil
 from pathlib import Path
 
 
-def write(path: Path, content: bytes) -> None:
-    """Create ``path`` with ``content`` and sync it. Raises OSError."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+def write(path: Path, content: bytes, *, synced: bool = True) -> None:
+    """Create ``path`` with ``content`` and sync it. Raises OSError, also where a link has the name."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+    descriptor = os.open(path, flags, 0o666)
     try:
         _write_all(descriptor, content)
-        os.fsync(descriptor)
+        if synced:
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -38,13 +40,17 @@ def create(path: Path, content: bytes) -> None:
         os.close(descriptor)
 
 
-def replace(path: Path, content: bytes) -> None:
-    """Give ``path`` the new ``content``: a reader sees the old file or the new one. Raises OSError."""
+def replace(path: Path, content: bytes, *, synced: bool = True) -> None:
+    """Give ``path`` the new ``content``: a reader sees the old file or the new one. Raises OSError.
+
+    What is not ``synced`` may be lost with the power.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        write(temporary, content)
+        write(temporary, content, synced=synced)
         temporary.replace(path)
-        sync_folder(path.parent)
+        if synced:
+            sync_folder(path.parent)
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink()

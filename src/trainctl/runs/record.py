@@ -22,6 +22,7 @@ _FILES: Mapping[str, float] = {
     "overrides.yaml": 2**24,
     "metrics.jsonl": math.inf,
     "train.log": math.inf,
+    "git.diff": math.inf,
     ".lock": math.inf,
     "git.diff": math.inf,
 }

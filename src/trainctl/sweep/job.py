@@ -133,7 +133,9 @@ class _Attempt:
                     log.info("job %d starts anew: %s", job.number, error)
         if directory.exists() and any(directory.iterdir()):
             _set_aside(directory)
-        config = parse_config(job.files["config.yaml"], f"job {job.number}", lambda named: None)
+        config = parse_config(
+            job.files["config.yaml"], f"job {job.number}", lambda named: None, self._ledger.directory
+        )
         claim(directory, named=True)
         return Request(
             config, job.files, directory, job.notices, command, latest=False, hooks=hooks, draw=draw

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from trainctl.errors import ConfigError, DirectoryTakenError, TrainctlError, UnsafeInputError
 from trainctl.runs import files
@@ -24,11 +24,12 @@ from trainctl.runs.directory import lock
 from trainctl.runs.record import now, read_record
 
 SWEEP_VERSION = 1
+STORED_FILES = ("config.yaml", "overrides.yaml")
+"""The files of its config that a job may bring."""
 SILENT_AFTER = 60.0
 """Seconds without a heartbeat after which a job on another machine counts as interrupted."""
 
-CONFIG_FILES = ("config.yaml", "overrides.yaml")
-"""The files of its config that a run stores."""
+_NO_LINKS = "replace the link by what it leads to, if you trust it"
 
 JobState = Literal["waiting", "running", "done", "failed", "interrupted"]
 
@@ -122,10 +123,29 @@ class Ledger:
         jobs = []
         for number, line in enumerate(lines[:-1], start=1):
             try:
-                jobs.append(_job(json.loads(line), f"{path}, line {number}"))
+                values = json.loads(line)
+                values["words"], values["notices"] = tuple(values["words"]), tuple(values["notices"])
+                jobs.append(Job(**values))
             except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise ConfigError(f"{path} is damaged in line {number}: {error}") from None
+            self._refuse_foreign(jobs[-1], number, f"{path} line {number}")
         return jobs
+
+    def _refuse_foreign(self, job: Job, line: int, where: str) -> None:
+        """Raise UnsafeInputError for a job that no sweep has written: names in it become paths."""
+        reason = None
+        if type(job.number) is not int or job.number != line - 1:
+            reason = f"the job's number is {job.number!r}, not {line - 1}"
+        elif not isinstance(job.files, dict) or set(job.files) - set(STORED_FILES):
+            reason = f"a job stores {' and '.join(STORED_FILES)} only, not {list(job.files)!r}"
+        elif not all(isinstance(text, str) for text in (job.key, job.label, *job.files.values())):
+            reason = "its key, label and files must be text"
+        elif not all(isinstance(text, str) for text in (*job.words, *job.notices)):
+            reason = "its words and notices must be text"
+        if reason is not None:
+            raise UnsafeInputError(f"{where}: {reason}", "trainctl did not write it")
+        if (directory := self.directory_of(job)).is_symlink():
+            raise UnsafeInputError(f"{directory} is a link to {directory.readlink()}", _NO_LINKS)
 
     def add(self, jobs: Iterable[Job]) -> None:
         """Append jobs; they are on the disk when this returns."""
@@ -148,8 +168,9 @@ class Ledger:
         """The row as it was last written."""
         try:
             values = json.loads(self._path(job).read_bytes())
-            return Row(**{key: value for key, value in values.items() if key in Row.__dataclass_fields__})
-        except (OSError, ValueError, TypeError, AttributeError):
+            row = Row(**{key: value for key, value in values.items() if key in Row.__dataclass_fields__})
+            return row if _is_usable(row) else Row()
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError):
             return Row()
 
     def write(self, job: Job, row: Row) -> None:
@@ -159,9 +180,7 @@ class Ledger:
     def beat(self, job: Job, row: Row) -> None:
         """The same, not synced: a heartbeat may be lost with the power."""
         path = self._path(job)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_bytes(json.dumps(vars(row)).encode())
-        temporary.replace(path)
+        files.replace(path, json.dumps(vars(row)).encode(), synced=False)
 
     def row(self, job: Job) -> Row:
         """The row as it is now. A running job whose process is gone is interrupted; where a kill came before
@@ -229,6 +248,22 @@ def here(row: Row, **values: Any) -> Row:
     return replace(row, host=platform.node(), pid=os.getpid(), beat=time.time(), **values)
 
 
+def _is_usable(row: Row) -> bool:
+    """Whether every value has its type; a process has a number above 0."""
+    whole = (row.attempts, row.exit_code, row.pid, row.step, row.total_steps)
+    return (
+        row.state in get_args(JobState)
+        and all(value is None or (type(value) is int and abs(value) < 2**62) for value in whole)
+        and all(value is None or type(value) in (int, float) for value in (row.seconds, row.beat, row.loss))
+        and all(
+            value is None or isinstance(value, str)
+            for value in (row.reason, row.started, row.ended, row.host)
+        )
+        and (row.pid is None or 0 < row.pid < 2**31)
+        and type(row.attempts) is int
+    )
+
+
 def _alive(row: Row) -> bool:
     if row.state != "running" or row.pid is None:
         return False
@@ -245,6 +280,10 @@ def _alive(row: Row) -> bool:
 
 def _read_sweep(directory: Path) -> dict[str, Any]:
     path = directory / "sweep.json"
+    for name in ("sweep.json", "jobs.jsonl", "ledger"):
+        if (directory / name).is_symlink():
+            target = (directory / name).readlink()
+            raise UnsafeInputError(f"{directory / name} is a link to {target}", _NO_LINKS)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

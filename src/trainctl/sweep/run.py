@@ -19,8 +19,10 @@ from trainctl.errors import (
     InterruptedRunError,
     LauncherError,
     TrainctlError,
+    UnsafeInputError,
 )
 from trainctl.paths import short_path
+from trainctl.registry import trust
 from trainctl.runs.directory import claim_sweep, point_latest
 from trainctl.runs.record import now
 from trainctl.sweep import fused
@@ -76,6 +78,17 @@ def require_folder(ledger: Ledger, stored: Mapping[str, Any], why: str) -> None:
     folder = str(stored.get("folder"))
     if folder != str(Path.cwd()):
         raise ConfigError(f"{ledger.directory}: {why} {folder}", f"resume it there: cd {shlex.quote(folder)}")
+
+
+def require_own(ledger: Ledger, what: str, *, trust_plugins: bool) -> None:
+    """Raise UnsafeInputError unless this user started the sweep here: it is composed again from configs that
+    the sweep names, and ``what`` they say is done."""
+    if not trust_plugins and not trust.is_own(ledger.directory):
+        raise UnsafeInputError(
+            f"{ledger.directory}: {what} is composed from configs that the sweep names, and you did not start"
+            " it on this machine",
+            "if you trust it, say so with --trust-plugins",
+        )
 
 
 @dataclass

@@ -20,7 +20,7 @@ from trainctl.config.settings import Config
 from trainctl.config.sweep_jobs import compose_jobs
 from trainctl.errors import ConfigError
 from trainctl.paths import short_path
-from trainctl.registry import plugins
+from trainctl.registry import plugins, trust
 from trainctl.runs.record import now, read_record
 from trainctl.sweep.checking import job_key, label, make_job
 from trainctl.sweep.hydra_task import failed_since
@@ -28,7 +28,15 @@ from trainctl.sweep.job import CERTAIN_TO_FAIL_AGAIN
 from trainctl.sweep.ledger import Job, Ledger, Row
 from trainctl.sweep.pruning import PRUNED, course_of
 from trainctl.sweep.reporter import Reporter
-from trainctl.sweep.run import OWN_LAUNCHERS, Sweep, composed_in, other_sweep, require_folder, sweep_directory
+from trainctl.sweep.run import (
+    OWN_LAUNCHERS,
+    Sweep,
+    composed_in,
+    other_sweep,
+    require_folder,
+    require_own,
+    sweep_directory,
+)
 from trainctl.sweep.search_settings import SearchSettings, check_search, search_key
 from trainctl.sweep.space import Space
 from trainctl.sweep.worker_slots import choose_slots, cores
@@ -69,6 +77,7 @@ def search(
         else:
             stored = plugins.load(config.plugins)
             ledger = Ledger.begin(directory, command=command, **asked, plugins=stored)
+            trust.remember(directory, stored, "*")
         current = _search_of(ledger, composer, command, reporter, settings, space, config)
         return current.run(composer, words)
 
@@ -78,9 +87,9 @@ def resume_search(ledger: Ledger, *, command: str, trust_plugins: bool, reporter
 
     Raises UnsafeInputError for plugin files that have changed, ConfigError for configs that have changed.
     """
+    require_own(ledger, "a search", trust_plugins=trust_plugins)
     stored = ledger.values.get("plugins") or []
-    if not trust_plugins:
-        plugins.refuse_changed([entry["name"] for entry in stored], stored)
+    trust.checker(ledger.directory, trust_plugins=trust_plugins)([entry["name"] for entry in stored])
     known, words = ledger.values["search"], ledger.values["words"]
     if stored:
         require_folder(ledger, known, "its plugins are in")

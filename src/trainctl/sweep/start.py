@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from trainctl.config.composer import Composer
 from trainctl.config.overrides import quote, split_override
-from trainctl.config.stored_config import parse_config
+from trainctl.config.stored_config import parse_config, plugins_in
 from trainctl.errors import ConfigError
 from trainctl.paths import short_path
-from trainctl.registry import plugins
+from trainctl.registry import plugins, trust
 from trainctl.runs.directory import find
 from trainctl.sweep.checking import Checked, check_jobs
 from trainctl.sweep.ledger import Job, Ledger, locked_sweep
 from trainctl.sweep.reporter import Reporter
-from trainctl.sweep.run import OWN_LAUNCHERS, Sweep, composed_in, other_sweep, require_folder, sweep_directory
+from trainctl.sweep.run import (
+    OWN_LAUNCHERS,
+    Sweep,
+    composed_in,
+    other_sweep,
+    require_folder,
+    require_own,
+    sweep_directory,
+)
 from trainctl.training.startup import collector_paused
 
 
@@ -50,6 +58,7 @@ def sweep(composer: Composer, words: Sequence[str], command: str, reporter: Repo
                 plugins=plugins.load(checked.configs[0].plugins),
                 **composed_in(composer),
             )
+            trust.remember(directory, ledger.values["plugins"], "*")
             jobs = checked.jobs
             ledger.add(jobs)
         for notice in checked.notices:
@@ -103,6 +112,18 @@ def resume_sweep(directory: Path, *, command: str, trust_plugins: bool, reporter
         return _resume(ledger, command, trust_plugins, reporter)
 
 
+def _refuse_untrusted(ledger: Ledger, jobs: Sequence[Job], trusted: Callable[[list[str]], None]) -> None:
+    """Raise UnsafeInputError for the plugins of any job, or of the run it left, before one of them starts."""
+    for job in jobs:
+        named = plugins_in(job.files.get("config.yaml", ""), f"job {job.number}", ledger.directory)
+        stored = ledger.directory_of(job) / "config.yaml"
+        if stored.is_file() and not stored.is_symlink():
+            named += plugins_in(
+                stored.read_text(encoding="utf-8", errors="replace"), str(stored), stored.parent
+            )
+        trusted(named)
+
+
 def _resume(ledger: Ledger, command: str, trust_plugins: bool, reporter: Reporter) -> int:
     jobs = ledger.jobs()
     if not jobs:
@@ -111,20 +132,20 @@ def _resume(ledger: Ledger, command: str, trust_plugins: bool, reporter: Reporte
             f"start it again: {ledger.values.get('command')}",
         )
 
-    def trusted(named: list[str]) -> None:
-        if not trust_plugins:
-            plugins.refuse_changed(named, ledger.values.get("plugins") or [])
-
+    trusted = trust.checker(ledger.directory, trust_plugins=trust_plugins)
     with collector_paused():
         left = [job for job in jobs if ledger.row(job).state != "done"]
+        _refuse_untrusted(ledger, left or jobs[:1], trusted)
         launcher, composer = str(ledger.values.get("launcher") or "parallel"), None
         if launcher not in OWN_LAUNCHERS:
+            require_own(ledger, f"hydra/launcher={launcher}", trust_plugins=trust_plugins)
             require_folder(ledger, ledger.values, f"hydra/launcher={launcher} is configured in")
             composer = Composer(ledger.values["config_dir"], ledger.values["config_name"])
         # Every one, although one has the settings of the sweep: the plugins of each must be trusted.
         needed = left or jobs[:1]
         configs = {
-            job.number: parse_config(job.files["config.yaml"], f"job {job.number}", trusted) for job in needed
+            job.number: parse_config(job.files["config.yaml"], f"job {job.number}", trusted, ledger.directory)
+            for job in needed
         }
     if not left:
         reporter.notice(f"{short_path(ledger.directory)}: this sweep is finished, there is nothing to resume")

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from trainctl.errors import storage_error
+from trainctl.runs.printable import ShownFormatter
 
 log = logging.getLogger("trainctl")
 
@@ -20,7 +21,7 @@ def open_log(directory: Path) -> logging.Handler:
         raise storage_error(error, "writing the run") from error
     # A full disk must not end the run for a line of the log, nor print a traceback.
     handler.handleError = lambda record: None  # type: ignore[method-assign]
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(ShownFormatter("%(asctime)s %(levelname)s %(message)s"))
     return handler
 
 

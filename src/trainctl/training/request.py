@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from trainctl.config.config_diff import Change, require_allowed
 from trainctl.config.settings import Config
 from trainctl.errors import CheckpointError, ConfigError
-from trainctl.registry import COMPONENTS, plugins
+from trainctl.registry import COMPONENTS, trust
 from trainctl.runs.directory import lock
 from trainctl.runs.record import now, read_record
 from trainctl.training.startup import collector_paused, importing
@@ -118,10 +118,7 @@ def make_request(
             raise _no_checkpoint(directory, record)
         environment = record.get("environment") or {}
 
-        def trusted(named: list[str]) -> None:
-            if not trust_plugins:
-                plugins.refuse_changed(named, environment.get("plugins") or [])
-
+        trusted = trust.checker(directory, trust_plugins=trust_plugins)
         asked = change_config(directory, overrides, trusted)
         require_allowed(asked.changes, allowed=allow_change)
     if record.get("status") == "done" and not asked.changes:

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from trainctl.checkpoint import bad_step, snapshot
 from trainctl.checkpoint.format import folder_name, read_checkpoint, ready_to_save, save_checkpoint
+from trainctl.config.safety import environment_names
 from trainctl.config.settings import Config
 from trainctl.config.values import parse_values
 from trainctl.errors import Problem, TrainctlError, WorkerError
 from trainctl.paths import short_path
-from trainctl.registry import plugins
+from trainctl.registry import plugins, trust
 from trainctl.runs import files
 from trainctl.runs.directory import point_latest
 from trainctl.runs.record import RunRecord, now
@@ -62,6 +63,9 @@ class Session:
         request, record = self.request, self.record
         config, recorded = request.config, record.values.get("environment") or {}
         self.plugins = plugins.load(config.plugins)
+        named = environment_names(request.files["config.yaml"])
+        if self.plugins or named:
+            trust.remember(self.directory, self.plugins, named)
         if request.resumed is not None:
             config = request.resumed.with_recorded_threads(config, record.values)
         self.config = config

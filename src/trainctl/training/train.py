@@ -11,7 +11,7 @@ from trainctl.runs.record import RunRecord, read_record
 from trainctl.training.display import Display
 from trainctl.training.failures import record_failure, storage_errors
 from trainctl.training.interrupts import Stopped
-from trainctl.training.log_file import log_file
+from trainctl.training.log_file import log, log_file
 from trainctl.training.request import Request
 from trainctl.training.startup import importing
 
@@ -27,6 +27,8 @@ def train(request: Request, display: Display) -> dict[str, Any]:
         if request.resumed is None:
             git = store_git_state(directory)
             record = RunRecord(directory, command=request.command, name=config.name, git=git)
+            for left_out in (git or {}).get("left_out", ()):
+                log.info("git.diff leaves out %s", left_out)
         else:
             resumed = request.resumed.recorded(request.command)
             record = RunRecord.again(directory, **resumed, name=config.name)

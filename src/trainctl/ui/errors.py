@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TextIO
+from typing import TextIO, cast
 
 from trainctl.errors import TrainctlError
+from trainctl.runs.printable import shown
 
 
 def show_error(error: TrainctlError, stream: TextIO | None = None) -> None:
     """Print one or two lines for each problem to standard error."""
     stream = stream or sys.stderr
     label = "stopped" if error.status in ("interrupted", "terminated") else "error"
+    # The colours are sent as they are, what the message says is not.
+    stream = cast(TextIO, getattr(stream, "styled", stream))
     red, dim, plain = ("\033[1;31m", "\033[2m", "\033[0m") if _coloured(stream) else ("", "", "")
     for problem in error.problems:
-        print(f"{red}{label}:{plain} {problem.message}", file=stream)
+        print(f"{red}{label}:{plain} {shown(problem.message)}", file=stream)
         if problem.remedy:
-            print(f"{dim}       {problem.remedy}{plain}", file=stream)
+            print(f"{dim}       {shown(problem.remedy)}{plain}", file=stream)
 
 
 def _coloured(stream: TextIO) -> bool:

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from trainctl.training.display import Progress, Source, duration, number, short_name, step_words
+from trainctl.ui.console import SafeConsole
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _REDRAWS_A_SECOND = 8
@@ -31,7 +32,7 @@ class Rich:
     """Draws on a terminal. Rich's own thread redraws the live line, at most 8 times a second."""
 
     def __init__(self, stream: TextIO, every: int | None = None, console: Console | None = None) -> None:
-        self.console = console or Console(file=stream, highlight=False)
+        self.console = console or SafeConsole(stream)
         self.every = every
         self._live: Live | None = None
         self._source: Source | None = None

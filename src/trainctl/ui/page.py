@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from pathlib import Path
 
+from trainctl.runs.printable import shown
 from trainctl.ui.table import Column, Table
 
 _HERE = Path(__file__).parent
@@ -16,7 +17,7 @@ def page(heading: str, name: str, body: Iterable[str], data: Sequence[str] = ())
     title = escape(heading)
     script = [*data, f"<script>\n{_asset(f'{name}.js')}</script>"] if data else []
     scripts = " script-src 'unsafe-inline';" if data else ""
-    return "\n".join(
+    lines = "\n".join(
         [
             "<!DOCTYPE html>",
             '<html lang="en">',
@@ -42,6 +43,7 @@ def page(heading: str, name: str, body: Iterable[str], data: Sequence[str] = ())
             "",
         ]
     )
+    return shown(lines)
 
 
 def _asset(name: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TextIO
 
+from trainctl.runs.printable import shown
 from trainctl.training.display import Progress, Source, duration, number, step_words
 
 _EVERY = 100
@@ -18,7 +19,7 @@ class Plain:
         self.every: int | None = every or _EVERY
 
     def _print(self, line: str) -> None:
-        self._stream.write(line + "\n")
+        self._stream.write(shown(line) + "\n")
         self._stream.flush()
 
     def header(self, title: str, rows: Sequence[tuple[str, str]]) -> None:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import TextIO
 
+from trainctl.ui.console import SafeConsole
 from trainctl.ui.screen import chosen_mode
 
 Update = Callable[[int, int, int], object]
@@ -19,7 +20,6 @@ def progress(total: int, what: str, stream: TextIO | None = None) -> Iterator[Up
     if chosen_mode("auto", stream) == "plain":
         yield lambda done, samples, bad: None
         return
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
     bar = Progress(
@@ -27,7 +27,7 @@ def progress(total: int, what: str, stream: TextIO | None = None) -> Iterator[Up
         TaskProgressColumn(),
         TextColumn("{task.description}"),
         TimeRemainingColumn(),
-        console=Console(file=stream, highlight=False),
+        console=SafeConsole(stream),
         transient=True,
         redirect_stdout=False,
         redirect_stderr=False,

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, TextIO
 from rich.console import Console
 from rich.text import Text
 
+from trainctl.ui.console import SafeConsole
+
 if TYPE_CHECKING:
     from trainctl.analysis.anomalies import Values
     from trainctl.analysis.replay import Place, Replay
@@ -21,7 +23,7 @@ _STYLES = {"first": "bold red", "found": "yellow"}
 def show(replay: Replay, stream: TextIO | None = None) -> None:
     """Print to ``stream``; in colours on a terminal, unless NO_COLOR is set."""
     # A line is never cut: a pipe has no width, and a terminal wraps.
-    console = Console(file=stream or sys.stdout, highlight=False, soft_wrap=True)
+    console = SafeConsole(stream or sys.stdout, soft_wrap=True)
     title = f"step {replay.step} again; in training, {replay.why}"
     console.print(Text(title, style="bold cyan"))
     labelled = [*replay.settings, *_findings(replay)]

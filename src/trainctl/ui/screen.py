@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, TextIO
 
+from trainctl.runs.printable import shown
 from trainctl.ui.table import Table
 
 if TYPE_CHECKING:
@@ -34,9 +35,9 @@ class Screen:
         self.mode = chosen_mode(mode, self.stream)
         self._console: Console | None = None
         if self.mode == "rich":
-            from rich.console import Console  # what a pipe does not need
+            from trainctl.ui.console import SafeConsole  # what a pipe does not need
 
-            self._console = Console(file=self.stream, highlight=False)
+            self._console = SafeConsole(self.stream)
 
     @property
     def width(self) -> int | None:
@@ -61,7 +62,7 @@ class Screen:
             padded = Padding(Text(text, style), (0, 0, 0, indent), expand=False)
             self._console.print(padded if text else "")
         elif self.mode == "plain":
-            print(f"{'':{indent}}{text}" if text else "", file=self.stream)
+            print(f"{'':{indent}}{shown(text)}" if text else "", file=self.stream)
 
     def pieces(self, pieces: Iterable[tuple[str, str]], *, cut: bool = True) -> None:
         """A line of pieces, each with its style; a terminal cuts it off, or ends it with an ellipsis."""

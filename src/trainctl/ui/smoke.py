@@ -6,11 +6,11 @@ import sys
 from collections.abc import Sequence
 from typing import TextIO
 
-from rich.console import Console
 from rich.text import Text
 
 from trainctl.smoke.report import PHASES, Report
 from trainctl.training.display import duration
+from trainctl.ui.console import SafeConsole
 
 _STYLES = {"ok": "green", "FAILED": "bold red", "skipped": "yellow"}
 
@@ -20,7 +20,7 @@ class Lines:
 
     def __init__(self, labels: Sequence[str], stream: TextIO | None = None) -> None:
         stream = stream or sys.stdout
-        self._console = Console(file=stream, highlight=False, markup=False, soft_wrap=True)
+        self._console = SafeConsole(stream, markup=False, soft_wrap=True)
         self._width = max(map(len, labels), default=0)
         self._total = len(labels)
 

@@ -8,21 +8,30 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any, TextIO, cast
 
+from trainctl.runs.printable import shown
+
 
 class Unbreakable:
-    """A stream whose writes never fail: after the first that does, nothing more is written.
+    """A stream whose writes never fail: after the first that does, nothing more is written. Control
+    characters are shown, not sent, as the text may come from files.
 
     Attributes:
         error: why the first write failed.
+        styled: the same stream for what has escaped its text itself and sends styles.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self.error: OSError | ValueError | None = None
+        self.styled = _Styled(self)
 
     def write(self, text: str) -> int:
-        self._try(lambda: self._stream.write(text))
+        self.send(shown(text))
         return len(text)
+
+    def send(self, text: str) -> None:
+        """Write, with control characters."""
+        self._try(lambda: self._stream.write(text))
 
     def flush(self) -> None:
         self._try(self._stream.flush)
@@ -33,6 +42,18 @@ class Unbreakable:
                 action()
             except (OSError, ValueError) as error:
                 self.error = error
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+class _Styled:
+    def __init__(self, stream: Unbreakable) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        self._stream.send(text)
+        return len(text)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)

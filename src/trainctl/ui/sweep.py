@@ -7,13 +7,14 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol, TextIO
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from trainctl.sweep.ledger import Job, Row
 from trainctl.training.display import duration, number
+from trainctl.ui.console import SafeConsole
 from trainctl.ui.display import make_display
 
 _REDRAWS_A_SECOND = 4
@@ -119,7 +120,7 @@ class LiveTable:
 
     def __init__(self, jobs: Sequence[Job], row_of: Callable[[Job], Row], stream: TextIO) -> None:
         self._rows = _Rows(jobs, row_of)
-        self._console = Console(file=stream, highlight=False)
+        self._console = SafeConsole(stream)
         self._live = Live(
             console=self._console,
             get_renderable=self._render,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from trainctl.cli.options import CHECKPOINT, output_file, parse
-from trainctl.errors import ConfigError
+from trainctl.errors import ConfigError, UnsafeInputError
 from trainctl.paths import short_path
+from trainctl.registry.constraints import show
 from trainctl.training.startup import importing
 
 _FORMATS = {"safetensors": ".safetensors", "torch": ".pt2", "onnx": ".onnx"}
@@ -41,11 +43,9 @@ def run(words: list[str]) -> int:
         print(notice)
     if trained.config.train.precision != "fp32":
         print(f"trained in {trained.config.train.precision}: what is exported computes in float32")
-    path = output or Path(f"{_file_name(trained.record.get('name'), trained.directory)}{_FORMATS[kind]}")
+    path = output or _named_file(trained.record.get("name"), trained.directory.name, kind)
     if path.exists() and "--force" not in asked.flags:
-        raise ConfigError(
-            f"{path} exists already", "add --force to replace it, or name another: --output FILE"
-        )
+        raise ConfigError(f"{short_path(path)} exists", "--force replaces it, --output FILE names another")
     written = export(trained, kind, path.absolute())
     print(f"takes {written.inputs}, gives {written.outputs}")
     print(f"read back by {written.read_by}: largest difference {written.difference:.1e} on {written.samples}")
@@ -53,10 +53,14 @@ def run(words: list[str]) -> int:
     return 0
 
 
-def _file_name(name: object, directory: Path) -> str:
-    """The run's name if it can be a file's: a name in a record is no path."""
-    plain = isinstance(name, str) and name.isprintable() and name not in ("", ".", "..")
-    return str(name) if plain and Path(str(name)).name == name else directory.name
+def _named_file(name: Any, directory: str, kind: str) -> Path:
+    """The file in the current folder that a run's name gives. Raises UnsafeInputError for a path."""
+    name = directory if name is None else name
+    if not isinstance(name, str) or name in ("", ".", "..") or set(name) & {"/", "\\", "\0"}:
+        raise UnsafeInputError(
+            f"run.json: {show(name)} is no name for a file", f"--output model{_FORMATS[kind]}"
+        )
+    return Path(f"{name}{_FORMATS[kind]}")
 
 
 def _output_file(text: str, kind: str) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 from trainctl.cli.options import sort
 from trainctl.errors import ConfigError, TrainctlError
 from trainctl.paths import short_path
-from trainctl.registry import plugins
+from trainctl.registry import trust
 from trainctl.runs.directory import find
 from trainctl.training.startup import collector_paused, importing
 
@@ -37,14 +37,12 @@ def run(words: Sequence[str]) -> int:
         print(f"the newest capsule: {short_path(path)}", file=sys.stderr)
     capsule = bad_step.read(path)
 
-    def check_plugins(named: list[str]) -> None:
-        if "--trust-plugins" not in flags:
-            plugins.refuse_changed(named, capsule.plugins)
-
+    # A capsule lies in RUN/capsules.
+    check_plugins = trust.checker(path.resolve().parents[1], trust_plugins="--trust-plugins" in flags)
     with collector_paused():
         from trainctl.config.stored_config import parse_config
 
-        config = parse_config(capsule.config, f"{path}/state.json", check_plugins)
+        config = parse_config(capsule.config, f"{path}/state.json", check_plugins, path.resolve().parents[1])
     result = replay(capsule, config, choose_device(capsule, options.get("--device")))
 
     from trainctl.ui.replay import show

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from trainctl.cli.options import parse
 from trainctl.errors import CheckpointError, ConfigError, DirectoryTakenError
 from trainctl.paths import short_path
-from trainctl.registry import plugins
+from trainctl.registry import trust
 from trainctl.runs import metrics_file
 from trainctl.runs.directory import find, is_training
 from trainctl.runs.record import read_record
@@ -51,7 +51,7 @@ def run(words: list[str]) -> int:
     with importing():
         from trainctl.analysis import verify as verifying
     kept, damaged = verifying.find_checkpoints(directory / "checkpoints")
-    eras = _eras(directory, record, trust_plugins="--trust-plugins" in asked.flags)
+    eras = _eras(directory, trust_plugins="--trust-plugins" in asked.flags)
     recorded = metrics_file.recorded(directory / "metrics.jsonl")
     segments = verifying.plan(kept, recorded, eras, int(limit))
     if all(segment.reason for segment in segments):
@@ -115,13 +115,8 @@ def _changes(eras: Sequence[ConfigVersion]) -> list[str]:
     ]
 
 
-def _eras(directory: Path, record: Mapping[str, Any], *, trust_plugins: bool) -> list[ConfigVersion]:
-    stored = (record.get("environment") or {}).get("plugins") or []
-
-    def trusted(named: list[str]) -> None:
-        if not trust_plugins:
-            plugins.refuse_changed(named, stored)
-
+def _eras(directory: Path, *, trust_plugins: bool) -> list[ConfigVersion]:
+    trusted = trust.checker(directory, trust_plugins=trust_plugins)
     with collector_paused():
         from trainctl.config.stored_config import read_versions
 

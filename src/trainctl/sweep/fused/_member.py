@@ -13,9 +13,11 @@ from torch import Tensor
 
 from trainctl.checkpoint import snapshot
 from trainctl.checkpoint.format import CheckpointData, ready_to_save
+from trainctl.config.safety import environment_names
 from trainctl.data import Data
 from trainctl.errors import NotFiniteError, Problem, TrainctlError
 from trainctl.paths import short_path
+from trainctl.registry import trust
 from trainctl.runs import files
 from trainctl.runs.directory import lock, point_latest
 from trainctl.runs.git_state import store_git_state
@@ -100,9 +102,10 @@ class Member:
         self._handler = open_log(directory)
         self._open.callback(_close_log, self._handler)
         if request.resumed is None:
-            self.record = RunRecord(
-                directory, command=request.command, name=name, git=store_git_state(self.request.directory)
-            )
+            git = store_git_state(directory)
+            self.record = RunRecord(directory, command=request.command, name=name, git=git)
+            for left_out in (git or {}).get("left_out", ()):
+                log.info("git.diff leaves out %s", left_out)
         else:
             self._before = read_record(directory)
             self.record = RunRecord.again(directory, **request.resumed.recorded(request.command), name=name)
@@ -112,6 +115,9 @@ class Member:
         request, directory = self.request, self.request.directory
         self.built = built = build(replace(request.config, threads=threads), data)
         self._stored = stored
+        named = environment_names(request.files["config.yaml"])
+        if stored or named:
+            trust.remember(directory, stored, named)
         self.run.step_name = self.run.step_name.replace("plain", "stacked", 1)
         self.metrics_log = MetricsLog(directory / "metrics.jsonl")
         self.checkpointer = Checkpointer(
