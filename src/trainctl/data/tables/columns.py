@@ -16,28 +16,8 @@ from torch import Tensor
 from trainctl.data.tables.numbers import PLAIN, Notation, find_notation, floats, read_number, read_numbers
 
 MISSING = frozenset(
-    [
-        "",
-        "na",
-        "n/a",
-        "n.a.",
-        "nan",
-        "null",
-        "nil",
-        "none",
-        "?",
-        "#n/a",
-        "#na",
-        "<na>",
-        "nat",
-        "\\n",
-        "#null!",
-        "#div/0!",
-        "#value!",
-        "#ref!",
-        "#name?",
-        "#num!",
-    ]
+    {"", "na", "n/a", "n.a.", "nan", "null", "nil", "none", "?", "<na>", "nat", "\\n"}
+    | {f"#{error}" for error in ("n/a", "na", "null!", "div/0!", "value!", "ref!", "name?", "num!")}
 )
 """Cells without a value, in lower case."""
 _SIGNS = frozenset({"-", ".", "--", "..", "...", "\u2013", "\u2014", "\u2026", "*"})

@@ -16,8 +16,7 @@ _SAMPLE_ROWS = 200
 _INDEX = re.compile(r"Unnamed: ?\d+(_level_\d+)?(\.\d+)?|__index_level_\d+__", re.IGNORECASE)
 """Names that data frames give to an index without a name."""
 _NUMBERING = re.compile(
-    r"(.*[_ .-])?(id|index|idx|row|rows|rownames|nr|no\.?|number|obs|observation|case|#)|[a-z]+Id|row.?(id|names?)",
-    re.IGNORECASE,
+    r"(?i:(.*[_ .-])?(id|index|idx|rows?|nr|no\.?|number|observation|case|#)|row.?(id|names?))|[A-Za-z]+Id"
 )
 """Names of columns that count the rows."""
 _ROWS_TO_COUNT = 10

@@ -96,15 +96,12 @@ def find_notation(texts: Iterable[str], decimal: str, delimiter: str) -> Notatio
 
 def _plain_notation(texts: Sequence[str]) -> Notation:
     """The notation of cells that are all plain numbers: points may still be between thousands."""
-    marked = [text for text in texts if not text.isdecimal()]
-    proven = next(
-        (text for text in marked if not _EITHER.fullmatch(text) and not _SMALL.fullmatch(text)), None
-    )
-    if proven is not None or not any("." in text for text in marked):
-        return Notation(proven=proven is not None and "." in proven)
+    pointed = [text for text in texts if "." in text]
+    if not pointed or not all(_EITHER.fullmatch(text) for text in pointed):
+        return Notation(proven=bool(pointed))
     small = any(_SMALL.fullmatch(text) for text in texts)
     grouped = small and not any(_LARGE.fullmatch(text) for text in texts)
-    return Notation(unclear=next(text for text in marked if "." in text) if grouped else "")
+    return Notation(unclear=pointed[0] if grouped else "")
 
 
 def floats(texts: Sequence[str | None]) -> list[float] | None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from trainctl.data.tables.columns import Column, as_kind, quoted
+from trainctl.data.tables.numbers import TIME
 from trainctl.errors import ConfigError, Problem, nearest
 
 _SHOWN_PROBLEMS = 5
@@ -161,10 +162,8 @@ def match_columns(table: Table, like: Sequence[Column], first: Table) -> list[Co
     by_name = {column.name: column for column in table.columns}
     by_number = {column.number: column for column in table.columns}
     for column in like:
-        if table.named and first.named:
-            second = by_name.get(column.name)
-        else:
-            second = by_number.get(column.number)
+        by_names = table.named and first.named
+        second = by_name.get(column.name) if by_names else by_number.get(column.number)
         if second is None:
             raise ConfigError(
                 f"{table.file} has no {column.place}, which {first.file} has",
@@ -176,13 +175,19 @@ def match_columns(table: Table, like: Sequence[Column], first: Table) -> list[Co
             second = as_kind(replace(second, **read_as, bad={}))
         elif column.kind == "text" and column.labels:
             second = second.as_text()
-        elif column.kind != "number":
+        elif column.kind != "number" or second.notation.unit != column.notation.unit:
             raise ConfigError(
-                f"{table.file}, {second.place}: numbers, where {first.file} has text",
+                f"{table.file}, {second.place}: {_held(second)}, where {first.file} has {_held(column)}",
                 "a test file has the columns of the training file",
             )
         found.append(second)
     return found
+
+
+def _held(column: Column) -> str:
+    if column.kind == "text":
+        return "text"
+    return "times" if column.notation.unit == TIME else "numbers"
 
 
 def usable_rows(

@@ -59,7 +59,8 @@ def make_data(
     that occur, the means and the deviations in the training split alone. With ``like``, the ``reading`` of a
     table that a model was trained on, columns, categories and classes are those of that table.
 
-    Shape: inputs (N, columns) float32, or float64 where that is not enough; targets (N,) int64 or (N, 1) float32.
+    Shape: inputs (N, columns) float32, or float64 where that loses digits, targets (N,) int64 or (N, 1)
+    float32.
     """
     if like is not None and like.get("kind") != "table":
         like = None

@@ -192,6 +192,9 @@ class TableFile:
         names = tuple(range(before + 1, before + len(chunk) + 1))
         return Batch(names, inputs[torch.tensor(good, dtype=torch.int64)], errors)
 
+    def _texts(self, table: Sequence[Sequence[str]], place: int) -> list[str | None]:
+        return [present(cells[place], self.marks) for cells in table]
+
     def _numbers(
         self, columns: Sequence[Column], dtype: str, chunk: Sequence[_Row], errors: dict[int, str]
     ) -> Tensor:
