@@ -129,7 +129,7 @@ def test_bad_cells_name_their_row() -> None:
     assert "table.parquet, row 3, column 2 (y): the target is missing" in said
     data = read(columns, bad_rows="skip")
     assert data.train.inputs.flatten().tolist() == [1.0, 3.0]
-    assert "left out 2 rows" in data.note
+    assert "left out 1 row that cannot be read and 1 row without a target" in data.note
 
 
 def test_a_second_file_to_test_on() -> None:

@@ -152,7 +152,7 @@ def _column(name: str, number: int, values: Any, pyarrow: Any, marks: Sequence[s
         # A copy, because torch requires writable arrays.
         numbers = torch.from_numpy(values.cast(pyarrow.float64(), safe=False).to_numpy().copy())
         exact = None
-        if not types.is_floating(kind) and len(numbers) and numbers.nan_to_num().abs().max() > _EXACT:
+        if not types.is_floating(kind) and len(numbers) and numbers.nan_to_num().abs().max() >= _EXACT:
             exact = [None if value is None else str(value) for value in values.to_pylist()]
         return number_column(name, number, numbers, exact)
     if types.is_timestamp(kind) or types.is_date(kind):

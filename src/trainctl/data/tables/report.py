@@ -98,7 +98,7 @@ def _vanishing(column: Column) -> str:
     if column.kind != "number" or len(values) < 2:
         return ""
     before = _different(values)
-    if column.texts is not None and bool(values.abs().max() > _EXACT):
+    if column.texts is not None and bool(values.abs().max() >= _EXACT):
         before = max(before, len({*column.texts} - {None}))
     scaled = (values - values.mean()) / values.std().clamp(min=torch.finfo(torch.float64).tiny)
     after = _different(scaled.to(torch.float32))
