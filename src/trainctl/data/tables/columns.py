@@ -144,7 +144,7 @@ def mixed_numbers(column: Column, as_numbers: Column | None = None) -> tuple[str
         notation = find_notation(texts, "auto", ",")
         as_numbers = as_kind(replace(column, kind="number", notation=notation))
     values = as_numbers.values[as_numbers.values.isfinite()]
-    if 2 * len(values) < len(texts) or len(values.unique()) <= _FEW_NUMBERS:
+    if 2 * len(values) < len(texts) or len(torch.unique(values)) <= _FEW_NUMBERS:
         return None
     others = Counter((column.texts or ())[row] for row in as_numbers.bad)
     share = f"{100 * len(values) // max(1, len(texts))}%"

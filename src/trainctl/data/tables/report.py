@@ -56,7 +56,7 @@ def column_report(
 
 
 def _described(column: Column, names: Sequence[str]) -> str:
-    parts = [column.kind if column.kind != "flag" else "true or false"]
+    parts: list[str] = [column.kind if column.kind != "flag" else "true or false"]
     if column.kind == "text":
         shown = ", ".join(map(quoted, names[:_SHOWN])) + (", …" if len(names) > _SHOWN else "")
         parts = [f"category with {len(names)} values: {shown}"]
@@ -110,7 +110,7 @@ def _vanishing(column: Column) -> str:
 
 
 def _different(values: Tensor) -> int:
-    return len(values.unique())
+    return len(torch.unique(values))
 
 
 def _named(columns: Sequence[Column]) -> str:

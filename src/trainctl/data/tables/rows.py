@@ -171,8 +171,8 @@ def match_columns(table: Table, like: Sequence[Column], first: Table) -> list[Co
             )
         _refuse_unusable(table, [replace(second, unclear=None)])
         if second.texts is not None and not (second.stored and column.kind == "number"):
-            read_as = {"kind": column.kind, "notation": column.notation, "signs": column.signs}
-            second = as_kind(replace(second, **read_as, bad={}))
+            second = replace(second, kind=column.kind, notation=column.notation, signs=column.signs)
+            second = as_kind(replace(second, bad={}))
         elif column.kind == "text" and column.labels:
             second = second.as_text()
         elif column.kind != "number" or second.notation.unit != column.notation.unit:
