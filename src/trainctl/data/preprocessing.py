@@ -84,7 +84,7 @@ def make_transform(described: Mapping[str, Any]) -> nn.Module:
         for key, value in described["values"].items():
             setattr(made, str(key), float(value))
         for key, entry in described["tensors"].items():
-            dtype = {"float32": torch.float32, "int64": torch.int64}[entry["dtype"]]
+            dtype = {name: getattr(torch, name) for name in ("float32", "float64", "int64")}[entry["dtype"]]
             values = _replaced(entry["values"], lambda value: value is None, math.nan)
             made.register_buffer(key, torch.tensor(values, dtype=dtype))
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:

@@ -79,6 +79,7 @@ class Data:
             if the transform has no statistics.
         classes: the classes' names, by number; empty for regression.
         note: one line on the source of the data, for the header and the log.
+        report: a line for each column of a table on how it was taken, for the log.
         reading: how raw samples are read from a file, plain JSON values that are stored with the run; empty
             if their shape and type are enough.
         readout: how targets were prepared for the loss, and outputs are read; None until they are.
@@ -95,6 +96,7 @@ class Data:
     fit: Callable[[Any], nn.Module] | None = None
     classes: tuple[str, ...] = ()
     note: str = ""
+    report: tuple[str, ...] = ()
     reading: Mapping[str, Any] = field(default_factory=dict)
     readout: Readout | None = None
 

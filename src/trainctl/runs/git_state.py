@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import re
 import subprocess
@@ -13,7 +12,6 @@ from typing import Any
 
 from trainctl.runs import files
 
-log = logging.getLogger("trainctl")
 DIFF = "git.diff"
 _LARGEST_FILE, _LARGEST_DIFF = 2**18, 2**20
 _SECONDS = 10
@@ -54,7 +52,6 @@ def store_git_state(directory: Path) -> dict[str, Any] | None:
     state: dict[str, Any] = {"commit": commit, "diff": DIFF if diff else None}
     if left_out:
         state["left_out"] = [f"{_printable(name)}: {reason}" for name, reason in left_out.items()]
-        log.info("left out of %s: %s", DIFF, "; ".join(state["left_out"]))
     return state
 
 

@@ -24,7 +24,6 @@ _FILES: Mapping[str, float] = {
     "train.log": math.inf,
     "git.diff": math.inf,
     ".lock": math.inf,
-    "git.diff": math.inf,
 }
 _FOLDERS = ("checkpoints", "capsules", "profile")
 _DEEPEST = 100

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -144,4 +145,7 @@ def _cell(column: Mapping[str, Any], value: float) -> str:
         return str(column["categories"][int(value)])
     if column["kind"] == "flag":
         return "true" if value else "false"
-    return repr(value).replace(".", ",") if column["comma"] else repr(value)
+    if column.get("unit") == "time":
+        return datetime.fromtimestamp(value, UTC).replace(tzinfo=None).isoformat()
+    number = repr(value).replace(".", ",") if column["comma"] else repr(value)
+    return f"{number}{column.get('unit', '')}"

@@ -206,25 +206,6 @@ class Ledger:
         return [Entry(job, self.row(job), self.directory_of(job)) for job in self.jobs()]
 
 
-def _job(values: dict[str, Any], where: str) -> Job:
-    """The job of a line. Its number and its files become paths: anything but plain ones is refused.
-
-    Raises UnsafeInputError for those, TypeError or KeyError for a line that is damaged.
-    """
-    job = Job(**{**values, "words": tuple(values["words"]), "notices": tuple(values["notices"])})
-    if type(job.number) is not int or job.number < 0:
-        raise UnsafeInputError(f"{where}: the job's number must be 0, 1, 2 …, not {job.number!r}")
-    if foreign := [name for name in job.files if name not in CONFIG_FILES]:
-        raise UnsafeInputError(
-            f"{where}: a job stores {' and '.join(CONFIG_FILES)}, not {foreign[0]!r}",
-            "nothing was written; the sweep was changed by somebody",
-        )
-    texts = [job.key, job.label, *job.words, *job.notices, *job.files.values()]
-    if not all(isinstance(text, str) for text in texts):
-        raise TypeError("texts are expected")
-    return job
-
-
 def is_sweep(directory: Path) -> bool:
     """Whether ``directory`` holds a sweep."""
     return (directory / "sweep.json").is_file()

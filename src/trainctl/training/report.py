@@ -59,6 +59,8 @@ def header(request: Request, built: Built) -> tuple[str, list[tuple[str, str]]]:
         rows.append(("loader", built.loading))
     for label, text in [("run", str(request.directory)), *rows]:
         log.info("%s: %s", label, text)
+    for line in data.report:
+        log.info("data: %s", line)
     log.info("batches: %s", built.loading)
     log.info("attached: %s", ", ".join(hook.name for hook in run.hooks))
     return f"run {short_path(request.directory)}", rows

@@ -86,7 +86,7 @@ def test_decimal_commas_between_semicolons() -> None:
     data = read("1,5;2;0,5\n2,5;3;1,5\n3,5;4;2,25\n")
     assert data.train.inputs.tolist() == [[1.5, 2.0], [2.5, 3.0], [3.5, 4.0]]
     assert data.train.targets.flatten().tolist() == [0.5, 1.5, 2.25]
-    assert "semicolon-separated; decimal commas" in data.note
+    assert "semicolon-separated; no header; 2 number columns; decimal commas in 1" in data.note
 
 
 @pytest.mark.parametrize("delimiter", ["#", "tab", "\\t", "\t"])
@@ -131,16 +131,151 @@ def test_a_line_above_the_table() -> None:
     assert "line 3, column 1" in problem("# a, b, and c\nx,y\n?,1\n2,2\n", skip_lines=1, missing="error")
 
 
-def test_row_numbers_that_another_program_wrote_are_left_out() -> None:
-    data = read('"","a","y"\n"1",7,0.5\n"2",8,1.5\n"3",7,1.0\n')
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('"","a","y"\n"1",7,0.5\n"2",8,1.5\n"3",7,1.0\n', "left out column 1: no name"),
+        (",a,y\n5,7,0.5\n2,8,1.5\n9,7,1.0\n", "left out column 1: no name"),
+        ("Unnamed: 0,a,y\n5,7,0.5\n2,8,1.5\n9,7,1.0\n", "left out column 1 (Unnamed: 0): the index"),
+        ("a,y,Unnamed: 0.1\n7,0.5,4\n8,1.5,3\n7,1.0,2\n", "left out column 3 (Unnamed: 0.1): the index"),
+        ("PassengerId,a,y\n1,7,0.5\n2,8,1.5\n3,7,1.0\n", "left out column 1 (PassengerId): row numbers"),
+        ('"a","y"\n"r1",7,0.5\n"r2",8,1.5\n"r3",7,1.0\n', "left out column 1: no name"),
+    ],
+)
+def test_columns_that_number_the_rows_are_left_out_and_can_be_kept(text: str, said: str) -> None:
+    data = read(text)
     assert data.train.inputs.flatten().tolist() == [7.0, 8.0, 7.0]
-    assert "numbers the rows" in data.note
-    assert read(",a,y\n5,7,0.5\n2,8,1.5\n").input_shape == (2,)
+    assert data.train.targets.flatten().tolist() == [0.5, 1.5, 1.0]
+    assert said in data.note
+    number = int(said.split("column ")[1].split(" ")[0].rstrip(":"))
+    assert len(read(text, keep=[number], target="y").reading["columns"]) == 2
+
+
+def test_numbers_of_columns_are_those_of_messages() -> None:
+    text = ",a,b,y\n1,7,u,0.5\n2,8,v,1.5\n3,9,u,1.0\n"
+    assert read(text, drop=[2]).reading["columns"][0]["name"] == "b"
+    assert read(text, target=2).reading["target"]["name"] == "a"
+    years = "2,1,y\n5,6,no\n7,8,yes\n9,8,no\n5,8,yes\n"
+    assert read(years, header=True, drop=[2]).reading["columns"][0]["name"] == "2"
+    assert read(years, header=True, drop=["2"]).reading["columns"][0]["name"] == "1"
+
+
+@pytest.mark.parametrize("names", ["0,1,2,label", "2019,2020,2021,label", "1,2,3,label"])
+@pytest.mark.parametrize("classes", [("cat", "dog"), ("0", "1")])
+def test_a_header_of_numbers(names: str, classes: tuple[str, ...]) -> None:
+    data = read(names + "\n" + "".join(f"{row}.5,-0.{row},0.1,{classes[row % 2]}\n" for row in range(9)))
+    assert data.classes == classes
+    assert len(data.train) == 9
+    assert "line 1 is taken for the header" in data.note
+
+
+def test_a_header_that_may_be_one_is_pointed_at() -> None:
+    text = "10,20,50,label\n" + "".join(f"{row}.5,-0.{row},0.1,{'ab'[row % 2]}\n" for row in range(9))
+    assert "if line 1 has names: dataset.header=true" in read(text).note
+    assert "dataset.header=true" in problem(text, target="label")
 
 
 def test_columns_of_one_name_are_told_apart() -> None:
     data = read("a,a,y\n1,2,0.5\n3,4,1.5\n", drop=["a.2"])
     assert data.train.inputs.flatten().tolist() == [1.0, 3.0]
+    named = read("a,a,a.2,y\n1,2,3,0.5\n3,4,5,1.5\n").reading["columns"]
+    assert len({each["name"] for each in named}) == 3
+
+
+# ------------------------------------------------------------------ numbers
+
+
+@pytest.mark.parametrize(
+    ("cells", "values", "said"),
+    [
+        (["1,200", "850", "2,000"], [1200, 850, 2000], "thousands separators"),
+        (["1,200.5", "3,000", "1,850"], [1200.5, 3000, 1850], "thousands separators"),
+        (["1.200,5", "3.000", "0,25"], [1200.5, 3000, 0.25], "decimal commas"),
+        (["1,5", "2", "3"], [1.5, 2, 3], "decimal commas"),
+        (["1 200", "2\u00a0000", "1\u202f234\u202f567"], [1200, 2000, 1234567], ""),
+        (["1'200", "2'000", "5"], [1200, 2000, 5], ""),
+        (["1,20,000", "12,34,567", "5"], [120000, 1234567, 5], "thousands separators"),
+        (["\u22121.5", "2.5", "+3"], [-1.5, 2.5, 3], ""),
+        (["12%", "7.5 %", "0%"], [12, 7.5, 0], "numbers with %"),
+        (["$1,200", "-$850", "$ 3"], [1200, -850, 3], "numbers with $"),
+        (["3 €", "4,5 €", "1.000 €"], [3, 4.5, 1000], "numbers with €"),
+        (["1970-01-02", "1970-01-01T00:01", "1970-01-01 00:00:02.5"], [86400, 60, 2.5], "dates or times"),
+        (["00:30", "1:00", "23:59:59"], [1800, 3600, 86399], "dates or times"),
+    ],
+)
+def test_numbers_as_people_write_them(cells: list[str], values: list[float], said: str) -> None:
+    rows = "".join(f"{cell}\t{row}.5\n" for row, cell in enumerate(cells))
+    data = read(f"a\ty\n{rows}")
+    assert data.train.inputs.flatten().tolist() == values
+    assert said in data.note
+
+
+@pytest.mark.parametrize("cells", [["1,200", "2,300"], ["1.850", "750"], ["1,200", "1.850"]])
+def test_numbers_with_two_readings_are_named(cells: list[str]) -> None:
+    text = "a;y\n" + "".join(f"{cell};{row}\n" for row, cell in enumerate(cells))
+    said = problem(text)
+    assert f"column 1 (a): {cells[0]!r} can be read with a decimal or with a thousands separator" in said
+    assert "dataset.decimal=" in said
+    if "," not in cells[0]:
+        assert read(text, decimal=",").train.inputs.flatten().tolist() == [1850, 750]
+    # Another column of the file tells.
+    text = "a;b;y\n" + "".join(f"{cell};{row}.5;{row}\n" for row, cell in enumerate(cells[:1] * 3))
+    expected = float(cells[0].replace(",", ""))
+    assert read(text).train.inputs[:, 0].tolist() == [expected] * 3
+
+
+@pytest.mark.parametrize("cell", ["#N/A", "<NA>", ".", "\\N", "-", "n.a.", "#DIV/0!"])
+def test_marks_of_missing_numbers(cell: str) -> None:
+    data = read(f"a,y\n1.5,0.5\n{cell},1.5\n2.5,2.5\n{cell},3.5\n")
+    torch.testing.assert_close(
+        data.train.inputs.flatten(), torch.tensor([1.5, NAN, 2.5, NAN]), equal_nan=True
+    )
+    assert any("column 1 (a): number" in line and "2 missing" in line for line in data.report)
+
+
+def test_numbers_with_many_other_texts_never_become_categories_without_a_word() -> None:
+    text = "a,y\n" + "".join(f"{row}.25,{row}.5\n" for row in range(40)) + "unknown,1\n" * 10
+    said = problem(text)
+    assert "column 1 (a): 80% of the cells are numbers, 'unknown' (10) is not" in said
+    assert "'dataset.missing_marks=[unknown]'" in said
+    assert "'dataset.categories=[a]'" in said
+    assert int(read(text, missing_marks=["unknown"]).train.inputs.isnan().sum()) == 10
+    assert read(text, categories=["a"]).input_shape == (41,)
+    few = read("k,y\n" + "".join(f"{('0', '1', '2', '3+')[row % 4]},{row}.5\n" for row in range(40)))
+    assert few.input_shape == (4,)
+    assert "numbers and texts, taken as categories, in k" in few.note
+
+
+def test_na_can_be_a_class_and_a_category() -> None:
+    rows = "".join(
+        f"{row}.5,{('None', 'Brick')[row % 2]},{('EU', 'NA', 'SA')[row % 3]}\n" for row in range(12)
+    )
+    text = f"a,b,y\n{rows}"
+    data = read(text)
+    assert data.classes == ("EU", "SA")
+    assert "4 rows without a target (NA; dataset.missing_marks=[] makes such texts classes)" in data.note
+    data = read(text, missing_marks=[])
+    assert (data.classes, data.input_shape, len(data.train)) == (("EU", "NA", "SA"), (3,), 12)
+    assert read("a,y\n1,-\n2,+\n3,+\n4,-\n").classes == ("+", "-")
+
+
+def test_times_in_seconds_keep_their_differences() -> None:
+    far, near = (
+        read("t,y\n" + "".join(f"{start + 7 * row},{row}.5\n" for row in range(30)))
+        for start in (1_700_000_000, 0)
+    )
+    torch.testing.assert_close(transformed(far), transformed(near))
+    again = read("t,y\n1700000007,0.5\n", like=far.reading)
+    assert again.train.inputs.tolist() == [[1_700_000_007.0]]
+    lost = read("t,y\n" + "".join(f"{row},{row}.5\n" for row in range(50)) + "1e30,3\n")
+    assert "column 1 (t): 51 different numbers become" in lost.note
+
+
+def test_a_long_cell_byte_order_marks_and_composed_letters() -> None:
+    rows = "".join(f"{row},{'x' * 140_000},{row}.5\n" for row in range(2))
+    assert read(f"a,note,y\n{rows}", drop=["note"]).train.inputs.tolist() == [[0.0], [1.0]]
+    data = read("\ufeffe\u0301,y\n1,0.5\n2,1.5\n".encode(), encoding="utf-8", target="y")
+    assert data.reading["columns"][0]["name"] == "\u00e9"
 
 
 # ------------------------------------------------------------------ columns
@@ -272,6 +407,28 @@ def test_the_task_can_be_said() -> None:
     assert read(mixed, task="classification").classes == ("0", "1", "2", "other")
 
 
+@pytest.mark.parametrize(
+    "labels",
+    [
+        ["01", "1", "101"],
+        ["007", "010", "101"],
+        ["1e3", "1000", "2000"],
+        ["77", "9007199254740992", "9007199254740993"],
+    ],
+)
+def test_labels_are_texts(labels: list[str]) -> None:
+    data = read("a,y\n" + "".join(f"{row}.5,{labels[row % 3]}\n" for row in range(12)))
+    assert sorted(data.classes) == sorted(labels)
+    again = read(f"a,y\n1.5,{labels[1]}\n", like=data.reading)
+    assert [data.classes[number] for number in again.train.targets] == [labels[1]]
+
+
+def test_the_task_classification_keeps_texts() -> None:
+    text = "a,y\n" + "".join(f"{row}.5,{('1.0', '2')[row % 2]}\n" for row in range(8))
+    assert read(text).classes == ("1", "2")
+    assert read(text, task="classification").classes == ("1.0", "2")
+
+
 # ------------------------------------------------------------------ test rows
 
 
@@ -339,11 +496,11 @@ def test_a_second_file_that_does_not_fit(text: str, said: str) -> None:
         (PLAIN, {"drop": ["a", "b"]}, "no input column beside the target"),
         ("a,y\n1,k\n2,k\n", {}, "every row has the target 'k'"),
         ("a,y\n1,3\n2,3\n", {}, "every row has the target 3"),
-        ("a,y\n1,0.5\n2,NA\n3,2\n", {}, "line 3, column 2 (y): the target is missing"),
+        ("a,y\n1,0.5\n2,NA\n3,2\n", {"bad_rows": "error"}, "line 3, column 2 (y): the target is missing"),
         ("a,y\n1,0.5\n2,inf\n3,2\n", {}, "line 3, column 2 (y): 'inf' is not finite"),
         ("a,y\n1,0.5\n1e39,1\n3,2\n", {}, "line 3, column 1 (a): '1e39' is too large for float32"),
         ("a,y\n1,0.5\n1e999,1\n3,2\n", {}, "line 3, column 1 (a): '1e999' is not finite"),
-        ("a,b,y\n1,,0.5\n2,,1\n", {}, "column 2 (b) has no values"),
+        ("a,b,y\n1,,0.5\n2,,1\n", {"drop": ["a"]}, "column 2 (b): no values"),
         ('a,y\n1,"u\n2,v\n', {}, "line 2: the row cannot be read"),
         ('a,y\n1,"u"v\n2,v\n', {}, "line 2: the row cannot be read"),
         ("only\n1\n2\n", {}, "table.csv has no columns"),
@@ -375,14 +532,24 @@ def test_a_text_among_numbers() -> None:
 def test_rows_that_cannot_be_read_are_left_out_and_counted() -> None:
     data = read(f"{NUMBERS}12 kg,1.5\n1,2,3\n1,NA\n1\n", bad_rows="skip")
     assert len(data.train) == 30
-    assert "left out 4 rows that cannot be read" in data.note
+    assert "left out 3 rows that cannot be read and 1 row without a target" in data.note
 
 
-def test_texts_that_name_the_rows_are_refused_with_the_word_that_drops_them() -> None:
-    text = "id,the name,y\n" + "".join(f"r{row},n {row} (x),{row}.5\n" for row in range(30))
-    said = problem(text)
-    assert "column 1 (id) has 30 different texts in 30 rows; column 2 (the name)" in said
-    assert "'dataset.drop=[id, the name]'" in said
+def test_texts_that_name_the_rows_are_left_out_and_can_be_kept() -> None:
+    rows = "".join(f"r{row},{row},n {row} (x),{row}.5\n" for row in range(30))
+    text = f"code,a,the name,y\n{rows}"
+    data = read(text)
+    assert data.input_shape == (1,)
+    assert "left out column 1 (code): 30 different texts in 30 rows" in data.note
+    assert "left out column 3 (the name)" in data.note
+    assert read(text, keep=["code"]).input_shape == (31,)
+    assert "no input column is left (left out: column 1 (code)" in problem(text, drop=["a"])
+
+
+def test_rows_without_a_target_are_left_out_and_counted() -> None:
+    data = read("a,y\n1,0.5\n2,NA\n3,2\n4,\n")
+    assert data.train.inputs.flatten().tolist() == [1.0, 3.0]
+    assert "left out 2 rows without a target" in data.note
 
 
 def test_a_wrong_name_gets_the_nearest() -> None:

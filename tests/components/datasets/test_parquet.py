@@ -76,14 +76,12 @@ def test_the_same_table_as_text_and_as_parquet_gives_the_same_data() -> None:
 @pytest.mark.parametrize(
     ("column", "kind"),
     [
-        ([datetime.datetime(2020, 1, day) for day in (1, 2, 3)], "timestamp[us]"),
-        ([datetime.date(2020, 1, day) for day in (1, 2, 3)], "date32"),
         ([[1], [2], [3]], "list"),
         ([{"a": 1}] * 3, "struct"),
         ([b"1", b"2", b"3"], "binary"),
     ],
 )
-def test_times_and_nested_columns_are_refused_with_the_word_that_drops_them(column: Any, kind: str) -> None:
+def test_nested_columns_are_refused_with_the_word_that_drops_them(column: Any, kind: str) -> None:
     columns = {"when it was": column, "x": [1, 2, 3], "y": [0.5, 1.5, 1.0]}
     said = problem(columns)
     assert f"table.parquet: column 1 (when it was) holds {kind}" in said
@@ -92,14 +90,46 @@ def test_times_and_nested_columns_are_refused_with_the_word_that_drops_them(colu
     assert data.train.inputs.flatten().tolist() == [1, 2, 3]
 
 
+def test_times_are_numbers() -> None:
+    when = [datetime.datetime(1970, 1, day, microsecond=500_000) for day in (1, 2, 3)]
+    days = [datetime.date(1970, 1, day) for day in (1, 2, 3)]
+    data = read({"when": when, "day": days, "y": [0.5, 1.5, 1.0]})
+    assert data.train.inputs.tolist() == [[0.5, 0.0], [86400.5, 86400.0], [172800.5, 172800.0]]
+    assert "dates or times, in seconds in when, day" in data.note
+
+
+def test_the_index_of_a_data_frame_is_left_out() -> None:
+    from pyarrow import parquet as writer
+
+    columns = {"x": [1, 2], "y": [0.5, 1.0], "name": ["u", "v"], "__index_level_0__": [5, 3]}
+    metadata = {b"pandas": b'{"index_columns": ["name"], "columns": []}'}
+    writer.write_table(pyarrow.table(columns).replace_schema_metadata(metadata), "table.parquet")
+    data = parquet("table.parquet", test=0)
+    assert data.train.inputs.tolist() == [[1.0], [2.0]]
+    assert data.reading["target"]["name"] == "y"
+    assert "left out column 3 (name): the index of a data frame" in data.note
+
+
+def test_whole_numbers_beyond_floats_are_classes_of_their_own() -> None:
+    big = 2**53
+    data = read({"x": list(range(8)), "y": [big, big + 1] * 4})
+    assert data.classes == (str(big), str(big + 1))
+
+
+def test_numbers_stored_as_text_are_named() -> None:
+    columns = {"x": [f"{row}.5" for row in range(30)], "y": [row + 0.5 for row in range(30)]}
+    assert "column 1 (x) has numbers that are stored as text" in problem(columns)
+    assert read(columns, categories=["x"]).input_shape == (30,)
+
+
 def test_bad_cells_name_their_row() -> None:
     columns = {"x": [1.0, float("inf"), 2.0, 3.0], "y": [0.5, 1.5, None, 2.0]}
-    said = problem(columns)
+    said = problem(columns, bad_rows="error")
     assert "table.parquet, row 2, column 1 (x): 'inf' is not finite in float32" in said
     assert "table.parquet, row 3, column 2 (y): the target is missing" in said
     data = read(columns, bad_rows="skip")
     assert data.train.inputs.flatten().tolist() == [1.0, 3.0]
-    assert "left out 2 rows" in data.note
+    assert "left out 1 row that cannot be read and 1 row without a target" in data.note
 
 
 def test_a_second_file_to_test_on() -> None:
@@ -109,7 +139,7 @@ def test_a_second_file_to_test_on() -> None:
     assert data.test.inputs.tolist() == [[7.0]]
     write({"y": [1.5], "x": [datetime.date(2020, 1, 1)]}, "test.parquet")
     said = problem({"x": [1, 2], "y": [0.5, 1.0]}, test_path="test.parquet")
-    assert "test.parquet: column 2 (x) holds date32" in said
+    assert "test.parquet, column 2 (x): times, where table.parquet has numbers" in said
     write({"x": [1], "y": [1.5]}, "test.parquet")
     said = problem({"x": ["u", "v"], "y": [0.5, 1.0]}, test_path="test.parquet")
     assert "test.parquet, column 1 (x): numbers, where table.parquet has text" in said

@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from trainctl.data import Data
 from trainctl.data.files import find_file, opened
-from trainctl.data.tables.columns import MISSING, Column, read_column
+from trainctl.data.tables.columns import is_number
+from trainctl.data.tables.header import has_header, may_be_header, read_columns, short_header
 from trainctl.data.tables.rows import Table
 from trainctl.data.tables.table import Options, make_data
 from trainctl.data.tables.text import choose_delimiter, decode, delimiter_name, read_rows
@@ -25,8 +26,11 @@ def csv(
     target: str | int | None = None,
     task: Literal["auto", "classification", "regression"] = "auto",
     drop: list[str | int] = [],  # noqa: B006 - read only; a list is what a config gives
+    keep: list[str | int] = [],  # noqa: B006
+    categories: list[str | int] = [],  # noqa: B006
     missing: Literal["mean", "drop", "error"] = "mean",
-    bad_rows: Literal["error", "skip"] = "error",
+    missing_marks: list[str] | None = None,
+    bad_rows: Literal["auto", "error", "skip"] = "auto",
     test: Fraction | NonNegativeInt = 0.2,
     test_path: str | None = None,
     test_seed: NonNegativeInt = 0,
@@ -34,6 +38,7 @@ def csv(
     encoding: str = "auto",
     header: Literal["auto"] | bool = "auto",
     skip_lines: NonNegativeInt = 0,
+    decimal: Literal["auto", ".", ","] = "auto",
     like: Mapping[str, Any] | None = None,
 ) -> Data:
     """A table of your own in a text file, plain or gzipped: CSV, TSV, or aligned by spaces.
@@ -44,13 +49,18 @@ def csv(
     Args:
         path: the file.
         target: the column to predict, by name or by number from 1; null is the last one.
-        task: what the target is. auto: text, and whole numbers with at most 20 different values, are
-            classes; other numbers are values.
+        task: what the target is. auto: text, numbers with leading zeros, and whole numbers with at most 20
+            different values, are classes; other numbers are values.
         drop: columns to leave out, by name or number.
-        missing: a missing input ("", NA, N/A, NaN, null, None, ?) becomes the mean of the training split
-            (mean; in a text column: no category), its row is left out (drop), or it is an error.
-        bad_rows: what to do with rows that have too few or too many cells, a text in a column of numbers, or
-            no target: stop (error), or leave them out and say how many (skip).
+        keep: columns to use although they number the rows, or have a text of its own in most rows.
+        categories: columns to take as text, whatever is in them.
+        missing: a missing input becomes the mean of the training split (mean; in a text column: no category),
+            its row is left out (drop), or it is an error.
+        missing_marks: cells without a value, beside empty ones; null is the usual ones (NA, N/A, #N/A, NaN,
+            null, None, ?, \\N …, among numbers also - and .), [] is none.
+        bad_rows: what to do with rows that have too few or too many cells, or a text in a column of numbers:
+            stop (auto, error), or leave them out and say how many (skip). Rows without a target are left out
+            and counted, too, but for error.
         test: rows to hold out for the test, a count or a fraction; 0 for none.
         test_path: another file with the same columns to test on, in the place of ``test``.
         test_seed: chooses the rows of ``test``.
@@ -58,6 +68,8 @@ def csv(
         encoding: auto is the encoding of a byte order mark, else UTF-8, else cp1252.
         header: whether the first row has the names of the columns; auto detects it.
         skip_lines: lines above the table.
+        decimal: the sign before decimals, . or ,; the other one may be between thousands. auto finds it,
+            column by column.
 
     ``like`` describes the table that a model was trained on: this one gets its columns, categories and
     classes.
@@ -69,13 +81,18 @@ def csv(
         ConfigError: naming file, line and column, for data that cannot be used.
         MissingDataError: when the file is not there.
     """
-    table = read_table("path", path, task, delimiter, encoding, header, skip_lines, bad_rows)
+    if like is not None and like.get("kind") == "table":
+        missing_marks = like.get("missing_marks")
+    table = read_table(
+        "path", path, task, delimiter, encoding, header, skip_lines, bad_rows, decimal, missing_marks
+    )
     test_table = None
     if test_path is not None:
         test_table = read_table(
-            "test_path", test_path, task, delimiter, encoding, table.named, skip_lines, bad_rows
+            *("test_path", test_path, task, delimiter, encoding, table.named, skip_lines, bad_rows),
+            *(decimal, missing_marks),
         )
-    options = Options(target, task, drop, missing, bad_rows, test, test_seed)
+    options = Options(target, task, drop, missing, bad_rows, test, test_seed, keep, categories)
     return make_data("csv", table, options, test_table, like)
 
 
@@ -88,6 +105,8 @@ def read_table(
     header: Literal["auto"] | bool,
     skip_lines: int,
     bad_rows: str,
+    decimal: str = "auto",
+    marks: Sequence[str] | None = None,
 ) -> Table:
     """The table in a text file; ``key`` is the argument that named it.
 
@@ -100,44 +119,38 @@ def read_table(
         raise ConfigError(f"{file} is empty", f"name another file with dataset.{key}=FILE")
     separator = choose_delimiter(text, str(file), delimiter, skip_lines)
     found = read_rows(text, str(file), separator, skip_lines)
+    if short := short_header(found, header):
+        found[0] = (found[0][0], short)
     width = _width(found, header)
     # Only rows of the table's width count, so that a line above the table is not taken for its header.
     even, uneven = [row for row in found if len(row[1]) == width], sum(len(row[1]) != width for row in found)
-    if uneven and bad_rows == "error":
+    if uneven and bad_rows != "skip":
         raise _ragged(str(file), next(row for row in found if len(row[1]) != width), width, found)
-    names = even[0][1] if even and has_header(even, header, separator) else None
+    names = even[0][1] if even and (short or has_header(even, header, separator)) else None
     body = even if names is None else even[1:]
     if not body:
         raise ConfigError(
             f"{file}: {'a header without rows' if even else 'no rows'}",
             "if its only line is a row, use dataset.header=false" if even else "",
         )
-    commas = separator != ","
-    named = unique_names(names, width)
-    columns = [
-        read_column(named[index], index + 1, [cells[index] for _, cells in body], commas=commas)
-        for index in range(width)
-    ]
     notes = []
     if separator != ",":
         notes.append(f"{delimiter_name(separator)}-separated")
-    if any(column.comma for column in columns):
-        notes.append("decimal commas")
     if found_encoding not in ("utf-8", "utf-8-sig"):
         notes.append(f"encoding {found_encoding}")
     if names is None:
-        notes.append("no header")
-    elif any(_is_number(name, commas) for name in names):
+        hint = f" (if line {even[0][0]} has names: dataset.header=true)" if may_be_header(even) else ""
+        notes.append(f"no header{hint}")
+    elif any(is_number(name) for name in names):
         notes.append(f"line {even[0][0]} is taken for the header")
-    if names is not None and not names[0] and _counts_rows(columns[0]):
-        columns = columns[1:]
-        notes.append("the first column numbers the rows and is left out")
+    cells = [[row[index] for _, row in body] for index in range(width)]
     return Table(
         file=str(file),
-        columns=tuple(columns),
+        columns=tuple(read_columns(names, cells, separator, decimal, marks)),
         lines=[line for line, _ in body],
         named=names is not None,
         left_out=uneven,
+        marks=None if marks is None else tuple(marks),
         notes=tuple(notes),
     )
 
@@ -166,55 +179,3 @@ def _ragged(file: str, row: tuple[int, list[str]], width: int, found: _Rows) -> 
         f"{file}, line {line}, {what}",
         'quote cells that contain the delimiter ("a, b"), or leave such rows out with dataset.bad_rows=skip',
     )
-
-
-def has_header(even: _Rows, header: Literal["auto"] | bool, separator: str) -> bool:
-    """Is the first row the header? Names differ from the cells below them: in kind, or at least in text."""
-    if header != "auto":
-        return header
-    first, below = even[0][1], [cells for _, cells in even[1 : _SAMPLE_ROWS + 1]]
-    if not below:
-        return not any(_is_number(cell, separator != ",") for cell in first)
-    names = values = 0
-    for index, cell in enumerate(first):
-        column = read_column("", 0, [cells[index] for cells in below], commas=separator != ",")
-        if column.kind == "text" or column.missing().all():
-            continue
-        if cell.lower() in MISSING:
-            continue
-        if _is_number(cell, separator != ",") or (
-            column.kind == "flag" and cell.lower() in ("true", "false")
-        ):
-            values += 1
-        else:
-            names += 1
-    if names or values:
-        return names >= values
-    # Text only: a name does not occur as a cell below.
-    different = len(set(first)) == len(first) and all(first)
-    return different and not any(cell == cells[index] for index, cell in enumerate(first) for cells in below)
-
-
-def _is_number(cell: str, commas: bool) -> bool:
-    column = read_column("", 0, [cell], commas=commas)
-    return column.kind == "number" and not bool(column.missing().any())
-
-
-def unique_names(names: Sequence[str] | None, width: int) -> list[str]:
-    """A name for each column: the header's, the number if that is blank, ``a.2`` for a second ``a``."""
-    if names is None:
-        return [str(number) for number in range(1, width + 1)]
-    taken: Counter[str] = Counter()
-    unique = []
-    for number, name in enumerate(names, 1):
-        name = name or str(number)
-        taken[name] += 1
-        unique.append(name if taken[name] == 1 else f"{name}.{taken[name]}")
-    return unique
-
-
-def _counts_rows(column: Column) -> bool:
-    """Does it count 0, 1, 2 … or 1, 2, 3 …, like row names that other programs write?"""
-    if column.kind != "number" or column.bad or len(column.values) < 2:
-        return False
-    return column.values[0] in (0, 1) and bool((column.values.diff() == 1).all())

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 
 from trainctl.data import Data
 from trainctl.data.files import find_file
-from trainctl.data.tables.columns import MISSING, Column, as_kind, number_column
+from trainctl.data.tables.columns import Column, as_kind, mixed_numbers, number_column, present
+from trainctl.data.tables.header import unique_names, why_no_input
+from trainctl.data.tables.numbers import TIME, Notation
 from trainctl.data.tables.rows import Table
 from trainctl.data.tables.table import Options, make_data
 from trainctl.errors import ConfigError, StorageError
 from trainctl.registry import DATASETS, Fraction, NonNegativeInt
+
+_EXACT = 2.0**53
+"""From here on float64 does not hold every integer."""
 
 
 @DATASETS.register("parquet")
@@ -22,8 +29,11 @@ def parquet(
     target: str | int | None = None,
     task: Literal["auto", "classification", "regression"] = "auto",
     drop: list[str | int] = [],  # noqa: B006 - read only; a list is what a config gives
+    keep: list[str | int] = [],  # noqa: B006
+    categories: list[str | int] = [],  # noqa: B006
     missing: Literal["mean", "drop", "error"] = "mean",
-    bad_rows: Literal["error", "skip"] = "error",
+    missing_marks: list[str] | None = None,
+    bad_rows: Literal["auto", "error", "skip"] = "auto",
     test: Fraction | NonNegativeInt = 0.2,
     test_path: str | None = None,
     test_seed: NonNegativeInt = 0,
@@ -39,11 +49,15 @@ def parquet(
         target: the column to predict, by name or by number from 1; null is the last one.
         task: what the target is. auto: text, and whole numbers with at most 20 different values, are
             classes; other numbers are values.
-        drop: columns to leave out, by name or number; times and nested columns must be.
+        drop: columns to leave out, by name or number; nested columns must be.
+        keep: columns to use although they number the rows, are the index of a data frame, or have a text of
+            its own in most rows.
+        categories: columns to take as text, whatever is in them.
         missing: a missing input (null, NaN, or a text such as NA) becomes the mean of the training split
             (mean; in a text column: no category), its row is left out (drop), or it is an error.
-        bad_rows: what to do with rows that have an infinite number or no target: stop (error), or leave them
-            out and say how many (skip).
+        missing_marks: texts that stand for a missing value; null is the usual ones, [] is none.
+        bad_rows: what to do with rows that have an infinite number: stop (auto, error), or leave them out and
+            say how many (skip). Rows without a target are left out and counted, too, but for error.
         test: rows to hold out for the test, a count or a fraction; 0 for none.
         test_path: another file with the same columns to test on, in the place of ``test``.
         test_seed: chooses the rows of ``test``.
@@ -58,13 +72,15 @@ def parquet(
         ConfigError: naming file, row and column, for data that cannot be used; if pyarrow is not installed.
         MissingDataError: when the file is not there.
     """
-    options = Options(target, task, drop, missing, bad_rows, test, test_seed)
-    table = read_table("path", path, task)
-    test_table = None if test_path is None else read_table("test_path", test_path, task)
+    options = Options(target, task, drop, missing, bad_rows, test, test_seed, keep, categories)
+    if like is not None and like.get("kind") == "table":
+        missing_marks = like.get("missing_marks")
+    table = read_table("path", path, task, missing_marks)
+    test_table = None if test_path is None else read_table("test_path", test_path, task, missing_marks)
     return make_data("parquet", table, options, test_table, like)
 
 
-def read_table(key: str, path: str, task: str) -> Table:
+def read_table(key: str, path: str, task: str, marks: Sequence[str] | None = None) -> Table:
     """The table in a Parquet file; ``key`` is the argument that named it.
 
     Raises ConfigError for a file in another format, and if pyarrow is not installed.
@@ -91,31 +107,57 @@ def read_table(key: str, path: str, task: str) -> Table:
         raise ConfigError(
             f"{file} has {stored.num_rows} rows and {stored.num_columns} columns", "name another file"
         )
-    columns = [
-        _column(name, number, values, pyarrow)
-        for number, (name, values) in enumerate(zip(stored.column_names, stored.columns, strict=True), 1)
-    ]
-    return Table(str(file), tuple(columns), range(1, stored.num_rows + 1), row_word="row")
+    indexes = _index_columns(stored.schema.pandas_metadata)
+    names = unique_names(
+        [unicodedata.normalize("NFC", name) for name in stored.column_names], stored.num_columns
+    )
+    columns = []
+    for number, (name, values) in enumerate(zip(names, stored.columns, strict=True), 1):
+        column = _column(name, number, values, pyarrow, marks)
+        given = stored.column_names[number - 1]
+        why = "the index of a data frame" if given in indexes else why_no_input(column, given)
+        columns.append(replace(column, no_input=why))
+    return Table(
+        file=str(file),
+        columns=tuple(columns),
+        lines=range(1, stored.num_rows + 1),
+        row_word="row",
+        marks=None if marks is None else tuple(marks),
+    )
 
 
-def _column(name: str, number: int, values: Any, pyarrow: Any) -> Column:
-    """A column of the file; ``unusable`` unless it has numbers or text."""
+def _index_columns(metadata: Any) -> set[str]:
+    """The names of the columns that are the index of the data frame, which it says itself."""
+    if not isinstance(metadata, dict) or not isinstance(metadata.get("index_columns"), list):
+        return set()
+    return {each for each in metadata["index_columns"] if isinstance(each, str)}
+
+
+def _column(name: str, number: int, values: Any, pyarrow: Any, marks: Sequence[str] | None) -> Column:
+    """A column of the file; ``unusable`` unless it has numbers, times or text."""
     types, kind = pyarrow.types, values.type
     if types.is_dictionary(kind):
         kind = kind.value_type
         values = values.cast(kind)
     if types.is_boolean(kind):
         flags = [None if value is None else str(value) for value in values.to_pylist()]
-        return as_kind(Column(name, number, "flag", texts=flags))
+        return as_kind(Column(name, number, "flag", texts=flags, stored=True))
     if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
-        return Column(name, number, "text", texts=[_present(value) for value in values.to_pylist()])
+        cells = [unicodedata.normalize("NFC", value or "").strip() for value in values.to_pylist()]
+        texts = [present(cell, marks) for cell in cells]
+        used = tuple(sorted({cell for cell, text in zip(cells, texts, strict=True) if cell and text is None}))
+        column = Column(name, number, "text", texts=texts, stored=True, marks=used, signs=marks is None)
+        return replace(column, unclear=mixed_numbers(column))
     if types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind) or types.is_null(kind):
         # A copy, because torch requires writable arrays.
-        numbers = values.cast(pyarrow.float64(), safe=False).to_numpy().copy()
-        return number_column(name, number, torch.from_numpy(numbers))
+        numbers = torch.from_numpy(values.cast(pyarrow.float64(), safe=False).to_numpy().copy())
+        exact = None
+        if not types.is_floating(kind) and len(numbers) and numbers.nan_to_num().abs().max() >= _EXACT:
+            exact = [None if value is None else str(value) for value in values.to_pylist()]
+        return number_column(name, number, numbers, exact)
+    if types.is_timestamp(kind) or types.is_date(kind):
+        # By way of nanoseconds, a year such as 9999 would overflow.
+        micros = values.cast(pyarrow.timestamp("us"), safe=False).cast(pyarrow.int64())
+        seconds = micros.cast(pyarrow.float64(), safe=False).to_numpy() / 1e6
+        return replace(number_column(name, number, torch.from_numpy(seconds)), notation=Notation(unit=TIME))
     return Column(name, number, "text", unusable=str(values.type))
-
-
-def _present(text: str | None) -> str | None:
-    stripped = "" if text is None else text.strip()
-    return None if stripped.lower() in MISSING else stripped

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
+import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -12,13 +13,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "?"})
+from trainctl.data.tables.numbers import PLAIN, Notation, find_notation, floats, read_number, read_numbers
+
+MISSING = frozenset(
+    {"", "na", "n/a", "n.a.", "nan", "null", "nil", "none", "?", "<na>", "nat", "\\n"}
+    | {f"#{error}" for error in ("n/a", "na", "null!", "div/0!", "value!", "ref!", "name?", "num!")}
+)
 """Cells without a value, in lower case."""
+_SIGNS = frozenset({"-", ".", "--", "..", "...", "\u2013", "\u2014", "\u2026", "*"})
+"""Cells without a value in a column of numbers; a text such as + and - elsewhere."""
 _BAD_SHARE = 0.1
 """A column is numeric if at most this share of its cells are not numbers; those are bad cells."""
+_FEW_NUMBERS = 20
 _NO_NUMBER = "is not a number"
 _LARGEST = torch.finfo(torch.float32).max
 _FLAGS = {"false": 0.0, "true": 1.0}
+_WHOLE = re.compile(r"(-?(?:0|[1-9]\d{0,14}))(?:\.0*)?", re.ASCII)
+_CODE = re.compile(r"[-+]?0\d+")
+"""007: the name of something, not the number seven."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +43,14 @@ class Column:
         values: (N,) float64, NaN for a missing value; empty for ``text``.
         texts: the cells as text, None for a missing value; None if the file stores numbers.
         bad: the problem of each cell that does not fit the kind, by row.
-        comma: its numbers have decimal commas.
+        notation: how its numbers are written.
+        marks: the texts among its cells that stand for a missing value.
+        stored: its type is the file's, not found in its texts.
+        labels: its texts are classes.
+        signs: a lone ``-`` or ``.`` is a missing number.
+        no_input: why the column is no input unless one asks for it: it numbers the rows.
         unusable: the type of a column that is neither numbers nor text.
+        unclear: message and remedy, if it could be read in two ways.
     """
 
     name: str
@@ -41,8 +59,14 @@ class Column:
     values: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.float64))
     texts: Sequence[str | None] | None = None
     bad: dict[int, str] = field(default_factory=dict)
-    comma: bool = False
+    notation: Notation = PLAIN
+    signs: bool = True
+    marks: tuple[str, ...] = ()
+    stored: bool = False
+    labels: bool = False
+    no_input: str = ""
     unusable: str = ""
+    unclear: tuple[str, str] | None = None
 
     @property
     def place(self) -> str:
@@ -60,40 +84,98 @@ class Column:
     def keep(self, rows: Tensor) -> Column:
         """The column with only these rows ((M,) int64), none of which has a bad cell."""
         values = self.values[rows] if len(self.values) else self.values
-        texts = self.texts if self.kind != "number" else None
+        texts = self.texts
         if texts is not None:
             texts = [texts[row] for row in rows.tolist()]
         return replace(self, values=values, texts=texts, bad={})
 
+    def as_text(self) -> Column:
+        """The column with its cells as text: those of the file, else whole numbers without a point."""
+        texts = self.texts
+        if texts is None:
+            texts = [_shown(value) for value in self.values.tolist()]
+        none = torch.empty(0, dtype=torch.float64)
+        return replace(self, kind="text", values=none, texts=texts, bad={}, unclear=None)
 
-def read_column(name: str, number: int, cells: Sequence[str], *, commas: bool) -> Column:
+
+def read_column(
+    name: str,
+    number: int,
+    cells: Sequence[str],
+    *,
+    marks: Sequence[str] | None = None,
+    decimal: str = "auto",
+    delimiter: str = ",",
+) -> Column:
     """A column of text cells, of the kind that fits them.
 
     Args:
-        commas: numbers may have decimal commas (if the delimiter is another character).
+        marks: cells without a value; None is the usual ones.
+        decimal: the decimal sign of its numbers, ``auto`` to find it.
+        delimiter: of the file, because a comma between cells is none in a number.
     """
-    texts = [present(cell) for cell in cells]
-    given = [text for text in texts if text is not None]
+    texts = [present(cell, marks) for cell in cells]
+    signs = marks is None
+    used = tuple(sorted({cell for cell, text in zip(cells, texts, strict=True) if text is None and cell}))
+    given = [text for text in texts if text is not None and not (signs and text in _SIGNS)]
     if given and all(text.lower() in _FLAGS for text in given):
-        return as_kind(Column(name, number, "flag", texts=texts))
-    for comma in (False, True) if commas else (False,):
-        column = as_kind(Column(name, number, "number", texts=texts, comma=comma))
-        if sum(reason == _NO_NUMBER for reason in column.bad.values()) <= _BAD_SHARE * len(given):
-            return column
-    return Column(name, number, "text", texts=texts)
+        return as_kind(Column(name, number, "flag", texts=texts, signs=signs, marks=used))
+    notation = find_notation(given, decimal, delimiter)
+    column = as_kind(Column(name, number, "number", texts=texts, notation=notation, signs=signs, marks=used))
+    no_numbers = [row for row, reason in column.bad.items() if reason == _NO_NUMBER]
+    if len(no_numbers) <= _BAD_SHARE * len(given):
+        return replace(column, unclear=_two_readings(column)) if notation.unclear else column
+    text = Column(name, number, "text", texts=texts, signs=signs, marks=used)
+    return replace(text, unclear=mixed_numbers(text, column))
 
 
-def present(cell: str) -> str | None:
+def _two_readings(column: Column) -> tuple[str, str]:
+    cell = column.notation.unclear
+    return (
+        f"{column.place}: {quoted(cell)} can be read with a decimal or with a thousands separator",
+        "say which sign decimals have: dataset.decimal=. or 'dataset.decimal=\",\"'",
+    )
+
+
+def mixed_numbers(column: Column, as_numbers: Column | None = None) -> tuple[str, str] | None:
+    """Message and remedy for a text column of which at least half are numbers, more than categories have."""
+    texts = [text for text in column.texts or () if text is not None]
+    if as_numbers is None:
+        notation = find_notation(texts, "auto", ",")
+        as_numbers = as_kind(replace(column, kind="number", notation=notation))
+    values = as_numbers.values[as_numbers.values.isfinite()]
+    if 2 * len(values) < len(texts) or len(torch.unique(values)) <= _FEW_NUMBERS:
+        return None
+    others = Counter((column.texts or ())[row] for row in as_numbers.bad)
+    share = f"{100 * len(values) // max(1, len(texts))}%"
+    if not others:
+        return (f"{column.place} has numbers that are stored as text", _MIXED_REMEDY.format(column.name))
+    cell, count = others.most_common(1)[0]
+    mark = f"'dataset.missing_marks=[{cell}]' if it is a missing value; " if count > 1 else ""
+    return (
+        f"{column.place}: {share} of the cells are numbers, {quoted(cell or '')} ({count}) is not",
+        f"{mark}{_MIXED_REMEDY.format(column.name)}",
+    )
+
+
+_MIXED_REMEDY = "correct the cells, or take all as categories: 'dataset.categories=[{}]'"
+
+
+def present(cell: str, marks: Sequence[str] | None = None) -> str | None:
     """The cell, None if it stands for a missing value."""
-    return None if cell.lower() in MISSING else cell
+    if marks is None:
+        return None if cell.lower() in MISSING else cell
+    return None if not cell or cell in marks else cell
 
 
 def as_kind(column: Column) -> Column:
-    """The column with ``values`` and ``bad`` read from its texts by its kind and ``comma``."""
+    """The column with ``values`` and ``bad`` read from its texts by its kind and notation."""
     texts = column.texts
     if column.kind == "text" or texts is None:
         return column
-    values = torch.from_numpy(np.array(_numbers(texts, column.kind == "flag", column.comma), np.float64))
+    if column.signs:
+        texts = [None if text in _SIGNS else text for text in texts]
+    values = torch.from_numpy(np.array(_numbers(texts, column), np.float64))
     bad = {}
     for row in torch.nonzero(~(values.abs() <= _LARGEST)).flatten().tolist():
         value, text = float(values[row]), texts[row]
@@ -108,30 +190,45 @@ def as_kind(column: Column) -> Column:
     return replace(column, values=values, bad=bad)
 
 
-def number_column(name: str, number: int, values: Tensor) -> Column:
+def number_column(
+    name: str, number: int, values: Tensor, texts: Sequence[str | None] | None = None
+) -> Column:
     """A column stored as numbers ((N,) float64); infinity is a bad cell."""
     beyond = torch.nonzero(values.abs() > _LARGEST).flatten().tolist()
-    return Column(name, number, "number", values, bad=dict.fromkeys(beyond, "is not finite in float32"))
+    bad = dict.fromkeys(beyond, "is not finite in float32")
+    return Column(name, number, "number", values, texts=texts, bad=bad, stored=True)
 
 
-def _numbers(texts: Sequence[str | None], flag: bool, comma: bool) -> list[float]:
+def _numbers(texts: Sequence[str | None], column: Column) -> list[float]:
     """The value of each cell, NaN where there is none."""
-    if flag:
+    if column.kind == "flag":
         return [_FLAGS.get((text or "").lower(), math.nan) for text in texts]
-    if not comma and not any("_" in text for text in texts if text):
-        with contextlib.suppress(ValueError):  # all at once, which is faster
-            return [math.nan if text is None else float(text) for text in texts]
-    return [math.nan if text is None else _number(text, comma) for text in texts]
+    if column.notation.unit == "" and not column.notation.comma:
+        plain = floats(texts)
+        if plain is not None:
+            return plain
+    return read_numbers(texts, column.notation)
 
 
-def _number(text: str, comma: bool) -> float:
-    if comma and text.count(",") == 1 and "." not in text:
-        text = text.replace(",", ".")
-    try:
-        # float() accepts 1_000, which is not a number in a table.
-        return math.nan if "_" in text else float(text)
-    except ValueError:
-        return math.nan
+def is_number(cell: str) -> bool:
+    return present(cell) is not None and not math.isnan(read_number(cell, find_notation([cell], "auto", ",")))
+
+
+def is_code(text: str | None) -> bool:
+    """Is it a number with leading zeros?"""
+    return text is not None and _CODE.fullmatch(text) is not None
+
+
+def whole_number(text: str) -> str | None:
+    """A whole number as one writes it, from texts such as 7, -7, 7.0; None for any other text."""
+    found = _WHOLE.fullmatch(text)
+    return None if found is None else found.group(1)
+
+
+def _shown(value: float) -> str | None:
+    if math.isnan(value):
+        return None
+    return f"{value:.15g}" if value % 1 else str(int(value))
 
 
 def quoted(text: str) -> str:

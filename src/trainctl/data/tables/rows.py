@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+import unicodedata
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from trainctl.data.tables.columns import Column, as_kind, quoted
+from trainctl.data.tables.numbers import TIME
 from trainctl.errors import ConfigError, Problem, nearest
 
 _SHOWN_PROBLEMS = 5
@@ -28,6 +30,7 @@ class Table:
         row_word: the unit of these numbers, ``line`` or ``row``.
         named: the columns have names.
         left_out: rows that were left out while reading.
+        marks: cells without a value; None is the usual ones.
         notes: how the file was read, where that was a choice.
     """
 
@@ -37,7 +40,13 @@ class Table:
     row_word: Literal["line", "row"] = "line"
     named: bool = True
     left_out: int = 0
+    marks: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()
+
+    @property
+    def width(self) -> int:
+        """The number of columns in the file."""
+        return max((column.number for column in self.columns), default=0)
 
     def place(self, row: int) -> str:
         """A row in messages."""
@@ -45,14 +54,27 @@ class Table:
 
 
 def choose_columns(
-    table: Table, target: str | int | None, drop: Sequence[str | int]
-) -> tuple[list[Column], Column]:
-    """The input columns and the target column, by name, else by number from 1; null is the last column left.
+    table: Table,
+    target: str | int | None,
+    drop: Sequence[str | int],
+    keep: Sequence[str | int] = (),
+    categories: Sequence[str | int] = (),
+    task: str = "auto",
+) -> tuple[list[Column], Column, dict[int, str]]:
+    """The input columns, the target column, and why each of the others was left out, by number.
+
+    Columns are found by name or number; a target of null is the last column left. Columns that number the
+    rows are no inputs, unless ``keep`` has them; those of ``categories`` are taken as text.
 
     Raises ConfigError for a column that is absent or cannot be used, and when none is left.
     """
     dropped = {find_column(table, "drop", each).number for each in drop}
-    rest = [column for column in table.columns if column.number not in dropped]
+    kept = {find_column(table, "keep", each).number for each in keep}
+    as_text = {find_column(table, "categories", each).number for each in categories}
+    left_out = {column.number: column.no_input for column in table.columns if column.no_input}
+    left_out = {number: why for number, why in left_out.items() if number not in kept | as_text}
+    left_out |= dict.fromkeys(dropped, "dataset.drop")
+    rest = [column for column in table.columns if column.number not in left_out]
     goal = rest[-1] if rest else None
     if target is not None:
         goal = find_column(table, "target", target)
@@ -60,13 +82,26 @@ def choose_columns(
             raise ConfigError(
                 f"dataset.drop and dataset.target both name {goal.place}", "drop another column"
             )
-    inputs = [column for column in rest if column is not goal]
+        left_out.pop(goal.number, None)
+    inputs = [column for column in rest if goal is None or column.number != goal.number]
     if goal is None or not inputs:
         raise ConfigError(
-            f"{table.file}: no input column beside the target", "a table needs an input and a target"
+            f"{table.file}: no input column beside the target{left_out_columns(table, left_out)}",
+            "a table needs an input and a target",
         )
+    inputs = [column.as_text() if column.number in as_text else column for column in inputs]
+    if goal.texts is not None and (goal.number in as_text or (task == "classification" and goal.unclear)):
+        goal = goal.as_text()
     _refuse_unusable(table, [*inputs, goal])
-    return inputs, goal
+    return inputs, goal, left_out
+
+
+def left_out_columns(table: Table, left_out: Mapping[int, str]) -> str:
+    """The columns that were left out and why, as the end of a message; empty if there are none."""
+    described = [
+        f"{column.place}: {left_out[column.number]}" for column in table.columns if column.number in left_out
+    ]
+    return f" (left out: {'; '.join(described[:_SHOWN_PROBLEMS])})" if described else ""
 
 
 def _refuse_unusable(table: Table, columns: Sequence[Column]) -> None:
@@ -78,25 +113,39 @@ def _refuse_unusable(table: Table, columns: Sequence[Column]) -> None:
             f"{table.file}: {described}; columns must hold numbers or text",
             f"leave it out, 'dataset.drop=[{names}]', or store it as numbers (year, hour)",
         )
+    unclear = [column.unclear for column in columns if column.unclear]
+    if unclear:
+        raise ConfigError(
+            [Problem(f"{table.file}, {what}", remedy) for what, remedy in unclear[:_SHOWN_PROBLEMS]]
+        )
 
 
 def find_column(table: Table, key: str, wanted: str | int) -> Column:
-    """The column that ``dataset.KEY`` names: by name, else by number from 1, from the end below 0.
+    """The column that ``dataset.KEY`` names: a text by name, else by number; a number the other way round.
 
-    Raises ConfigError with the nearest where there is none.
+    Numbers count from 1, from the end below 0. Raises ConfigError with the nearest where there is none.
     """
     by_name = {column.name: column for column in table.columns}
-    if str(wanted) in by_name:
-        return by_name[str(wanted)]
-    count = len(table.columns)
-    if re.fullmatch(r"-?\d+", str(wanted)):
-        number = int(wanted)
-        if 1 <= abs(number) <= count:
-            return table.columns[number - 1 if number > 0 else number]
+    name = unicodedata.normalize("NFC", str(wanted))
+    if isinstance(wanted, str) and name in by_name:
+        return by_name[name]
+    count = table.width
+    if re.fullmatch(r"-?\d+", name):
+        number = int(name) if int(name) > 0 else count + 1 + int(name)
+        found = next((column for column in table.columns if int(name) and column.number == number), None)
+        found = found or by_name.get(name)
+        if found is not None:
+            return found
         raise ConfigError(
             f"dataset.{key}={wanted}: {table.file} has the columns 1 to {count}", "-1 is the last one"
         )
-    close = nearest(str(wanted), by_name)
+    if not table.named:
+        raise ConfigError(
+            f"dataset.{key}={wanted}: {table.file} has no names of columns, because line {table.lines[0]} is"
+            " taken for a row",
+            f"if it is the header, use dataset.header=true; columns have the numbers 1 to {count}",
+        )
+    close = nearest(name, by_name)
     hint = f"did you mean {show_names([close])}? " if close else ""
     raise ConfigError(
         f"dataset.{key}={wanted}: {table.file} has no such column",
@@ -111,26 +160,34 @@ def match_columns(table: Table, like: Sequence[Column], first: Table) -> list[Co
     """
     found = []
     by_name = {column.name: column for column in table.columns}
+    by_number = {column.number: column for column in table.columns}
     for column in like:
-        if table.named and first.named:
-            second = by_name.get(column.name)
-        else:
-            second = table.columns[column.number - 1] if column.number <= len(table.columns) else None
+        by_names = table.named and first.named
+        second = by_name.get(column.name) if by_names else by_number.get(column.number)
         if second is None:
             raise ConfigError(
                 f"{table.file} has no {column.place}, which {first.file} has",
                 f"a test file has the columns of the training file; there are: {show_names(by_name)}",
             )
-        _refuse_unusable(table, [second])
-        if second.texts is not None:
-            second = as_kind(replace(second, kind=column.kind, comma=column.comma, bad={}))
-        elif column.kind != "number":
+        _refuse_unusable(table, [replace(second, unclear=None)])
+        if second.texts is not None and not (second.stored and column.kind == "number"):
+            second = replace(second, kind=column.kind, notation=column.notation, signs=column.signs)
+            second = as_kind(replace(second, bad={}))
+        elif column.kind == "text" and column.labels:
+            second = second.as_text()
+        elif column.kind != "number" or second.notation.unit != column.notation.unit:
             raise ConfigError(
-                f"{table.file}, {second.place}: numbers, where {first.file} has text",
+                f"{table.file}, {second.place}: {_held(second)}, where {first.file} has {_held(column)}",
                 "a test file has the columns of the training file",
             )
         found.append(second)
     return found
+
+
+def _held(column: Column) -> str:
+    if column.kind == "text":
+        return "text"
+    return "times" if column.notation.unit == TIME else "numbers"
 
 
 def usable_rows(
@@ -139,30 +196,33 @@ def usable_rows(
     """The numbers of the rows to use, (M,) int64, and a note on the others.
 
     Raises ConfigError for cells that do not fit their column, for missing targets, for missing inputs if
-    ``missing`` is ``error``, and when no row is left.
+    ``missing`` is ``error``, and when no row is left. Rows without a target are left out if ``bad_rows`` is
+    ``auto``.
     """
     broken, incomplete = torch.zeros(2, len(table.lines), dtype=torch.bool)
-    fatal = []
+    fatal, absent = [], target.missing()
     for column in (*inputs, target):
         if column.bad:
             broken[list(column.bad)] = True
-            if bad_rows == "error":
+            if bad_rows != "skip":
                 fatal.append(_bad_cells(table, column))
-        absent = column.missing()
         is_target = column is target
-        unused = broken if is_target else incomplete
-        unused |= absent
+        absent = column.missing()
+        if not is_target:
+            incomplete |= absent
         if (bad_rows if is_target else missing) == "error" and absent.any():
             fatal.append(_missing_cells(table, column, absent, is_target))
+    without_target = absent & ~broken
     if fatal:
         more = Problem(f"{table.file}: {len(fatal) - _SHOWN_PROBLEMS} more columns with such cells")
         raise ConfigError(fatal[:_SHOWN_PROBLEMS] + ([more] if len(fatal) > _SHOWN_PROBLEMS else []))
-    incomplete &= ~broken
+    incomplete &= ~(broken | without_target)
     if missing != "drop":
         incomplete[:] = False
-    kept = torch.nonzero(~(broken | incomplete)).flatten()
+    kept = torch.nonzero(~(broken | without_target | incomplete)).flatten()
     parts = {
         "that cannot be read": int(broken.sum()) + table.left_out,
+        f"without a target{_marks(target)}": int(without_target.sum()),
         "with missing cells": int(incomplete.sum()),
     }
     described = " and ".join(
@@ -176,14 +236,29 @@ def usable_rows(
     return kept, f"left out {described}" if described else ""
 
 
+def _marks(target: Column) -> str:
+    """The cells that stand for a missing target, where they could be the name of a class."""
+    if not target.marks or target.kind == "number":
+        return ""
+    return f" ({', '.join(target.marks)}; dataset.missing_marks=[] makes such texts classes)"
+
+
 def _bad_cells(table: Table, column: Column) -> Problem:
     row, reason = next(iter(column.bad.items()))
     text = column.texts[row] if column.texts is not None else f"{float(column.values[row]):g}"
     more = f"; {len(column.bad) - 1} more in this column" if len(column.bad) > 1 else ""
     return Problem(
         f"{table.place(row)}, {column.place}: {quoted(text or '')} {reason}{more}",
-        "correct it, or leave such rows out with dataset.bad_rows=skip",
+        f"correct it, or leave such rows out with dataset.bad_rows=skip{_mark_hint(column)}",
     )
+
+
+def _mark_hint(column: Column) -> str:
+    """The way to say that a text which is all that is wrong with a column stands for a missing value."""
+    texts = {column.texts[row] for row in column.bad} if column.texts is not None else set()
+    if len(texts) != 1 or len(column.bad) == 1 or column.kind != "number":
+        return ""
+    return f"; if it is a missing value, use 'dataset.missing_marks=[{show_names(map(str, texts))}]'"
 
 
 def _missing_cells(table: Table, column: Column, absent: Tensor, is_target: bool) -> Problem:
@@ -197,23 +272,20 @@ def _missing_cells(table: Table, column: Column, absent: Tensor, is_target: bool
     )
 
 
-def refuse_useless(table: Table, inputs: Sequence[Column]) -> None:
-    """Raise ConfigError for input columns without information: empty ones, and texts that name the rows."""
+def useless_columns(inputs: Sequence[Column], keep: Collection[int]) -> dict[int, str]:
+    """Why input columns have no information, by number: empty ones, and texts that name the rows.
+
+    Those of ``keep`` are none of them.
+    """
     useless = {}
     for column in inputs:
         present = int((~column.missing()).sum())
         distinct = len({*(column.texts or ())} - {None}) if column.kind == "text" else 0
         if not present:
-            useless[column.name] = f"{column.place} has no values"
-        elif distinct > max(_FEW_CATEGORIES, present / 2):
-            useless[column.name] = f"{column.place} has {distinct} different texts in {present} rows"
-    if useless:
-        described = "; ".join([*useless.values()][:_SHOWN_PROBLEMS])
-        more = f"; and {len(useless) - _SHOWN_PROBLEMS} more" if len(useless) > _SHOWN_PROBLEMS else ""
-        raise ConfigError(
-            f"{table.file}: {described}{more}: such columns cannot be inputs",
-            f"leave them out: 'dataset.drop=[{show_names(useless)}]'",
-        )
+            useless[column.number] = "no values"
+        elif distinct > max(_FEW_CATEGORIES, present / 2) and column.number not in keep:
+            useless[column.number] = f"{distinct} different texts in {present} rows"
+    return useless
 
 
 def show_names(names: Iterable[str]) -> str:

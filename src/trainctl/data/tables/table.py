@@ -11,17 +11,24 @@ import torch
 from torch import Tensor, nn
 
 from trainctl.data.tables.columns import Column
+from trainctl.data.tables.numbers import Notation
+from trainctl.data.tables.report import column_report, summary
 from trainctl.data.tables.rows import (
     Table,
     choose_columns,
     find_column,
+    left_out_columns,
     match_columns,
-    refuse_useless,
     usable_rows,
+    useless_columns,
 )
 from trainctl.data.tables.target import Target, encode_target, read_target
 from trainctl.data.tables.transform import TableTransform
 from trainctl.data.types import Data, Split, split_rows
+from trainctl.errors import ConfigError
+
+_LARGEST_ERROR = 1e-4
+"""The largest rounding error of a number, in deviations of its column."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,8 @@ class Options:
     bad_rows: str
     test: float | int
     test_seed: int
+    keep: Sequence[str | int] = ()
+    categories: Sequence[str | int] = ()
 
 
 def make_data(
@@ -50,40 +59,44 @@ def make_data(
     that occur, the means and the deviations in the training split alone. With ``like``, the ``reading`` of a
     table that a model was trained on, columns, categories and classes are those of that table.
 
-    Shape: inputs (N, columns) float32, targets (N,) int64 or (N, 1) float64.
+    Shape: inputs (N, columns) float32, or float64 where that loses digits, targets (N,) int64 or (N, 1)
+    float64.
     """
     if like is not None and like.get("kind") != "table":
         like = None
-    inputs, goal = _columns(table, options, like)
+    inputs, goal, left_out_columns = _columns(table, options, like)
     rows, left_out = usable_rows(table, inputs, goal, options.missing, options.bad_rows)
     train_rows, test_rows = torch.arange(len(rows)), None
     if test_table is None:
         train_rows, test_rows = split_rows(len(rows), options.test, options.test_seed)
     if like is None:
-        kept = [column.keep(rows) for column in inputs]
-        refuse_useless(table, kept)
-        target = read_target(table.file, goal.keep(rows), options.task)
-        categories = [_categories(column.keep(train_rows)) for column in kept]
         asked = f" and dataset.task={options.task}" if options.task != "auto" else ""
+        target = read_target(table.file, goal.keep(rows), options.task)
+        if target.classes:
+            goal = replace(goal.as_text(), labels=True)
+        categories = [_categories(column.keep(rows[train_rows])) for column in inputs]
+        wide = any(_needs_float64(column.values[rows]) for column in inputs if column.kind == "number")
     else:
         target, asked = Target(like["task"], tuple(like["classes"]), "as in training"), ""
         categories = [each["categories"] for each in like["columns"]]
+        wide = like.get("dtype") == "float64"
 
     def samples(table: Table, inputs: Sequence[Column], goal: Column, rows: Tensor) -> Split:
         kept = [column.keep(rows) for column in inputs]
-        return Split(encode(kept, categories), encode_target(table, rows, goal, target))
+        return Split(encode(kept, categories, wide=wide), encode_target(table, rows, goal, target))
 
     whole = samples(table, inputs, goal, rows)
     test = None if test_rows is None else whole[test_rows]
     if test_table is not None:
         *others, other_goal = match_columns(test_table, [*inputs, goal], table)
-        rows, left_out_there = usable_rows(test_table, others, other_goal, options.missing, options.bad_rows)
-        test = samples(test_table, others, other_goal, rows)
+        there, left_out_there = usable_rows(test_table, others, other_goal, options.missing, options.bad_rows)
+        test = samples(test_table, others, other_goal, there)
         left_out = "; ".join(filter(None, [left_out, f"test from {test_table.file}", left_out_there]))
 
     widths = [len(each) for each in categories]
     texts = sum(width > 0 for width in widths)
-    columns = f"{len(inputs) - texts} number columns" + (f" and {texts} of text" if texts else "")
+    used = [column.keep(rows) for column in inputs]
+    notes = (*table.notes, summary(table, used, categories, left_out_columns))
     why = f"target {goal.name}: {target.why}{asked}"
     return Data(
         name=name,
@@ -95,47 +108,80 @@ def make_data(
         transform=nn.Identity(),
         fit=lambda train: TableTransform(train.inputs, widths),
         classes=target.classes,
-        note="; ".join(filter(None, [Path(table.file).name, *table.notes, columns, why, left_out])),
+        note="; ".join(filter(None, [Path(table.file).name, *notes, why, left_out])),
+        report=column_report(table, used, categories, goal, left_out_columns),
         reading={
             "kind": "table",
             "task": target.task,
             "classes": list(target.classes),
             "named": table.named,
-            "width": max(column.number for column in table.columns),
+            "width": table.width,
             "missing": options.missing,
+            "missing_marks": None if table.marks is None else list(table.marks),
+            "dtype": "float64" if wide else "float32",
             "columns": [
                 {**_described(column), "categories": texts}
                 for column, texts in zip(inputs, categories, strict=True)
             ],
-            "target": _described(goal),
+            "target": {**_described(goal), "labels": goal.labels},
         },
     )
 
 
-def _columns(table: Table, options: Options, like: Mapping[str, Any] | None) -> tuple[list[Column], Column]:
-    """The input columns and the target column: as the options say, or as a model was trained on them."""
+def _columns(
+    table: Table, options: Options, like: Mapping[str, Any] | None
+) -> tuple[list[Column], Column, dict[int, str]]:
+    """The input columns, the target column and why others were left out: as the options say, or as a model
+    was trained on them."""
     if like is None:
-        inputs, goal = choose_columns(table, options.target, options.drop)
+        inputs, goal, left_out = choose_columns(
+            table, options.target, options.drop, options.keep, options.categories, options.task
+        )
         if options.task == "classification" and goal.bad and goal.texts is not None:
             # Some of its cells are not numbers: all of them are names of classes.
-            goal = replace(goal, kind="text", values=torch.empty(0, dtype=torch.float64), bad={})
-        return inputs, goal
-    wanted = [column_like(each) for each in (*like["columns"], like["target"])]
+            goal = goal.as_text()
+        asked = [find_column(table, "keep", each) for each in (*options.keep, *options.categories)]
+        useless = useless_columns(inputs, {column.number for column in asked})
+        inputs = [column for column in inputs if column.number not in useless]
+        if not inputs:
+            raise ConfigError(
+                f"{table.file}: no input column is left{left_out_columns(table, useless)}",
+                "'dataset.keep=[NAME]' takes a column of different texts as categories",
+            )
+        return inputs, goal, left_out | useless
+    wanted = [column_like(each, like) for each in (*like["columns"], like["target"])]
     if options.target is not None:
         found = find_column(table, "target", options.target)
         wanted[-1] = replace(wanted[-1], name=found.name, number=found.number)
     trained_on = Table("the training data", (), (), named=like["named"])
     *inputs, goal = match_columns(table, wanted, trained_on)
-    return inputs, goal
+    return inputs, goal, {}
 
 
 def _described(column: Column) -> dict[str, Any]:
-    return {"name": column.name, "number": column.number, "kind": column.kind, "comma": column.comma}
+    written = {"comma": column.notation.comma, "unit": column.notation.unit}
+    return {"name": column.name, "number": column.number, "kind": column.kind, **written}
 
 
-def column_like(described: Mapping[str, Any]) -> Column:
+def column_like(described: Mapping[str, Any], reading: Mapping[str, Any]) -> Column:
     """A column without cells, of the kind that a ``reading`` says."""
-    return Column(described["name"], described["number"], described["kind"], comma=described["comma"])
+    return Column(
+        described["name"],
+        described["number"],
+        described["kind"],
+        notation=Notation(described["comma"], described.get("unit", "")),
+        signs=reading.get("missing_marks") is None,
+        labels=described.get("labels", False),
+    )
+
+
+def _needs_float64(values: Tensor) -> bool:
+    """Would float32 round the values by more than a ten-thousandth of their deviation, as with times?"""
+    values = values[~values.isnan()]
+    if len(values) < 2:
+        return False
+    error = (values - values.to(torch.float32).to(torch.float64)).abs().max()
+    return bool(error > _LARGEST_ERROR * values.std())
 
 
 def _categories(column: Column) -> list[str]:
@@ -143,13 +189,16 @@ def _categories(column: Column) -> list[str]:
     return sorted({text for text in column.texts or () if text is not None}) if column.kind == "text" else []
 
 
-def encode(columns: Sequence[Column], categories: Sequence[Sequence[str]]) -> Tensor:
-    """(N, columns) float32: numbers, positions of categories, NaN for missing and unknown ones."""
+def encode(columns: Sequence[Column], categories: Sequence[Sequence[str]], *, wide: bool = False) -> Tensor:
+    """(N, columns) float32, or float64 if ``wide``: numbers, positions of categories, NaN for missing and
+    unknown ones."""
+    dtype = torch.float64 if wide else torch.float32
     encoded = []
     for column, names in zip(columns, categories, strict=True):
         if column.kind == "text":
             codes = {text: code for code, text in enumerate(names)}
-            encoded.append(torch.tensor([codes.get(text or "", torch.nan) for text in column.texts or ()]))
+            found = [codes.get(text or "", torch.nan) for text in column.texts or ()]
+            encoded.append(torch.tensor(found, dtype=dtype))
         else:
-            encoded.append(column.values.to(torch.float32))
+            encoded.append(column.values.to(dtype))
     return torch.stack(encoded, dim=1)

@@ -6,6 +6,7 @@ import codecs
 import csv
 import io
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -32,6 +33,7 @@ _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x19\x1b-\x1f]")  # 0x1a ends files that
 _DELIMITERS = {"tab": "\t", "semicolon": ";", "pipe": "|", "comma": ",", "space": " "}
 _SAMPLE_ROWS = 200
 _PIECE = 1 << 20
+_LONGEST_CELL = (1 << 31) - 1  # the module's own limit is 131,072 characters
 
 
 def find_encoding(content: BinaryIO, file: str) -> str:
@@ -124,11 +126,12 @@ def rows(lines: Iterable[str], delimiter: str, skip_lines: int) -> Iterator[tupl
 
     The error says why the row cannot be read (a quoted cell without an end); it is empty if it can.
     """
-    lines = (line.replace("\x1a", "") for line in lines)
+    lines = (_clean(line) for line in lines)
     if delimiter == " ":
         # Columns aligned by spaces: several of them are one delimiter.
         lines = (f"{line.strip()}\n" for line in lines)
     lines = islice(lines, skip_lines, None)
+    csv.field_size_limit(_LONGEST_CELL)
     reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True)
     while True:
         begins = skip_lines + reader.line_num + 1
@@ -141,6 +144,12 @@ def rows(lines: Iterable[str], delimiter: str, skip_lines: int) -> Iterator[tupl
             continue
         if any(cells):
             yield begins, cells, ""
+
+
+def _clean(line: str) -> str:
+    """The line without DOS's end of a file and byte order marks, é as one character."""
+    line = line.replace("\x1a", "")
+    return line if line.isascii() else unicodedata.normalize("NFC", line.removeprefix("\ufeff"))
 
 
 def read_rows(text: str, file: str, delimiter: str, skip_lines: int) -> list[tuple[int, list[str]]]:

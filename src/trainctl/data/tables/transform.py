@@ -15,7 +15,7 @@ class TableTransform(nn.Module):
     as zeros, like a missing one. A constant column becomes the distance from its constant.
 
     Args:
-        inputs: (N, columns) float32: numbers, category codes from 0, NaN for a missing cell.
+        inputs: (N, columns) float32 or float64: numbers, category codes from 0, NaN for a missing cell.
         categories: each column's number of categories, 0 for numbers.
 
     Shape: (N, columns) → (N, number columns + categories of all others) float32, numbers first.
@@ -27,7 +27,8 @@ class TableTransform(nn.Module):
         slots = [(column, code) for column, count in enumerate(categories) for code in range(count)]
         # Nothing equals NaN, so a category that was not seen is encoded as zero.
         codes = [code if (inputs[:, column] == code).any() else torch.nan for column, code in slots]
-        mean, std = column_statistics(inputs[:, numbers])
+        # Of float64 inputs, what is left after subtracting the mean is what float32 has to hold.
+        mean, std = column_statistics(inputs[:, numbers], inputs.dtype)
         self.register_buffer("numbers", torch.tensor(numbers, dtype=torch.int64))
         self.register_buffer("columns", torch.tensor([column for column, _ in slots], dtype=torch.int64))
         self.register_buffer("codes", torch.tensor(codes, dtype=torch.float32))
@@ -42,6 +43,7 @@ class TableTransform(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         values = ((inputs[:, self.numbers] - self.mean) / self.std).nan_to_num_(nan=0.0)
+        values = values.to(torch.float32)
         if not len(self.columns):
             return values
         return torch.cat([values, (inputs[:, self.columns] == self.codes).to(values.dtype)], dim=1)
@@ -62,10 +64,10 @@ class Affine(nn.Module):
         return (inputs.to(torch.float32) - self.mean) / self.std
 
 
-def column_statistics(inputs: Tensor) -> tuple[Tensor, Tensor]:
+def column_statistics(inputs: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each column without its NaNs; 1 for a deviation of 0.
 
-    Shape: (N, C) → (C,) and (C,) float32.
+    Shape: (N, C) → (C,) and (C,) of ``dtype``.
     """
     values = inputs.to(torch.float64)
     there = ~values.isnan()
@@ -76,4 +78,4 @@ def column_statistics(inputs: Tensor) -> tuple[Tensor, Tensor]:
     # Rounding gives a constant column a deviation of 1e-17; dividing by it would amplify noise.
     first = torch.where(there, values, torch.inf).amin(0) if len(values) else mean
     last = torch.where(there, values, -torch.inf).amax(0) if len(values) else mean
-    return mean.float(), torch.where(first < last, std, 1.0).float()
+    return mean.to(dtype), torch.where(first < last, std, 1.0).to(dtype)

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainctl.components.datasets.csv import has_header, unique_names
 from trainctl.data.files import opened
-from trainctl.data.tables.columns import Column, as_kind, present, quoted
+from trainctl.data.tables.columns import Column, as_kind, is_number, present, quoted
+from trainctl.data.tables.header import has_header, short_header, unique_names
 from trainctl.data.tables.rows import show_names
 from trainctl.data.tables.table import column_like, encode
 from trainctl.data.tables.text import choose_delimiter, find_encoding, rows
@@ -51,8 +51,10 @@ class TableFile:
             self.reading = _plain_reading(raw["shape"][0])
         # Rows of a table are encoded by category, other rows of numbers converted to this type.
         self.dtype = None if self.reading is reading else str(raw["dtype"])
-        self.columns = [column_like(each) for each in self.reading["columns"]]
+        self.columns = [column_like(each, self.reading) for each in self.reading["columns"]]
         self.categories = [each["categories"] for each in self.reading["columns"]]
+        self.marks = self.reading.get("missing_marks")
+        self.wide = self.reading.get("dtype") == "float64"
         self.skip_lines = int(dataset.get("skip_lines", 0))
         self.total, self.done = path.stat().st_size, 0
         self.unknown: Counter[str] = Counter()
@@ -93,13 +95,15 @@ class TableFile:
         sample = [(line, cells) for line, cells, wrong in islice(self._rows(), _SAMPLE_ROWS) if not wrong]
         if not sample:
             raise ConfigError(f"{self.path} has no rows", "name another file with --input FILE")
+        short = short_header(sample, "auto" if asked == "auto" else bool(asked))
+        sample[0] = (sample[0][0], short or sample[0][1])
         self.width = len(sample[0][1])
         first = unique_names(sample[0][1], self.width)
         wanted = [column.name for column in self.columns]
         even = [row for row in sample if len(row[1]) == self.width]
         if isinstance(asked, bool):
             self.has_header = asked
-        elif self.reading["named"] and set(wanted) & set(first):
+        elif self.reading["named"] and self._names(wanted, sample[0][1]):
             self.has_header = True
         else:
             self.has_header = has_header(even, "auto", self.delimiter)
@@ -107,6 +111,12 @@ class TableFile:
             self.places = self._by_name(first, wanted)
         else:
             self.places = self._by_number(wanted)
+
+    def _names(self, wanted: Sequence[str], cells: Sequence[str]) -> bool:
+        """Are these cells names of columns? A number is one only where all columns are there."""
+        if all(map(is_number, wanted)):
+            return set(wanted) <= set(cells)
+        return any(name in cells for name in wanted if not is_number(name))
 
     def _by_name(self, names: Sequence[str], wanted: Sequence[str]) -> list[int]:
         place = {name: number for number, name in enumerate(names)}
@@ -155,7 +165,11 @@ class TableFile:
                 errors[row] = f"line {line}: {wrong}"
             table.append([""] * self.width if wrong else cells)
         columns = [
-            as_kind(replace(column, number=place + 1, texts=[present(cells[place]) for cells in table]))
+            as_kind(
+                replace(
+                    column, number=place + 1, texts=[present(cells[place], self.marks) for cells in table]
+                )
+            )
             for column, place in zip(self.columns, self.places, strict=True)
         ]
         for column, categories in zip(columns, self.categories, strict=True):
@@ -171,12 +185,15 @@ class TableFile:
                 known = {None, *categories}
                 self.unknown[column.place] += sum(text not in known for text in column.texts or ())
         if self.dtype is None:
-            inputs = encode(columns, self.categories)
+            inputs = encode(columns, self.categories, wide=self.wide)
         else:
             inputs = self._numbers(columns, self.dtype, chunk, errors)
         good = [row for row in range(len(chunk)) if row not in errors]
         names = tuple(range(before + 1, before + len(chunk) + 1))
         return Batch(names, inputs[torch.tensor(good, dtype=torch.int64)], errors)
+
+    def _texts(self, table: Sequence[Sequence[str]], place: int) -> list[str | None]:
+        return [present(cells[place], self.marks) for cells in table]
 
     def _numbers(
         self, columns: Sequence[Column], dtype: str, chunk: Sequence[_Row], errors: dict[int, str]
