@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,9 @@ from trainctl.registry import plugins
 
 # A picture takes a third of a second, matplotlib a whole one, in every run; their own tests turn them on.
 os.environ["TRAINCTL_PICTURES"] = "0"
+# Runs of one fixture are used by several tests.
+_STATE = tempfile.TemporaryDirectory(prefix="trainctl-state-")
+os.environ["XDG_STATE_HOME"] = _STATE.name
 _SHARED_MNIST = Path(__file__).parents[2] / "shared" / "data" / "MNIST" / "raw"
 
 
@@ -25,7 +29,6 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     """Each test works in an empty folder, with a cache of its own and none of the caller's settings."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / ".cache"))
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / ".state"))
     for name in ("TRAINCTL_DEBUG", "NO_COLOR", "HYDRA_FULL_ERROR", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     threads = torch.get_num_threads()

@@ -34,7 +34,13 @@ def test_the_base_config_is_right() -> None:
         "normalization": "none",
     }
     assert (config.dataset.name, config.dataset.arguments) == ("digits", {})
-    assert config.dataset.common == {"augment": (), "limit": None, "val": 0.15, "split_seed": 0}
+    assert config.dataset.common == {
+        "augment": (),
+        "limit": None,
+        "val": 0.15,
+        "split_seed": 0,
+        "scale_target": "auto",
+    }
 
 
 @pytest.mark.parametrize(

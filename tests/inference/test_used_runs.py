@@ -26,7 +26,7 @@ from trainctl.runs.directory import lock
 VERBS = {
     "eval": (),
     "predict": ("--input=new.npz", "--output=out.csv"),
-    "export": ("--format=safetensors", "--output=out.safetensors"),
+    "export": ("--format=safetensors", "--output=out.safetensors", "--force"),
 }
 
 

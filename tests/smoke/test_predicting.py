@@ -87,7 +87,9 @@ def test_a_table_that_is_read_otherwise_than_in_training_is_found(
     life = trained(tmp_path / "life", "dataset=csv")
     encode = tables.encode
     monkeypatch.setattr(
-        tables, "encode", lambda columns, names: encode(columns, [each[::-1] for each in names])
+        tables,
+        "encode",
+        lambda columns, names, **rest: encode(columns, [each[::-1] for each in names], **rest),
     )
     found = check_predictions(life.trained, tmp_path / "life")
     assert found is not None

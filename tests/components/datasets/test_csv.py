@@ -385,7 +385,7 @@ def test_the_task_is_chosen_and_said(targets: list[str], task: str, classes: tup
             target.removesuffix(".0") for target in targets
         ]
     else:
-        assert data.train.targets.dtype == torch.float32
+        assert data.train.targets.dtype == torch.float64
         assert data.train.targets.tolist() == [[float(target)] for target in targets]
 
 
