@@ -74,7 +74,10 @@ def test_resuming_with_trust_is_training(trainctl: Callable, foreign: Path, tmp_
     assert trainctl("eval", "run").code == 0
 
 
-def test_what_the_state_folder_holds_is_read_with_care(tmp_path: Path) -> None:
+def test_what_the_state_folder_holds_is_read_with_care(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / ".state"))
     trust.remember(tmp_path, [])
     assert trust.is_own(tmp_path)
     (record,) = (tmp_path / ".state/trainctl/runs").iterdir()
