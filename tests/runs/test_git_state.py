@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from trainctl.runs.git_state import store_git_state
+from trainctl.runs.git_state import read_git_state
 
 
 @pytest.fixture
@@ -25,6 +26,11 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     git("add", "-f", ".")
     git("commit", "-qm", "first")
     return folder
+
+
+def store_git_state(directory: Path) -> dict[str, Any] | None:
+    state = read_git_state()
+    return None if state is None else state.store(directory)
 
 
 def git(*words: str) -> str:

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,31 @@ _SECRET_TEXT = re.compile(
 )
 
 
-def store_git_state(directory: Path) -> dict[str, Any] | None:
-    """Write the uncommitted changes of the current folder's repository to ``directory/git.diff``.
+@dataclass(frozen=True)
+class GitState:
+    """A repository as it was.
 
-    Returns the commit, the name of the file (None without changes) and the files that were left out, each
-    with the reason: large ones, and those that look like secrets. None outside a repository. Raises OSError.
+    Attributes:
+        commit: the hash of HEAD.
+        diff: the uncommitted changes, at most 1 MB.
+        left_out: the changed files that are not in it, each with the reason: large ones, and those that look
+            like secrets.
     """
+
+    commit: str
+    diff: bytes
+    left_out: tuple[str, ...]
+
+    def store(self, directory: Path) -> dict[str, Any]:
+        """Write the changes to ``directory/git.diff``; returns the entry for ``run.json``. Raises OSError."""
+        if self.diff:
+            files.write(directory / DIFF, self.diff)
+        left_out = {"left_out": list(self.left_out)} if self.left_out else {}
+        return {"commit": self.commit, "diff": DIFF if self.diff else None, **left_out}
+
+
+def read_git_state() -> GitState | None:
+    """The state of the current folder's repository; None outside of one."""
     try:
         commit = _git("rev-parse", "HEAD").decode().strip()
         top = Path(os.fsdecode(_git("rev-parse", "--show-toplevel").rstrip(b"\n")))
@@ -47,12 +67,7 @@ def store_git_state(directory: Path) -> dict[str, Any] | None:
         return None
     left_out = {name: reason for name in names if (reason := _excluded(top / name, name))}
     diff = _read_diff([name for name in names if name not in left_out], top, left_out)
-    if diff:
-        files.write(directory / DIFF, diff)
-    state: dict[str, Any] = {"commit": commit, "diff": DIFF if diff else None}
-    if left_out:
-        state["left_out"] = [f"{_printable(name)}: {reason}" for name, reason in left_out.items()]
-    return state
+    return GitState(commit, diff, tuple(f"{_printable(name)}: {reason}" for name, reason in left_out.items()))
 
 
 def _git(*words: str, folder: Path | None = None) -> bytes:

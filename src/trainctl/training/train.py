@@ -6,7 +6,7 @@ import contextlib
 from typing import Any
 
 from trainctl.runs.directory import lock
-from trainctl.runs.git_state import store_git_state
+from trainctl.runs.git_state import GitState, read_git_state
 from trainctl.runs.record import RunRecord, read_record
 from trainctl.training.display import Display
 from trainctl.training.failures import record_failure, storage_errors
@@ -21,17 +21,10 @@ def train(request: Request, display: Display) -> dict[str, Any]:
 
     Raises TrainctlError when it fails; ``run.json`` then has the status and the reason.
     """
-    config, directory = request.config, request.directory
+    directory = request.directory
     with lock(directory), log_file(directory), storage_errors(directory):
         before = None if request.resumed is None else read_record(directory)
-        if request.resumed is None:
-            git = store_git_state(directory)
-            record = RunRecord(directory, command=request.command, name=config.name, git=git)
-            for left_out in (git or {}).get("left_out", ()):
-                log.info("git.diff leaves out %s", left_out)
-        else:
-            resumed = request.resumed.recorded(request.command)
-            record = RunRecord.again(directory, **resumed, name=config.name)
+        record = open_record(request, read_git_state() if request.resumed is None else None)
         try:
             # torch is imported here, after the config was checked and the directory locked.
             with importing():
@@ -49,3 +42,14 @@ def train(request: Request, display: Display) -> dict[str, Any]:
                 record_failure(record, error)
             raise
     return record.values
+
+
+def open_record(request: Request, git: GitState | None) -> RunRecord:
+    """The record of a run that begins, with the repository's state in ``git``, or of one that is resumed."""
+    directory, name = request.directory, request.config.name
+    if request.resumed is not None:
+        return RunRecord.again(directory, **request.resumed.recorded(request.command), name=name)
+    stored = None if git is None else git.store(directory)
+    for left_out in () if git is None else git.left_out:
+        log.info("git.diff leaves out %s", left_out)
+    return RunRecord(directory, command=request.command, name=name, git=stored)

@@ -23,6 +23,7 @@ from trainctl.checkpoint.format import folder_name, read_checkpoint
 from trainctl.errors import InterruptedRunError, TrainctlError
 from trainctl.registry import plugins
 from trainctl.registry.protocols import Batch
+from trainctl.runs.git_state import read_git_state
 from trainctl.sweep.fused._member import Member
 from trainctl.sweep.fused._probe import Probe, probe
 from trainctl.sweep.fused._steps import StackedSteps
@@ -189,11 +190,12 @@ class Group:
     # ---------------------------------------------------------------- before the first step
 
     def _build(self, writer: ThreadPoolExecutor) -> None:
+        git = read_git_state()
         stored = plugins.load(self.members[0].request.config.plugins)
         threads = torch.get_num_threads()
         for member in self.members:
             with self._surviving(member):
-                member.open()
+                member.open(git)
                 # One model at a time is too little work for more threads.
                 member.build(self.found.data, 1, stored, writer)
         torch.set_num_threads(threads)

@@ -20,7 +20,7 @@ from trainctl.paths import short_path
 from trainctl.registry import trust
 from trainctl.runs import files
 from trainctl.runs.directory import lock, point_latest
-from trainctl.runs.git_state import store_git_state
+from trainctl.runs.git_state import GitState
 from trainctl.runs.record import RunRecord, now, read_record
 from trainctl.training.build import Built, build
 from trainctl.training.display import Display
@@ -35,6 +35,7 @@ from trainctl.training.request import Request
 from trainctl.training.resume import apply
 from trainctl.training.run import Run
 from trainctl.training.session import capsule_keeper, checkpointing
+from trainctl.training.train import open_record
 
 log = logging.getLogger("trainctl")
 
@@ -95,20 +96,15 @@ class Member:
 
     # ---------------------------------------------------------------- before the first step
 
-    def open(self) -> None:
+    def open(self, git: GitState | None) -> None:
         """Take the run directory and say in ``run.json`` that the run has begun."""
-        request, directory, name = self.request, self.request.directory, self.request.config.name
+        request, directory = self.request, self.request.directory
         self._open.enter_context(lock(directory))
         self._handler = open_log(directory)
         self._open.callback(_close_log, self._handler)
-        if request.resumed is None:
-            git = store_git_state(directory)
-            self.record = RunRecord(directory, command=request.command, name=name, git=git)
-            for left_out in (git or {}).get("left_out", ()):
-                log.info("git.diff leaves out %s", left_out)
-        else:
+        if request.resumed is not None:
             self._before = read_record(directory)
-            self.record = RunRecord.again(directory, **request.resumed.recorded(request.command), name=name)
+        self.record = open_record(request, git)
 
     def build(self, data: Data, threads: int, stored: list[dict[str, str]], writer: Executor) -> None:
         """Build the run as it is built on its own, and bring it to the step of its checkpoint."""
