@@ -141,8 +141,8 @@ def _resume(ledger: Ledger, command: str, trust_plugins: bool, reporter: Reporte
             require_own(ledger, f"hydra/launcher={launcher}", trust_plugins=trust_plugins)
             require_folder(ledger, ledger.values, f"hydra/launcher={launcher} is configured in")
             composer = Composer(ledger.values["config_dir"], ledger.values["config_name"])
-        # Every one, although one has the settings of the sweep: the plugins of each must be trusted.
-        needed = left or jobs[:1]
+        # One config has the settings of the sweep; grouping the jobs of a fused one takes the config of each.
+        needed = left if launcher == "fused" else left[:1] or jobs[:1]
         configs = {
             job.number: parse_config(job.files["config.yaml"], f"job {job.number}", trusted, ledger.directory)
             for job in needed
