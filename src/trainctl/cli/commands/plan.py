@@ -26,6 +26,7 @@ def run(words: list[str]) -> int:
         from trainctl.config.composer import Composer
         from trainctl.sweep.checking import check_jobs
         from trainctl.sweep.planning import make_plan
+        from trainctl.sweep.worker_slots import available_memory
 
         composer = Composer(given.get("--config-dir"), given.get("--config-name"))
         overrides = [to_hydra(word, sweep=True) for word in plain]
@@ -40,7 +41,7 @@ def run(words: list[str]) -> int:
             checked = replace(checked, notices=[*checked.notices, notice])
         where = Path(composer.sweep_directory(overrides)).expanduser().absolute()
     plan = make_plan(checked)
-    free = {"memory": _available_memory(), "disk": _free_disk(where)}
+    free = {"memory": available_memory(), "disk": _free_disk(where)}
     if "--json" in flags:
         print(json.dumps(asdict(plan) | {"free": free}, indent=2))
     else:
@@ -48,16 +49,6 @@ def run(words: list[str]) -> int:
 
         show(plan, checked.jobs, checked.notices, free)
     return 1 if plan.failing else 0
-
-
-def _available_memory() -> int | None:
-    """Bytes of memory that a process can still get; None where the system does not say."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return None
-    found = [line.split() for line in lines if line.startswith("MemAvailable:")]
-    return int(found[0][1]) * 1024 if found else None
 
 
 def _free_disk(folder: Path) -> int | None:

@@ -18,6 +18,7 @@ from trainctl.config.settings import Config
 from trainctl.data import Data, Split
 from trainctl.errors import TrainctlError
 from trainctl.registry import plugins
+from trainctl.sweep.worker_slots import available_memory
 from trainctl.training.build import Built, build
 from trainctl.training.steps.stacked import Stack, StackedOptimizer, why_not
 
@@ -161,10 +162,8 @@ def free_memory(device: torch.device) -> int:
     """Free bytes on the device; for the CPU those of the system, or of the process's own limit."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    free = [2**31]
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")] or free
+    available = available_memory()
+    free = [2**31 if available is None else available]
     with contextlib.suppress(OSError, ValueError):  # "max" is no limit
         most, used = (int(Path(f"/sys/fs/cgroup/memory.{each}").read_text()) for each in ("max", "current"))
         free.append(max(0, most - used))
