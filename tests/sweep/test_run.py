@@ -244,10 +244,10 @@ def test_a_plugin_that_has_changed_is_not_imported(trainctl, tmp_path: Path) -> 
     assert states(tmp_path / "sweep") == ["done", "done"]
 
 
-def begin(*words: str, cwd: Path, steps: int = 1, own_group: bool = False) -> subprocess.Popen[str]:
-    """Start a sweep and wait until its jobs have saved ``steps`` checkpoints."""
+def begin(*words: str, cwd: Path, jobs: int = 1, own_group: bool = False) -> subprocess.Popen[str]:
+    """Start a sweep and wait until each of its first ``jobs`` jobs has saved a checkpoint."""
     process = start("-m", *words, "threads=1", "hydra.sweep.dir=sweep", cwd=cwd, own_group=own_group)
-    wait_for(lambda: len(list(cwd.glob("sweep/*/checkpoints/step-*"))) >= steps)
+    wait_for(lambda: len({path.parent for path in cwd.glob("sweep/*/checkpoints/step-*")}) >= jobs)
     return process
 
 
@@ -256,7 +256,7 @@ def begin(*words: str, cwd: Path, steps: int = 1, own_group: bool = False) -> su
 def test_a_signal_ends_the_sweep_with_the_running_jobs_saved(
     number: signal.Signals, code: int, tmp_path: Path
 ) -> None:
-    process = begin("seed=1,2,3", "epochs=100000", "sweep.jobs=2", cwd=tmp_path, steps=2)
+    process = begin("seed=1,2,3", "epochs=100000", "sweep.jobs=2", cwd=tmp_path, jobs=2)
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == code
@@ -322,7 +322,7 @@ def test_a_job_that_is_still_being_built_is_interrupted_too(tmp_path: Path) -> N
 
 def test_a_signal_to_the_whole_group_leaves_time_to_save(tmp_path: Path) -> None:
     words = ("seed=1,2,3", "epochs=100000", "sweep.jobs=2")
-    process = begin(*words, cwd=tmp_path, steps=2, own_group=True)
+    process = begin(*words, cwd=tmp_path, jobs=2, own_group=True)
     os.killpg(process.pid, signal.SIGTERM)
     # As all processes of a job are told to stop, those outside of the group, too.
     for each in processes_in(tmp_path):
