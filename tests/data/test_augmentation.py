@@ -264,6 +264,7 @@ def test_a_run_is_augmented_says_so_and_repeats_itself(trainctl) -> None:
     assert weights(Path("one")) == weights(Path("two")) != weights(Path("plain"))
 
 
+@pytest.mark.slow
 def test_the_common_ones_need_no_torchvision(tmp_path: Path) -> None:
     augment = "dataset.augment=[RandomHorizontalFlip,{RandomCrop:{size:8,padding:1}}]"
     found = modules_after("train.max_steps=3", augment, cwd=tmp_path)

@@ -86,6 +86,7 @@ def test_what_the_state_folder_holds_is_read_with_care(
         assert not trust.is_own(tmp_path)
 
 
+@pytest.mark.slow
 def test_every_job_of_a_sweep_is_asked_for_before_one_starts(trainctl: Callable, tmp_path: Path) -> None:
     assert trainctl("-m", "seed=1,2,3", *FAST, "sweep.jobs=1", "hydra.sweep.dir=sw").code == 0
     (tmp_path / "evil.py").write_text(CODE)

@@ -27,5 +27,6 @@ def test_a_handful_of_trials_misses_nothing() -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_kind_that_is_none_is_no_success() -> None:
     assert gate("nonsense", seconds=60).returncode == 2

@@ -105,6 +105,7 @@ def test_a_planted_fault_is_found_in_its_phase(smoked, folder, label: str, phase
             assert skipped.attrib["message"] == f"after failed {phase}"
 
 
+@pytest.mark.slow
 def test_what_is_right_passes_and_what_it_declares_is_skipped(smoked, folder) -> None:
     assert line(smoked.stdout, "model=fine").startswith("ok ")
     cases = suites(folder)["model=fine"]

@@ -233,6 +233,7 @@ def test_what_hangs_is_ended(tmp_path: Path) -> None:
     assert not (tmp_path / "runs" / "0").exists()
 
 
+@pytest.mark.slow
 def test_interrupted_it_leaves_nothing(tmp_path: Path) -> None:
     # The name of a socket in it may have 108 characters: pytest's own folder is too deep.
     with tempfile.TemporaryDirectory() as folder:

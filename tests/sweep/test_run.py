@@ -320,6 +320,7 @@ def test_a_job_that_is_still_being_built_is_interrupted_too(tmp_path: Path) -> N
     assert Ledger(tmp_path / "sweep").rows()[0].row.reason == "interrupted"
 
 
+@pytest.mark.slow
 def test_a_signal_to_the_whole_group_leaves_time_to_save(tmp_path: Path) -> None:
     words = ("seed=1,2,3", "epochs=100000", "sweep.jobs=2")
     process = begin(*words, cwd=tmp_path, jobs=2, own_group=True)

@@ -346,6 +346,7 @@ def test_a_trial_that_diverges_is_told_as_failed_and_the_same_settings_run_once(
     assert [entry.row.attempts for entry in Ledger(tmp_path / "s").rows()] == attempts
 
 
+@pytest.mark.slow
 def test_a_search_in_which_nothing_can_be_learned_stops_early(trainctl, tmp_path: Path) -> None:
     outcome = trainctl(*SEARCH, LR, "dataset=mnist", "dataset.root=nowhere", *FAST)
     assert outcome.code == 2
@@ -366,6 +367,7 @@ def test_a_search_whose_configs_have_changed_is_not_carried_on(trainctl, tmp_pat
         assert "its configs have changed" in outcome.err
 
 
+@pytest.mark.slow
 def test_a_search_with_plugins_is_carried_on_where_they_are(trainctl, tmp_path: Path, monkeypatch) -> None:
     plugin = (
         "from torch import nn\n"

@@ -177,6 +177,7 @@ def test_a_named_directory_that_holds_a_run_is_refused(trainctl, tmp_path: Path)
     assert (tmp_path / "mine/run.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_with_exit_5_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:
     # A limit on the size of files stands in for the full disk: metrics.jsonl grows until the kernel refuses.
     def limited() -> None:

@@ -180,8 +180,11 @@ def resolved(tree: DictConfig) -> dict[str, Any]:
 
 def make_absolute(tree: DictConfig, named: Sequence[str]) -> None:
     """Make the paths, and the ``named`` plugins, absolute, so that the config works from every folder."""
+    written = OmegaConf.to_container(tree, resolve=False)
     for key in PATH_KEYS:
-        value = _unresolved(tree, key)
+        value: Any = written
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
         if key.startswith("hydra.") or not isinstance(value, str) or "${" in value:
             continue
         # init_from may be a run's name, or last, instead of a directory.
@@ -196,11 +199,3 @@ def _is_folder(value: str) -> bool:
         return Path(value).expanduser().is_dir()
     except (OSError, RuntimeError):
         return False
-
-
-def _unresolved(tree: DictConfig, key: str) -> Any:
-    """The value of ``key`` as written, or None."""
-    values: Any = OmegaConf.to_container(tree, resolve=False)
-    for part in key.split("."):
-        values = values.get(part) if isinstance(values, dict) else None
-    return values

@@ -7,6 +7,7 @@ readings equal for all components that ship with trainctl.
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import typing
 from collections.abc import Callable
@@ -56,6 +57,7 @@ def _typed(name: str, annotation: Any, default: Any) -> Parameter:
     return Parameter(name, annotation, default)
 
 
+@functools.cache  # a sweep checks each of its jobs
 def from_source(path: Path, name: str) -> Signature:
     """Read the definition that is called ``name``, or registered as it, in ``path`` without importing it.
 

@@ -223,6 +223,7 @@ def test_a_dead_worker_is_named_with_the_remedy(make, what: str, message: str, r
     assert remedy in caught.value.problems[0].remedy
 
 
+@pytest.mark.slow
 def test_a_hung_worker_is_given_up_after_the_timeout(make) -> None:
     each = make(partial(drawn_at_fourteen, what="hangs"), timeout=2.0)
     with pytest.raises(WorkerError, match="gave no batch for 2 s") as caught:
@@ -418,8 +419,9 @@ def wait_until_gone(group: int, seconds: float) -> None:
 @pytest.mark.usefixtures("plugin")
 @pytest.mark.parametrize(
     ("number", "code"),
-    [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)],
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143)],
 )
+@pytest.mark.slow
 def test_a_signal_to_the_whole_group_saves_the_run_and_leaves_no_process(
     tmp_path: Path, number: signal.Signals, code: int
 ) -> None:

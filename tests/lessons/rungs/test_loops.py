@@ -177,6 +177,7 @@ def test_it_says_that_it_does_not_resume(loop, trainctl) -> None:
     assert f"loop={loop} does not resume" in Path("run", "train.log").read_text()
 
 
+@pytest.mark.slow
 def test_a_bad_loss_stops_every_rung_with_exit_6(trainctl) -> None:
     for loop in ("derivatives", "autograd", "layers", "parameters", "lightning"):
         words = ("experiment=thermometer", "optim.lr=1e9", "display.mode=none", "train.epochs=100")

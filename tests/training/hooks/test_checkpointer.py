@@ -317,6 +317,7 @@ print(count() - before)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc counts the threads")
+@pytest.mark.slow
 def test_the_writer_takes_no_threads_of_openmp(tmp_path: Path) -> None:
     # With a pool of its own beside the trainer's, every operation of training would take longer from then on.
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "2"}
