@@ -16,7 +16,7 @@ from trainctl import registry
 from trainctl.cli.main import main
 from trainctl.registry import plugins
 
-# A picture takes a third of a second, matplotlib a whole one, in every run; their own tests turn them on.
+# Their own tests turn them on.
 os.environ["TRAINCTL_PICTURES"] = "0"
 # Runs of one fixture are used by several tests.
 _STATE = tempfile.TemporaryDirectory(prefix="trainctl-state-")

@@ -35,7 +35,6 @@ OUTSIDE = {
     "hydra": ("cli", "config", "sweep"),
     "omegaconf": ("cli", "config", "sweep"),
     "rich": ("ui",),
-    "matplotlib": ("ui",),
 }
 # What is imported before the config has been found right, or in a process that trains nothing.
 NO_TORCH = (

@@ -173,10 +173,10 @@ def test_json_is_all_there_is_on_standard_output(trainctl, tmp_path: Path) -> No
 
 
 def test_a_picture(trainctl, tmp_path: Path) -> None:
-    outcome = trainctl("tune", "lr", "threads=1", "--plot", "lr.png")
+    outcome = trainctl("tune", "lr", "threads=1", "--plot", "lr.svg")
     assert outcome.code == 0, outcome.err
-    assert outcome.out.splitlines()[-1] == "plot: lr.png"
-    assert (tmp_path / "lr.png").read_bytes().startswith(b"\x89PNG")
+    assert outcome.out.splitlines()[-1] == "plot: lr.svg"
+    assert (tmp_path / "lr.svg").read_text().startswith("<svg ")
 
 
 @pytest.mark.parametrize(
@@ -191,8 +191,8 @@ def test_a_picture(trainctl, tmp_path: Path) -> None:
         (("lr", "--from", "-1"), 2, "--from -1: must be a number greater than 0"),
         (("lr", "--to", "nan"), 2, "--to nan: must be"),
         (("lr", "--from", "1", "--to", "0.1"), 2, "--from 1 --to 0.1: the first must be the smaller"),
-        (("lr", "--plot", "lr.txt"), 2, "must be a .png, .svg or .pdf file"),
-        (("lr", "--plot", "nowhere/lr.png"), 5, "there is no folder nowhere"),
+        (("lr", "--plot", "lr.txt"), 2, "must be an .svg file"),
+        (("lr", "--plot", "nowhere/lr.svg"), 5, "there is no folder nowhere"),
         (("lr", "optm=sgd"), 2, "did you mean optim"),
         (("lr", "--to", "1e-6"), 1, "the loss does not fall"),
     ],

@@ -45,7 +45,7 @@ def test_every_combination_in_its_own_directory_and_a_table(trainctl, tmp_path: 
     assert outcome.out.index("0.01") < outcome.out.rindex("0.001")
     assert not list(tmp_path.glob("sweep/worker-*.log"))
     # Pictures only where they are asked for, and the run says so.
-    assert not list(tmp_path.glob("sweep/*/*.png"))
+    assert not list(tmp_path.glob("sweep/*/*.svg"))
     assert "pictures: false" in (tmp_path / "sweep/0/config.yaml").read_text()
 
 

@@ -14,7 +14,7 @@ from trainctl.errors import ConfigError, DirectoryTakenError, storage_error
 from trainctl.runs import files
 from trainctl.runs.record import RUN_VERSION
 
-CURVES, CONFUSION = "curves.png", "confusion.png"
+CURVES, CONFUSION = "curves.svg", "confusion.svg"
 
 
 def claim(path: Path, *, named: bool) -> Path:

@@ -1,4 +1,4 @@
-"""All that a person sees: terminal, HTML, pictures. The only room that imports rich and matplotlib.
+"""All that a person sees: terminal, HTML, pictures. The only room that imports rich.
 
 Imported by ``cli``.
 """

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from trainctl.training.display import number
+from trainctl.ui import svg
 from trainctl.ui.chart import Area, Line, draw
 from trainctl.ui.screen import Screen
+from trainctl.ui.svg import Axis
 
 if TYPE_CHECKING:
     from trainctl.analysis.lr_finder import RangeTest
@@ -92,19 +94,19 @@ def _scale(area: Area) -> str:
 
 
 def save_picture(result: RangeTest, title: str, path: Path) -> None:
-    """Draw the curve with matplotlib. Raises OSError."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.add_subplot(xscale="log", xlabel="learning rate", ylabel="loss", title=title)
-    rates, losses, smoothed = zip(
-        *((each.lr, each.loss, each.smoothed) for each in result.points), strict=True
-    )
-    axes.plot(rates, losses, color="0.75", linewidth=1, label="each step")
-    axes.plot(rates, smoothed, label="smoothed")
-    axes.axvline(result.suggestion, color="tab:green", linestyle="--", label=typed(result.suggestion))
-    level = max(smoothed[: len(smoothed) // 2])
-    room = 0.25 * (level - min(smoothed))
-    axes.set_ylim(min(smoothed) - room, level + room)
-    axes.legend()
-    figure.savefig(path, dpi=150)
+    """Draw the curve as SVG. Raises OSError."""
+    smoothed = [(point.lr, point.smoothed) for point in result.points]
+    losses = [loss for _, loss in smoothed]
+    level = max(losses[: len(losses) // 2])
+    room = 0.25 * (level - min(losses)) or 1.0
+    x = Axis(result.points[0].lr, result.points[-1].lr, 80, 936, log=True)
+    y = Axis(min(losses) - room, level + room, 420, 60)
+    marked = [(result.suggestion, y.low), (result.suggestion, y.high)]
+    lines = [
+        svg.Line("each step", [(point.lr, point.loss) for point in result.points], "#bfbfbf", 1),
+        svg.Line("smoothed", smoothed, "#1f77b4"),
+        svg.Line(typed(result.suggestion), marked, "#2ca02c", dash="6 4"),
+    ]
+    parts = [svg.text(80, 24, title, 14, "start"), svg.text(508, 456, "learning rate", svg.LABEL)]
+    parts += svg.panel(x, y, "loss", lines, legend=True, steps=True)
+    path.write_text(svg.document(960, 470, parts), encoding="utf-8")

@@ -53,7 +53,7 @@ def test_a_run_goes_on_as_the_same_run_wherever_it_is_resumed(trainctl, tmp_path
     assert stored.data.params["optim.lr"] == "0.03"
     assert not any(key.startswith("tracker") for key in stored.data.params)
     files = {item.path for item in store.list_artifacts(run_id)}
-    assert files == {"config.yaml", "curves.png", "confusion.png", "model.safetensors"}
+    assert files == {"config.yaml", "curves.svg", "confusion.svg", "model.safetensors"}
 
     cut = killed_after(run, 6)
     (tmp_path / "elsewhere").mkdir()

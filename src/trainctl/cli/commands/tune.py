@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,7 @@ from trainctl.errors import ConfigError, StorageError
 if TYPE_CHECKING:
     from trainctl.analysis.lr_finder import RangeTest
 
-_OPTIONS = {"--from": "1e-7", "--to": "10", "--steps": "100", "--plot": "lr.png", **CONFIG}
+_OPTIONS = {"--from": "1e-7", "--to": "10", "--steps": "100", "--plot": "lr.svg", **CONFIG}
 _LEAST_STEPS = 20
 
 
@@ -96,8 +95,6 @@ def _rate(options: Mapping[str, str], name: str, default: float) -> float:
 
 def _plot_file(text: str) -> Path:
     """Checked before the steps: raises ConfigError for what cannot be a picture."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ConfigError("--plot: matplotlib is not installed", "pip install matplotlib")
-    if Path(text).suffix.lower() not in (".png", ".svg", ".pdf"):
-        raise ConfigError(f"--plot {text}: must be a .png, .svg or .pdf file", "--plot lr.png")
-    return output_file("--plot", text, "lr.png")
+    if Path(text).suffix.lower() != ".svg":
+        raise ConfigError(f"--plot {text}: must be an .svg file", "--plot lr.svg")
+    return output_file("--plot", text, "lr.svg")

@@ -17,7 +17,7 @@ _PLAIN = (bool, int, float, str)
 class TensorBoard:
     """TensorBoard's event files, in ``tensorboard/`` of the run directory.
 
-    Metrics are scalars, the config is a text and the HPARAMS page, pictures are images.
+    Metrics are scalars, the config is a text and the HPARAMS page.
     """
 
     def __init__(self) -> None:
@@ -50,13 +50,7 @@ class TensorBoard:
         self._writer.flush()
 
     def artifact(self, path: Path) -> None:
-        if path.suffix == ".png":
-            import numpy
-            from PIL import Image
-
-            with Image.open(path) as image:
-                pixels = numpy.asarray(image.convert("RGB"))
-            self._writer.add_image(path.stem, pixels, self._step, dataformats="HWC")
+        pass  # TensorBoard shows neither weights nor SVG
 
     def end(self, status: str) -> None:
         self._writer.add_text("status", status, self._step)
