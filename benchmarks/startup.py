@@ -1,11 +1,11 @@
-"""From Enter to the first step: trainctl's default run against a bare script doing the same work.
+"""From Enter to the first step, and back to the prompt: trainctl against bare scripts doing the same work.
 
     python benchmarks/startup.py [--rounds 7]
 
-New processes in turn, from their start until the line of the first step's loss is read from them; medians
-and the ratio pair by pair, with one thread and with all. trainctl's time holds composing and checking the
-config, making the run directory and holding out validation data. Its modules are compiled to bytecode before,
-as pip does it where trainctl is installed.
+New processes in turn, from their start until the line of the first step's loss is read from them, or until
+they have ended; medians and the ratio pair by pair, with one thread and with all. trainctl's time holds
+composing and checking the config, making the run directory, holding out validation data, checkpoints and
+pictures. Its modules are compiled to bytecode before, as pip does it where trainctl is installed.
 """
 
 from __future__ import annotations
@@ -22,21 +22,23 @@ import tempfile
 import time
 from pathlib import Path
 
-BARE = [sys.executable, str(Path(__file__).with_name("bare.py"))]
-TRAINCTL = [
-    str(Path(sys.executable).with_name("trainctl")),
-    "train.max_steps=1",
-    "display.mode=plain",
-    "display.every=1",
-]
+HERE = Path(__file__).parent
+TRAINCTL = str(Path(sys.executable).with_name("trainctl"))
+ONE_STEP = ("train.max_steps=1", "display.mode=plain", "display.every=1")
+# What is timed: its name, the bare script, trainctl's words, whether until the end.
+WORKS = (
+    ("to the first step", "bare.py", ONE_STEP, False),
+    ("debug=one_step, whole", "bare.py", ("debug=one_step",), True),
+    ("default run, whole", "bare_run.py", (), True),
+)
 
 
-def timed(command: list[str], folder: str, threads: int | None) -> float:
-    """Seconds until the first step's loss is read. Raises when the process fails."""
+def timed(command: list[str], folder: str, threads: int | None, *, whole: bool) -> float:
+    """Seconds until the first step's loss is read, or the process has ended. Raises when it fails."""
     environment = dict(os.environ)
     if threads is not None:
         environment["OMP_NUM_THREADS"] = str(threads)
-        command = [*command, f"threads={threads}"] if command[0] == TRAINCTL[0] else command
+        command = [*command, f"threads={threads}"] if command[0] == TRAINCTL else command
     started = time.perf_counter()
     with subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -44,17 +46,23 @@ def timed(command: list[str], folder: str, threads: int | None) -> float:
             (time.perf_counter() for line in process.stdout if "step 1/" in line or "Step [1/" in line), None
         )
         process.stdout.read()
-    if process.returncode or seen is None:
+    ended = time.perf_counter()
+    if process.returncode or (seen is None and not whole):
         raise RuntimeError(f"{command} ended with exit {process.returncode}")
-    return seen - started
+    return (ended if whole or seen is None else seen) - started
 
 
-def compare(rounds: int, threads: int | None) -> tuple[float, float, list[float]]:
+def compare(
+    script: str, words: tuple[str, ...], rounds: int, threads: int | None, *, whole: bool
+) -> tuple[float, float, list[float]]:
     """Median seconds of the bare script and of trainctl, and the sorted ratios of the pairs."""
+    commands = ([sys.executable, str(HERE / script)], [TRAINCTL, *words])
     with tempfile.TemporaryDirectory() as folder:
-        for command in (BARE, TRAINCTL):
-            timed(command, folder, threads)
-        pairs = [(timed(BARE, folder, threads), timed(TRAINCTL, folder, threads)) for _ in range(rounds)]
+        for command in commands:
+            timed(command, folder, threads, whole=whole)
+        pairs = [
+            [timed(command, folder, threads, whole=whole) for command in commands] for _ in range(rounds)
+        ]
     bare, ours = zip(*pairs, strict=True)
     return statistics.median(bare), statistics.median(ours), sorted(b / a for a, b in pairs)
 
@@ -76,14 +84,16 @@ def main() -> None:
 
     versions = f"Python {platform.python_version()}, torch {torch.__version__}"
     print(f"{platform.machine()}, {os.cpu_count()} cores, {versions}")
-    print(f"start to first step, medians of {rounds} paired rounds")
-    for threads in (1, None):
-        bare, ours, ratios = compare(rounds, threads)
-        label = "one thread" if threads else "all threads"
-        print(
-            f"{label:<12} bare script {bare:.2f} s   trainctl {ours:.2f} s   "
-            f"ratio {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
-        )
+    print(f"medians of {rounds} paired rounds")
+    for name, script, words, whole in WORKS:
+        for threads in (1, None):
+            bare, ours, ratios = compare(script, words, rounds, threads, whole=whole)
+            label = "one thread" if threads else "all threads"
+            print(
+                f"{name:<22} {label:<12} bare script {bare:.2f} s   trainctl {ours:.2f} s   "
+                f"ratio {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":
