@@ -26,7 +26,7 @@ from trainctl.errors import (
     storage_error,
 )
 from trainctl.training.interrupts import Stopped, held_back, terminable
-from trainctl.training.startup import collector_paused, load_libraries_meanwhile
+from trainctl.training.startup import collector_paused, load_libraries_meanwhile, wait_passively
 from trainctl.ui.errors import show_error
 from trainctl.ui.streams import unbreakable_streams
 
@@ -51,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _exit_code(words: list[str]) -> int:
+    wait_passively()
     try:
         with terminable():
             return _dispatch(words)

@@ -31,6 +31,7 @@ from trainctl.training.hooks.clip import ClipNorm
 from trainctl.training.hooks.ema import Ema
 from trainctl.training.hooks.guard import Guard
 from trainctl.training.hooks.plateau import Plateau
+from trainctl.training.hooks.slow_steps import SlowSteps
 from trainctl.training.loop import fit
 from trainctl.training.prepare_data import Loaders, build_data, build_loaders, class_counts, data_fingerprint
 from trainctl.training.run import Hook, Run
@@ -179,8 +180,8 @@ def build(
     check_fit(config, model, criterion, batch, data)
     check_state(config, model)
     check_batch_of_one(config, model, batch.inputs, len(loaders.train_split))
-    threads, threads_note = _choose_threads(config, run, batch)
-    _attach(run, config, monitor, lower_is_better, plateau)
+    threads = _choose_threads(config, run, batch)
+    _attach(run, config, monitor, lower_is_better, plateau, threads)
     choices, said = _choose_step(config, run, loop, plain, batch, recorded)
     resumes = getattr(loop, "resumes", True)
     if not resumes:
@@ -190,8 +191,8 @@ def build(
         data=data,
         described=_described(data),
         device=device,
-        threads=threads,
-        threads_note=threads_note,
+        threads=threads.number,
+        threads_note=threads.note,
         test=loaders.test,
         monitor=monitor,
         lower_is_better=lower_is_better,
@@ -285,7 +286,9 @@ def _build_scheduler(
     return scheduler
 
 
-def _attach(run: Run, config: Config, monitor: str, lower_is_better: bool, plateau: Any) -> None:
+def _attach(
+    run: Run, config: Config, monitor: str, lower_is_better: bool, plateau: Any, threads: runtime.Threads
+) -> None:
     """Attach the hooks that the config asks for, in the order of their calls."""
     train, guard = config.train, config.guard
     hooks: list[Hook] = []
@@ -308,10 +311,12 @@ def _attach(run: Run, config: Config, monitor: str, lower_is_better: bool, plate
     if train.overfit_batches is not None:
         hooks.append(overfit.Overfit(len(run.train_loader)))
     hooks.append(Best(monitor, train.patience, train.min_delta, lower_is_better=lower_is_better))
+    if threads.seconds is not None and threads.number > 1:
+        hooks.append(SlowSteps(threads.number, threads.seconds))
     run.attach(hooks)
 
 
-def _choose_threads(config: Config, run: Run, batch: Batch) -> tuple[int, str]:
+def _choose_threads(config: Config, run: Run, batch: Batch) -> runtime.Threads:
     def trial(model: Any, optimizer: Any, inputs: Tensor, targets: Tensor) -> Tensor:
         return run.step(model, run.criterion, optimizer, inputs, targets, run.precision)
 

@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import hashlib
 import json
+import math
 import os
 import platform
 import random
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy
 import torch
 
 from trainctl.errors import ConfigError
 from trainctl.registry.protocols import Model, Optimizer
+from trainctl.training.startup import OPENMP_SETTINGS, PASSIVE
 
-_TRIAL_STEPS = 8
+_TRIAL_STEPS, _TRIAL_SECONDS = 8, 0.2
 _ROUNDS = 3
+_CLEAR_GAIN = 1.2
+# A cached choice is tried again where a step takes half or twice the time; not where that itself takes long.
+_SAME_TIME, _QUICK_STEP = 2.0, 0.02
 
 
 def choose_device(name: str) -> torch.device:
@@ -98,6 +104,14 @@ def random_state_kept(device: torch.device) -> Iterator[None]:
         yield
 
 
+class Threads(NamedTuple):
+    """CPU threads: their number, how it was found, and the seconds of a step where ``auto`` knows them."""
+
+    number: int
+    note: str
+    seconds: float | None = None
+
+
 def choose_threads(
     setting: int | str,
     device: torch.device,
@@ -105,56 +119,103 @@ def choose_threads(
     optimizer: Optimizer,
     trial: Callable[..., object],
     batch: Any,
-) -> tuple[int, str]:
-    """Set the number of CPU threads; returns it and a note on how it was found.
+) -> Threads:
+    """Set the number of CPU threads.
 
     ``auto`` on the CPU measures a few steps of ``trial(model, optimizer, *batch)`` on copies, with one
-    thread and with all: on small models two threads are often slower than one. The result is cached by
-    machine, model and batch shape, and recorded, since it changes the last bits of results.
+    thread and with all: on small models two threads are often slower than one, so more are taken only where
+    they gain a fifth. The result is cached by machine, model and batch shape, tried again where its step
+    takes another time than it did, and recorded, since it changes the last bits of results.
     """
     if isinstance(setting, int):
         torch.set_num_threads(setting)
-        return setting, "as asked"
+        return Threads(setting, "as asked")
     most = torch.get_num_threads()
     if device.type != "cpu" or most == 1:
-        return most, "torch's default"
+        return Threads(most, f"torch's default{_users_settings()}")
     store = _cache_folder() / "threads.json"
     key = _fingerprint(model, optimizer, batch, most)
-    known = _read_json(store)
-    if type(known.get(key)) is int and 1 <= known[key] <= most:
-        torch.set_num_threads(known[key])
-        return known[key], "measured before"
-    best = _measure(most, model, optimizer, trial, batch, device)
-    torch.set_num_threads(best)
-    with contextlib.suppress(OSError):  # a cache that cannot be written costs the next run the measuring
-        store.parent.mkdir(parents=True, exist_ok=True)
-        temporary = store.with_name(f".{store.name}.{os.getpid()}")
-        temporary.write_text(json.dumps({**known, key: best}))
-        temporary.replace(store)
-    return best, "measured"
+    cached = _read_json(store)
+    known = _known(cached.get(key), most)
+    measure = functools.partial(_measure, model, optimizer, trial, batch, device)
+    if known is None:
+        chosen = _fastest(measure(_candidates(most)), "measured")
+    elif not _holds(known, measure):
+        chosen = _fastest(measure(_candidates(most)), "measured again: steps took another time than before")
+    else:
+        chosen = known
+    torch.set_num_threads(chosen.number)
+    if chosen is not known:
+        with contextlib.suppress(OSError):  # a cache that cannot be written costs the next run the measuring
+            store.parent.mkdir(parents=True, exist_ok=True)
+            temporary = store.with_name(f".{store.name}.{os.getpid()}")
+            entry = {"threads": chosen.number, "seconds": chosen.seconds}
+            temporary.write_text(json.dumps({**cached, key: entry}))
+            temporary.replace(store)
+    return chosen._replace(note=chosen.note + _users_settings())
+
+
+def _known(entry: Any, most: int) -> Threads | None:
+    """The cached choice; None where it makes no sense."""
+    if not isinstance(entry, dict):
+        return None
+    count, seconds = entry.get("threads"), entry.get("seconds")
+    if type(count) is not int or not 1 <= count <= most or type(seconds) is not float or not seconds > 0:
+        return None
+    return Threads(count, "measured before", seconds)
+
+
+def _holds(known: Threads, measure: Callable[[list[int]], Mapping[int, float]]) -> bool:
+    """Whether a step takes about the time that it took; a long one is not tried."""
+    before = known.seconds or math.inf
+    if before > _QUICK_STEP:
+        return True
+    return before / _SAME_TIME < measure([known.number])[known.number] < before * _SAME_TIME
+
+
+def _candidates(most: int) -> list[int]:
+    return sorted({1, most, *([most // 2] if most >= 8 else [])})
+
+
+def _fastest(seconds: Mapping[int, float], note: str) -> Threads:
+    """The fewest threads that none of the others beats clearly."""
+    enough = _CLEAR_GAIN * min(seconds.values())
+    count = min(threads for threads, taken in seconds.items() if taken <= enough)
+    return Threads(count, note, seconds[count])
+
+
+def _users_settings() -> str:
+    """The user's own settings of OpenMP, which trainctl leaves as they are."""
+    own = [f"{name}={os.environ[name]}" for name in OPENMP_SETTINGS if name in os.environ]
+    return "".join(f"; {setting}" for setting in own if setting != PASSIVE)
 
 
 def _measure(
-    most: int,
     model: Model,
     optimizer: Optimizer,
     trial: Callable[..., object],
     batch: Any,
     device: torch.device,
-) -> int:
-    candidates = sorted({1, most, *([most // 2] if most >= 8 else [])})
-    fastest = dict.fromkeys(candidates, float("inf"))
+    candidates: Sequence[int],
+) -> dict[int, float]:
+    """The seconds of a step by number of threads: the shortest of some rounds, fewer of long steps."""
+    fastest = dict.fromkeys(candidates, math.inf)
     with random_state_kept(device):
         model, optimizer = copy.deepcopy((model, optimizer))
-        for _ in range(_ROUNDS):
+        for number in range(_ROUNDS):
             for threads in candidates:
                 torch.set_num_threads(threads)
-                trial(model, optimizer, *batch)
                 started = time.perf_counter()
-                for _ in range(_TRIAL_STEPS):
+                trial(model, optimizer, *batch)
+                taken = time.perf_counter() - started
+                steps = max(1, min(_TRIAL_STEPS, round(_TRIAL_SECONDS / taken)))
+                started = time.perf_counter()
+                for _ in range(steps):
                     trial(model, optimizer, *batch)
-                fastest[threads] = min(fastest[threads], time.perf_counter() - started)
-    return min(candidates, key=lambda threads: fastest[threads])
+                fastest[threads] = min(fastest[threads], (time.perf_counter() - started) / steps)
+            if number and min(fastest.values()) > _TRIAL_SECONDS:
+                break
+    return fastest
 
 
 def _fingerprint(model: Model, optimizer: Optimizer, batch: Any, most: int) -> str:

@@ -14,6 +14,20 @@ from pathlib import Path
 
 from trainctl.training.interrupts import held_back
 
+# A user's own; the first is set where none of them is.
+OPENMP_SETTINGS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "OMP_NUM_THREADS", "OMP_PROC_BIND")
+PASSIVE = "OMP_WAIT_POLICY=passive"
+
+
+def wait_passively() -> None:
+    """Before torch is loaded: its OpenMP threads sleep while they wait for each other.
+
+    By default they spin, and beside one other busy process two of them can take fifty times as long as one.
+    """
+    if "torch" not in sys.modules and not any(name in os.environ for name in OPENMP_SETTINGS[:3]):
+        name, _, value = PASSIVE.partition("=")
+        os.environ[name] = value
+
 
 @contextmanager
 def collector_paused() -> Iterator[None]:

@@ -34,6 +34,7 @@ from trainctl.training.report import closing, environment_of, header, step_recor
 from trainctl.training.request import Request
 from trainctl.training.resume import apply
 from trainctl.training.run import Run
+from trainctl.training.runtime import Threads
 from trainctl.training.session import capsule_keeper, checkpointing
 from trainctl.training.train import open_record
 
@@ -136,10 +137,10 @@ class Member:
         # Nothing draws random numbers while the stack trains: these stay as the initialisation left them.
         self.random = snapshot.RandomStates(built.device).state_dict()
 
-    def begin(self, models: int, threads: tuple[int, str], notices: Sequence[str]) -> None:
+    def begin(self, models: int, threads: Threads, notices: Sequence[str]) -> None:
         """Store the config, and show what is about to be done."""
         request = self.request
-        self.built = built = replace(self.built, threads=threads[0], threads_note=threads[1])
+        self.built = built = replace(self.built, threads=threads.number, threads_note=threads.note)
         self.record.update(
             environment=environment_of(built, self._stored),
             parameters=built.parameters,
