@@ -20,15 +20,19 @@ def list_checkpoints(folder: Path, *, committed: bool = True) -> list[Path]:
     return [folder / name for name in sorted(names, key=lambda name: (len(name), name))]
 
 
-def newest_valid(folder: Path) -> tuple[Path, CheckpointData, list[tuple[Path, str]]]:
+def newest_valid(
+    folder: Path, *, training: bool = True
+) -> tuple[Path, CheckpointData, list[tuple[Path, str]]]:
     """The newest undamaged checkpoint, its content, and the newer damaged ones, each with the reason.
+
+    ``training`` as in :func:`read_checkpoint`.
 
     Raises CheckpointError (exit 4) when there is none; nothing is changed.
     """
     damaged: list[tuple[Path, str]] = []
     for path in reversed(list_checkpoints(folder, committed=False)):
         try:
-            data = read_checkpoint(path)
+            data = read_checkpoint(path, training=training)
             if path.name != folder_name(data.step):
                 raise CheckpointError(f"{path} is the checkpoint of step {data.step}, renamed")
             return path, data, damaged

@@ -196,24 +196,24 @@ def _choose(directory: Path, record: Mapping[str, Any], which: str) -> tuple[Pat
     if which == "best" and best:
         chosen = folder / folder_name(best["step"])
         try:
-            return chosen, read_checkpoint(chosen), []
+            return chosen, read_checkpoint(chosen, training=False), []
         except CheckpointError as error:
             remedy = "use the newest one: --checkpoint last (which='last' in Python)"
             raise CheckpointError(str(error), remedy) from error
     try:
-        chosen, content, broken = newest_valid(folder)
+        chosen, content, broken = newest_valid(folder, training=False)
     except CheckpointError:
         # A run that goes on may remove a checkpoint between listing and reading.
         if not is_training(directory):
             raise
-        chosen, content, broken = newest_valid(folder)
+        chosen, content, broken = newest_valid(folder, training=False)
     notices = [f"damaged, not used: {reason}" for _, reason in broken]
     best = content.state.get("best")
     if which == "best" and isinstance(best, dict) and best.get("step") != content.step:
         # Before a run has ended, only its checkpoints name the best one.
         try:
             chosen = folder / folder_name(int(best["step"]))
-            content = read_checkpoint(chosen)
+            content = read_checkpoint(chosen, training=False)
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{chosen} does not name the best step") from error
     return chosen, content, notices

@@ -10,15 +10,22 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 
 def write(path: Path, content: bytes, *, synced: bool = True) -> None:
     """Create ``path`` with ``content`` and sync it. Raises OSError, also where a link has the name."""
+    write_pieces(path, [content], synced=synced)
+
+
+def write_pieces(path: Path, pieces: Iterable[bytes | memoryview], *, synced: bool = True) -> None:
+    """The same with content that comes piece by piece."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
     descriptor = os.open(path, flags, 0o666)
     try:
-        _write_all(descriptor, content)
+        for piece in pieces:
+            _write_all(descriptor, piece)
         if synced:
             os.fsync(descriptor)
     finally:
@@ -87,7 +94,7 @@ def remove_folder(folder: Path) -> None:
     shutil.rmtree(hidden, ignore_errors=True)
 
 
-def _write_all(descriptor: int, content: bytes) -> None:
+def _write_all(descriptor: int, content: bytes | memoryview) -> None:
     view = memoryview(content)
     while view:
         view = view[os.write(descriptor, view) :]

@@ -110,12 +110,12 @@ class Built:
         """The parts of a checkpoint beside the model and the state, by name."""
         return {**self.run.parts(), "random": snapshot.RandomStates(self.device)}
 
-    def snapshot(self) -> CheckpointData:
-        """A copy of everything that decides how the run goes on."""
+    def snapshot(self, *, copied: bool = True) -> CheckpointData:
+        """Everything that decides how the run goes on; not ``copied``, it holds until the next step."""
         state = self.run.state
         fingerprint = self.data_fingerprint(state.epoch)
         plain = {**state.state_dict(), "data": self.described, "data_fingerprint": fingerprint}
-        return snapshot.take(self.run.result.state_dict(), plain, self.parts())
+        return snapshot.take(self.run.result.state_dict(), plain, self.parts(), copied=copied)
 
     def while_waiting(self, look: Callable[[], None]) -> None:
         """Have ``look`` called about once a second while the loop waits for a batch; it may raise."""

@@ -98,7 +98,7 @@ def copy_from(run: str, model: Model) -> tuple[Any, str]:
     """
     refuse_lazy(model, f"init_from={run}")
     directory = find(run)
-    content = read_checkpoint(choose_checkpoint(directory, read_record(directory)))
+    content = read_checkpoint(choose_checkpoint(directory, read_record(directory)), training=False)
     stored = content.model
     own = model.state_dict()
     fits = {

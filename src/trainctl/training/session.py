@@ -130,9 +130,9 @@ class Session:
             self.display.notice(notice)
             log.info(notice)
 
-    def _hold(self, run: Run) -> Any:
-        """Copy the run for a checkpoint; the result gives the copy."""
-        content = ready_to_save(self.built.snapshot(), self.built.buffers)
+    def _hold(self, run: Run, copied: bool) -> Any:
+        """Take the run for a checkpoint, ``copied`` or as it is; the result gives it."""
+        content = ready_to_save(self.built.snapshot(copied=copied), self.built.buffers)
         return lambda: content
 
     def _announce(self, topic: str, text: str, word: str) -> None:
@@ -189,7 +189,7 @@ class Session:
             return {}
         if run.state.best is not None and run.state.best["step"] != run.state.step:
             best = self.directory / "checkpoints" / folder_name(run.state.best["step"])
-            run.result.load_state_dict(read_checkpoint(best).model)
+            run.result.load_state_dict(read_checkpoint(best, training=False).model)
         values = evaluate_split(artifacts.counting(run, self.confusion), split, loader)
         return values if split == "test" else {}
 

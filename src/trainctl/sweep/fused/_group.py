@@ -387,7 +387,7 @@ def _load_best(member: Member) -> None:
     state = member.run.state
     if member.built.test is not None and state.best is not None and state.best["step"] != state.step:
         best = member.request.directory / "checkpoints" / folder_name(state.best["step"])
-        member.run.model.load_state_dict(read_checkpoint(best).model)
+        member.run.model.load_state_dict(read_checkpoint(best, training=False).model)
 
 
 def _finite(row: Sequence[float]) -> bool:

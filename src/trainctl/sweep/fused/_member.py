@@ -164,7 +164,7 @@ class Member:
 
     # ---------------------------------------------------------------- while it trains
 
-    def hold(self, run: Run) -> Callable[[], CheckpointData]:
+    def hold(self, run: Run, copied: bool = True) -> Callable[[], CheckpointData]:
         """Copy the tensors that the next step changes; the function returned makes a checkpoint of the copy,
         which takes longer."""
         model = _cloned(dict(run.result.state_dict()))
