@@ -2,9 +2,9 @@
 
     python benchmarks/large_checkpoints.py [--hidden 8192] [--rounds 3] [--folder DIR]
 
-An MLP 64-H-H-H-10 (135 M parameters at 8,192) takes three steps with Adam on the digits and is saved after the
-second. Each way in a process of its own: the script; trainctl with ``checkpoint.overlap=false`` and ``true``;
-then ``eval``, ``resume`` and ``export`` of that run. Last, in one process and in turn: the seconds of
+An MLP 64-H-H-H-10 (135 M parameters at 8,192) takes three steps with Adam on the digits and is saved after
+the second. Each way in a process of its own: the script; trainctl with ``checkpoint.overlap=false`` and
+``true``; then ``eval``, ``resume`` and ``export`` of that run. Last, in one process and in turn: the seconds of
 ``torch.save`` with fsync, and of a checkpoint written, synced, read back and compared.
 """
 
@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def script(hidden: int, folder: Path) -> tuple[nn.Module, torch.optim.Optimizer]
     torch.manual_seed(0)
     sizes = [64, hidden, hidden, hidden, 10]
     layers: list[nn.Module] = [nn.Flatten()]
-    for before, after in zip(sizes, sizes[1:], strict=False):
+    for before, after in pairwise(sizes):
         layers += [nn.Linear(before, after), nn.ReLU()]
     model = nn.Sequential(*layers[:-1])
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
@@ -115,14 +116,14 @@ def main() -> None:
         ways |= {
             "eval": ["eval", "true"],
             "resume": ["resume", "true", "train.max_steps=4"],
-            "export": ["export", "true", "--output", "model.safetensors"],
+            "export": ["export", "true", "--format", "safetensors"],
         }
         for label, command in ways.items():
             found = peak([TRAINCTL, *command], folder)
             print(f"{label:<30} {found:6.2f} GB  {found / bare:.2f} of the script's", flush=True)
         theirs, ours = seconds(asked.hidden, folder, asked.rounds)
         print(
-            f"saved in {ours:.1f} s, read back and compared; torch.save {theirs:.1f} s; ratio {ours / theirs:.2f}"
+            f"saved, read back and compared in {ours:.1f} s, torch.save {theirs:.1f} s: {ours / theirs:.2f}"
         )
 
 
