@@ -4,8 +4,8 @@
 
 An MLP 64-H-H-H-10 (135 M parameters at 8,192) takes three steps with Adam on the digits and is saved after
 the second. Each way in a process of its own: the script; trainctl with ``checkpoint.overlap=false`` and
-``true``; then ``eval``, ``resume`` and ``export`` of that run. Last, in one process and in turn: the seconds of
-``torch.save`` with fsync, and of a checkpoint written, synced, read back and compared.
+``true``; then ``eval``, ``resume`` and ``export`` of that run. Last, in one process and in turn: the seconds
+of ``torch.save`` with fsync, and of a checkpoint written, synced, read back and compared.
 """
 
 from __future__ import annotations
