@@ -15,8 +15,8 @@ import torch
 
 from tests.helpers.program import start, wait_for
 from trainctl import load
-from trainctl.checkpoint.format import CheckpointData, folder_name, read_checkpoint, verify_checkpoint
-from trainctl.checkpoint.retention import choose_checkpoint
+from trainctl.checkpoint.format import CheckpointData, folder_name, verify_checkpoint
+from trainctl.checkpoint.retention import read_chosen
 from trainctl.checkpoint.snapshot import unpack
 from trainctl.config.composer import Composed, Composer
 from trainctl.config.overrides import to_hydra
@@ -102,7 +102,7 @@ def furthest(one: Path, other: Path) -> float:
 
 
 def content(directory: Path, which: str = "last") -> CheckpointData:
-    return read_checkpoint(choose_checkpoint(directory, read_record(directory), which))
+    return read_chosen(directory, read_record(directory), which)[1]
 
 
 def assert_same(one: Path, other: Path) -> None:
