@@ -26,24 +26,22 @@ def list_checkpoints(folder: Path, *, committed: bool = True) -> list[Path]:
 def newest_valid(folder: Path) -> Found:
     """The newest undamaged checkpoint, its content, and the newer damaged ones, each with the reason.
 
-    One that training removes meanwhile is none of these. Raises CheckpointError (exit 4) when there is none;
-    nothing is changed.
+    Raises CheckpointError (exit 4) when there is none; nothing is changed.
     """
-    while True:
-        damaged: list[tuple[Path, str]] = []
-        removed = False
-        for path in reversed(list_checkpoints(folder, committed=False)):
-            try:
-                data = read_checkpoint(path)
-                if path.name != folder_name(data.step):
-                    raise CheckpointError(f"{path} is the checkpoint of step {data.step}, renamed")
-                return path, data, damaged
-            except CheckpointError as error:
-                if os.path.lexists(path):
-                    damaged.append((path, str(error)))
-                removed |= not os.path.lexists(path)
-        if not removed:
-            break
+    damaged: list[tuple[Path, str]] = []
+    paths = list_checkpoints(folder, committed=False)
+    while paths:
+        path = paths.pop()
+        try:
+            data = read_checkpoint(path)
+            if path.name != folder_name(data.step):
+                raise CheckpointError(f"{path} is the checkpoint of step {data.step}, renamed")
+            return path, data, damaged
+        except CheckpointError as error:
+            if os.path.lexists(path):
+                damaged.append((path, str(error)))
+            else:  # removed by training, which has saved a newer one
+                damaged, paths = [], list_checkpoints(folder, committed=False)
     if damaged:
         listed = "; ".join(reason for _, reason in damaged)
         raise CheckpointError(
