@@ -6,10 +6,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from omegaconf.errors import ConfigValueError
 
 from tests.helpers.program import modules_after, run
+from trainctl.config import composer
+from trainctl.errors import ConfigError, TerminatedRunError
+from trainctl.training.interrupts import Stopped
 
 # The words, the exit code, and what standard error must say.
 BAD = [
@@ -145,6 +150,23 @@ def test_cfg_job_shows_what_a_run_would_use(trainctl) -> None:
 )
 def test_hydras_own_views_work(trainctl, words: list[str]) -> None:
     assert trainctl(*words).code == 0
+
+
+@pytest.mark.parametrize("wrapped", [ConfigValueError, ConfigError, SystemError])
+@pytest.mark.parametrize(
+    ("told", "code"), [(KeyboardInterrupt(), 130), (Stopped(TerminatedRunError("")), 143)]
+)
+def test_a_signal_that_a_library_takes_for_an_error_is_still_one(
+    trainctl, monkeypatch: pytest.MonkeyPatch, told: BaseException, code: int, wrapped: type[Exception]
+) -> None:
+    def composing(full: Any) -> Any:
+        try:
+            raise told
+        except BaseException:
+            raise wrapped("cannot be composed") from None
+
+    monkeypatch.setattr(composer, "without_hydra", composing)
+    assert trainctl("--cfg", "job").code == code
 
 
 def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
