@@ -236,7 +236,10 @@ class TestSweep:
         ledger = self.sweep(tmp_path)
         make(tmp_path / "good")
         os.mkfifo(ledger._path(ledger.jobs()[0]))
-        assert [entry.state for entry in gather(["sweep"])] == ["waiting"] * 5
+        (tmp_path / "sweep/ledger/1.json").write_text('{"state": "failed", "reason": 5}')
+        entries = gather(["sweep"])
+        assert [entry.state for entry in entries] == ["unreadable"] * 2 + ["waiting"] * 3
+        assert "ledger/1.json is damaged" in entries[1].reason
         for name in ("jobs.jsonl", "sweep.json"):
             (tmp_path / "sweep" / name).unlink()
             os.mkfifo(tmp_path / "sweep" / name)
