@@ -23,6 +23,7 @@ from trainctl.errors import (
     StorageError,
     TrainctlError,
     nearest,
+    signal_behind,
     storage_error,
 )
 from trainctl.training.interrupts import Stopped, held_back, terminable
@@ -79,15 +80,12 @@ def _exit_code(words: list[str]) -> int:
         return _report(TrainctlError(f"internal error: {reason}", "TRAINCTL_DEBUG=1 shows the traceback"))
 
 
-def _told(error: BaseException | None) -> TrainctlError | None:
-    """What the program was told by a signal that a library has taken for an error of its own."""
-    while error is not None:
-        if isinstance(error, Stopped):
-            return error.error
-        if isinstance(error, KeyboardInterrupt):
-            return InterruptedRunError("interrupted")
-        error = error.__cause__ or error.__context__
-    return None
+def _told(error: BaseException) -> TrainctlError | None:
+    """What a signal has told the program, also where a library took it for an error of its own."""
+    found = signal_behind(error)
+    if isinstance(found, Stopped):
+        return found.error
+    return InterruptedRunError("interrupted") if isinstance(found, KeyboardInterrupt) else None
 
 
 def _report(error: TrainctlError) -> int:
