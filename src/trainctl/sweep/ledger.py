@@ -262,7 +262,7 @@ def _alive(row: Row) -> bool:
 
 def _read(path: Path) -> bytes:
     try:
-        return files.read(path)
+        return files.read(path, 2**34)
     except FileNotFoundError:
         raise
     except OSError as error:
