@@ -197,14 +197,14 @@ def read(store: Store, name: str, *, training: bool = True) -> CheckpointData:
         if manifest_entry(data) != entries[STATE]:
             raise CheckpointError(f"{where}/{STATE} is damaged: it does not match its manifest")
         state = json.loads(data)
-        if not isinstance(state, dict) or not _is_count(state.get("step")):
+        if not isinstance(state, dict) or not is_count(state.get("step")):
             raise CheckpointError(f"{where}/{STATE} has no valid step")
         return CheckpointData(model, tensors, upgraded(state))
     except _UNREADABLE as error:
         raise CheckpointError(f"{where} is no usable checkpoint: {_reason(error)}") from error
 
 
-def _is_count(value: Any) -> bool:
+def is_count(value: Any) -> bool:
     return type(value) is int and 0 <= value < 2**63
 
 
@@ -222,7 +222,7 @@ def _entries(store: Store, name: str) -> dict[str, dict[str, Any]]:
         raise CheckpointError(f"{where}/{MANIFEST} is damaged, or of another version")
     # A manifest that is not byte for byte what is written here was damaged, or written by something else.
     sizes = [entry["size"] for entry in entries.values()]
-    if manifest_bytes(entries) != content or not all(_is_count(size) for size in sizes):
+    if manifest_bytes(entries) != content or not all(is_count(size) for size in sizes):
         raise CheckpointError(f"{where}/{MANIFEST} is damaged")
     return entries
 
