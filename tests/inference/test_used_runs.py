@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import pickle
+import platform
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -343,6 +344,7 @@ def test_a_best_one_that_its_run_no_longer_has_or_never_stored_is_the_newest_one
     shutil.rmtree(run / "checkpoints" / "step-00000002")
     assert "run, step-00000004" in trainctl("eval", "run").out
     assert trainctl("init_from=run", "epochs=1", "model.hidden=[8]", *QUICK, "hydra.run.dir=new").code == 0
+    (run / ".lock").write_text(f"process 4999999999 on {platform.node()}")
     (entry,) = gather([run])
     assert (entry.state, entry.step) == (("interrupted", 4) if status == "running" else ("failed", 4))
 
@@ -352,7 +354,7 @@ def test_a_checkpoint_that_is_removed_while_it_is_read_is_chosen_again(
 ) -> None:
     change_record(run, best={"step": 2, "epoch": 1})
 
-    def read(path: Path) -> CheckpointData:
+    def read(path: Path, training: bool) -> CheckpointData:
         if path.name == "step-00000002" and path.exists():  # the run is resumed, and finds a better one
             change_record(run, status="running", best=None)
             shutil.rmtree(path)

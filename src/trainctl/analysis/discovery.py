@@ -265,7 +265,7 @@ def _monitor(record: Mapping[str, Any], settings: Mapping[str, Any]) -> Monitor 
 
 def _value(name: str, best: Mapping[str, Any], last: Mapping[str, Any]) -> float | None:
     value = best.get(name)
-    if type(value) in (int, float) and math.isfinite(value):
+    if isinstance(value, int | float) and type(value) is not bool and math.isfinite(value):
         return float(value)
     # No value was ever the best: NaN is text in JSON.
     return math.nan if isinstance(last.get(name), str) else None
