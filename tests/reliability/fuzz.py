@@ -103,7 +103,10 @@ def _fields_damaged(suffix: str, content: bytes) -> Iterator[tuple[str, str | by
         kinds = {tuple(json.loads(line)): number for number, line in enumerate(lines)}
         for number in kinds.values():
             for at, line in _documents(json.loads(lines[number]), json.dumps):
-                yield f"line {number + 1}: {at}", "\n".join([*lines[:number], line, *lines[number + 1 :]]) + "\n"
+                yield (
+                    f"line {number + 1}: {at}",
+                    "\n".join([*lines[:number], line, *lines[number + 1 :]]) + "\n",
+                )
     elif suffix == ".safetensors":
         length = int.from_bytes(content[:8], "little")
         for at, header in _documents(json.loads(content[8 : 8 + length]), json.dumps):
@@ -171,7 +174,14 @@ class Verb:
         return " ".join(word for word in self.words if "=" not in word)
 
 
-QUICK = ("threads=1", "display.mode=none", "dataset=csv", "dataset.path=table.csv", "loss=mse", "model.hidden=[4]")
+QUICK = (
+    "threads=1",
+    "display.mode=none",
+    "dataset=csv",
+    "dataset.path=table.csv",
+    "loss=mse",
+    "model.hidden=[4]",
+)
 _TRAINED = ("run.json", "config.yaml", "checkpoints/step-00000004/*")
 _RUN = tuple(f"run/{name}" for name in (*_TRAINED, "config.history.yaml", ".lock"))
 _METRICS, _CONF = ("run/metrics.jsonl",), ("conf/*/*.yaml", "conf/*.yaml")
@@ -306,7 +316,9 @@ def make_places() -> None:
     """Everything that the verbs read, in the current folder."""
     rows = [f"{n},{n % 7 - 3}.5,{'red' if n % 3 else 'blue'},{100 + n % 11}.25\n" for n in range(60)]
     Path("table.csv").write_text("id,width,colour,y\n" + "".join(rows))
-    Path("new.csv").write_text("id,width,colour\n" + "".join(row.rpartition(",")[0] + "\n" for row in rows[:9]))
+    Path("new.csv").write_text(
+        "id,width,colour\n" + "".join(row.rpartition(",")[0] + "\n" for row in rows[:9])
+    )
     for name, text in {
         "optim/own.yaml": "# Mine\nname: adam\nlr: 0.01\nbetas: [0.9, 0.99]\n",
         "experiment/own.yaml": "# @package _global_\ndefaults:\n  - override /scheduler: cosine\n"
@@ -317,7 +329,12 @@ def make_places() -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     short = ("train.epochs=2", "train.max_steps=4", "batch_size=16")
-    kept = ("train.ema=0.9", "scheduler=reduce_on_plateau", "checkpoint.every_steps=1", "checkpoint.keep_last=9")
+    kept = (
+        "train.ema=0.9",
+        "scheduler=reduce_on_plateau",
+        "checkpoint.every_steps=1",
+        "checkpoint.keep_last=9",
+    )
     for words, code in (
         ((*QUICK, *short, *kept, "hydra.run.dir=run", "name=mine"), 0),
         (("resume", "run", "train.max_steps=6"), 0),

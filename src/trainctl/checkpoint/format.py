@@ -25,6 +25,7 @@ from torch import Tensor
 from trainctl.checkpoint.store import MANIFEST, LocalStore, Store, refuse_foreign
 from trainctl.checkpoint.upgrade import upgraded
 from trainctl.errors import CheckpointError, NotFiniteError, UnsafeInputError
+from trainctl.runs import strict_json
 
 _MANIFEST_VERSION = 2
 MODEL, TRAINING, STATE = "model.safetensors", "training.safetensors", "state.json"
@@ -160,11 +161,11 @@ def read(store: Store, name: str) -> CheckpointData:
     try:
         for file in (MODEL, TRAINING):
             _check_header(f"{where}/{file}", data[file])
-        state = json.loads(data[STATE])
+        state = strict_json.parse(data[STATE])
         if not isinstance(state, dict) or not _is_count(state.get("step")):
             raise CheckpointError(f"{where}/{STATE} has no valid step")
         return CheckpointData(load_tensors(data[MODEL]), load_tensors(data[TRAINING]), upgraded(state))
-    except (SafetensorError, ValueError, RecursionError, MemoryError) as error:
+    except (SafetensorError, ValueError, MemoryError) as error:
         raise CheckpointError(f"{where} is no usable checkpoint: {_reason(error)}") from error
 
 
@@ -181,7 +182,7 @@ def _verified(store: Store, name: str) -> dict[str, bytes]:
     where = f"{store}/{name}"
     try:
         content = store.get(name, MANIFEST, _LARGEST_MANIFEST)
-        manifest = json.loads(content)
+        manifest = strict_json.parse(content)
         entries = manifest["files"]
         if manifest["version"] != _MANIFEST_VERSION or sorted(entries) != sorted(FILES):
             raise CheckpointError(f"{where}/{MANIFEST} is damaged, or of another version")
@@ -190,7 +191,7 @@ def _verified(store: Store, name: str) -> dict[str, bytes]:
             raise CheckpointError(f"{where}/{MANIFEST} is damaged")
         contents = {file: store.get(name, file, entries[file]["size"]) for file in FILES}
     except (
-        OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, MemoryError
+        OSError, ValueError, KeyError, TypeError, AttributeError, MemoryError
     ) as error:  # fmt: skip
         raise CheckpointError(f"{where} is no usable checkpoint: {_reason(error)}") from error
     for file, data in contents.items():
@@ -204,7 +205,7 @@ def _check_header(path: str, content: bytes) -> None:
     length = int.from_bytes(content[:8], "little")
     if len(content) < 8 or length > len(content) - 8:
         raise UnsafeInputError(f"{path}: its header claims {length} bytes, the file has {len(content)}")
-    header = json.loads(content[8 : 8 + length])
+    header = strict_json.parse(content[8 : 8 + length])
     room = len(content) - 8 - length
     if not isinstance(header, dict):
         raise UnsafeInputError(f"{path}: its header is not a table of tensors")

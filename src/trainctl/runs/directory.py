@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from trainctl.errors import ConfigError, DirectoryTakenError, storage_error
-from trainctl.runs import files
+from trainctl.runs import files, strict_json
 from trainctl.runs.record import RUN_VERSION
 
 CURVES, CONFUSION = "curves.png", "confusion.png"
@@ -156,7 +156,7 @@ def find(run: str | Path) -> Path:
 
 def _name_of(path: Path) -> str | None:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = strict_json.parse(path.read_bytes())
     except (OSError, ValueError):
         return None
     return content.get("name") if isinstance(content, dict) else None

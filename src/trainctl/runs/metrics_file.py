@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import mmap
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from trainctl.errors import ConfigError
+from trainctl.runs import strict_json
 
 _TAIL = 2**16
 _BLOCK = 2**20
@@ -26,11 +26,7 @@ def newest(path: Path) -> Mapping[str, Any]:
     except OSError:
         return {}
     for line in reversed(lines):
-        try:
-            values = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(values, dict):
+        if isinstance(values := _parsed(line), dict):
             return values
     return {}
 
@@ -63,11 +59,7 @@ def evaluations(path: Path) -> Iterator[dict[str, Any]]:
             while at >= 0:
                 end = content.find(b"\n", at)
                 line = content[content.rfind(b"\n", 0, at) + 1 : end if end >= 0 else len(content)]
-                try:
-                    values = json.loads(line)
-                except ValueError:
-                    values = None
-                if isinstance(values, dict):
+                if isinstance(values := _parsed(line), dict):
                     yield values
                 at = content.find(b'"samples_per_second"', max(end, at + 1))
     except (OSError, ValueError):  # absent or empty
@@ -135,8 +127,9 @@ def recorded(path: Path) -> Recorded:
 
 def _parse_lines(lines: Sequence[bytes]) -> list[dict[str, Any] | None]:
     try:
-        values = json.loads(b"[" + b",".join(lines) + b"]")
-    except (ValueError, RecursionError):
+        block = b"[" + b",".join(lines) + b"]"
+        values = strict_json.parse(block, strict_json.DEEPEST + len(lines))
+    except ValueError:
         values = []
     if len(values) != len(lines):
         values = [_parsed(line) for line in lines]
@@ -145,6 +138,6 @@ def _parse_lines(lines: Sequence[bytes]) -> list[dict[str, Any] | None]:
 
 def _parsed(line: bytes) -> Any:
     try:
-        return json.loads(line)
-    except (ValueError, RecursionError):
+        return strict_json.parse(line)
+    except ValueError:
         return None

@@ -13,15 +13,15 @@ import json
 import os
 import platform
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from trainctl.errors import ConfigError, DirectoryTakenError, TrainctlError, UnsafeInputError
-from trainctl.runs import files
+from trainctl.runs import files, strict_json
 from trainctl.runs.directory import lock
-from trainctl.runs.record import now, read_record
+from trainctl.runs.record import now, read_record, usable_plugins
 
 SWEEP_VERSION = 1
 STORED_FILES = ("config.yaml", "overrides.yaml")
@@ -123,10 +123,10 @@ class Ledger:
         jobs = []
         for number, line in enumerate(lines[:-1], start=1):
             try:
-                values = json.loads(line)
+                values = strict_json.parse(line)
                 values["words"], values["notices"] = tuple(values["words"]), tuple(values["notices"])
                 jobs.append(Job(**values))
-            except (ValueError, KeyError, TypeError, RecursionError) as error:
+            except (ValueError, KeyError, TypeError) as error:
                 raise ConfigError(f"{path} is damaged in line {number}: {error}") from None
             self._refuse_foreign(jobs[-1], number, f"{path} line {number}")
         return jobs
@@ -167,10 +167,10 @@ class Ledger:
     def stored(self, job: Job) -> Row:
         """The row as it was last written."""
         try:
-            values = json.loads(self._path(job).read_bytes())
+            values = strict_json.parse(self._path(job).read_bytes())
             row = Row(**{key: value for key, value in values.items() if key in Row.__dataclass_fields__})
             return row if _is_usable(row) else Row()
-        except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        except (OSError, ValueError, TypeError, AttributeError):
             return Row()
 
     def write(self, job: Job, row: Row) -> None:
@@ -266,11 +266,38 @@ def _read_sweep(directory: Path) -> dict[str, Any]:
             target = (directory / name).readlink()
             raise UnsafeInputError(f"{directory / name} is a link to {target}", _NO_LINKS)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = strict_json.parse(path.read_bytes())
     except FileNotFoundError:
         raise ConfigError(f"{directory}: not a sweep", "give a directory that holds sweep.json") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{path} is not valid: {error}") from None
     if not isinstance(content, dict) or content.get("version") != SWEEP_VERSION:
         raise ConfigError(f"{path}: version must be {SWEEP_VERSION}")
+    # A kill at the very start leaves a sweep that has no jobs yet, and nothing but its version.
+    checked = {**content, "search": content.get("search") or content}
+    for key, usable in _USABLE.items() if content.keys() - {"version", "status"} else ():
+        if not usable(checked.get(key)):
+            raise ConfigError(f"{path} is not valid: {key} is damaged")
     return content
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_composed(value: Any) -> bool:
+    """Whether these are the entries for composing the configs again; those of a search stand by themselves."""
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("config_dir"), str | None)
+        and all(isinstance(value.get(key), str) for key in ("folder", "config_name"))
+    )
+
+
+_USABLE: Mapping[str, Callable[[Any], bool]] = {
+    "command": _is_text,
+    "launcher": _is_text,
+    "words": lambda value: isinstance(value, list) and all(map(_is_text, value)),
+    "plugins": usable_plugins,
+    "search": _is_composed,
+}

@@ -25,7 +25,7 @@ from optuna.storages.journal import BaseJournalBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from trainctl.errors import ConfigError
-from trainctl.runs import files
+from trainctl.runs import files, strict_json
 from trainctl.sweep.space import Choice, Domain, Space
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -200,7 +200,7 @@ class _Journal(BaseJournalBackend):
 
     def read_logs(self, log_number_from: int) -> Iterable[dict[str, Any]]:
         lines = self._path.read_bytes().split(b"\n")[:-1]
-        return [json.loads(line) for line in lines[log_number_from:]]
+        return [strict_json.parse(line) for line in lines[log_number_from:]]
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         self._log.write(b"".join(json.dumps(log, separators=(",", ":")).encode() + b"\n" for log in logs))
