@@ -51,7 +51,7 @@ _NOTHING = object()
 
 @dataclass(frozen=True)
 class Damage:
-    """A file, what is done to it, and the new content: None removes it, a folder takes its place for ``...``."""
+    """A file, what is done to it, and its new content: None removes it, ``...`` puts a folder there."""
 
     file: Path
     what: str
@@ -269,7 +269,7 @@ class Bench:
         found = {}
         for folder, _, names in os.walk("."):
             for name in names:
-                path = os.path.join(folder, name)
+                path = f"{folder}/{name}"
                 status = os.lstat(path)
                 found[path] = (status.st_mtime_ns, status.st_ino)
         return found

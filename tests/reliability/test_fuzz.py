@@ -1,4 +1,4 @@
-"""No file that is damaged in a field, or as a whole, leads to an internal error, a traceback or a long wait."""
+"""No file that is damaged in a field, or as a whole, leads to an internal error or a long wait."""
 
 from __future__ import annotations
 

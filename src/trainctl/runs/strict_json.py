@@ -17,8 +17,8 @@ _BRACKET = re.compile(rb"[\[{]")
 def parse(content: bytes, brackets: int = DEEPEST) -> Any:
     """The values in ``content``, which is UTF-8.
 
-    Of so few opening ``brackets`` the nesting is not measured. Raises ValueError for what is no JSON, for nesting deeper than ``DEEPEST`` and for whole numbers of more
-    than ``DIGITS`` digits.
+    Of so few opening ``brackets`` the nesting is not measured. Raises ValueError for what is no JSON, for
+    nesting deeper than ``DEEPEST`` and for whole numbers of more than ``DIGITS`` digits.
     """
     try:
         values = json.loads(content.decode(), parse_int=_whole)

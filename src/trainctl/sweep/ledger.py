@@ -286,7 +286,7 @@ def _is_text(value: Any) -> bool:
 
 
 def _is_composed(value: Any) -> bool:
-    """Whether these are the entries for composing the configs again; those of a search stand by themselves."""
+    """Whether these are the entries for composing the configs again."""
     return (
         isinstance(value, dict)
         and isinstance(value.get("config_dir"), str | None)

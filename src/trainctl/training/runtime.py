@@ -21,6 +21,7 @@ import torch
 
 from trainctl.errors import ConfigError
 from trainctl.registry.protocols import Model, Optimizer
+from trainctl.runs import strict_json
 
 _TRIAL_STEPS = 8
 _ROUNDS = 3
