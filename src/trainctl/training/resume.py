@@ -151,7 +151,7 @@ def _check_state(content: CheckpointData) -> None:
     if not wrong and not state["epoch"] <= state["step"] >= state["evaluated"]:
         wrong = ["step"]
     try:
-        content_groups(content)
+        wrong += ["optimizer"] if not all(map(_is_group, content_groups(content))) else []
     except (KeyError, TypeError, AttributeError, ValueError):
         wrong.append("optimizer")
     if wrong:
@@ -177,6 +177,11 @@ def _is_row(value: Any) -> bool:
         and _is_count(value.get("epoch"))
         and all(map(_is_number, value.values()))
     )
+
+
+def _is_group(value: Any) -> bool:
+    """Whether this is a group of parameters of an optimizer."""
+    return isinstance(value, dict) and {"params", "lr"} <= value.keys()
 
 
 _USABLE: Mapping[str, Callable[[Any], bool]] = {
