@@ -350,10 +350,20 @@ def make_places() -> None:
     for step in (5, 6):
         shutil.rmtree(f"run/checkpoints/step-{step:08d}")
     _as_killed(Path("run"), best=4)
+    journal = Path("search/search.jsonl")
+    lines = [
+        line for line in journal.read_text().splitlines(keepends=True) if not _tells(json.loads(line), 1)
+    ]
+    journal.write_text("".join(lines))
     for place in ("sweep", "search"):
         _as_killed(Path(place, "1"))
-        row = Path(place, "ledger", "1.json")
+        row = Path(place, "ledger", "1.json")  # of a job whose result was not told yet
         row.write_text(json.dumps({**json.loads(row.read_text()), "state": "interrupted", "exit_code": 130}))
+
+
+def _tells(event: dict[str, Any], trial: int) -> bool:
+    """Whether an event of a search is the end of a trial, or a note on it."""
+    return event.get("trial_id") == trial and event["op_code"] in (6, 8)
 
 
 def _as_killed(run: Path, best: int | None = None) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from typing import Any
 
 DEEPEST = 100
@@ -41,14 +40,7 @@ def _whole(digits: str) -> int:
 
 def _depth(values: Any) -> int:
     depth, level = 0, [values]
-    while level:
+    while level := [each for each in level if isinstance(each, dict | list)]:
         depth += 1
-        level = [item for value in level for item in _items(value)]
-    return depth - 1
-
-
-def _items(value: Any) -> Iterator[Any]:
-    if isinstance(value, dict):
-        yield from value.values()
-    elif isinstance(value, list):
-        yield from value
+        level = [item for each in level for item in (each.values() if isinstance(each, dict) else each)]
+    return depth

@@ -289,7 +289,8 @@ def _is_composed(value: Any) -> bool:
     """Whether these are the entries for composing the configs again."""
     return (
         isinstance(value, dict)
-        and isinstance(value.get("config_dir"), str | None)
+        and "config_dir" in value
+        and isinstance(value["config_dir"], str | None)
         and all(isinstance(value.get(key), str) for key in ("folder", "config_name"))
     )
 

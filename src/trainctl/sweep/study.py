@@ -32,6 +32,8 @@ optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 FILE = "search.jsonl"
 _NAME = "search"
+# What optuna raises for a journal that it has not written.
+_DAMAGED = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
 
 
 class Study:
@@ -57,8 +59,9 @@ class Study:
             storage = JournalStorage(self._journal)
             begin = optuna.load_study if storage.get_all_studies() else optuna.create_study
             self._study = begin(storage=storage, study_name=_NAME)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ConfigError(f"{directory / FILE} is damaged: {error}", "start another search") from error
+        except _DAMAGED as error:
+            reason = str(error) or type(error).__name__
+            raise ConfigError(f"{directory / FILE} is damaged: {reason}", "start another search") from error
 
     def _trials(self, *states: TrialState) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False, states=states or None)

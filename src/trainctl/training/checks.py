@@ -19,6 +19,11 @@ from trainctl.registry.protocols import Batch, Criterion, Model, named_modules
 from trainctl.training.loop import evaluating
 from trainctl.training.runtime import random_state_kept
 
+_STORED = (
+    "bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "float8_e4m3fn",
+    "float8_e5m2", "float16", "bfloat16", "float32", "float64", "complex64",
+)  # fmt: skip
+
 
 def check_fit(config: Config, model: Model, criterion: Criterion, batch: Batch, data: Data) -> None:
     """Run two samples through model and loss. Raises ConfigError with both shapes where they do not fit.
@@ -79,9 +84,9 @@ def _check_training(
             outputs = model(inputs.clone())
             _refuse_no_tensor(config, outputs, " in training mode")
             if outputs.shape != shape:
+                given, wanted = (_listed(tuple(each[1:])) for each in (outputs.shape, shape))
                 raise ConfigError(
-                    f"model={config.model.name} gives (N, {_listed(tuple(outputs.shape[1:]))}) in training mode"
-                    f" and (N, {_listed(tuple(shape[1:]))}) in evaluation",
+                    f"model={config.model.name} gives (N, {given}) in training mode, else (N, {wanted})",
                     "both must be the same: what is trained is what is evaluated",
                 )
             loss = criterion(outputs, targets)
@@ -109,7 +114,7 @@ def _kind(value: Any) -> str:
 
 
 def check_state(config: Config, model: Model) -> None:
-    """Raise ConfigError for a state that no checkpoint can hold: safetensors has no complex128 either."""
+    """Raise ConfigError for a state that no checkpoint can hold: what safetensors has no type for."""
     state = model.state_dict()
     for name, value in state.items():
         if not isinstance(value, torch.Tensor):
@@ -117,10 +122,12 @@ def check_state(config: Config, model: Model) -> None:
                 f"model={config.model.name}: its state {name} is {type(value).__name__}, not a tensor",
                 "keep it in a buffer instead of get_extra_state: checkpoints hold tensors only",
             )
-        if value.dtype == torch.complex128:
+        plain = value.layout == torch.strided and not (value.is_meta or value.is_nested)
+        if not plain or _type(value) not in _STORED:
+            kind = _type(value) if plain else f"a {value.layout} tensor on {value.device}"
             raise ConfigError(
-                f"model={config.model.name}: {name} is {_type(value)}, which a checkpoint cannot hold",
-                "use complex64, or a real and an imaginary part",
+                f"model={config.model.name}: {name} is {kind}, which a checkpoint cannot hold",
+                "complex64 can be stored, and a real and an imaginary part" if value.is_complex() else "",
             )
 
     if any(name.endswith(_EXTRA_STATE_KEY_SUFFIX) for name in state):

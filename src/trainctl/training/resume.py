@@ -213,7 +213,7 @@ def blamed_on_checkpoint(checkpoint: object) -> Iterator[None]:
         frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
         if not any(name.startswith(_STATEFUL) for name in frames):
             raise
-        log.error("after %s was restored", checkpoint, exc_info=error)
+        log.info("after %s was restored", checkpoint, exc_info=error)
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
         raise CheckpointError(
             f"{checkpoint} cannot be continued: its state does not go together ({reason})",
