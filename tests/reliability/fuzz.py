@@ -163,15 +163,17 @@ class Verb:
     """A command, and the files that it reads, as patterns.
 
     Attributes:
+        every: of the damages it gets every N-th, a prime; verbs share readers, and all of it takes hours.
         differs: exit 1 is an answer.
     """
 
     words: tuple[str, ...]
     reads: tuple[str, ...]
+    every: int
     differs: bool = False
 
     def __str__(self) -> str:
-        return " ".join(word for word in self.words if "=" not in word)
+        return " ".join(word for word in self.words if "=" not in word) or "train"
 
 
 QUICK = (
@@ -189,25 +191,26 @@ _LEDGER = ("{0}/sweep.json", "{0}/jobs.jsonl", "{0}/ledger/*.json", "{0}/1/run.j
 _SWEEP, _SEARCH = ([name.format(place) for name in _LEDGER] for place in ("sweep", "search"))
 _OWN = ("optim=own", "experiment=own", "init_from=run")
 VERBS = (
-    Verb(("resume", "run"), (*_RUN, *_METRICS, "table.csv", "run/overrides.yaml")),
-    Verb(("eval", "run", "--json"), (*_RUN, "table.csv")),
-    Verb(("predict", "run", "--input", "new.csv", "--output", "out.csv"), (*_RUN, "new.csv")),
-    Verb(("export", "run", "--format", "safetensors", "--output", "out.safetensors", "--force"), _RUN),
-    Verb(("verify", "run", "--steps", "2"), (*_RUN, *_METRICS), differs=True),
+    Verb(("resume", "run"), (*_RUN, *_METRICS, "table.csv", "run/overrides.yaml"), 17),
+    Verb(("eval", "run", "--json"), (*_RUN, "table.csv"), 11),
+    Verb(("predict", "run", "--input", "new.csv", "--output", "out.csv"), (*_RUN, "new.csv"), 19),
+    Verb(("export", "run", "--format", "safetensors", "--output", "out.safetensors", "--force"), _RUN, 23),
+    Verb(("verify", "run", "--steps", "2"), (*_RUN, *_METRICS), 47, differs=True),
     Verb(
         ("compare", "run", "sweep", "search", "--json", "c.json", "--csv", "c.csv", "--html", "c.html"),
         ("run/run.json", "run/config.yaml", "run/.lock", *_METRICS, *_SWEEP, *_SEARCH),
+        13,
     ),
-    Verb(("replay", "bad"), ("bad/run.json", "bad/capsules/*/*"), differs=True),
-    Verb((*QUICK, "init_from=run", "train.max_steps=1", "hydra.run.dir=new"), _RUN),
-    Verb((*QUICK, *_OWN, "train.max_steps=1", "hydra.run.dir=new"), _CONF),
-    Verb(("--cfg", "job", "--resolve", *_OWN), _CONF),
-    Verb(("trace", *QUICK, *_OWN), (*_CONF, *_RUN)),
-    Verb(("tune", "lr", "--steps", "20", *QUICK, *_OWN), _CONF),
-    Verb(("plan", "-m", *QUICK, *_OWN, "seed=1,2"), _CONF),
-    Verb(("ls", "optim=own", "experiment"), _CONF),
-    Verb(("resume", "sweep"), _SWEEP, differs=True),
-    Verb(("resume", "search"), (*_SEARCH, "search/search.jsonl"), differs=True),
+    Verb(("replay", "bad"), ("bad/run.json", "bad/capsules/*/*"), 11, differs=True),
+    Verb((*QUICK, "init_from=run", "train.max_steps=1", "hydra.run.dir=new"), _RUN, 131),
+    Verb((*QUICK, *_OWN, "train.max_steps=1", "hydra.run.dir=new"), _CONF, 23),
+    Verb(("--cfg", "job", "--resolve", *_OWN), _CONF, 19),
+    Verb(("trace", *QUICK, *_OWN), (*_CONF, *_RUN), 193),
+    Verb(("tune", "lr", "--steps", "20", *QUICK, *_OWN), _CONF, 29),
+    Verb(("plan", "-m", *QUICK, *_OWN, "seed=1,2"), _CONF, 31),
+    Verb(("ls", "optim=own", "experiment"), _CONF, 3),
+    Verb(("resume", "sweep"), _SWEEP, 41, differs=True),
+    Verb(("resume", "search"), (*_SEARCH, "search/search.jsonl"), 73, differs=True),
 )
 
 
