@@ -6,6 +6,7 @@ No torch in this process: a string names the function that a worker runs, ``pack
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import math
 import multiprocessing
@@ -23,7 +24,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from trainctl.errors import StorageError
+from trainctl.errors import StorageError, lacks_memory, storage_error
 
 # The resource tracker, which starts with the server, would warn of the semaphores of killed processes.
 _QUIET = "ignore:resource_tracker:UserWarning"
@@ -45,6 +46,8 @@ def start_server(preload: str = "trainctl.sweep.worker") -> None:
     try:
         forkserver.ensure_running()
     except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise storage_error(error, "starting worker processes") from error
         # The path of the socket may have 108 characters.
         raise StorageError(
             f"starting worker processes failed in {tempfile.gettempdir()}: {error}",
@@ -102,9 +105,9 @@ def _run(
         result = getattr(importlib.import_module(module), function)(*arguments)
         if answer is not None:
             answer.send(result)
-    except BaseException:
+    except BaseException as error:
         traceback.print_exc()
-        code = 1
+        code = errno.ENOMEM if lacks_memory(error) else 1
     with contextlib.suppress(OSError):
         sys.stdout.flush()
         sys.stderr.flush()
@@ -140,6 +143,8 @@ def ask(
 
 def _how_it_ended(process: BaseProcess) -> str:
     code = process.exitcode or 0
+    if code == errno.ENOMEM:
+        return "lacked memory to load torch (see ulimit -v)"
     if code >= 0:
         return f"ended with exit code {code}"
     return f"was killed by signal {-code}{' (out of memory?)' if code == -signal.SIGKILL else ''}"
