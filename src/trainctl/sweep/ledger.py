@@ -114,6 +114,12 @@ class Ledger:
         self.values.update(values)
         files.replace(self.directory / "sweep.json", (json.dumps(self.values, indent=2) + "\n").encode())
 
+    def needed(self, *keys: str) -> list[Any]:
+        """The values of these keys of ``sweep.json``. Raises ConfigError for one that is missing."""
+        if missing := [key for key in keys if key not in self.values]:
+            raise ConfigError(f"{self.directory / 'sweep.json'} is not valid: it lacks {missing[0]}")
+        return [self.values[key] for key in keys]
+
     # ------------------------------------------------------------------- jobs
 
     def jobs(self) -> list[Job]:
@@ -273,10 +279,8 @@ def _read_sweep(directory: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is not valid: {error}") from None
     if not isinstance(content, dict) or content.get("version") != SWEEP_VERSION:
         raise ConfigError(f"{path}: version must be {SWEEP_VERSION}")
-    # A kill at the very start leaves a sweep that has no jobs yet, and nothing but its version.
-    checked = {**content, "search": content.get("search") or content}
-    for key, usable in _USABLE.items() if content.keys() - {"version", "status"} else ():
-        if not usable(checked.get(key)):
+    for key, usable in _USABLE.items():
+        if key in content and not usable(content[key]):
             raise ConfigError(f"{path} is not valid: {key} is damaged")
     return content
 
@@ -285,13 +289,15 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
 
-def _is_composed(value: Any) -> bool:
-    """Whether these are the entries for composing the configs again."""
-    return (
+def _is_text_or_none(value: Any) -> bool:
+    return isinstance(value, str | None)
+
+
+def _is_search(value: Any) -> bool:
+    """Whether these are the settings of a search, if any, with the entries for composing its configs."""
+    return not value or (
         isinstance(value, dict)
-        and "config_dir" in value
-        and isinstance(value["config_dir"], str | None)
-        and all(isinstance(value.get(key), str) for key in ("folder", "config_name"))
+        and all(key in value and _USABLE[key](value[key]) for key in ("folder", "config_dir", "config_name"))
     )
 
 
@@ -300,5 +306,8 @@ _USABLE: Mapping[str, Callable[[Any], bool]] = {
     "launcher": _is_text,
     "words": lambda value: isinstance(value, list) and all(map(_is_text, value)),
     "plugins": usable_plugins,
-    "search": _is_composed,
+    "search": _is_search,
+    "folder": _is_text,
+    "config_dir": _is_text_or_none,
+    "config_name": _is_text_or_none,
 }

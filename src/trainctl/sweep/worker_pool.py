@@ -11,6 +11,7 @@ import importlib
 import math
 import multiprocessing
 import os
+import resource
 import signal
 import sys
 import tempfile
@@ -28,6 +29,7 @@ from trainctl.errors import StorageError, lacks_memory, storage_error
 
 # The resource tracker, which starts with the server, would warn of the semaphores of killed processes.
 _QUIET = "ignore:resource_tracker:UserWarning"
+_OPEN_FILES, _OPEN_FILES_A_WORKER = 32, 8
 _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND
 
 
@@ -150,6 +152,20 @@ def _how_it_ended(process: BaseProcess) -> str:
     return f"was killed by signal {-code}{' (out of memory?)' if code == -signal.SIGKILL else ''}"
 
 
+def _allow_open_files(workers: int) -> None:
+    """Raise StorageError where this process may not open the files that so many workers take: starting them
+    would fail in the middle."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = _OPEN_FILES + _OPEN_FILES_A_WORKER * workers
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise StorageError(
+            f"{workers} worker processes may need {needed} open files, {hard} are allowed",
+            "allow more: ulimit -n 1024; or start fewer workers",
+        )
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
 class Worker:
     """A worker process.
 
@@ -191,6 +207,7 @@ class WorkerPool(ABC):
     """
 
     def __init__(self, count: int, too_long: float = math.inf) -> None:
+        _allow_open_files(count)
         self.count, self.too_long = count, too_long
         self.workers: dict[int, Worker] = {}
 
