@@ -13,7 +13,7 @@ import pytest
 
 from tests.reliability.fuzz import VERBS, Bench, Verb, bounded, damages, make_places
 
-_SAMPLE = 60
+_SAMPLE = 30
 
 
 @pytest.fixture(scope="module")
