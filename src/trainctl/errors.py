@@ -128,6 +128,7 @@ _STORAGE_REMEDY = {
     errno.ENOSPC: "free some disk space, or put the run elsewhere with hydra.run.dir=DIR",
     errno.EDQUOT: "free some of the quota, or put the run elsewhere with hydra.run.dir=DIR",
     errno.EACCES: "put the run elsewhere with hydra.run.dir=DIR, or change the permissions",
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "allow more open files: ulimit -n 1024"),
     errno.EROFS: "the file system is read-only: put the run elsewhere with hydra.run.dir=DIR",
 }
 
@@ -142,6 +143,13 @@ def storage_error(error: OSError, doing: str) -> StorageError:
     reason = error.strerror or str(error)
     remedy = _STORAGE_REMEDY.get(error.errno or 0, "put the run elsewhere with hydra.run.dir=DIR")
     return StorageError(f"{doing} failed:{where} {reason}", remedy)
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether there was too little memory, also for the libraries of torch."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, ImportError) and "shared object" in str(error)
+    )
 
 
 def nearest(word: str, candidates: Iterable[str]) -> str | None:

@@ -171,9 +171,10 @@ class Checker(Hook):
         with contextlib.closing(build(config, stored=stored)) as self._built:
             run = self._built.run
             try:
-                self._restore(content)
-                run.attach([self])
-                self._built.fit(run)
+                with contextlib.nullcontext() if start is None else resuming.blamed_on_checkpoint(start.path):
+                    self._restore(content)
+                    run.attach([self])
+                    self._built.fit(run)
             except _EndedError as ended:
                 return str(ended) or None
             except NotFiniteError as error:

@@ -23,6 +23,7 @@ from trainctl.checkpoint import tensors as tensor_files
 from trainctl.checkpoint.store import MANIFEST, LocalStore, Store, refuse_foreign
 from trainctl.checkpoint.upgrade import upgraded
 from trainctl.errors import CheckpointError, NotFiniteError, UnsafeInputError
+from trainctl.runs import strict_json
 
 _MANIFEST_VERSION = 2
 MODEL, TRAINING, STATE = "model.safetensors", "training.safetensors", "state.json"
@@ -196,7 +197,7 @@ def read(store: Store, name: str, *, training: bool = True) -> CheckpointData:
         data = store.get(name, STATE, entries[STATE]["size"])
         if manifest_entry(data) != entries[STATE]:
             raise CheckpointError(f"{where}/{STATE} is damaged: it does not match its manifest")
-        state = json.loads(data)
+        state = strict_json.parse(data)
         if not isinstance(state, dict) or not is_count(state.get("step")):
             raise CheckpointError(f"{where}/{STATE} has no valid step")
         return CheckpointData(model, tensors, upgraded(state))
@@ -216,7 +217,7 @@ def _entries(store: Store, name: str) -> dict[str, dict[str, Any]]:
     """Size and SHA-256 of each file, by the manifest."""
     where = f"{store}/{name}"
     content = store.get(name, MANIFEST, _LARGEST_MANIFEST)
-    manifest = json.loads(content)
+    manifest = strict_json.parse(content)
     entries: dict[str, dict[str, Any]] = manifest["files"]
     if manifest["version"] != _MANIFEST_VERSION or sorted(entries) != sorted(FILES):
         raise CheckpointError(f"{where}/{MANIFEST} is damaged, or of another version")

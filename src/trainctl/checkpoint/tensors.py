@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from trainctl.errors import UnsafeInputError
+from trainctl.runs import strict_json
 
 _TYPES = {
     "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "F8_E4M3": torch.float8_e4m3fn,
@@ -65,7 +66,7 @@ def read(
     length = int.from_bytes(start, "little")
     if length > size - 8:
         raise UnsafeInputError(f"{where}: its header claims {length} bytes, the file has {size}")
-    entries = _entries(json.loads(_exactly(file, length, digest)), size - 8 - length, where)
+    entries = _entries(strict_json.parse(_exactly(file, length, digest)), size - 8 - length, where)
     tensors = {}
     for name, dtype, shape in entries:
         tensor = torch.empty(shape, dtype=dtype)

@@ -22,6 +22,7 @@ from trainctl.errors import (
     InterruptedRunError,
     StorageError,
     TrainctlError,
+    lacks_memory,
     nearest,
     signal_behind,
     storage_error,
@@ -71,7 +72,7 @@ def _exit_code(words: list[str]) -> int:
             return _report(told)
         if isinstance(error, ValueError) and "embedded null" in str(error):
             return _report(ConfigError("a name or a path has a NUL character", "leave it out"))
-        if isinstance(error, ImportError) and "shared object" in str(error):
+        if lacks_memory(error):
             return _report(ConfigError(f"torch cannot be loaded: {error}", "see ulimit -v, or free memory"))
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
         from trainctl.registry import plugins

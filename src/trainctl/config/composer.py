@@ -16,7 +16,7 @@ from hydra._internal.hydra import Hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, RangeSweep
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobStatus, run_job
 from hydra.errors import HydraException
@@ -41,6 +41,7 @@ T = TypeVar("T")
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException)
 # Hydra raises a plain ValueError for a group that is given null or a number, an AttributeError for a file
 # that holds a list; the rest is what a broken or circular file gives.
+_MOST_VALUES = 100_000
 _LOADING_ERRORS = (*COMPOSITION_ERRORS, ValueError, YAMLError, RecursionError, AttributeError, TypeError)
 
 
@@ -156,6 +157,12 @@ class Composer:
                 parsed += parser.parse_overrides([override])
             except HydraException as error:
                 problems.append(explain_override(override, error))
+            else:
+                if (count := _in_range(parsed[-1])) > _MOST_VALUES:
+                    what = f"{override.lstrip('+')}: gives {count:.3g} values, {_MOST_VALUES} are the most"
+                    problems.append(
+                        Problem(what, "give a larger step, or interval(LOW,HIGH) to hydra/sweeper=optuna")
+                    )
         if problems:
             raise ConfigError(problems)
         return parsed
@@ -230,13 +237,13 @@ class Composer:
         self, overrides: Sequence[str], directory: Path, task: Callable[[DictConfig], Any]
     ) -> Launcher:
         """Hydra's launcher for a sweep into ``directory``; it calls ``task`` for each job."""
-        full = self._load([*overrides, to_hydra(f"hydra.sweep.dir={directory}")], RunMode.MULTIRUN)
-        context = HydraContext(config_loader=self.loader, callbacks=Callbacks(full))
         try:
+            full = self._load([*overrides, to_hydra(f"hydra.sweep.dir={directory}")], RunMode.MULTIRUN)
+            context = HydraContext(config_loader=self.loader, callbacks=Callbacks(full))
             return Plugins.instance().instantiate_launcher(
                 hydra_context=context, task_function=task, config=full
             )
-        except HydraException as error:
+        except _LOADING_ERRORS as error:
             raise ConfigError(first_line(error)) from error
 
     def _load(self, overrides: list[str], run_mode: RunMode = RunMode.RUN) -> DictConfig:
@@ -301,6 +308,14 @@ class Composer:
         choices += [f"{TRACKERS.group}/{label}" for label in full.get(TRACKERS.group) or ()]
         found = [path for path in dict.fromkeys([*choices, "local"]) if (folder / f"{path}.yaml").is_file()]
         return [f"from ./conf: {', '.join(found)}"] if found else []
+
+
+def _in_range(override: Override) -> float:
+    """How many values a ``range`` has: each is written down before the first is tried. 0 for all others."""
+    value = override.value()
+    if not isinstance(value, RangeSweep) or not value.step:
+        return 0
+    return (float(value.stop or 0) - float(value.start or 0)) / float(value.step)
 
 
 def _refuse_ignored(full: DictConfig) -> None:

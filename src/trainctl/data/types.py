@@ -25,6 +25,16 @@ class Split:
     inputs: Tensor
     targets: Tensor
 
+    def __post_init__(self) -> None:
+        """Data is not trained: it has no gradient. Raises ConfigError for tensors without rows to take."""
+        for name, tensor in vars(self).items():
+            if isinstance(tensor, Tensor) and (tensor.layout != torch.strided or tensor.is_nested):
+                raise ConfigError(
+                    f"{name} of a dataset must be a dense tensor", "tensor.to_dense() makes one"
+                )
+            if isinstance(tensor, Tensor) and tensor.requires_grad:
+                object.__setattr__(self, name, tensor.detach())
+
     def __len__(self) -> int:
         return len(self.inputs)
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from trainctl.errors import ConfigError, DirectoryTakenError, storage_error
-from trainctl.runs import files
+from trainctl.runs import files, strict_json
 from trainctl.runs.record import RUN_VERSION
 
 CURVES, CONFUSION = "curves.svg", "confusion.svg"
@@ -164,7 +164,7 @@ def find(run: str | Path) -> Path:
 
 def _name_of(path: Path) -> str | None:
     try:
-        content = json.loads(files.read(path))
-    except (OSError, ValueError, RecursionError):
+        content = strict_json.parse(files.read(path))
+    except (OSError, ValueError):
         return None
     return content.get("name") if isinstance(content, dict) else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from trainctl.errors import ConfigError
-from trainctl.runs.record import whole_number
+from trainctl.runs import strict_json
 
 _TAIL = 2**16
 _BLOCK = 2**20
@@ -143,8 +142,9 @@ def recorded(path: Path) -> Recorded:
 
 def _parse_lines(lines: Sequence[bytes]) -> list[dict[str, Any] | None]:
     try:
-        values = json.loads(b"[" + b",".join(lines) + b"]")
-    except (ValueError, RecursionError):
+        block = b"[" + b",".join(lines) + b"]"
+        values = strict_json.parse(block, strict_json.DEEPEST + len(lines))
+    except ValueError:
         values = []
     if len(values) != len(lines):
         values = [_parsed(line) for line in lines]
@@ -153,6 +153,6 @@ def _parse_lines(lines: Sequence[bytes]) -> list[dict[str, Any] | None]:
 
 def _parsed(line: bytes) -> Any:
     try:
-        return json.loads(line, parse_int=whole_number)
-    except (ValueError, RecursionError):
+        return strict_json.parse(line)
+    except ValueError:
         return None

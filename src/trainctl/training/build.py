@@ -177,8 +177,8 @@ def build(
     run.readout = (data.readout or RAW).on(device)
 
     batch = next(iter(loaders.train.batches()))
-    check_fit(config, model, criterion, batch, data)
     check_state(config, model)
+    check_fit(config, model, criterion, batch, data)
     check_batch_of_one(config, model, batch.inputs, len(loaders.train_split))
     threads = _choose_threads(config, run, batch)
     _attach(run, config, monitor, lower_is_better, plateau, threads)

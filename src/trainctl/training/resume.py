@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import math
+import traceback
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from itertools import count
@@ -19,7 +23,12 @@ from trainctl.training.build import Built
 from trainctl.training.hooks.plateau import Plateau
 from trainctl.training.request import Resumed
 
-_COUNTS = ("step", "epoch", "position", "evaluated", "num_bad_epochs", "skipped")
+log = logging.getLogger("trainctl")
+# What restores a state, or works on one.
+_STATEFUL = (
+    "torch.optim.", "trainctl.training.hooks.", "trainctl.components.optimizers.",
+    "trainctl.components.schedulers.",
+)  # fmt: skip
 # A setting that brings a part into the run, or takes it out.
 _PART_OF = {"train.ema": "ema", "train.overfit_batches": "overfit", "scheduler.": "plateau"}
 _COURSE = ("train.epochs", "train.max_steps", "train.batch_size", "train.accumulate", "optim.lr")
@@ -93,7 +102,7 @@ def _restore(built: Built, content: CheckpointData, free: AbstractSet[str]) -> N
         run.state.load_state_dict(dict(state))
     except ValueError as error:
         raise ConfigError(f"the checkpoint's optimizer does not fit: {error}") from error
-    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+    except (LookupError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
         raise CheckpointError(f"the checkpoint lacks {error}: an exact resume is not possible") from error
     if run.state.position >= run.train_loader.samples:
         # Checkpoints of version 0.1 end an epoch without moving the cursor to the next one.
@@ -138,24 +147,81 @@ def check_data(built: Built, content: CheckpointData, *, allowed: bool = False) 
 def _check_state(content: CheckpointData) -> None:
     """Raise CheckpointError for a missing or impossible value, before anything is changed."""
     state = content.state
-    wrong = [key for key in _COUNTS if type(state.get(key)) is not int or not 0 <= state[key] < 2**63]
+    wrong = [key for key, usable in _USABLE.items() if key not in state or not usable(state[key])]
     parts: Any = state.get("parts")
     parts = parts if isinstance(parts, dict) else {}
     wrong += [key for key in ("optimizer", "random") if not isinstance(parts.get(key), dict)]
-    wrong += [key for key in ("best", "last") if not isinstance(state.get(key), dict | None)]
     if not wrong and not state["epoch"] <= state["step"] >= state["evaluated"]:
         wrong = ["step"]
-    if not isinstance(state.get("data_fingerprint"), str):
-        wrong.append("data_fingerprint")
     try:
-        content_groups(content)
-    except (KeyError, TypeError, AttributeError, ValueError, RecursionError):
+        wrong += ["optimizer"] if not all(map(_is_group, content_groups(content))) else []
+    except (KeyError, TypeError, AttributeError, ValueError):
         wrong.append("optimizer")
     if wrong:
         raise CheckpointError(
             f"the checkpoint lacks a usable {wrong[0]}: an exact resume is not possible",
             "nothing was changed",
         )
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**63
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float)
+
+
+def _is_row(value: Any) -> bool:
+    """Whether this is an evaluation with its step and epoch, or None."""
+    return value is None or (
+        isinstance(value, dict)
+        and _is_count(value.get("step"))
+        and _is_count(value.get("epoch"))
+        and all(map(_is_number, value.values()))
+    )
+
+
+def _is_group(value: Any) -> bool:
+    """Whether this is a group of parameters of an optimizer."""
+    return isinstance(value, dict) and {"params", "lr"} <= value.keys()
+
+
+_USABLE: Mapping[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(
+        ("step", "epoch", "position", "evaluated", "num_bad_epochs", "skipped", "epoch_samples"), _is_count
+    ),
+    **dict.fromkeys(("lr", "epoch_seconds"), lambda value: _is_number(value) and math.isfinite(value)),
+    **dict.fromkeys(("best", "last"), _is_row),
+    "best_value": lambda value: value is None or _is_number(value),
+    "stop": lambda value: isinstance(value, str | None),
+    "data_fingerprint": lambda value: isinstance(value, str),
+}
+
+
+@contextlib.contextmanager
+def blamed_on_checkpoint(checkpoint: object) -> Iterator[None]:
+    """Raise CheckpointError for an error of what was restored: its state does not go together."""
+    try:
+        yield
+    except (
+        ArithmeticError,
+        AssertionError,
+        AttributeError,
+        LookupError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
+        frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+        if not any(name.startswith(_STATEFUL) for name in frames):
+            raise
+        log.info("after %s was restored", checkpoint, exc_info=error)
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise CheckpointError(
+            f"{checkpoint} cannot be continued: its state does not go together ({reason})",
+            "train.log has more",
+        ) from error
 
 
 def content_groups(content: CheckpointData) -> list[dict[str, Any]]:

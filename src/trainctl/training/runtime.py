@@ -23,6 +23,7 @@ import torch
 
 from trainctl.errors import ConfigError
 from trainctl.registry.protocols import Model, Optimizer
+from trainctl.runs import strict_json
 from trainctl.training.startup import OPENMP_SETTINGS, PASSIVE
 
 _TRIAL_STEPS, _TRIAL_SECONDS = 8, 0.2
@@ -237,7 +238,7 @@ def _cache_folder() -> Path:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text())
+        content = strict_json.parse(path.read_bytes())
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
@@ -34,7 +35,7 @@ from trainctl.training.hooks.tracking import Tracking, build_trackers
 from trainctl.training.loop import evaluate_split
 from trainctl.training.report import closing, environment_of, header, step_record, test_record
 from trainctl.training.request import Request
-from trainctl.training.resume import apply, described_data
+from trainctl.training.resume import apply, blamed_on_checkpoint, described_data
 from trainctl.training.run import Run
 
 log = logging.getLogger("trainctl")
@@ -148,7 +149,8 @@ class Session:
             with self.tracking.ending(), self.signals.caught(), contextlib.closing(built):
                 built.while_waiting(self._look)
                 try:
-                    built.fit(run)
+                    with self._resumed_whole():
+                        built.fit(run)
                     test = self._test()
                 except TrainctlError as error:
                     # These come between two steps: the run is whole.
@@ -170,6 +172,11 @@ class Session:
                 profiler.close()
             self.record.values.update(last=run.state.last or run.state.where, best=run.state.best)
         return test
+
+    def _resumed_whole(self) -> AbstractContextManager[None]:
+        """Errors of what was restored, as the checkpoint's."""
+        resumed = self.request.resumed
+        return contextlib.nullcontext() if resumed is None else blamed_on_checkpoint(resumed.checkpoint)
 
     def _look(self) -> None:
         """Called while the loop waits for a batch: raise where a signal has come."""
