@@ -22,6 +22,7 @@ from trainctl.errors import (
     InterruptedRunError,
     StorageError,
     TrainctlError,
+    memory_error,
     nearest,
     storage_error,
 )
@@ -65,6 +66,8 @@ def _exit_code(words: list[str]) -> int:
     except MemoryError:
         return _report(ConfigError("there is not enough memory", "see ulimit -v, or use a machine with more"))
     except Exception as error:
+        if (lacking := memory_error(error)) is not None:
+            return _report(lacking)
         if isinstance(error, ValueError) and "embedded null" in str(error):
             return _report(ConfigError("a name or a path has a NUL character", "leave it out"))
         if isinstance(error, ImportError) and "shared object" in str(error):
