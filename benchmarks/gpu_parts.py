@@ -12,8 +12,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from gpu_rows import Rows, spread
 
@@ -158,7 +158,7 @@ def epoch(asked: argparse.Namespace, rows: Rows) -> None:
         "trainctl": trainctl(),
         "trainctl, train.capture=false": trainctl("train.capture=false"),
         "tightest by hand": way("tightest.py"),
-        "Lightning, bare": way("lightning_loop.py", "--bare"),
+        **({"Lightning, bare": way("lightning_loop.py", "--bare")} if find_spec("lightning") else {}),
     }
     compared(rows, 1 if asked.quick else 2, ways)
 

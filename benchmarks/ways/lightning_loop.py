@@ -57,7 +57,7 @@ else:
 lightning.seed_everything(0, verbose=False)
 trainer = lightning.Trainer(
     max_steps=given.steps,
-    accelerator={"cuda": "gpu"}.get(given.device, given.device),
+    accelerator="gpu" if given.device.startswith("cuda") else given.device,
     devices=1,
     callbacks=[Timing()],
     **(dict.fromkeys(OFF, False) if bare else {}),
