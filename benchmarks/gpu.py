@@ -44,6 +44,7 @@ PARTS = {
 FILES = [
     f"{split}-{what}.gz" for split in ("train", "t10k") for what in ("images-idx3-ubyte", "labels-idx1-ubyte")
 ]
+_LEAST = 5.0
 BEGIN, END = "## On a GPU\n", "\n## "
 
 
@@ -117,7 +118,7 @@ def run_part(command: list[str], folder: Path, device: str, seconds: float) -> s
         try:
             code: int | str = process.wait(seconds)
         except (subprocess.TimeoutExpired, KeyboardInterrupt) as error:
-            code = f"was stopped after {seconds:.0f} s"
+            code = f"was stopped after {round(seconds, 1):g} s"
             if isinstance(error, KeyboardInterrupt):
                 code = "was interrupted"
         with contextlib.suppress(ProcessLookupError):  # sweeps and loaders have processes of their own
@@ -133,7 +134,7 @@ def run_part(command: list[str], folder: Path, device: str, seconds: float) -> s
 def measure(part: str, asked: argparse.Namespace, folder: Path, root: Path, left: float) -> dict[str, Any]:
     """The rows of a part, as far as it came, and why it failed where it did."""
     limit = min(PARTS[part][1] * (3 if asked.quick else 1), left)  # it is tried on slower machines
-    if limit < 5:
+    if limit < _LEAST:
         return {"rows": [], "failed": "there was no time left"}
     folder.mkdir()
     result = folder / "rows.json"
@@ -179,7 +180,7 @@ def section(results: dict[str, Any]) -> str:
         lines += ["", f"### {PARTS[part][0]}", "", *table(found["rows"]), *found.get("notes", [])]
         if found["failed"]:
             lines += [f"**Not all of it was done:** {re.sub(r'[|`*]', ' ', found['failed'])}"]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines).rstrip() + "\n"
 
 
 def table(rows: list[dict[str, Any]]) -> list[str]:
