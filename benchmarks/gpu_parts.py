@@ -138,7 +138,7 @@ def start(asked: argparse.Namespace, rows: Rows) -> None:
     words = ["train.max_steps=1", "display.mode=plain", "display.every=1", f"device={asked.device}"]
     bare = [sys.executable, str(HERE / "bare.py"), asked.device]
     ways = {
-        "trainctl": lambda: wall(asked, [*TRAINCTL, *words], "step 1/"),
+        "trainctl": lambda: wall(asked, [*TRAINCTL, *words], "Step [1/"),
         "bare script": lambda: wall(asked, bare, "step 1/"),
     }
     compared(rows, 1 if asked.quick else 3, ways)
