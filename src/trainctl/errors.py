@@ -152,6 +152,15 @@ def lacks_memory(error: BaseException) -> bool:
     )
 
 
+def memory_error(error: BaseException) -> ConfigError | None:
+    """torch's OutOfMemoryError of a device as the error a user reads (exit 2); None for any other."""
+    if type(error).__name__ != "OutOfMemoryError":
+        return None
+    reason = ". ".join(str(error).partition("\n")[0].split(". ")[:2])
+    remedy = "use a smaller batch_size: with train.accumulate=2 half of it takes the same steps"
+    return ConfigError(f"the device has not enough memory: {reason}", remedy)
+
+
 def nearest(word: str, candidates: Iterable[str]) -> str | None:
     """The candidate most like ``word``, or None when nothing is close."""
     matches = difflib.get_close_matches(word, list(candidates), n=1, cutoff=0.5)

@@ -23,6 +23,7 @@ from trainctl.errors import (
     StorageError,
     TrainctlError,
     lacks_memory,
+    memory_error,
     nearest,
     signal_behind,
     storage_error,
@@ -68,7 +69,7 @@ def _exit_code(words: list[str]) -> int:
     except MemoryError:
         return _report(ConfigError("there is not enough memory", "see ulimit -v, or use a machine with more"))
     except Exception as error:
-        if (told := _told(error)) is not None:
+        if (told := _told(error) or memory_error(error)) is not None:
             return _report(told)
         if isinstance(error, ValueError) and "embedded null" in str(error):
             return _report(ConfigError("a name or a path has a NUL character", "leave it out"))

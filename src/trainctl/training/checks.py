@@ -40,6 +40,8 @@ def check_fit(config: Config, model: Model, criterion: Criterion, batch: Batch, 
     try:
         with evaluating(model), torch.no_grad():
             outputs = model(inputs)
+    except torch.OutOfMemoryError:
+        raise
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         reason = str(error).partition("\n")[0]
         raise ConfigError(

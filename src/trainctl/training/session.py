@@ -16,7 +16,7 @@ from trainctl.checkpoint.format import folder_name, read_checkpoint, ready_to_sa
 from trainctl.config.safety import environment_names
 from trainctl.config.settings import Config
 from trainctl.config.values import parse_values
-from trainctl.errors import Problem, TrainctlError, WorkerError
+from trainctl.errors import Problem, TrainctlError, WorkerError, memory_error
 from trainctl.paths import short_path
 from trainctl.registry import plugins, trust
 from trainctl.runs import files
@@ -54,10 +54,15 @@ class Session:
 
     def run(self) -> None:
         """Train, test, and record the result. Raises TrainctlError where it does not end well."""
-        notices = [*self._build(), *self._attach()]
-        self._begin(notices)
-        test = self._fit()
-        self._finish(test)
+        try:
+            notices = [*self._build(), *self._attach()]
+            self._begin(notices)
+            test = self._fit()
+            self._finish(test)
+        except RuntimeError as error:
+            if (lacking := memory_error(error)) is not None:
+                raise lacking from error
+            raise
 
     def _build(self) -> list[str]:
         """Build the run; returns notices."""

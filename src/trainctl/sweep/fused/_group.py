@@ -76,9 +76,10 @@ def _divided(members: Sequence[Member], sharing: int) -> Iterator[tuple[list[Mem
     same = max(places.values(), key=len)
     if others := [member for member in members if member not in same]:
         yield others, "it is at another step than the rest of its group", None
+    config = same[0].request.config
     try:
-        with torch.random.fork_rng():
-            found = probe(same[0].request.config, sharing)
+        with runtime.random_state_kept(runtime.choose_device(config.device)):
+            found = probe(config, sharing)
     except TrainctlError:
         yield same, "", None  # each reports the error of its config
         return
