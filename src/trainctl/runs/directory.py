@@ -97,7 +97,7 @@ def _lock_now(path: Path) -> int | None:
     """The file ``path``, open and locked; None where another process holds it. Raises OSError."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
     try:
-        with contextlib.suppress(BlockingIOError):
+        with contextlib.suppress(BlockingIOError, FileNotFoundError):
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Where the directory was renamed meanwhile, this is the lock of another one.
             if os.path.samestat(os.fstat(descriptor), path.lstat()):
