@@ -57,7 +57,7 @@ def test_the_newest_line_is_the_last_that_is_whole(tmp_path: Path) -> None:
 def test_a_file_that_becomes_shorter_while_it_is_read(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     for found in (evaluations(path), rows(path)):
-        path.write_bytes(b'{"step": 1, "samples_per_second": 1.0}\n' * 100_000)
+        path.write_bytes(b'{"step": 1, "samples_per_second": 1.0}\n' * 30_000)
         assert next(found) == {"step": 1, "samples_per_second": 1.0}
         os.truncate(path, 20)
         assert all(row is None or row["step"] == 1 for row in found)
