@@ -56,5 +56,5 @@ def test_what_cannot_be_drawn_is_left_out_and_counted(tmp_path: Path) -> None:
     assert curves.train == [(1, 2.0)]
     assert curves.lr == [(1, 0.1), (2, 0.1)]
     assert curves.val == {"val/loss": [(4, 1.5)], "val/accuracy": [(4, 0.5)]}
-    assert curves.damaged == 3  # the last line of the file is one that was not finished
+    assert curves.damaged == 3
     assert read_curves(tmp_path / "nowhere").train == []

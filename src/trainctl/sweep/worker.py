@@ -100,7 +100,7 @@ def _listen(pipe: Connection, orders: queue.Queue[list[int] | None], busy: threa
 
 def _is_cuda_broken() -> bool:
     """Whether a kernel has failed, after which the device refuses all else that this process asks of it."""
-    if not torch.cuda.is_initialized():
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return False
     try:
         torch.cuda.synchronize()
