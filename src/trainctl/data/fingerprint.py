@@ -66,7 +66,8 @@ def differences(
         )
         found += _differing_splits(stored, known)
         if not found and order not in (None, state["data_fingerprint"]):
-            found = ["other targets in train, or another order of them"]
+            known = "another order of the samples in train"
+            found = [known if then.get("fingerprint") else f"other targets, or {known}"]
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"the checkpoint's description of its data is damaged: {error}") from error
     return found
@@ -76,7 +77,7 @@ def described_data(state: Mapping[str, Any]) -> Mapping[str, Any]:
     """A checkpoint's description of its run's data. Raises CheckpointError without a usable one."""
     described = state.get("data")
     if not isinstance(described, dict) or not isinstance(described.get("reading") or {}, dict):
-        raise CheckpointError("the checkpoint lacks a usable data: an exact resume is not possible")
+        raise CheckpointError("the checkpoint lacks a usable description of its data")
     return described
 
 

@@ -198,7 +198,11 @@ def marks_like(like: Mapping[str, Any] | None, marks: Sequence[str] | None) -> S
         return marks
     trained: Sequence[str] | None = like.get("missing_marks")
     if marks is not None and list(marks) != list(trained or ()):
-        raise ConfigError(f"dataset.missing_marks={list(marks)}: the model was trained with {trained}")
+        used = "the usual ones" if trained is None else list(trained)
+        raise ConfigError(
+            f"dataset.missing_marks={list(marks)}: the model was trained with {used}",
+            "train a new run with others",
+        )
     return trained
 
 
