@@ -66,8 +66,8 @@ def differences(
         )
         found += _differing_splits(stored, known)
         if not found and order not in (None, state["data_fingerprint"]):
-            known = "another order of the samples in train"
-            found = [known if then.get("fingerprint") else f"other targets, or {known}"]
+            other = "another order of the samples in train"
+            found = [other if then.get("fingerprint") else f"other targets, or {other}"]
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"the checkpoint's description of its data is damaged: {error}") from error
     return found
@@ -89,6 +89,8 @@ def refusal(found: list[str]) -> str:
 def _inputs(split: AnySplit) -> str:
     if isinstance(split, Split):
         return _digest(split.inputs)
+    if not len(split):
+        return ""
     # Only here: a run whose data is in memory does without the machinery of processes.
     from trainctl.data.worker_process import Samples, kept_random_state
 
@@ -105,9 +107,9 @@ def _digest(values: Tensor) -> str:
     if not isinstance(values, Tensor):
         return ""
     values = values.detach()
-    count = len(values)
-    if values.numel() * values.element_size() > _MOST_BYTES:
-        count = max(1, _MOST_BYTES * count // (values.numel() * values.element_size()))
+    size = values.numel() * values.element_size()
+    if size > _MOST_BYTES:
+        count = max(1, _MOST_BYTES * len(values) // size)
         values = values[torch.arange(count, device=values.device) * len(values) // count]
     digest = hashlib.sha1(f"{values.dtype} {tuple(values.shape)}".encode(), usedforsecurity=False)
     digest.update(values.cpu().to_dense().contiguous().reshape(-1).view(torch.uint8).numpy())
