@@ -102,7 +102,7 @@ def _inputs(split: AnySplit) -> str:
     return _digest(made) if isinstance(made, Tensor) else ""
 
 
-def _digest(values: Tensor) -> str:
+def _digest(values: Any) -> str:
     """SHA-1 of type, shape and values: the fastest of hashlib's, and nobody is to be kept from forging it."""
     if not isinstance(values, Tensor):
         return ""

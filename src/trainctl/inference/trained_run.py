@@ -80,7 +80,8 @@ class Trained:
         """How these splits of ``data`` differ from the run's, in words."""
         if not self.readout.fits(data.output_size):
             return ["other targets"]
-        state, order = self.content.state, None
+        state = self.content.state
+        order: str | None = None
         if not state["data"].get("fingerprint"):  # of version 0.1
             order = data_fingerprint(self.prepared(data), self.config.seed, int(state["epoch"]))
         return differences(state, data, order, splits)

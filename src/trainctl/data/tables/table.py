@@ -63,7 +63,7 @@ def make_data(
     Shape: inputs (N, columns) float32, or float64 where that loses digits, targets (N,) int64 or (N, 1)
     float64.
     """
-    order = []
+    order: list[str] = []
     if like is not None and like.get("kind") != "table":
         order = [each["name"] for each in like["columns"]] if like.get("kind") == "column order" else []
         like = None
@@ -189,14 +189,14 @@ def _refuse_others(options: Options, like: Mapping[str, Any]) -> None:
         raise ConfigError([Problem(each, "train a new run with other columns") for each in wrong])
 
 
-def marks_like(like: Mapping[str, Any] | None, marks: Sequence[str] | None) -> Sequence[str] | None:
+def marks_like(like: Mapping[str, Any] | None, marks: list[str] | None) -> list[str] | None:
     """The cells without a value: ``marks``, or those of the table that a model was trained on.
 
     Raises ConfigError where both say something else.
     """
     if like is None or like.get("kind") != "table":
         return marks
-    trained: Sequence[str] | None = like.get("missing_marks")
+    trained: list[str] | None = like.get("missing_marks")
     if marks is not None and list(marks) != list(trained or ()):
         used = "the usual ones" if trained is None else list(trained)
         raise ConfigError(
