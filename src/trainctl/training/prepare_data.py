@@ -45,16 +45,19 @@ def build_data(
 
 
 def _fitted(data: Data, trained: Mapping[str, Any] | None) -> nn.Module:
-    """The transform with the statistics of the training split, or of the run that goes on."""
+    """The transform with the statistics of the training split; those of the run that goes on with other data."""
     assert data.fit is not None
-    described = None if trained is None else trained.get("transform")
-    # Of another shape, the model refuses the data.
-    if described is None or trained is None or trained.get("input_shape") != list(data.input_shape):
-        return data.fit(data.train)
+    fitted = data.fit(data.train)
+    stored, then = ((trained or {}).get(key) for key in ("transform", "fingerprint"))
+    if stored is None or not isinstance(then, dict) or then.get("train") == data.fingerprint["train"]:
+        return fitted
     try:
-        return make_transform(described)
+        made = make_transform(stored)
     except ValueError as error:
         raise CheckpointError(f"the checkpoint holds {error}") from error
+    shapes, wanted = ([(key, each.shape) for key, each in part.named_buffers()] for part in (made, fitted))
+    # Of another shape, the model refuses the data.
+    return made if shapes == wanted else fitted
 
 
 @dataclass(frozen=True)
