@@ -124,6 +124,7 @@ def test_other_inputs_are_refused_by_every_verb_for_every_kind_of_dataset(
     assert record(cut)["resumed"]["data"][0].startswith("other inputs in train")
     # From here on it is the run's data, in the statistics that the run began with.
     assert trainctl("eval", "cut", "--trust-plugins", "--checkpoint", "last").code == 0
+    assert trainctl("resume", "cut", "--trust-plugins", "train.epochs=3").code == 0
     first, last = (state(cut, step)["data"] for step in (saved(cut)[0], saved(cut)[-1]))
     assert first["transform"] == last["transform"]
     assert first["fingerprint"] != last["fingerprint"]

@@ -45,11 +45,14 @@ def build_data(
 
 
 def _fitted(data: Data, trained: Mapping[str, Any] | None) -> nn.Module:
-    """The transform with the statistics of the training split; those of the run that goes on with other data."""
+    """The transform with the statistics of the training split, or of the run that goes on.
+
+    On the same data both are the same; a run whose data was changed with ``--allow-change`` keeps its own.
+    """
     assert data.fit is not None
     fitted = data.fit(data.train)
-    stored, then = ((trained or {}).get(key) for key in ("transform", "fingerprint"))
-    if stored is None or not isinstance(then, dict) or then.get("train") == data.fingerprint["train"]:
+    stored = (trained or {}).get("transform")
+    if stored is None:
         return fitted
     try:
         made = make_transform(stored)
