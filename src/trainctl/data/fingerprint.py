@@ -132,7 +132,7 @@ def _differing_splits(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[s
             name for name, (new, old) in sizes.items() if new == old and now[name][what] != then[name][what]
         ]
         if other:
-            found.append(f"other {what} in {' and '.join(other)}")
+            found.append(f"other {what} in {', '.join(other)}")
     return found
 
 
