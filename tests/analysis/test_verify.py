@@ -230,7 +230,7 @@ def test_changed_data_is_named(trainctl, tmp_path: Path) -> None:
     write_table(tmp_path / "table.csv", shift=1)
     outcome = trainctl("verify", "run")
     assert outcome.code == 1
-    assert "differs, first in: data order: the training targets, or their order, are not" in outcome.out
+    assert "differs, first in: data: other targets in train" in outcome.out
 
 
 @pytest.mark.parametrize(("key", "step"), [("train/loss", 5), ("lr", 8), ("val/accuracy", 8)])

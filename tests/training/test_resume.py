@@ -494,7 +494,7 @@ def test_changed_data_is_refused(trainctl, tmp_path: Path) -> None:
     write_table(tmp_path / "table.csv", shift=1)
     outcome = trainctl("resume", "cut")
     assert outcome.code == 2
-    assert "the training data, or its order, is not what the run was trained on" in outcome.err
+    assert "the training data is not what the run was trained on: other targets in train" in outcome.err
     write_table(tmp_path / "table.csv")
     assert trainctl("resume", "cut").code == 0
     assert metrics(cut) == metrics(tmp_path / "run")

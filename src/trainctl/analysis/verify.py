@@ -17,6 +17,7 @@ from trainctl.checkpoint.retention import read_chosen
 from trainctl.config.config_diff import Change
 from trainctl.config.settings import Config
 from trainctl.config.stored_config import ConfigVersion, version_at
+from trainctl.data.fingerprint import described_data
 from trainctl.errors import CheckpointError, ConfigError, NotFiniteError, TrainctlError
 from trainctl.registry import COMPONENTS
 from trainctl.runs.directory import find
@@ -167,7 +168,7 @@ class Checker(Hook):
         if start is not None:
             config = replace(config, init_from=None)  # its weights are in the checkpoint
         content = None if start is None else read_checkpoint(start.path)
-        stored = resuming.described_data(content or read_checkpoint(self._segment.newest.path))
+        stored = described_data((content or read_checkpoint(self._segment.newest.path)).state)
         with contextlib.closing(build(config, stored=stored)) as self._built:
             run = self._built.run
             try:
@@ -188,9 +189,9 @@ class Checker(Hook):
         changes, built = self._segment.changes, self._built
         known = [] if start is None or changes else [start]
         known += [read_checkpoint(mark.path) for mark in self._segment.marks[:1]]
-        fingerprints = [(each.state["data_fingerprint"], each.state["epoch"]) for each in known]
-        if any(fingerprint != built.data_fingerprint(epoch) for fingerprint, epoch in fingerprints):
-            raise _EndedError("data order: the training targets, or their order, are not those of the run")
+        for each in known:
+            if found := resuming.data_changes(built, each):
+                raise _EndedError(f"data: {'; '.join(found)}")
         if start is not None and changes:
             resuming.resume(built, start, changes, detached=_DETACHED)
         elif start is not None:

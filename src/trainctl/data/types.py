@@ -93,6 +93,8 @@ class Data:
         reading: how raw samples are read from a file, plain JSON values that are stored with the run; empty
             if their shape and type are enough.
         readout: how targets were prepared for the loss, and outputs are read; None until they are.
+        fingerprint: what tells it from other data, see :func:`trainctl.data.fingerprint.fingerprint`; empty
+            until validation data is held out.
     """
 
     name: str
@@ -109,6 +111,7 @@ class Data:
     report: tuple[str, ...] = ()
     reading: Mapping[str, Any] = field(default_factory=dict)
     readout: Readout | None = None
+    fingerprint: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Standardize(nn.Module):

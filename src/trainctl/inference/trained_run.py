@@ -16,6 +16,7 @@ from trainctl.components.tasks._base import Task, task_named
 from trainctl.config.settings import Config
 from trainctl.config.stored_config import read_config
 from trainctl.data import Data
+from trainctl.data.fingerprint import data_fingerprint, differences, refusal
 from trainctl.data.preprocessing import describe_samples, first_samples, make_transform
 from trainctl.data.readout import Readout
 from trainctl.errors import CheckpointError, ConfigError
@@ -25,7 +26,7 @@ from trainctl.runs.directory import find, is_training
 from trainctl.runs.record import read_record
 from trainctl.training import runtime
 from trainctl.training.construct import build_model, construct
-from trainctl.training.prepare_data import build_data, data_fingerprint
+from trainctl.training.prepare_data import build_data
 from trainctl.training.targets import output_of, prepare_targets
 
 _DTYPES = {str(each).removeprefix("torch.") for each in vars(torch).values() if isinstance(each, torch.dtype)}
@@ -75,13 +76,15 @@ class Trained:
             return self.raw
         return describe_samples(first_samples(build_data(self.config.dataset, self.reading).train, 1))
 
-    def trained_on(self, data: Data) -> bool:
-        """Whether the training targets and their order are those of the run."""
+    def changes_of(self, data: Data, *splits: str) -> list[str]:
+        """How these splits of ``data`` differ from the run's, in words."""
         if not self.readout.fits(data.output_size):
-            return False
-        state, data = self.content.state, self.prepared(data)
-        fingerprint = data_fingerprint(data, self.config.seed, int(state["epoch"]))
-        return bool(state.get("data_fingerprint") == fingerprint)
+            return ["other targets"]
+        state = self.content.state
+        order: str | None = None
+        if not state["data"].get("fingerprint"):  # of version 0.1
+            order = data_fingerprint(self.prepared(data), self.config.seed, int(state["epoch"]))
+        return differences(state, data, order, splits)
 
     def prepared(self, data: Data) -> Data:
         """``data`` with the targets that the run's loss takes."""
@@ -100,12 +103,12 @@ class Trained:
         described = self.content.state["data"].get("transform")
         if described is None:
             data = build_data(self.config.dataset, self.reading)
-            if self.trained_on(data):
-                return data.transform.to(self.device)
-            raise ConfigError(
-                f"dataset={self.config.dataset.name} fits its transform to its data, which has changed",
-                "restore the training data",
-            )
+            if found := self.changes_of(data, "train"):
+                raise ConfigError(
+                    f"dataset={self.config.dataset.name} fits its transform to its data: {refusal(found)}",
+                    "restore the training data",
+                )
+            return data.transform.to(self.device)
         try:
             return make_transform(described).to(self.device)
         except ValueError as error:

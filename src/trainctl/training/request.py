@@ -32,12 +32,14 @@ class Resumed:
     Attributes:
         broken: newer checkpoints that are damaged, with the reason.
         changes: of the config, from here on.
+        allow_change: goes on where the data has changed, too.
     """
 
     checkpoint: Path
     content: CheckpointData
     broken: tuple[tuple[Path, str], ...] = ()
     changes: tuple[Change, ...] = ()
+    allow_change: bool = False
 
     def recorded(self, command: str) -> dict[str, Any]:
         """The values of ``run.json`` that change: until the run ends, its checkpoints say what it reached."""
@@ -132,7 +134,7 @@ def make_request(
         raise _no_checkpoint(directory, record)
     path, content, broken = newest_valid(directory / "checkpoints")
     asked = asked.from_checkpoint(content.step, environment.get("threads"))
-    resumed = Resumed(path, content, tuple(broken), tuple(asked.changes))
+    resumed = Resumed(path, content, tuple(broken), tuple(asked.changes), allow_change)
     # The checkpoint has the weights of init_from; that run may be gone, and `last` is another one.
     config = replace(asked.config, init_from=None)
     return Request(config, asked.files, directory, (), command, resumed)

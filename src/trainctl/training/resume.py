@@ -17,8 +17,10 @@ from typing import Any
 from trainctl.checkpoint import snapshot
 from trainctl.checkpoint.format import CheckpointData, folder_name, verify_checkpoint
 from trainctl.config.config_diff import Change
+from trainctl.data.fingerprint import differences, refusal
 from trainctl.errors import CheckpointError, ConfigError
 from trainctl.runs import files
+from trainctl.runs.record import RunRecord
 from trainctl.training.build import Built
 from trainctl.training.hooks.plateau import Plateau
 from trainctl.training.request import Resumed
@@ -35,17 +37,24 @@ _COURSE = ("train.epochs", "train.max_steps", "train.batch_size", "train.accumul
 
 
 def resume(
-    built: Built, content: CheckpointData, changes: Sequence[Change] = (), detached: Sequence[str] = ()
-) -> None:
-    """Restore ``built`` from ``content``, with ``changes`` from here on.
+    built: Built,
+    content: CheckpointData,
+    changes: Sequence[Change] = (),
+    detached: Sequence[str] = (),
+    *,
+    allow_change: bool = False,
+) -> list[str]:
+    """Restore ``built`` from ``content``, with ``changes`` from here on; returns how the data differs.
 
-    ``detached`` are names of hooks that are in the checkpoint, but not in ``built``.
+    ``detached`` are names of hooks that are in the checkpoint, but not in ``built``. ``allow_change`` goes on
+    with other data.
 
     Raises ConfigError for other data, another model, or a change that cannot be made.
     """
     run, keys = built.run, [change.key for change in changes]
     _check_state(content)
-    check_data(built, content, allowed=any(change.key.startswith(("dataset.", "seed")) for change in changes))
+    allowed = allow_change or any(change.key.startswith(("dataset.", "seed")) for change in changes)
+    found = check_data(built, content, allowed=allowed)
     fresh = [
         {key: value for key, value in group.items() if key != "params"}
         for group in run.optimizer.param_groups
@@ -69,15 +78,21 @@ def resume(
     if any(change.key in ("train.monitor", "train.metrics") and change.inexact for change in changes):
         _forget_best(built)
     _check_length(built, keys)
+    return found
 
 
-def apply(built: Built, resumed: Resumed) -> list[str]:
+def apply(built: Built, resumed: Resumed, record: RunRecord) -> list[str]:
     """Restore ``built``, and set damaged checkpoints aside; returns notices."""
-    resume(built, resumed.content, resumed.changes)
+    changed = resume(built, resumed.content, resumed.changes, allow_change=resumed.allow_change)
     said = [f"resumed from {resumed.checkpoint.name}", *set_aside(resumed.broken)]
     said += _without_lost_best(built, resumed.checkpoint.parent)
     if lacking := built.run.hook("metrics_log").lacking():
         said.append(f"metrics.jsonl lacks {lacking} bytes that the run wrote before this step")
+    if changed:
+        record.values["resumed"]["data"] = changed
+        said.append(
+            f"changed: the data: {'; '.join(changed)}; means and deviations stay those of the run so far"
+        )
     for change in resumed.changes:
         inexact = f"; {change.inexact}" if change.inexact else ""
         said.append(f"changed: {change} (the new value wins{inexact})")
@@ -121,27 +136,27 @@ def _misfit(run: Any, content: CheckpointData, error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def described_data(content: CheckpointData) -> Mapping[str, Any]:
-    """The description of a run's data in its checkpoint. Raises CheckpointError without one."""
-    described = content.state.get("data")
-    if not isinstance(described, dict):
-        raise CheckpointError("the checkpoint lacks a usable data: an exact resume is not possible")
-    return described
-
-
-def check_data(built: Built, content: CheckpointData, *, allowed: bool = False) -> None:
-    """Raise ConfigError where the data or its order is not the checkpoint's."""
+def data_changes(built: Built, content: CheckpointData) -> list[str]:
+    """How the data, or its order, differs from the checkpoint's, in words."""
     state = content.state
-    if not allowed and state["data_fingerprint"] != built.data_fingerprint(state["epoch"]):
+    return differences(state, built.data, built.data_fingerprint(state["epoch"]))
+
+
+def check_data(built: Built, content: CheckpointData, *, allowed: bool = False) -> list[str]:
+    """How the data differs from the checkpoint's; raises ConfigError where that is not ``allowed``."""
+    state, found = content.state, data_changes(built, content)
+    if found and not allowed:
         raise ConfigError(
-            "the training data, or its order, is not what the run was trained on",
-            "restore the data; or train a new run, init_from=RUN starts it from this one's weights",
+            refusal(found),
+            "restore the data; or go on with other data: --allow-change; init_from=RUN starts a new run from"
+            " the weights",
         )
     if not allowed and state["position"] > built.run.train_loader.samples:
         raise CheckpointError(
             f"checkpoint position {state['position']} is past the end of the dataset"
             f" ({built.run.train_loader.samples} samples)"
         )
+    return found
 
 
 def _check_state(content: CheckpointData) -> None:

@@ -16,6 +16,7 @@ from trainctl.checkpoint.format import folder_name, read_checkpoint, ready_to_sa
 from trainctl.config.safety import environment_names
 from trainctl.config.settings import Config
 from trainctl.config.values import parse_values
+from trainctl.data.fingerprint import described_data
 from trainctl.errors import Problem, TrainctlError, WorkerError, memory_error
 from trainctl.paths import short_path
 from trainctl.registry import plugins, trust
@@ -35,7 +36,7 @@ from trainctl.training.hooks.tracking import Tracking, build_trackers
 from trainctl.training.loop import evaluate_split
 from trainctl.training.report import closing, environment_of, header, step_record, test_record
 from trainctl.training.request import Request
-from trainctl.training.resume import apply, blamed_on_checkpoint, described_data
+from trainctl.training.resume import apply, blamed_on_checkpoint
 from trainctl.training.run import Run
 
 log = logging.getLogger("trainctl")
@@ -79,7 +80,9 @@ class Session:
         if request.resumed is None:
             self.built = build(config)
         else:
-            self.built = build(config, recorded=recorded, stored=described_data(request.resumed.content))
+            self.built = build(
+                config, recorded=recorded, stored=described_data(request.resumed.content.state)
+            )
         record.update(
             environment=environment_of(self.built, self.plugins),
             parameters=self.built.parameters,
@@ -92,7 +95,7 @@ class Session:
 
     def _attach(self) -> list[str]:
         """Attach the hooks that log, save, show and interrupt the run; restore a resumed one."""
-        request, config, run = self.request, self.config, self.built.run
+        request, config, run, record = self.request, self.config, self.built.run, self.record
         self.signals = Signals()
         self.metrics_log = MetricsLog(self.directory / "metrics.jsonl")
         writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint") if config.checkpoint.overlap else None
@@ -108,7 +111,7 @@ class Session:
         run.announce = self._announce
         said = []
         if request.resumed is not None:
-            said = apply(self.built, request.resumed)
+            said = apply(self.built, request.resumed, record)
             self.checkpointer.saved_step = run.state.step
         if (guard := run.hook("guard")) is not None:
             guard.keep = capsule_keeper(request, self.built, self.plugins)

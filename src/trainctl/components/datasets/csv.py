@@ -11,7 +11,7 @@ from trainctl.data.files import find_file, opened
 from trainctl.data.tables.columns import is_number
 from trainctl.data.tables.header import has_header, may_be_header, read_columns, short_header
 from trainctl.data.tables.rows import Table
-from trainctl.data.tables.table import Options, make_data
+from trainctl.data.tables.table import Options, make_data, marks_like
 from trainctl.data.tables.text import choose_delimiter, decode, delimiter_name, read_rows
 from trainctl.errors import ConfigError
 from trainctl.registry import DATASETS, Fraction, NonNegativeInt
@@ -81,8 +81,7 @@ def csv(
         ConfigError: naming file, line and column, for data that cannot be used.
         MissingDataError: when the file is not there.
     """
-    if like is not None and like.get("kind") == "table":
-        missing_marks = like.get("missing_marks")
+    missing_marks = marks_like(like, missing_marks)
     table = read_table(
         "path", path, task, delimiter, encoding, header, skip_lines, bad_rows, decimal, missing_marks
     )

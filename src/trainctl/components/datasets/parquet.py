@@ -15,7 +15,7 @@ from trainctl.data.tables.columns import Column, as_kind, mixed_numbers, number_
 from trainctl.data.tables.header import unique_names, why_no_input
 from trainctl.data.tables.numbers import TIME, Notation
 from trainctl.data.tables.rows import Table
-from trainctl.data.tables.table import Options, make_data
+from trainctl.data.tables.table import Options, make_data, marks_like
 from trainctl.errors import ConfigError, StorageError
 from trainctl.registry import DATASETS, Fraction, NonNegativeInt
 
@@ -73,8 +73,7 @@ def parquet(
         MissingDataError: when the file is not there.
     """
     options = Options(target, task, drop, missing, bad_rows, test, test_seed, keep, categories)
-    if like is not None and like.get("kind") == "table":
-        missing_marks = like.get("missing_marks")
+    missing_marks = marks_like(like, missing_marks)
     table = read_table("path", path, task, missing_marks)
     test_table = None if test_path is None else read_table("test_path", test_path, task, missing_marks)
     return make_data("parquet", table, options, test_table, like)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainctl.data.tables.columns import Column
+from trainctl.data.tables.columns import Column, is_number
 from trainctl.data.tables.numbers import Notation
 from trainctl.data.tables.report import column_report, summary
 from trainctl.data.tables.rows import (
@@ -25,7 +26,7 @@ from trainctl.data.tables.rows import (
 from trainctl.data.tables.target import Target, encode_target, read_target
 from trainctl.data.tables.transform import TableTransform
 from trainctl.data.types import Data, Split, split_rows
-from trainctl.errors import ConfigError
+from trainctl.errors import ConfigError, Problem
 
 _LARGEST_ERROR = 1e-4
 """The largest rounding error of a number, in deviations of its column."""
@@ -62,9 +63,11 @@ def make_data(
     Shape: inputs (N, columns) float32, or float64 where that loses digits, targets (N,) int64 or (N, 1)
     float64.
     """
+    order: list[str] = []
     if like is not None and like.get("kind") != "table":
+        order = [each["name"] for each in like["columns"]] if like.get("kind") == "column order" else []
         like = None
-    inputs, goal, left_out_columns = _columns(table, options, like)
+    inputs, goal, left_out_columns = _columns(table, options, like, order)
     rows, left_out = usable_rows(table, inputs, goal, options.missing, options.bad_rows)
     train_rows, test_rows = torch.arange(len(rows)), None
     if test_table is None:
@@ -129,10 +132,10 @@ def make_data(
 
 
 def _columns(
-    table: Table, options: Options, like: Mapping[str, Any] | None
+    table: Table, options: Options, like: Mapping[str, Any] | None, order: Sequence[str]
 ) -> tuple[list[Column], Column, dict[int, str]]:
     """The input columns, the target column and why others were left out: as the options say, or as a model
-    was trained on them."""
+    was trained on them. ``order`` is the names of the inputs in another order."""
     if like is None:
         inputs, goal, left_out = choose_columns(
             table, options.target, options.drop, options.keep, options.categories, options.task
@@ -143,12 +146,15 @@ def _columns(
         asked = [find_column(table, "keep", each) for each in (*options.keep, *options.categories)]
         useless = useless_columns(inputs, {column.number for column in asked})
         inputs = [column for column in inputs if column.number not in useless]
+        if set(order) == {column.name for column in inputs}:
+            inputs.sort(key=lambda column: order.index(column.name))
         if not inputs:
             raise ConfigError(
                 f"{table.file}: no input column is left{left_out_columns(table, useless)}",
                 "'dataset.keep=[NAME]' takes a column of different texts as categories",
             )
         return inputs, goal, left_out | useless
+    _refuse_others(options, like)
     wanted = [column_like(each, like) for each in (*like["columns"], like["target"])]
     if options.target is not None:
         found = find_column(table, "target", options.target)
@@ -156,6 +162,48 @@ def _columns(
     trained_on = Table("the training data", (), (), named=like["named"])
     *inputs, goal = match_columns(table, wanted, trained_on)
     return inputs, goal, {}
+
+
+def _refuse_others(options: Options, like: Mapping[str, Any]) -> None:
+    """Raise ConfigError for settings that contradict the table that a model was trained on."""
+    kinds = {each["name"]: each["kind"] for each in like["columns"]}
+    drop, keep, categories = (
+        [unicodedata.normalize("NFC", each) for each in names if isinstance(each, str)]
+        for names in (options.drop, options.keep, options.categories)
+    )
+    known = {*kinds, like["target"]["name"]}
+    wrong = [f"dataset.drop=[{name}]: the model has that input" for name in drop if name in kinds]
+    wrong += [
+        f"dataset.keep=[{name}]: the model has no such input"
+        for name in keep
+        if name not in known and not is_number(name)
+    ]
+    wrong += [
+        f"dataset.categories=[{name}]: the model was trained on its numbers"
+        for name in categories
+        if kinds.get(name, "text") != "text"
+    ]
+    if options.task not in ("auto", like["task"]):
+        wrong.append(f"dataset.task={options.task}: the model was trained for {like['task']}")
+    if wrong:
+        raise ConfigError([Problem(each, "train a new run with other columns") for each in wrong])
+
+
+def marks_like(like: Mapping[str, Any] | None, marks: list[str] | None) -> list[str] | None:
+    """The cells without a value: ``marks``, or those of the table that a model was trained on.
+
+    Raises ConfigError where both say something else.
+    """
+    if like is None or like.get("kind") != "table":
+        return marks
+    trained: list[str] | None = like.get("missing_marks")
+    if marks is not None and list(marks) != list(trained or ()):
+        used = "the usual ones" if trained is None else list(trained)
+        raise ConfigError(
+            f"dataset.missing_marks={list(marks)}: the model was trained with {used}",
+            "train a new run with others",
+        )
+    return trained
 
 
 def _described(column: Column) -> dict[str, Any]:
@@ -169,7 +217,7 @@ def column_like(described: Mapping[str, Any], reading: Mapping[str, Any]) -> Col
         described["name"],
         described["number"],
         described["kind"],
-        notation=Notation(described["comma"], described.get("unit", "")),
+        notation=Notation(described.get("comma", False), described.get("unit", "")),
         signs=reading.get("missing_marks") is None,
         labels=described.get("labels", False),
     )

@@ -133,7 +133,7 @@ class Member:
         if (guard := self.run.hook("guard")) is not None:
             guard.keep = capsule_keeper(request, built, stored, lambda: self.hold(self.run)())
         if request.resumed is not None:
-            self._said = apply(built, request.resumed)
+            self._said = apply(built, request.resumed, self.record)
             self.checkpointer.saved_step = self.run.state.step
         # Nothing draws random numbers while the stack trains: these stay as the initialisation left them.
         self.random = snapshot.RandomStates(built.device).state_dict()
