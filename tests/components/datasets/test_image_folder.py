@@ -438,10 +438,21 @@ def test_linked_folders_are_followed_once(flat: Path, tmp_path: Path) -> None:
     (flat / "apple" / "linked").symlink_to(tmp_path / "elsewhere")
     (flat / "apple" / "again").symlink_to(tmp_path / "elsewhere")
     (flat / "apple" / "round").symlink_to(flat / "apple")
-    (flat / "plum").symlink_to(tmp_path / "elsewhere")
     data = make(flat)
-    assert (data.classes, len(data.train)) == (("apple", "pear", "plum"), expected + 2 * more)
+    assert (data.classes, len(data.train)) == (("apple", "pear"), expected + more)
     assert "linked (a folder that is here already)/, round (a folder that is here already)/" in data.note
+
+
+def test_no_link_gives_the_images_of_one_class_to_another(flat: Path, tmp_path: Path) -> None:
+    expected = make(flat).train.targets
+    for name, target in (("all", flat), ("more", flat / "pear")):
+        (flat / "apple" / name).symlink_to(target)
+    data = make(flat)
+    assert torch.equal(data.train.targets, expected)
+    assert "all (a folder that is here already)/, more (a folder that is here already)/" in data.note
+    (flat / "plum").symlink_to(flat / "pear")
+    with pytest.raises(ConfigError, match=r"plum and .*pear are one folder"):
+        make(flat)
 
 
 def test_a_link_that_leads_nowhere_is_a_broken_file(flat: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -15,7 +15,7 @@ from torch import Tensor
 from trainctl.data import AnySplit, Data, ItemSplit, Split, Standardize
 from trainctl.data.images.cache import Stored, decoded, in_memory, places, stamp, write
 from trainctl.data.images.decoding import Decoder
-from trainctl.data.images.listing import SUFFIXES, Listing, images_below, is_of_a_system
+from trainctl.data.images.listing import SUFFIXES, Listing, images_below, inode, is_of_a_system
 from trainctl.errors import ConfigError, MissingDataError
 from trainctl.registry import DATASETS, Count, NonNegative, Positive
 
@@ -190,6 +190,7 @@ def _list(root: Path, shape: Sequence[int]) -> _Listing:
             "put the images of each class into a folder with the class's name",
         )
     targets: list[int] = []
+    seen = _classes_apart(root, folders)
     for part, folder in folders.items():
         start = len(listing.files)
         for name in _folders_in(folder):
@@ -198,7 +199,7 @@ def _list(root: Path, shape: Sequence[int]) -> _Listing:
                     f"dataset=image_folder: {folder / name} is not a class of {folders['train']}",
                     f"there are: {', '.join(listing.classes)}",
                 )
-            below = images_below(folder / name)
+            below = images_below(folder / name, seen)
             listing.found.others += below.others
             listing.found.left_out += below.left_out
             if not below.images:
@@ -213,6 +214,18 @@ def _list(root: Path, shape: Sequence[int]) -> _Listing:
             raise ConfigError(f"dataset=image_folder: {folder} holds no images", "remove or fill it")
     listing.targets = torch.tensor(targets)
     return listing
+
+
+def _classes_apart(root: Path, folders: Mapping[str, Path]) -> set[tuple[int, int]]:
+    """The folders of all classes and splits, which no link inside a class may lead to: it would give the
+    images of one class to another. Raises ConfigError where two of them are one folder."""
+    known: dict[tuple[int, int], Path] = {}
+    for path in (folder / name for folder in folders.values() for name in _folders_in(folder)):
+        if (other := known.setdefault(inode(path), path)) != path:
+            raise ConfigError(
+                f"dataset=image_folder: {path} and {other} are one folder", "remove the link to it"
+            )
+    return {*known, inode(root), *(inode(folder) for folder in folders.values())}
 
 
 def _split_folders(root: Path) -> dict[str, Path]:

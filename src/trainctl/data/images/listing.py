@@ -59,10 +59,15 @@ def is_of_a_system(name: str) -> bool:
     return name[0] == "." or name.lower() in _OF_SYSTEMS
 
 
-def images_below(folder: Path) -> Listing:
-    """The image files below a folder. Links are followed, a folder that is linked twice is taken once."""
+def images_below(folder: Path, seen: set[tuple[int, int]] | None = None) -> Listing:
+    """The image files below a folder. Links are followed; a folder that is linked twice is taken once.
+
+    ``seen`` holds folders, by :func:`inode`, that no link may lead to, and is added to.
+    """
     listing = Listing()
-    for parent, names in _walk(folder, listing.left_out):
+    seen = set() if seen is None else seen
+    seen.add(inode(folder))
+    for parent, names in _walk(folder, seen, listing.left_out):
         for name in names:
             if name[0] == ".":
                 continue
@@ -74,25 +79,27 @@ def images_below(folder: Path) -> Listing:
     return listing
 
 
-def _walk(folder: Path, left_out: Counter[str]) -> Iterator[tuple[str, list[str]]]:
+def _walk(
+    folder: Path, seen: set[tuple[int, int]], left_out: Counter[str]
+) -> Iterator[tuple[str, list[str]]]:
     """Each folder with its files' names, links followed; counts what is left out."""
-    seen = {_inode(folder)}
     for parent, folders, names in os.walk(folder, followlinks=True):
         entered = []
         for name in sorted(folders):
-            inode = _inode(Path(parent, name))
+            found = inode(Path(parent, name))
             if is_of_a_system(name) or name.lower() in _THUMBNAILS:
                 if name[0] != ".":
                     left_out[name] += 1
-            elif inode in seen:
+            elif found in seen:
                 left_out[f"{name} (a folder that is here already)"] += 1
             else:
-                seen.add(inode)
+                seen.add(found)
                 entered.append(name)
         folders[:] = entered
         yield parent, names
 
 
-def _inode(folder: Path) -> tuple[int, int]:
+def inode(folder: Path) -> tuple[int, int]:
+    """What tells a folder from any other, whatever it is called."""
     status = folder.stat()
     return status.st_dev, status.st_ino
