@@ -15,7 +15,8 @@ from trainctl.data.tables.columns import Column, as_kind, mixed_numbers, number_
 from trainctl.data.tables.header import unique_names, why_no_input
 from trainctl.data.tables.numbers import TIME, Notation
 from trainctl.data.tables.rows import Table
-from trainctl.data.tables.table import Options, make_data
+from trainctl.data.tables.table import Options, prepare
+from trainctl.data.tables.texts import Texts
 from trainctl.errors import ConfigError, StorageError
 from trainctl.registry import DATASETS, Fraction, NonNegativeInt
 
@@ -77,7 +78,7 @@ def parquet(
         missing_marks = like.get("missing_marks")
     table = read_table("path", path, task, missing_marks)
     test_table = None if test_path is None else read_table("test_path", test_path, task, missing_marks)
-    return make_data("parquet", table, options, test_table, like)
+    return prepare("parquet", table, options, test_table, like).data()
 
 
 def read_table(key: str, path: str, task: str, marks: Sequence[str] | None = None) -> Table:
@@ -133,6 +134,14 @@ def _index_columns(metadata: Any) -> set[str]:
     return {each for each in metadata["index_columns"] if isinstance(each, str)}
 
 
+def texts_of(values: Any) -> Texts:
+    """The cells of an arrow column of strings."""
+    coded = values.combine_chunks().dictionary_encode()
+    coded = coded.combine_chunks() if hasattr(coded, "combine_chunks") else coded
+    codes = coded.indices.fill_null(len(coded.dictionary)).to_numpy(zero_copy_only=False)
+    return Texts.coded([*coded.dictionary.to_pylist(), None], codes)
+
+
 def _column(name: str, number: int, values: Any, pyarrow: Any, marks: Sequence[str] | None) -> Column:
     """A column of the file; ``unusable`` unless it has numbers, times or text."""
     types, kind = pyarrow.types, values.type
@@ -140,12 +149,13 @@ def _column(name: str, number: int, values: Any, pyarrow: Any, marks: Sequence[s
         kind = kind.value_type
         values = values.cast(kind)
     if types.is_boolean(kind):
-        flags = [None if value is None else str(value) for value in values.to_pylist()]
+        flags = texts_of(values.cast(pyarrow.string()))
         return as_kind(Column(name, number, "flag", texts=flags, stored=True))
     if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
-        cells = [unicodedata.normalize("NFC", value or "").strip() for value in values.to_pylist()]
-        texts = [present(cell, marks) for cell in cells]
-        used = tuple(sorted({cell for cell, text in zip(cells, texts, strict=True) if cell and text is None}))
+        cells = texts_of(values).map(lambda text: unicodedata.normalize("NFC", text or "").strip())
+        texts = cells.map(lambda cell: present(cell or "", marks))
+        pairs = zip(cells.unique, texts.unique, strict=True)
+        used = tuple(sorted({cell for cell, text in pairs if cell and text is None}))
         column = Column(name, number, "text", texts=texts, stored=True, marks=used, signs=marks is None)
         return replace(column, unclear=mixed_numbers(column))
     if types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind) or types.is_null(kind):
@@ -153,7 +163,7 @@ def _column(name: str, number: int, values: Any, pyarrow: Any, marks: Sequence[s
         numbers = torch.from_numpy(values.cast(pyarrow.float64(), safe=False).to_numpy().copy())
         exact = None
         if not types.is_floating(kind) and len(numbers) and numbers.nan_to_num().abs().max() >= _EXACT:
-            exact = [None if value is None else str(value) for value in values.to_pylist()]
+            exact = texts_of(values.cast(pyarrow.string()))
         return number_column(name, number, numbers, exact)
     if types.is_timestamp(kind) or types.is_date(kind):
         # By way of nanoseconds, a year such as 9999 would overflow.

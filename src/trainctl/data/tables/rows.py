@@ -280,7 +280,7 @@ def useless_columns(inputs: Sequence[Column], keep: Collection[int]) -> dict[int
     useless = {}
     for column in inputs:
         present = int((~column.missing()).sum())
-        distinct = len({*(column.texts or ())} - {None}) if column.kind == "text" else 0
+        distinct = len(column.texts.counts()) if column.kind == "text" and column.texts is not None else 0
         if not present:
             useless[column.number] = "no values"
         elif distinct > max(_FEW_CATEGORIES, present / 2) and column.number not in keep:
