@@ -139,7 +139,7 @@ def texts_of(values: Any) -> Texts:
     coded = values.combine_chunks().dictionary_encode()
     coded = coded.combine_chunks() if hasattr(coded, "combine_chunks") else coded
     codes = coded.indices.fill_null(len(coded.dictionary)).to_numpy(zero_copy_only=False)
-    return Texts.coded([*coded.dictionary.to_pylist(), None], codes)
+    return Texts.coded([*coded.dictionary.to_pylist(), None], codes.copy())
 
 
 def _column(name: str, number: int, values: Any, pyarrow: Any, marks: Sequence[str] | None) -> Column:

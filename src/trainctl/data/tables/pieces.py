@@ -8,6 +8,7 @@ end of a cell the rest of the file: only it knows where rows end there.
 from __future__ import annotations
 
 import codecs
+import contextlib
 import io
 import re
 import unicodedata
@@ -81,8 +82,10 @@ class Utf8:
     def __init__(self, content: BinaryIO, layout: Layout) -> None:
         self._content, self._layout = content, layout
         try:
+            with contextlib.suppress(UnicodeDecodeError):
+                b"a".decode(layout.encoding)
             decoder = codecs.getincrementaldecoder(layout.encoding)
-        except LookupError as error:
+        except (LookupError, ValueError) as error:
             raise no_encoding(layout.encoding) from error
         is_utf8 = codecs.lookup(layout.encoding).name in ("utf-8", "utf-8-sig")
         self._decoder = None if is_utf8 else decoder()

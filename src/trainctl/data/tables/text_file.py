@@ -92,14 +92,15 @@ def _read_large(file: Path, options: TextOptions) -> Table | None:
         with opened(file) as (content, _):
             encoding = find_encoding(content, str(file))
     with opened(file) as (content, _):
-        start = Utf8(content, Layout(file, encoding, "")).take(_START)
-    start = start[: start.rfind(b"\n") + 1]
-    if start.count(b"\r") != start.count(b"\r\n"):
+        source = Utf8(content, Layout(file, encoding, ""))
+        start, is_whole = source.take(_START), not source.take(1)
+    start = start if is_whole else start[: start.rfind(b"\n") + 1]
+    if not start.strip() or start.count(b"\r") != start.count(b"\r\n"):
         return None
     text, _ = decode(start, str(file), "utf-8")
     separator = choose_delimiter(text, str(file), options.delimiter, options.skip_lines)
     # A row at the end of the text may go on behind it.
-    found = [*rows(io.StringIO(text, newline=""), separator, options.skip_lines)][:-1]
+    found = [*rows(io.StringIO(text, newline=""), separator, options.skip_lines)][: None if is_whole else -1]
     sample: list[_Row] = [(line, cells) for line, cells, wrong in found if not wrong]
     width = _width(sample, options.header)
     even = [row for row in sample if len(row[1]) == width][:_SAMPLE_ROWS]
