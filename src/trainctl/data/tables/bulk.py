@@ -192,7 +192,8 @@ class _Numbers:
             if cleaned is None:
                 return False
             cells, values = cleaned
-        if not (np.abs(values[~np.isnan(values)] if cells.null_count else values) <= LARGEST).all():
+        given = values[~np.isnan(values)] if cells.null_count else values
+        if len(given) and not (given.max() <= LARGEST and given.min() >= -LARGEST):
             return False
         if not self.proven:
             self._look_at_points(cells.filter(compute.match_substring(cells, ".")))

@@ -32,7 +32,7 @@ Cells = Any
 """A ``pyarrow.StringArray``: None for an empty cell."""
 _PIECE = 1 << 20
 _CAREFUL_ROWS = 20_000
-_LF, _CR, _QUOTE, _FIRST_PRINTED = 10, 13, 34, 32
+_TAB, _LF, _CR, _QUOTE, _FIRST_PRINTED = 9, 10, 13, 34, 32
 # White space beyond ASCII, in UTF-8: str.strip takes it off, pyarrow does not.
 _ODD_SPACES = [
     re.compile(pattern)
@@ -242,7 +242,7 @@ def _rows_in(content: bytes, layout: Layout, line: int, *, is_last: bool) -> _Wh
         return None  # a quote without an end
     content, data = content[:size], data[:size]
     newlines, quotes = newlines[newlines < size], quotes[quotes < size]
-    if content.count(b"\r") != content.count(b"\r\n"):
+    if b"\r" in content and content.count(b"\r") != content.count(b"\r\n"):
         return None
     lines: range | Array = range(line + 1, line + 1 + len(ends))
     if len(ends) < len(newlines):
@@ -267,8 +267,8 @@ def _is_regular(
     content: bytes, data: Array, newlines: int, layout: Layout, line: int, *, quoted: bool
 ) -> bool:
     """Does pyarrow read these rows as the careful reader does? Raises ConfigError if it is not UTF-8."""
-    tabs = content.count(b"\t")
-    if int(np.count_nonzero(data < _FIRST_PRINTED)) != newlines + tabs + content.count(b"\r"):
+    controls, tabs = int(np.count_nonzero(data < _FIRST_PRINTED)) - newlines, b"\t" in content
+    if controls and controls != np.count_nonzero((data == _TAB) | (data == _CR)):
         return False
     if content[:1] in b"\r\n" or b"\n\n" in content or b"\n\r" in content:
         return False

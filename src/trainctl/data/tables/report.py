@@ -40,7 +40,8 @@ class Taken:
 
 def taken(column: Column, categories: Sequence[str]) -> Taken:
     """How a column with the rows that are used was taken."""
-    mixed, notation, lost = _numbers_among(column), _notation(column), _vanishing(column)
+    mixed = column.kind == "text" and _numbers_among(column)
+    notation, lost = _notation(column), _vanishing(column)
     parts: list[str] = [column.kind if column.kind != "flag" else "true or false"]
     if column.kind == "text":
         shown = ", ".join(map(quoted, categories[:_SHOWN])) + (", …" if len(categories) > _SHOWN else "")
@@ -60,7 +61,7 @@ def taken(column: Column, categories: Sequence[str]) -> Taken:
         place=column.place,
         categories=len(categories) if column.kind == "text" else None,
         notation=tuple(notation),
-        mixed=column.kind == "text" and mixed,
+        mixed=mixed,
         lost=lost,
         described="; ".join(filter(None, [*parts, lost])),
     )

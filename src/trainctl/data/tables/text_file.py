@@ -6,6 +6,7 @@ import io
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -20,7 +21,7 @@ from trainctl.errors import ConfigError
 _LARGE = 1 << 21
 """Files of more bytes are read piece by piece, with pyarrow."""
 _START = 1 << 21
-_SAMPLE_ROWS = 201
+_SAMPLE_ROWS, _MANY_ROWS = 201, 1000
 _Row = tuple[int, list[str]]
 Read = Callable[[int, str, str], Column]
 """The column at a position, with its name and the decimal sign of the file."""
@@ -100,7 +101,8 @@ def _read_large(file: Path, options: TextOptions) -> Table | None:
     text, _ = decode(start, str(file), "utf-8")
     separator = choose_delimiter(text, str(file), options.delimiter, options.skip_lines)
     # A row at the end of the text may go on behind it.
-    found = [*rows(io.StringIO(text, newline=""), separator, options.skip_lines)][: None if is_whole else -1]
+    found = [*islice(rows(io.StringIO(text, newline=""), separator, options.skip_lines), _MANY_ROWS)]
+    found = found if is_whole or len(found) == _MANY_ROWS else found[:-1]
     sample: list[_Row] = [(line, cells) for line, cells, wrong in found if not wrong]
     width = _width(sample, options.header)
     even = [row for row in sample if len(row[1]) == width][:_SAMPLE_ROWS]
