@@ -7,7 +7,9 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from trainctl.data import Data
-from trainctl.data.tables.table import Options, prepare
+from trainctl.data.files import find_file
+from trainctl.data.tables.cache import cached
+from trainctl.data.tables.table import Options, Prepared, prepare
 from trainctl.data.tables.text_file import TextOptions, read_table
 from trainctl.registry import DATASETS, Fraction, NonNegativeInt
 
@@ -31,6 +33,7 @@ def csv(
     header: Literal["auto"] | bool = "auto",
     skip_lines: NonNegativeInt = 0,
     decimal: Literal["auto", ".", ","] = "auto",
+    cache: bool = True,
     like: Mapping[str, Any] | None = None,
 ) -> Data:
     """A table of your own in a text file, plain or gzipped: CSV, TSV, or aligned by spaces.
@@ -62,6 +65,7 @@ def csv(
         skip_lines: lines above the table.
         decimal: the sign before decimals, . or ,; the other one may be between thousands. auto finds it,
             column by column.
+        cache: keep what was read of a large file, beside it or in the user's cache folder, for later runs.
 
     ``like`` describes the table that a model was trained on: this one gets its columns, categories and
     classes.
@@ -75,10 +79,18 @@ def csv(
     """
     if like is not None and like.get("kind") == "table":
         missing_marks = like.get("missing_marks")
-    text = TextOptions(task, delimiter, encoding, header, skip_lines, bad_rows, decimal, missing_marks)
-    table = read_table("path", path, text)
-    test_table = None
+    given = dict(locals())  # all arguments
+    text = TextOptions(delimiter, encoding, header, skip_lines, bad_rows, decimal, missing_marks)
+    files = [find_file("csv", "path", path, task)]
     if test_path is not None:
-        test_table = read_table("test_path", test_path, replace(text, header=table.named))
+        files.append(find_file("csv", "test_path", test_path, task))
     options = Options(target, task, drop, missing, bad_rows, test, test_seed, keep, categories)
-    return prepare("csv", table, options, test_table, like).data()
+
+    def read() -> Prepared:
+        table = read_table("path", files[0], text)
+        test_table = None
+        if test_path is not None:
+            test_table = read_table("test_path", files[1], replace(text, header=table.named))
+        return prepare("csv", table, options, test_table, like)
+
+    return cached(files, {"dataset": "csv", **given}, read)

@@ -5,17 +5,19 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from trainctl.data import Data
 from trainctl.data.files import find_file
+from trainctl.data.tables.cache import cached
 from trainctl.data.tables.columns import Column, as_kind, mixed_numbers, number_column, present
 from trainctl.data.tables.header import unique_names, why_no_input
 from trainctl.data.tables.numbers import TIME, Notation
 from trainctl.data.tables.rows import Table
-from trainctl.data.tables.table import Options, prepare
+from trainctl.data.tables.table import Options, Prepared, prepare
 from trainctl.data.tables.texts import Texts
 from trainctl.errors import ConfigError, StorageError
 from trainctl.registry import DATASETS, Fraction, NonNegativeInt
@@ -38,6 +40,7 @@ def parquet(
     test: Fraction | NonNegativeInt = 0.2,
     test_path: str | None = None,
     test_seed: NonNegativeInt = 0,
+    cache: bool = True,
     like: Mapping[str, Any] | None = None,
 ) -> Data:
     """A table of your own in a Parquet file. Needs pyarrow: pip install 'trainctl[parquet]'.
@@ -62,6 +65,7 @@ def parquet(
         test: rows to hold out for the test, a count or a fraction; 0 for none.
         test_path: another file with the same columns to test on, in the place of ``test``.
         test_seed: chooses the rows of ``test``.
+        cache: keep what was read of a large file, beside it or in the user's cache folder, for later runs.
 
     ``like`` describes the table that a model was trained on: this one gets its columns, categories and
     classes.
@@ -73,16 +77,23 @@ def parquet(
         ConfigError: naming file, row and column, for data that cannot be used; if pyarrow is not installed.
         MissingDataError: when the file is not there.
     """
+    given = dict(locals())  # all arguments
     options = Options(target, task, drop, missing, bad_rows, test, test_seed, keep, categories)
     if like is not None and like.get("kind") == "table":
         missing_marks = like.get("missing_marks")
-    table = read_table("path", path, task, missing_marks)
-    test_table = None if test_path is None else read_table("test_path", test_path, task, missing_marks)
-    return prepare("parquet", table, options, test_table, like).data()
+    files = [find_file("parquet", "path", path, task)]
+    if test_path is not None:
+        files.append(find_file("parquet", "test_path", test_path, task))
+
+    def read() -> Prepared:
+        table, *others = [read_table(file, missing_marks) for file in files]
+        return prepare("parquet", table, options, others[0] if others else None, like)
+
+    return cached(files, {"dataset": "parquet", **given}, read)
 
 
-def read_table(key: str, path: str, task: str, marks: Sequence[str] | None = None) -> Table:
-    """The table in a Parquet file; ``key`` is the argument that named it.
+def read_table(file: Path, marks: Sequence[str] | None = None) -> Table:
+    """The table in a Parquet file.
 
     Raises ConfigError for a file in another format, and if pyarrow is not installed.
     """
@@ -93,7 +104,6 @@ def read_table(key: str, path: str, task: str, marks: Sequence[str] | None = Non
         raise ConfigError(
             "dataset=parquet: pyarrow is not installed", "install it: pip install 'trainctl[parquet]'"
         ) from error
-    file = find_file("parquet", key, path, task)
     try:
         # Not read_table, which would add columns for folder names such as year=2020.
         stored = reader.ParquetFile(file).read()

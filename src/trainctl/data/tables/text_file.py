@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal
 
-from trainctl.data.files import find_file, opened
+from trainctl.data.files import opened
 from trainctl.data.tables.columns import Column, is_number, read_column
 from trainctl.data.tables.header import has_header, may_be_header, read_columns, short_header
 from trainctl.data.tables.rows import Table
@@ -31,7 +31,6 @@ Read = Callable[[int, str, str], Column]
 class TextOptions:
     """The arguments of ``csv`` with the same names; ``marks`` are its ``missing_marks``."""
 
-    task: str
     delimiter: str
     encoding: str
     header: Literal["auto"] | bool
@@ -41,12 +40,11 @@ class TextOptions:
     marks: Sequence[str] | None
 
 
-def read_table(key: str, path: str, options: TextOptions) -> Table:
+def read_table(key: str, file: Path, options: TextOptions) -> Table:
     """The table in a text file; ``key`` is the argument that named it.
 
     Raises ConfigError naming file, line and column for a row with too few or too many cells.
     """
-    file = find_file("csv", key, path, options.task)
     if file.stat().st_size > _LARGE:
         table = _read_large(file, options)
         if table is not None:
