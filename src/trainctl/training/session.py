@@ -15,6 +15,7 @@ from trainctl.checkpoint.format import folder_name, read_checkpoint, ready_to_sa
 from trainctl.config.safety import environment_names
 from trainctl.config.settings import Config
 from trainctl.config.values import parse_values
+from trainctl.data.progress import shown_by
 from trainctl.errors import Problem, TrainctlError, WorkerError
 from trainctl.paths import short_path
 from trainctl.registry import plugins, trust
@@ -53,7 +54,9 @@ class Session:
 
     def run(self) -> None:
         """Train, test, and record the result. Raises TrainctlError where it does not end well."""
-        notices = [*self._build(), *self._attach()]
+        with shown_by(self.display.waiting):
+            built = self._build()
+        notices = [*built, *self._attach()]
         self._begin(notices)
         test = self._fit()
         self._finish(test)
