@@ -107,9 +107,8 @@ def _read_large(file: Path, options: TextOptions) -> Table | None:
     if len(sample) < len(found) or len(even) < 2 or len(sample[0][1]) == width - 1:
         return None
     names = even[0][1] if has_header(even, options.header, separator) else None
-    # What is above the first row with as many cells as the table has is no part of it.
     first = even[0] if names is None else even[1]
-    above = [row for row in sample if row[0] < even[0][0]]
+    above = [row for row in sample if row[0] < first[0] and len(row[1]) != width]
     offset = sum(map(len, start.splitlines(keepends=True)[: first[0] - 1])) if first[0] > 1 else 0
     bulk = read_bulk(Layout(file, encoding, separator, width, offset, first[0] - 1), options.marks)
     bulk.uneven.update(len(cells) for _, cells in above)
