@@ -43,7 +43,7 @@ def parquet(
     cache: bool = True,
     like: Mapping[str, Any] | None = None,
 ) -> Data:
-    """A table of your own in a Parquet file. Needs pyarrow: pip install 'trainctl[parquet]'.
+    """A table of your own in a Parquet file.
 
     Numbers and booleans are standardized, strings and categories one-hot encoded. Means, deviations and
     categories come from the training split alone.
@@ -102,7 +102,7 @@ def read_table(file: Path, marks: Sequence[str] | None = None) -> Table:
         from pyarrow import parquet as reader
     except ImportError as error:
         raise ConfigError(
-            "dataset=parquet: pyarrow is not installed", "install it: pip install 'trainctl[parquet]'"
+            "dataset=parquet: pyarrow is not installed", "install it: pip install pyarrow"
         ) from error
     try:
         # Not read_table, which would add columns for folder names such as year=2020.
