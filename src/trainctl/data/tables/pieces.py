@@ -291,7 +291,8 @@ def _careful(
     """Rows as the careful reader divides them; all in one piece if ``at_once``."""
     found = rows(_lines(blocks, layout, line), layout.delimiter, 0)
     while True:
-        even, uneven = [], []
+        even: list[tuple[int, list[str]]] = []
+        uneven: list[tuple[int, list[str]]] = []
         for begins, cells, wrong in found if at_once else islice(found, _CAREFUL_ROWS):
             if wrong:
                 raise unreadable(str(layout.file), line + begins, wrong)
