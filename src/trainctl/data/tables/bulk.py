@@ -11,7 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow
@@ -68,7 +68,7 @@ def _joined(lines: Sequence[range | Array]) -> Sequence[int]:
     for each in lines:
         if not isinstance(each, range) or each[0] != next_line:
             found: Any = np.concatenate([np.asarray(each) for each in lines])
-            return found
+            return cast(Sequence[int], found)
         next_line = each[-1] + 1
     return range(int(lines[0][0]), int(next_line)) if lines else ()
 

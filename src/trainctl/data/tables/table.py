@@ -74,7 +74,7 @@ class Samples:
 
     def blocks(self) -> Iterator[Tensor]:
         """The inputs, (N, columns): numbers, positions of categories, NaN for missing and unknown ones."""
-        for rows in self._rows.split(_BLOCK):
+        for rows in torch.split(self._rows, _BLOCK):
             yield torch.stack([part(rows) for part in self._parts], dim=1)
 
     def split(self) -> Split:

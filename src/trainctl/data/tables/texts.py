@@ -58,7 +58,7 @@ class Texts(Sequence[str | None]):
     def __getitem__(self, index: int | slice) -> str | Sequence[str | None] | None:
         if isinstance(index, slice):
             return Texts.coded(self.unique, self.codes[index])
-        return self.unique[self.codes[index]]
+        return self.unique[int(self.codes[index])]
 
     def __iter__(self) -> Iterator[str | None]:
         return map(self.unique.__getitem__, self.codes.tolist())

@@ -74,7 +74,7 @@ def column_statistics(inputs: Tensor, dtype: torch.dtype = torch.float32) -> tup
 
     Shape: (N, C) → (C,) and (C,) of ``dtype``.
     """
-    blocks = inputs.split(_BLOCK)  # in float64 the whole would be several times as large
+    blocks = torch.split(inputs, _BLOCK)  # in float64 the whole would be several times as large
     count = torch.stack([(~block.isnan()).sum(0) for block in blocks]).sum(0).clamp(min=1)
     sums = [block.to(torch.float64).nan_to_num(nan=0.0).sum(0) for block in blocks]
     mean = torch.stack(sums).sum(0) / count
