@@ -17,6 +17,7 @@ from trainctl.config.safety import environment_names
 from trainctl.config.settings import Config
 from trainctl.config.values import parse_values
 from trainctl.data.fingerprint import described_data
+from trainctl.data.progress import shown_by
 from trainctl.errors import Problem, TrainctlError, WorkerError, memory_error
 from trainctl.paths import short_path
 from trainctl.registry import plugins, trust
@@ -56,7 +57,9 @@ class Session:
     def run(self) -> None:
         """Train, test, and record the result. Raises TrainctlError where it does not end well."""
         try:
-            notices = [*self._build(), *self._attach()]
+            with shown_by(self.display.waiting):
+                built = self._build()
+            notices = [*built, *self._attach()]
             self._begin(notices)
             test = self._fit()
             self._finish(test)
