@@ -1,5 +1,5 @@
-"""What a command does, as Python's audit events and the folder beside it tell: nothing is written outside what
-the command was given, no socket opened, no process started, no code of the run's imported."""
+"""What a command does, as Python's audit events and the folder beside it tell: nothing is written outside
+what the command was given, no socket opened, no process started, no code of the run's imported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of runs and sweeps, changed at random: each verb answers with an exit code of the list and a reason."""
+"""Files of runs and sweeps, changed at random: verbs answer with an exit code of the list and a reason."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import yaml
 from tests.reliability.children import Ended, Trial, spawn
 from tests.reliability.hostile import BAD, INPUT, SWEEP
 from tests.reliability.malice import list_files
-from tests.reliability.runs import OUTPUTS, RUN, Patch, nothing
+from tests.reliability.runs import RUN, Patch, nothing
 from tests.reliability.sweeps import workers_from_this_process
 from trainctl.cli import main as cli
 from trainctl.runs import record
@@ -35,8 +35,8 @@ for _ in range(300):
 _VALUES: tuple[Any, ...] = (
     None, True, False, 0, -1, 1, 1.5, -0.0, 1e308, float("nan"), float("inf"), 2**31, 2**63, 2**64, 10**30,
     -(10**30), 10**400, "", "a", "1", "nan", "\0", "\x1b[2J", "\ud800", "../../x", "/", "~", "x" * 100_000,
-    "🙂", "${seed}", "${nothing}", "${", "%s", [], {}, [None], [[]], {"": 1}, {"a": {"b": None}}, [1, "a", None],
-    _DEEP, list(range(2000)), "2026-13-45T99:99:99", "step-00000001", "done", "running",
+    "🙂", "${seed}", "${nothing}", "${", "%s", [], {}, [None], [[]], {"": 1}, {"a": {"b": None}},
+    [1, "a", None], _DEEP, list(range(2000)), "2026-13-45T99:99:99", "step-00000001", "done", "running",
 )  # fmt: skip
 # Of a difference, of a step that is finite this time, of failed jobs.
 _ONE = ("verify", "replay", "resume-sweep")

@@ -1,4 +1,4 @@
-"""Standard output and error that are closed, full, or whose reader goes away: the work is done all the same."""
+"""Standard output and error that are closed, full, or whose reader goes away: the work is done anyway."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any
 
 from tests.reliability.children import Ended, Trial, spawn
 from tests.reliability.hostile import BAD, INPUT, SWEEP
-from tests.reliability.runs import OUTPUTS, RUN, SHORT, Course, Patch, nothing
+from tests.reliability.runs import RUN, SHORT, Course, Patch, nothing
 from tests.reliability.sweeps import workers_from_this_process
 from trainctl.cli import main as cli
 
@@ -106,7 +106,7 @@ def _opened(number: int, descriptor: int) -> None:
     """The stream leads to ``descriptor``, as one that Python has just opened."""
     os.dup2(descriptor, number)
     os.close(descriptor)
-    stream = open(number, "w", closefd=False, encoding="utf-8")  # noqa: SIM115, PTH123
+    stream = open(number, "w", closefd=False, encoding="utf-8")  # noqa: SIM115
     setattr(sys, ("stdin", "stdout", "stderr")[number], stream)
 
 
@@ -264,7 +264,7 @@ FAULTS: Mapping[str, str] = {"full": "eval, stdout full", "gone": "train, nobody
 
 
 def bites(made: Path, course: Course, root: Path) -> list[Trial]:
-    """The same with streams as Python makes them: what is full, and a reader that has gone, must be missed."""
+    """The same with streams as Python makes them: one that is full or not read must be missed."""
     trials = {trial.name: trial.run for trial in broken(made, course, root, 0)}
 
     def noticed(name: str, folder: Path) -> str | None:
