@@ -164,41 +164,59 @@ def _all_closed() -> None:
 
 def broken(made: Path, course: Course, root: Path, draws: int) -> list[Trial]:
     """Each verb with each thing that may happen to its streams; ``made`` is that of ``hostile``."""
-    _with_a_job_left(made, root)
-    trials = []
-    for name, verb in VERBS.items():
-        peace = root / f"peace-{len(trials)}"
-        shutil.copytree(root / "made", peace, symlinks=True)
-        ended = _spoken(verb, lambda: None, nothing, peace)
-        if (wrong := _amiss(verb, ended, verb.code, course, peace)) is not None:
-            trials.append(Trial(f"{name} in peace", partial(_said, wrong)))
-            continue
-        prints = (peace / "printed").read_text() != ""
-        for mode, change, full in _modes(name, draws):
-            code = 5 if full and verb.code == 0 and prints else verb.code
-            trials.append(
-                Trial(f"{name}, {mode}", partial(_tried, verb, change, code, course, root / "made", peace))
-            )
-    return trials
-
-
-def _said(wrong: str, folder: Path) -> str:
-    return wrong
-
-
-def _with_a_job_left(made: Path, root: Path) -> None:
     shutil.copytree(made, root / "made", symlinks=True)
     sweep = root / "made" / SWEEP
     shutil.rmtree(sweep / "1")
     (sweep / "ledger" / "1.json").write_text(json.dumps({"state": "waiting"}))
+    return [
+        Trial(f"{name}, {mode}", partial(_tried, verb, change, course, root, full=full))
+        for name, verb in VERBS.items()
+        for mode, change, full in _modes(name, draws)
+    ]
+
+
+def _tried(
+    verb: _Verb,
+    change: Callable[[], None],
+    course: Course,
+    root: Path,
+    folder: Path,
+    *,
+    full: bool,
+    patch: Patch = nothing,
+) -> str | None:
+    peace = root / f"peace-{'-'.join(verb.words[:2]).replace('/', '_')}-{verb.words[-1].replace('/', '_')}"
+    if wrong := _in_peace(verb, course, root / "made", peace):
+        return f"in peace, {wrong}"
+    shutil.copytree(root / "made", folder, symlinks=True, dirs_exist_ok=True)
+    ended = _spoken(verb, change, patch, folder)
+    prints = (peace / "printed").stat().st_size > 0
+    code = 5 if full and verb.code == 0 and prints else verb.code
+    if wrong := _amiss(verb, ended, code, course, folder):
+        return wrong
+    differing = [name for name in verb.left if _content(folder / name) != _content(peace / name)]
+    return f"not what is left in peace: {differing}" if differing else None
+
+
+def _in_peace(verb: _Verb, course: Course, made: Path, peace: Path) -> str | None:
+    """Leave in ``peace`` what the command leaves there in peace; another trial may have done so."""
+    if peace.exists():
+        return None
+    folder = peace.with_name(f"{peace.name}.{os.getpid()}")
+    shutil.copytree(made, folder, symlinks=True)
+    wrong = _amiss(verb, _spoken(verb, lambda: None, nothing, folder), verb.code, course, folder)
+    if wrong is None:
+        with contextlib.suppress(OSError):
+            folder.rename(peace)
+    shutil.rmtree(folder, ignore_errors=True)
+    return wrong
 
 
 def _spoken(verb: _Verb, change: Callable[[], None], patch: Patch, folder: Path) -> Ended:
     def work() -> int:
         patch()
         workers_from_this_process()
-        printed = os.open("printed", os.O_WRONLY | os.O_CREAT, 0o600)
-        _opened(_OUT, printed)
+        _opened(_OUT, os.open("printed", os.O_WRONLY | os.O_CREAT, 0o600))
         change()
         code = cli.main(verb.words)
         for stream in (sys.stdout, sys.stderr):
@@ -210,26 +228,6 @@ def _spoken(verb: _Verb, change: Callable[[], None], patch: Patch, folder: Path)
         return code
 
     return spawn(work, folder, timeout=90)
-
-
-def _tried(
-    verb: _Verb,
-    change: Callable[[], None],
-    code: int,
-    course: Course,
-    made: Path,
-    peace: Path,
-    folder: Path,
-    patch: Patch = nothing,
-) -> str | None:
-    shutil.copytree(made, folder, symlinks=True, dirs_exist_ok=True)
-    ended = _spoken(verb, change, patch, folder)
-    if wrong := _amiss(verb, ended, code, course, folder):
-        return wrong
-    for name in verb.left:
-        if _content(folder / name) != _content(peace / name):
-            return f"{name} is not what it is in peace: {ended}"
-    return None
 
 
 def _amiss(verb: _Verb, ended: Ended, code: int, course: Course, folder: Path) -> str | None:
