@@ -25,7 +25,7 @@ _FILES: Mapping[str, float] = {
     "git.diff": math.inf,
     ".lock": math.inf,
 }
-_FOLDERS = ("checkpoints", "capsules", "profile")
+_FOLDERS = ("checkpoints", "capsules", "profile", "tensorboard")
 _DEEPEST = 100
 
 

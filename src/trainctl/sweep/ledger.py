@@ -261,10 +261,10 @@ def _alive(row: Row) -> bool:
 
 def _read_sweep(directory: Path) -> dict[str, Any]:
     path = directory / "sweep.json"
-    for name in ("sweep.json", "jobs.jsonl", "ledger"):
-        if (directory / name).is_symlink():
-            target = (directory / name).readlink()
-            raise UnsafeInputError(f"{directory / name} is a link to {target}", _NO_LINKS)
+    own = [directory / name for name in ("sweep.json", "jobs.jsonl", "ledger")]
+    for each in (*own, *directory.glob("worker-*.log")):
+        if each.is_symlink():
+            raise UnsafeInputError(f"{each} is a link to {each.readlink()}", _NO_LINKS)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
