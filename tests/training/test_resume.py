@@ -33,8 +33,13 @@ from tests.helpers.runs import (
     write_table,
 )
 from trainctl.checkpoint.format import MODEL, STATE, TRAINING
+from trainctl.cli.commands import resume as resume_verb
 from trainctl.cli.main import main
+from trainctl.errors import ConfigError
+from trainctl.training.display import Display
 from trainctl.training.hooks.signals import Signals
+from trainctl.training.request import Request
+from trainctl.training.session import Session
 
 
 @pytest.fixture(scope="module")
@@ -608,3 +613,28 @@ def test_the_warning_of_a_scheduler_saves_and_the_run_goes_on(trainctl, tmp_path
     assert trainctl("resume", "run", f"train.max_steps={stopped + 3}").code == 0
     steps = [line["step"] for line in metrics(tmp_path / "run") if "lr" in line]
     assert steps == list(range(1, stopped + 4))
+
+
+def test_no_other_process_takes_a_run_between_its_reading_and_its_training(
+    trainctl, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that waits there would go on from a checkpoint that the other has left behind."""
+    inner, codes, before = resume_verb.train, [], record(whole)
+
+    def held(request: Request, display: Display) -> dict[str, Any]:
+        codes.append(main(["resume", "run", "train.epochs=9"]))
+        return inner(request, display)
+
+    def begun(session: Session) -> None:
+        codes.append({key: record(whole)[key] for key in ("status", "best", "last", "test")})
+        raise ConfigError("stopped before its first step")
+
+    monkeypatch.setattr(resume_verb, "train", held)
+    with monkeypatch.context() as patch:
+        patch.setattr(Session, "run", begun)
+        assert trainctl("resume", "run", "train.epochs=5").code == 2
+    # What it had reached holds no longer once it trains, and still holds where it did not begin.
+    assert codes == [7, {"status": "running", "best": None, "last": None, "test": None}]
+    assert record(whole) == before
+    assert trainctl("resume", "run", "train.epochs=5").code == 0
+    assert record(whole)["last"]["epoch"] == 5

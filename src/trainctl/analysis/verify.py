@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from trainctl.analysis.differences import compare, difference
-from trainctl.checkpoint.format import CheckpointData, read_checkpoint, verify_checkpoint
-from trainctl.checkpoint.retention import choose_checkpoint
+from trainctl.checkpoint.format import CheckpointData, read_checkpoint
+from trainctl.checkpoint.retention import read_chosen
 from trainctl.config.config_diff import Change
 from trainctl.config.settings import Config
 from trainctl.config.stored_config import ConfigVersion, version_at
@@ -119,7 +119,7 @@ def _no_beginning(init_from: str | None) -> str:
     try:
         if init_from is not None:
             directory = find(init_from)
-            verify_checkpoint(choose_checkpoint(directory, read_record(directory)))
+            read_chosen(directory, read_record(directory))
     except TrainctlError as error:
         return f"init_from: {error}"
     return ""

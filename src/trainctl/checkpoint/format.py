@@ -161,14 +161,14 @@ def read(store: Store, name: str) -> CheckpointData:
         for file in (MODEL, TRAINING):
             _check_header(f"{where}/{file}", data[file])
         state = json.loads(data[STATE])
-        if not isinstance(state, dict) or not _is_count(state.get("step")):
+        if not isinstance(state, dict) or not is_count(state.get("step")):
             raise CheckpointError(f"{where}/{STATE} has no valid step")
         return CheckpointData(load_tensors(data[MODEL]), load_tensors(data[TRAINING]), upgraded(state))
     except (SafetensorError, ValueError, RecursionError, MemoryError) as error:
         raise CheckpointError(f"{where} is no usable checkpoint: {_reason(error)}") from error
 
 
-def _is_count(value: Any) -> bool:
+def is_count(value: Any) -> bool:
     return type(value) is int and 0 <= value < 2**63
 
 

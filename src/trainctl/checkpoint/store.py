@@ -115,8 +115,12 @@ def refuse_foreign(checkpoint: Path) -> None:
         raise CheckpointError(f"{checkpoint} is no usable checkpoint: {error}") from error
     for path in found:
         _refuse_outside(path, run)
+        try:
+            regular = stat.S_ISREG(path.stat().st_mode)
+        except FileNotFoundError:  # a dangling link; or training removes the checkpoint meanwhile
+            continue
         # The target of a link inside the run counts: reading a pipe would block forever.
-        if path.exists() and not stat.S_ISREG(path.stat().st_mode):
+        if not regular:
             raise UnsafeInputError(
                 f"{path} is not a regular file", "a checkpoint contains regular files only"
             )

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainctl.checkpoint.format import CheckpointData, folder_name, read_checkpoint
-from trainctl.checkpoint.retention import newest_valid
+from trainctl.checkpoint.format import CheckpointData
+from trainctl.checkpoint.retention import read_chosen
 from trainctl.components.tasks._base import Task, task_named
 from trainctl.config.settings import Config
 from trainctl.config.stored_config import read_config
@@ -154,7 +154,10 @@ def load_run(
         raise _no_checkpoint(directory, record)
     trusted = trust.checker(directory, trust_plugins=trust_plugins)
     config = read_config(directory / "config.yaml", trusted)
-    chosen, content, notices = _choose(directory, record, which)
+    if not record.get("best") and not any((directory / "checkpoints").glob("step-*")):
+        raise _no_checkpoint(directory, record)
+    chosen, content, damaged = read_chosen(directory, record, which)
+    notices = [f"damaged, not used: {reason}" for _, reason in damaged]
     known = _described(chosen, content)
     if device is None:
         device, differences = _device_of(config, record)
@@ -182,41 +185,6 @@ def load_run(
         notices=(*_unfinished(directory, record, content.step), *notices),
         **known,
     )
-
-
-def _choose(directory: Path, record: Mapping[str, Any], which: str) -> tuple[Path, CheckpointData, list[str]]:
-    """The checkpoint, its content, and notices about damaged ones.
-
-    There is no substitute for a damaged best checkpoint; for a damaged newest one it is the newest valid one,
-    with a notice.
-    """
-    folder, best = directory / "checkpoints", record.get("best")
-    if not best and not any(folder.glob("step-*")):
-        raise _no_checkpoint(directory, record)
-    if which == "best" and best:
-        chosen = folder / folder_name(best["step"])
-        try:
-            return chosen, read_checkpoint(chosen), []
-        except CheckpointError as error:
-            remedy = "use the newest one: --checkpoint last (which='last' in Python)"
-            raise CheckpointError(str(error), remedy) from error
-    try:
-        chosen, content, broken = newest_valid(folder)
-    except CheckpointError:
-        # A run that goes on may remove a checkpoint between listing and reading.
-        if not is_training(directory):
-            raise
-        chosen, content, broken = newest_valid(folder)
-    notices = [f"damaged, not used: {reason}" for _, reason in broken]
-    best = content.state.get("best")
-    if which == "best" and isinstance(best, dict) and best.get("step") != content.step:
-        # Before a run has ended, only its checkpoints name the best one.
-        try:
-            chosen = folder / folder_name(int(best["step"]))
-            content = read_checkpoint(chosen)
-        except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{chosen} does not name the best step") from error
-    return chosen, content, notices
 
 
 def _no_checkpoint(directory: Path, record: Mapping[str, Any]) -> CheckpointError:

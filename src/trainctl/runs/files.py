@@ -8,9 +8,23 @@ and renamed, and the folder is synced, because a rename that the disk has not se
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
+import stat
 from pathlib import Path
+
+
+def read(path: Path, largest: int = 2**28) -> bytes:
+    """The content of a file. Raises OSError, also for a link, a pipe, and more than ``largest`` bytes."""
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    with open(path, "rb", opener=lambda name, _: os.open(name, flags)) as file:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        if found.st_size > largest:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
+        return file.read()
 
 
 def write(path: Path, content: bytes, *, synced: bool = True) -> None:

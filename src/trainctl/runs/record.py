@@ -27,6 +27,7 @@ _FILES: Mapping[str, float] = {
 }
 _FOLDERS = ("checkpoints", "capsules", "profile", "tensorboard")
 _DEEPEST = 100
+_MOST_DIGITS = 40
 
 
 def now() -> str:
@@ -98,7 +99,7 @@ def read_record(directory: Path) -> dict[str, Any]:
     path = directory / "run.json"
     _refuse_foreign(directory)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"), parse_int=whole_number)
     except FileNotFoundError:
         if (directory / "sweep.json").is_file():
             raise ConfigError(
@@ -116,6 +117,13 @@ def read_record(directory: Path) -> dict[str, Any]:
         if not usable(content.get(key)):
             raise ConfigError(f"{path} is not valid: {key} is damaged")
     return content
+
+
+def whole_number(digits: str) -> int:
+    """A number in JSON; ValueError for one that nothing here counts to, and that is no float either."""
+    if len(digits) > _MOST_DIGITS:
+        raise ValueError(f"a number of {len(digits)} digits")
+    return int(digits)
 
 
 def _refuse_foreign(directory: Path) -> None:

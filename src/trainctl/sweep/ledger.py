@@ -21,7 +21,7 @@ from typing import Any, Literal, get_args
 from trainctl.errors import ConfigError, DirectoryTakenError, TrainctlError, UnsafeInputError
 from trainctl.runs import files
 from trainctl.runs.directory import lock
-from trainctl.runs.record import now, read_record
+from trainctl.runs.record import now, read_record, whole_number
 
 SWEEP_VERSION = 1
 STORED_FILES = ("config.yaml", "overrides.yaml")
@@ -119,7 +119,7 @@ class Ledger:
     def jobs(self) -> list[Job]:
         """All jobs, by number. A last line that a kill has cut short does not count."""
         path = self.directory / "jobs.jsonl"
-        lines = path.read_bytes().split(b"\n") if path.exists() else []
+        lines = _read(path).split(b"\n") if path.exists() else []
         jobs = []
         for number, line in enumerate(lines[:-1], start=1):
             try:
@@ -167,7 +167,7 @@ class Ledger:
     def stored(self, job: Job) -> Row:
         """The row as it was last written."""
         try:
-            values = json.loads(self._path(job).read_bytes())
+            values = json.loads(files.read(self._path(job)))
             row = Row(**{key: value for key, value in values.items() if key in Row.__dataclass_fields__})
             return row if _is_usable(row) else Row()
         except (OSError, ValueError, TypeError, AttributeError, RecursionError):
@@ -259,6 +259,15 @@ def _alive(row: Row) -> bool:
     return time.time() - (row.beat or 0.0) < SILENT_AFTER
 
 
+def _read(path: Path) -> bytes:
+    try:
+        return files.read(path)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ConfigError(f"{path} is not valid: {error.strerror}") from None
+
+
 def _read_sweep(directory: Path) -> dict[str, Any]:
     path = directory / "sweep.json"
     own = [directory / name for name in ("sweep.json", "jobs.jsonl", "ledger")]
@@ -266,10 +275,10 @@ def _read_sweep(directory: Path) -> dict[str, Any]:
         if each.is_symlink():
             raise UnsafeInputError(f"{each} is a link to {each.readlink()}", _NO_LINKS)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(_read(path), parse_int=whole_number)
     except FileNotFoundError:
         raise ConfigError(f"{directory}: not a sweep", "give a directory that holds sweep.json") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid: {error}") from None
     if not isinstance(content, dict) or content.get("version") != SWEEP_VERSION:
         raise ConfigError(f"{path}: version must be {SWEEP_VERSION}")

@@ -8,10 +8,9 @@ from typing import Any
 
 from torch.nn.parameter import UninitializedParameter
 
-from trainctl.checkpoint.format import read_checkpoint
-from trainctl.checkpoint.retention import choose_checkpoint
+from trainctl.checkpoint.retention import read_chosen
 from trainctl.config.settings import Component, Config
-from trainctl.errors import ConfigError
+from trainctl.errors import CheckpointError, ConfigError
 from trainctl.registry import OPTIMIZERS
 from trainctl.registry.constraints import show
 from trainctl.registry.protocols import Model, named_modules
@@ -98,7 +97,10 @@ def copy_from(run: str, model: Model) -> tuple[Any, str]:
     """
     refuse_lazy(model, f"init_from={run}")
     directory = find(run)
-    content = read_checkpoint(choose_checkpoint(directory, read_record(directory)))
+    try:
+        _, content, _ = read_chosen(directory, read_record(directory))
+    except CheckpointError as error:
+        raise CheckpointError(f"init_from={run}: {error}", "start from another run") from error
     stored = content.model
     own = model.state_dict()
     fits = {

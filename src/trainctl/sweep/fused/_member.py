@@ -97,9 +97,10 @@ class Member:
     # ---------------------------------------------------------------- before the first step
 
     def open(self, git: GitState | None) -> None:
-        """Take the run directory and say in ``run.json`` that the run has begun."""
+        """Take the run directory and say in ``run.json`` that the run has begun. A resumed one is taken."""
         request, directory = self.request, self.request.directory
-        self._open.enter_context(lock(directory))
+        if request.resumed is None:
+            self._open.enter_context(lock(directory))
         self._handler = open_log(directory)
         self._open.callback(_close_log, self._handler)
         if request.resumed is not None:
