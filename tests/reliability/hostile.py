@@ -87,9 +87,9 @@ def _runs() -> Iterator[Audited]:
             yield Audited(f"{verb}, {name}", words, plant, (code,), given)
         for verb, (words, given) in _LOOKING.items():
             yield Audited(f"{verb}, {name}", words, plant, (0,), given)
-    for verb in ("resume", "eval", "verify"):
+    for verb, code in (("resume", 3), ("eval", 2), ("verify", 3)):
         words, given = _OPENING[verb]
-        yield Audited(f"{verb}, data to download", words, partial(_config, _downloads), (2, 3, 4, 5), given)
+        yield Audited(f"{verb}, data to download", words, partial(_config, _downloads), (code,), given)
     yield from _replays()
     words, given = ("export", str(RUN), "--format", "safetensors"), ("run.safetensors", ".run.safetensors")
     yield Audited("export by name", words, lambda outputs, outside: None, (0,), given)
@@ -99,9 +99,9 @@ def _runs() -> Iterator[Audited]:
     words, given = _OPENING["resume"]
     for link, tracker in (("metrics.csv", "csv"), ("tensorboard", "tensorboard")):
         plant = partial(_led_out, link, tracker)
-        yield Audited(f"resume, {link} led out", words, plant, (0, 3, 5), given, seconds=90)
+        yield Audited(f"resume, {link} led out", words, plant, (3, 5), given)
     plant = partial(_config, _server)
-    yield Audited("resume, a server as tracker", words, plant, (0, 2, 3, 5), given, seconds=150)
+    yield Audited("resume, a server as tracker", words, plant, (3,), given)
 
 
 def _replays() -> Iterator[Audited]:
