@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from trainctl.checkpoint.format import CheckpointData
 from trainctl.checkpoint.retention import read_chosen
 from trainctl.components.tasks._base import Task, task_named
-from trainctl.config.settings import Config
 from trainctl.config.connections import without_download
+from trainctl.config.settings import Config
 from trainctl.config.stored_config import read_config
 from trainctl.data import Data
 from trainctl.data.preprocessing import describe_samples, first_samples, make_transform
