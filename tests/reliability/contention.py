@@ -52,11 +52,13 @@ def at_once(works: Sequence[Callable[[], int]], folder: Path) -> list[Ended]:
         place.mkdir()
         child = os.fork()
         if child == 0:
-            os.close(writing)
-            os.read(reading, 1)  # until all are there
-            ended = spawn(partial(_in_folder, work, folder), place, timeout=60)
-            (place / "ended").write_text(json.dumps([ended.code, ended.timed_out, ended.text]))
-            os._exit(0)
+            try:
+                os.close(writing)
+                os.read(reading, 1)  # until all are there
+                ended = spawn(partial(_in_folder, work, folder), place, timeout=60)
+                (place / "ended").write_text(json.dumps([ended.code, ended.timed_out, ended.text]))
+            finally:
+                os._exit(0)
         children.append((child, place))
     os.close(reading)
     os.close(writing)
