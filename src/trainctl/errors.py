@@ -154,3 +154,10 @@ def did_you_mean(word: str, candidates: Iterable[str], prefix: str = "") -> str:
     """The start of a remedy, ``did you mean PREFIX+NAME? ``; empty when no candidate is close."""
     close = nearest(word, candidates)
     return f"did you mean {prefix}{close}? " if close else ""
+
+
+def signal_behind(error: BaseException | None) -> BaseException | None:
+    """The KeyboardInterrupt, or its like, that became ``error`` in a library; None where it is none."""
+    while isinstance(error, Exception):
+        error = error.__cause__ or error.__context__
+    return error

@@ -48,6 +48,8 @@ def test_what_cannot_be_drawn_is_left_out_and_counted(tmp_path: Path) -> None:
         "[1]",
         json.dumps({"step": True, "train/loss": 1.0}),
         json.dumps({"step": 4, "epoch": 1, "test/loss": 7.0}),
+        json.dumps({"step": 10**400, "train/loss": 1.0}),
+        json.dumps({"step": 5, "train/loss": 10**400}),
     ]
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
     curves = read_curves(tmp_path)

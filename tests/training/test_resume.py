@@ -638,3 +638,19 @@ def test_no_other_process_takes_a_run_between_its_reading_and_its_training(
     assert record(whole) == before
     assert trainctl("resume", "run", "train.epochs=5").code == 0
     assert record(whole)["last"]["epoch"] == 5
+
+
+def test_a_resumed_run_says_what_was_lost_and_ends(trainctl, whole: Path) -> None:
+    """Its best checkpoint is gone or damaged, which it could not test at the end; its metrics are cut off."""
+    cut = killed_after(whole, 9)
+    lost = state(cut, 9)["best"]["step"]
+    damage(cut, lost)
+    (cut / "metrics.jsonl").write_text("")
+    outcome = trainctl("resume", "cut", "display.mode=none")
+    assert outcome.code == 0, outcome.err
+    said = outcome.out + (cut / "train.log").read_text()
+    assert f"the best checkpoint, step-{lost:08d}, is lost" in said
+    assert f"damaged checkpoint set aside as damaged-step-{lost:08d}" in said
+    assert " bytes that the run wrote before this step" in said
+    assert record(cut)["best"]["step"] > 9
+    assert trainctl("eval", "cut").code == 0

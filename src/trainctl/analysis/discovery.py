@@ -177,6 +177,8 @@ def _job(row: ledger.Entry) -> Entry:
         return _unreadable(directory, error)
     if state == "done":
         state, reason = "unreadable", "the job was done, but its run directory is missing"
+    elif state == "waiting" and reason:
+        state = "unreadable"
     return Entry(
         directory,
         state,

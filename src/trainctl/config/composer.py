@@ -33,7 +33,7 @@ from trainctl.config.settings import Config
 from trainctl.config.sources import TrainctlSearchPath, register_search_path
 from trainctl.config.unused_arguments import drop_unused_arguments
 from trainctl.config.validation import check
-from trainctl.errors import ConfigError, Problem, nearest
+from trainctl.errors import ConfigError, Problem, nearest, signal_behind
 from trainctl.paths import conf_directory, user_conf
 from trainctl.registry import COMPONENTS, TRACKERS, plugins
 
@@ -243,9 +243,14 @@ class Composer:
         refuse_unsafe_overrides(overrides)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Hydra's advice to its programmers
-            return self.loader.load_configuration(
-                config_name=self.config_name, overrides=overrides, run_mode=run_mode
-            )
+            try:
+                return self.loader.load_configuration(
+                    config_name=self.config_name, overrides=overrides, run_mode=run_mode
+                )
+            except _LOADING_ERRORS as error:
+                if (told := signal_behind(error)) is not None:
+                    raise told from None
+                raise
 
     def _compose_usable(
         self, overrides: list[str], problems: list[Problem], run_mode: RunMode = RunMode.RUN

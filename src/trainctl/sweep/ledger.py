@@ -165,13 +165,14 @@ class Ledger:
         return self.directory / "ledger" / f"{job.number}.json"
 
     def stored(self, job: Job) -> Row:
-        """The row as it was last written."""
-        try:
-            values = json.loads(files.read(self._path(job)))
+        """The row as it was last written; for a damaged one that of a waiting job, with the reason."""
+        path = self._path(job)
+        with contextlib.suppress(OSError, ValueError, TypeError, AttributeError, RecursionError):
+            values = json.loads(files.read(path))
             row = Row(**{key: value for key, value in values.items() if key in Row.__dataclass_fields__})
-            return row if _is_usable(row) else Row()
-        except (OSError, ValueError, TypeError, AttributeError, RecursionError):
-            return Row()
+            if _is_usable(row):
+                return row
+        return Row(reason=f"{path} is damaged" if os.path.lexists(path) else None)
 
     def write(self, job: Job, row: Row) -> None:
         """Replace the row; it is on the disk when this returns."""
@@ -261,7 +262,7 @@ def _alive(row: Row) -> bool:
 
 def _read(path: Path) -> bytes:
     try:
-        return files.read(path)
+        return files.read(path, 2**34)
     except FileNotFoundError:
         raise
     except OSError as error:

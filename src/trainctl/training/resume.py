@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from trainctl.checkpoint import snapshot
-from trainctl.checkpoint.format import CheckpointData
+from trainctl.checkpoint.format import CheckpointData, folder_name, verify_checkpoint
 from trainctl.config.config_diff import Change
 from trainctl.errors import CheckpointError, ConfigError
 from trainctl.runs import files
@@ -66,6 +66,9 @@ def apply(built: Built, resumed: Resumed) -> list[str]:
     """Restore ``built``, and set damaged checkpoints aside; returns notices."""
     resume(built, resumed.content, resumed.changes)
     said = [f"resumed from {resumed.checkpoint.name}", *set_aside(resumed.broken)]
+    said += _without_lost_best(built, resumed.checkpoint.parent)
+    if lacking := built.run.hook("metrics_log").lacking():
+        said.append(f"metrics.jsonl lacks {lacking} bytes that the run wrote before this step")
     for change in resumed.changes:
         inexact = f"; {change.inexact}" if change.inexact else ""
         said.append(f"changed: {change} (the new value wins{inexact})")
@@ -213,6 +216,21 @@ def _check_length(built: Built, keys: list[str]) -> None:
         key in ("train.patience", "train.min_delta", *_COURSE) for key in keys
     ):
         run.state.stop = None
+
+
+def _without_lost_best(built: Built, folder: Path) -> list[str]:
+    """Forget the best evaluation where its checkpoint is not usable, which could not be tested; notices."""
+    state = built.run.state
+    if state.best is None or state.best["step"] == state.step:
+        return []
+    path = folder / folder_name(state.best["step"])
+    try:
+        verify_checkpoint(path)
+    except CheckpointError as error:
+        _forget_best(built)
+        said = f"the best checkpoint, {path.name}, is lost: the best one is chosen anew from this step on"
+        return [*(set_aside([(path, str(error))]) if path.exists() else []), said]
+    return []
 
 
 def set_aside(broken: Sequence[tuple[Path, str]]) -> list[str]:
