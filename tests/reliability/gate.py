@@ -34,7 +34,7 @@ from tests.reliability.runs import LONG, RUN, SHORT, Course, own_environment
 
 _RANDOM_KILLS = 120
 _LINES = 180
-_MUTATIONS = 600
+_MUTATIONS = 400
 _RESUMES = 24
 _READINGS = 6
 _READERS_GONE = 3
