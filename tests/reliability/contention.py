@@ -41,6 +41,8 @@ _READERS: dict[str, list[str]] = {
     "compare": ["compare", "outputs"],
 }
 _TAKEN = 7
+# Several verbs, one after the other, on a machine that may be busy.
+_SECONDS = 120.0
 
 
 def at_once(works: Sequence[Callable[[], int]], folder: Path) -> list[Ended]:
@@ -55,7 +57,7 @@ def at_once(works: Sequence[Callable[[], int]], folder: Path) -> list[Ended]:
             try:
                 os.close(writing)
                 os.read(reading, 1)  # until all are there
-                ended = spawn(partial(_in_folder, work, folder), place, timeout=60)
+                ended = spawn(partial(_in_folder, work, folder), place, timeout=_SECONDS)
                 (place / "ended").write_text(json.dumps([ended.code, ended.timed_out, ended.text]))
             finally:
                 os._exit(0)
@@ -289,7 +291,7 @@ def stale_best(course: Course, peace: Path, root: Path, every: int, patch: Patch
         names.write_text(json.dumps([disk.names, [(op[1], op[2]) for op in disk.ops if op[0] == "mark"]]))
         return code
 
-    ended = spawn(counted, whole)
+    ended = spawn(counted, whole, timeout=_SECONDS)
     if ended.code:
         return [Trial("a longer run in peace", lambda folder: str(ended))]
     operations, saved = json.loads(names.read_text())
@@ -311,8 +313,8 @@ def _stale(longer: Course, made: Path, number: int, patch: Patch, folder: Path) 
         Disk(folder / OUTPUTS, killing(number, BEFORE)).install()
         return main(_LONGER)
 
-    ended = spawn(work, folder)
-    if ended.code != -signal.SIGKILL:
+    ended = spawn(work, folder, timeout=_SECONDS)
+    if ended.code != -signal.SIGKILL or ended.timed_out:
         return f"was not killed: {ended}"
 
     def read() -> int:
@@ -323,7 +325,7 @@ def _stale(longer: Course, made: Path, number: int, patch: Patch, folder: Path) 
                 return code
         return 0
 
-    ended = spawn(read, folder)
+    ended = spawn(read, folder, timeout=_SECONDS)
     if ended.code:
         return str(ended)
 
@@ -331,7 +333,7 @@ def _stale(longer: Course, made: Path, number: int, patch: Patch, folder: Path) 
         patch()
         return main(_LONGER)
 
-    ended = spawn(carry_on, folder)
+    ended = spawn(carry_on, folder, timeout=_SECONDS)
     return str(ended) if ended.code else longer.difference(folder / RUN)
 
 
