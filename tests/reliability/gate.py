@@ -39,8 +39,8 @@ _RESUMES = 24
 _READINGS = 6
 _READERS_GONE = 3
 _SHOWN = 5
-# Large, and used by no trial: each fork would copy their memory's tables.
-_LEFT_OUT = ("__main__", "lightning", "parquet", "torchvision")
+# Large, and used by no trial: each fork would copy their memory's tables. The server ignores what ends it.
+_LEFT_OUT = ("__main__", "lightning", "parquet", "torchvision", "sweep.server")
 
 
 @dataclass
