@@ -66,7 +66,7 @@ _OPENING = {
     "verify": (("verify", str(RUN)), ()),
     "export": (
         ("export", str(RUN), "--format", "safetensors", "--output", "m.safetensors"),
-        ("m.safetensors", ".m.safetensors"),
+        ("m.safetensors", ".m."),
     ),
     "resume": (("resume", str(RUN), "train.max_steps=20", "--allow-change"), (str(RUN), *_LATEST)),
 }
@@ -91,7 +91,7 @@ def _runs() -> Iterator[Audited]:
         words, given = _OPENING[verb]
         yield Audited(f"{verb}, data to download", words, partial(_config, _downloads), (code,), given)
     yield from _replays()
-    words, given = ("export", str(RUN), "--format", "safetensors"), ("run.safetensors", ".run.safetensors")
+    words, given = ("export", str(RUN), "--format", "safetensors"), ("run.safetensors", ".run.")
     yield Audited("export by name", words, lambda outputs, outside: None, (0,), given)
     for title, text in (("upwards", "../outside/m"), ("absolute", "{outside}/m")):
         plant = partial(_name, text)
