@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from trainctl.checkpoint.format import CheckpointData
 from trainctl.checkpoint.retention import read_chosen
 from trainctl.components.tasks._base import Task, task_named
+from trainctl.config.connections import without_download
 from trainctl.config.settings import Config
 from trainctl.config.stored_config import read_config
 from trainctl.data import Data
@@ -157,6 +158,8 @@ def load_run(
         raise _no_checkpoint(directory, record)
     trusted = trust.checker(directory, trust_plugins=trust_plugins)
     config = read_config(directory / "config.yaml", trusted)
+    if not trust_plugins:
+        config = without_download(config, directory)
     if not record.get("best") and not any((directory / "checkpoints").glob("step-*")):
         raise _no_checkpoint(directory, record)
     chosen, content, damaged = read_chosen(directory, record, which, training=False)

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+from trainctl.config.connections import refuse_connections
 from trainctl.config.stored_config import parse_config
 from trainctl.errors import (
     CheckpointError,
@@ -140,6 +141,7 @@ class _Attempt:
         config = parse_config(
             job.files["config.yaml"], f"job {job.number}", lambda named: None, self._ledger.directory
         )
+        refuse_connections(config, directory, trust_plugins=trust_plugins)
         claim(directory, named=True)
         return Request(
             config, job.files, directory, job.notices, command, latest=False, hooks=hooks, draw=draw

@@ -277,10 +277,10 @@ def _read(path: Path) -> bytes:
 
 def _read_sweep(directory: Path) -> dict[str, Any]:
     path = directory / "sweep.json"
-    for name in ("sweep.json", "jobs.jsonl", "ledger"):
-        if (directory / name).is_symlink():
-            target = (directory / name).readlink()
-            raise UnsafeInputError(f"{directory / name} is a link to {target}", _NO_LINKS)
+    own = [directory / name for name in ("sweep.json", "jobs.jsonl", "ledger")]
+    for each in (*own, *directory.glob("worker-*.log")):
+        if each.is_symlink():
+            raise UnsafeInputError(f"{each} is a link to {each.readlink()}", _NO_LINKS)
     try:
         content = strict_json.parse(_read(path))
     except FileNotFoundError:

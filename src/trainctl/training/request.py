@@ -111,6 +111,7 @@ def make_request(
     """
     with collector_paused():
         from trainctl.config.changed_config import change_config
+        from trainctl.config.connections import refuse_connections
 
         record = read_run(directory)
         if not (directory / "config.yaml").is_file():
@@ -120,6 +121,7 @@ def make_request(
         trusted = trust.checker(directory, trust_plugins=trust_plugins)
         asked = change_config(directory, overrides, trusted)
         require_allowed(asked.changes, allowed=allow_change)
+        refuse_connections(asked.config, directory, overrides, trust_plugins=trust_plugins)
     if record.get("status") == "done" and not asked.changes:
         return None
     with importing():

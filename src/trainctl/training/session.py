@@ -13,6 +13,7 @@ from torch import Tensor
 
 from trainctl.checkpoint import bad_step, snapshot
 from trainctl.checkpoint.format import folder_name, read_checkpoint, ready_to_save, save_checkpoint
+from trainctl.config.connections import connections
 from trainctl.config.safety import environment_names
 from trainctl.config.settings import Config
 from trainctl.config.values import parse_values
@@ -74,7 +75,7 @@ class Session:
         config, recorded = request.config, record.values.get("environment") or {}
         self.plugins = plugins.load(config.plugins)
         named = environment_names(request.files["config.yaml"])
-        if self.plugins or named:
+        if self.plugins or named or connections(config):
             trust.remember(self.directory, self.plugins, named)
         if request.resumed is not None:
             config = request.resumed.with_recorded_threads(config, record.values)

@@ -137,11 +137,14 @@ def _changes(eras: Sequence[ConfigVersion]) -> list[str]:
 def _eras(directory: Path, *, trust_plugins: bool) -> list[ConfigVersion]:
     trusted = trust.checker(directory, trust_plugins=trust_plugins)
     with collector_paused():
+        from trainctl.config.connections import refuse_connections
         from trainctl.config.stored_config import read_versions
 
         eras = read_versions(directory, trusted)
     for era in eras[:-1]:
         trusted(era.plugins)
+    for era in eras:
+        refuse_connections(era.config, directory, trust_plugins=trust_plugins)
     return eras
 
 

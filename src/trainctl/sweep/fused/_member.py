@@ -13,6 +13,7 @@ from torch import Tensor
 
 from trainctl.checkpoint import snapshot
 from trainctl.checkpoint.format import CheckpointData, ready_to_save
+from trainctl.config.connections import connections
 from trainctl.config.safety import environment_names
 from trainctl.data import Data
 from trainctl.errors import NotFiniteError, Problem, TrainctlError
@@ -114,7 +115,7 @@ class Member:
         self.built = built = build(replace(request.config, threads=threads), data)
         self._stored = stored
         named = environment_names(request.files["config.yaml"])
-        if stored or named:
+        if stored or named or connections(request.config):
             trust.remember(directory, stored, named)
         self.run.step_name = self.run.step_name.replace("plain", "stacked", 1)
         self.metrics_log = MetricsLog(directory / "metrics.jsonl")
