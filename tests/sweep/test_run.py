@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.program import PROGRAM, run, start, wait_for
+from trainctl.runs.directory import claim_sweep
 from trainctl.sweep.ledger import Ledger, Row
-from trainctl.sweep.run import split_groups
+from trainctl.sweep.run import Sweep, split_groups
 
 FAST = ("epochs=1", "threads=1", "display.mode=none")
 
@@ -164,6 +165,21 @@ def test_jobs_with_the_same_settings_run_once(trainctl, tmp_path: Path) -> None:
     assert outcome.code == 0
     assert "left out: lr=0.001" in outcome.out
     assert len(states(tmp_path / "sweep")) == 2
+
+
+@pytest.mark.parametrize("searches", [False, True])
+def test_a_sweep_that_was_killed_right_after_it_took_its_directory(
+    trainctl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, searches: bool
+) -> None:
+    directory = claim_sweep(tmp_path / "sweep", named=True)
+    resumed = trainctl("resume", "sweep")
+    assert (resumed.code, "start it again: with the command" in resumed.err) == (2, True)
+    monkeypatch.setattr(Sweep, "run", lambda sweep, *_: 0)
+    words = ("lr=interval(0.1,1)", "hydra/sweeper=optuna") if searches else ("seed=1,2",)
+    outcome = trainctl("-m", *words, "hydra.sweep.dir=sweep")
+    assert outcome.code == 0, outcome.err
+    assert (directory / "ledger").is_dir()
+    assert len(Ledger(directory).jobs()) == (0 if searches else 2)
 
 
 def test_the_same_sweep_again_does_nothing_and_a_larger_one_only_what_is_new(

@@ -42,7 +42,8 @@ _FEWEST = 8
 
 @contextmanager
 def sweep_directory(composer: Composer, words: Sequence[str]) -> Iterator[tuple[Path, bool]]:
-    """The directory for the sweep of ``words``, locked, and whether it holds a sweep already.
+    """The directory for the sweep of ``words``, locked, and whether it holds a sweep already: one that was
+    killed right after it had taken the directory has not begun.
 
     Raises DirectoryTakenError for a directory with something else.
     """
@@ -52,7 +53,13 @@ def sweep_directory(composer: Composer, words: Sequence[str]) -> Iterator[tuple[
     if not again:
         directory = claim_sweep(directory, named=named)
     with locked_sweep(directory):
-        yield directory, again
+        yield directory, again and not _is_only_claimed(directory)
+
+
+def _is_only_claimed(directory: Path) -> bool:
+    """Whether a sweep has taken ``directory`` and written nothing else there."""
+    names = {path.name for path in directory.iterdir()}
+    return names <= {"sweep.json", ".lock", "ledger"} and "words" not in Ledger(directory).values
 
 
 def other_sweep(ledger: Ledger) -> DirectoryTakenError:

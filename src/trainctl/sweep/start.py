@@ -129,7 +129,7 @@ def _resume(ledger: Ledger, command: str, trust_plugins: bool, reporter: Reporte
     if not jobs:
         raise ConfigError(
             f"{ledger.directory}: the sweep was stopped before its jobs were written",
-            f"start it again: {ledger.values.get('command')}",
+            f"start it again: {ledger.values.get('command') or 'with the command that began it'}",
         )
 
     trusted = trust.checker(ledger.directory, trust_plugins=trust_plugins)
