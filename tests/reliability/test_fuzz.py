@@ -38,6 +38,7 @@ def bench(places: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
         yield Bench(places / "whole")
 
 
+@pytest.mark.slow
 def test_a_sample(bench: Bench, trainctl) -> None:
     every = [(verb, file) for verb in VERBS for file in bench.files(verb)]
     draw = random.Random(0)

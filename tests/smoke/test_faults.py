@@ -39,6 +39,8 @@ FAULTS = [
 ]
 FINE = ("model=fine", "model.name=kept_out")
 
+pytestmark = pytest.mark.slow  # every fault costs a life of its own
+
 
 def words() -> list[str]:
     chosen: dict[str, list[str]] = {}
@@ -84,7 +86,6 @@ def line(out: str, label: str) -> str:
 
 
 @pytest.mark.parametrize(("label", "phase", "reason"), FAULTS, ids=[label for label, *_ in FAULTS])
-@pytest.mark.slow
 def test_a_planted_fault_is_found_in_its_phase(smoked, folder, label: str, phase: str, reason: str) -> None:
     said = line(smoked.stdout, label)
     assert said.startswith("FAILED"), smoked.stdout + smoked.stderr
@@ -105,7 +106,6 @@ def test_a_planted_fault_is_found_in_its_phase(smoked, folder, label: str, phase
             assert skipped.attrib["message"] == f"after failed {phase}"
 
 
-@pytest.mark.slow
 def test_what_is_right_passes_and_what_it_declares_is_skipped(smoked, folder) -> None:
     assert line(smoked.stdout, "model=fine").startswith("ok ")
     cases = suites(folder)["model=fine"]
@@ -175,7 +175,6 @@ def lead(case: Case, folder: Path, *phases: str) -> dict[str, Result]:
 LINEAR = Case("model", "model=linear", ("model=linear",))
 
 
-@pytest.mark.slow
 def test_weights_that_are_read_without_their_preprocessing_are_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -193,7 +192,6 @@ def test_weights_that_are_read_without_their_preprocessing_are_found(
     assert found["export torch"].reason == "after failed export safetensors"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("phase", ["export torch", "export onnx"])
 def test_a_program_without_its_preprocessing_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: str
