@@ -4,13 +4,13 @@
     python benchmarks/tables.py [--limit 120] [--seeds 5] [--only NAME …] [--all] [--alone]
         [--words epochs=200 …] [--json FILE]
 
-Each table is trained on with `trainctl dataset=csv dataset.path=FILE dataset.target=COLUMN` and nothing else but a
-seed, which also chooses the test and the validation rows. The target is the one of TARGETS, else the last column.
-scikit-learn's models get the same training rows, encoded as trainctl encodes them, and are scored on the same test
-rows: accuracy, or R². They keep their defaults (and no validation rows).
+Each table is trained on with `trainctl dataset=csv dataset.path=FILE dataset.target=COLUMN` and nothing else
+but a seed, which also chooses the test and the validation rows. The target is that of TARGETS, else the last
+column. scikit-learn's models get the same training rows, encoded as trainctl encodes them, and are scored on
+the same test rows: accuracy, or R². They keep their defaults, and no validation rows.
 
-All tables of scikit-learn, all of statsmodels and those of TARGETS are taken; of the others, in the order of their
-names, as many evenly spaced ones as make --limit. --alone runs trainctl only: which tables does it refuse, and why?
+All tables of scikit-learn and statsmodels and those of TARGETS are taken; of the others, in the order of
+their names, as many evenly spaced ones as make --limit. --alone runs trainctl only: what is refused, why?
 """
 
 from __future__ import annotations
@@ -36,33 +36,53 @@ from typing import Any
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(name, "1")
 
-from trainctl.cli.main import main as trainctl
+from trainctl.cli.main import main as trainctl  # noqa: E402 - after the number of threads
 
 MOST_ROWS = 20_000
 FEW_ROWS = 100
 """With fewer rows, a test on a fifth of them compares luck."""
 RATIO, DISTANCE = 0.98, 0.02
 """How much less than scikit-learn's MLP is no loss: this share of its accuracy, this much of R²."""
-TARGETS: Mapping[str, str] = {
-    **{"statsmodels/anes96": "vote", "statsmodels/fair": "affairs", "statsmodels/spector": "GRADE"},
-    **{"statsmodels/heart": "survival", "statsmodels/star98": "NABOVE", "statsmodels/randhie": "mdvis"},
-    **{
-        "statsmodels/ccard": "AVGEXP",
-        "statsmodels/copper": "WORLDCONSUMPTION",
-        "statsmodels/modechoice": "choice",
-    },
-    **{"Computers": "price", "Housing": "price", "Caschool": "testscr", "Wages": "lwage", "Mroz": "work"},
-    **{"diamonds": "price", "mpg": "hwy", "mtcars": "mpg", "airquality": "Ozone", "swiss": "Fertility"},
-    **{"chickwts": "weight", "ToothGrowth": "len", "CO2": "uptake", "quakes": "mag", "attitude": "rating"},
-    **{"Cars93": "Price", "cpus": "perf", "crabs": "sp", "birthwt": "low", "Salaries": "salary"},
-    **{
-        "Prestige": "prestige",
-        "SLID": "wages",
-        "Participation": "lfp",
-        "Melanoma": "status",
-        "infert": "case",
-    },
-    **{"msleep": "vore", "bacteria": "y", "Insurance": "Claims", "HI": "whrswk", "Doctor": "doctor"},
+TARGETS = {
+    "statsmodels/anes96": "vote",
+    "statsmodels/fair": "affairs",
+    "statsmodels/spector": "GRADE",
+    "statsmodels/heart": "survival",
+    "statsmodels/star98": "NABOVE",
+    "statsmodels/randhie": "mdvis",
+    "statsmodels/ccard": "AVGEXP",
+    "statsmodels/copper": "WORLDCONSUMPTION",
+    "statsmodels/modechoice": "choice",
+    "Computers": "price",
+    "Housing": "price",
+    "Caschool": "testscr",
+    "Wages": "lwage",
+    "Mroz": "work",
+    "diamonds": "price",
+    "mpg": "hwy",
+    "mtcars": "mpg",
+    "airquality": "Ozone",
+    "swiss": "Fertility",
+    "chickwts": "weight",
+    "ToothGrowth": "len",
+    "CO2": "uptake",
+    "quakes": "mag",
+    "attitude": "rating",
+    "Cars93": "Price",
+    "cpus": "perf",
+    "crabs": "sp",
+    "birthwt": "low",
+    "Salaries": "salary",
+    "Prestige": "prestige",
+    "SLID": "wages",
+    "Participation": "lfp",
+    "Melanoma": "status",
+    "infert": "case",
+    "msleep": "vore",
+    "bacteria": "y",
+    "Insurance": "Claims",
+    "HI": "whrswk",
+    "Doctor": "doctor",
 }
 Score = dict[str, list[float]]
 
