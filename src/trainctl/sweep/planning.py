@@ -148,7 +148,7 @@ def _shape(members: Sequence[int], checked: Checked, slots: WorkerSlots) -> Shap
     seconds, disk = [], []
     for config in [checked.configs[index] for index in members]:
         train, saving = config.train, config.checkpoint
-        passes = measured.auto_epochs if train.epochs == "auto" else train.epochs
+        passes = measured.auto_epochs if isinstance(train.epochs, str) else train.epochs
         lengths = [passes and passes * measured.batches, train.max_steps]
         steps = min(length for length in lengths if length)
         epochs = math.ceil(steps / measured.batches)

@@ -210,7 +210,7 @@ def build(
 
 def count_steps(train: Train, data: Data, batches: int) -> int:
     """Steps of the whole run: epochs × batches, at most ``max_steps``."""
-    epochs = auto_epochs(data, batches) if train.epochs == "auto" else train.epochs
+    epochs = auto_epochs(data, batches) if isinstance(train.epochs, str) else train.epochs
     by_epochs = epochs * batches if epochs is not None else None
     return min(steps for steps in (by_epochs, train.max_steps) if steps is not None)
 
