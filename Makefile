@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-all test-reliability smoke check bench picture clean
+.PHONY: help train test test-all test-reliability smoke check bench gpu picture clean
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -45,6 +45,9 @@ bench: $(STAMP) ## start, checkpoints and guards; with MNIST=DIR (of its .gz fil
 	$(if $(MNIST),$(BIN)/python -m pip install --quiet -c constraints.txt '.[bench]')
 	$(if $(MNIST),$(BIN)/python benchmarks/speed.py --mnist $(MNIST) --json benchmarks/speed.json $(ARGS))
 	$(if $(MNIST),$(BIN)/python benchmarks/sweep.py --mnist $(abspath $(MNIST)/../..) --json benchmarks/sweep.json)
+
+gpu: ## on a CUDA device, in six minutes, without a network: its tests, and trainctl beside its rivals
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) benchmarks/gpu.py $(ARGS)
 
 picture: $(STAMP) ## draw the terminal picture of the README
 	$(BIN)/python docs/picture.py

@@ -32,7 +32,7 @@ from trainctl.training.run import Run
 CPU = torch.device("cpu")
 
 
-def hold(run: Run) -> Callable[[], CheckpointData]:
+def hold(run: Run, copied: bool) -> Callable[[], CheckpointData]:
     plain = {**run.state.state_dict(), "data": {}, "data_fingerprint": ""}
     content = ready_to_save(snapshot.take(run.model.state_dict(), plain, run.parts()))
     return lambda: content

@@ -57,7 +57,8 @@ else:
 lightning.seed_everything(0, verbose=False)
 trainer = lightning.Trainer(
     max_steps=given.steps,
-    accelerator="cpu",
+    accelerator="gpu" if given.device.startswith("cuda") else given.device,
+    devices=1,
     callbacks=[Timing()],
     **(dict.fromkeys(OFF, False) if bare else {}),
 )

@@ -26,6 +26,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("work")
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--device", default="cpu")
     return parser.parse_args()
 
 

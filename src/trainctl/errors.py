@@ -128,6 +128,7 @@ _STORAGE_REMEDY = {
     errno.ENOSPC: "free some disk space, or put the run elsewhere with hydra.run.dir=DIR",
     errno.EDQUOT: "free some of the quota, or put the run elsewhere with hydra.run.dir=DIR",
     errno.EACCES: "put the run elsewhere with hydra.run.dir=DIR, or change the permissions",
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "allow more open files: ulimit -n 1024"),
     errno.EROFS: "the file system is read-only: put the run elsewhere with hydra.run.dir=DIR",
 }
 
@@ -144,6 +145,22 @@ def storage_error(error: OSError, doing: str) -> StorageError:
     return StorageError(f"{doing} failed:{where} {reason}", remedy)
 
 
+def lacks_memory(error: BaseException) -> bool:
+    """Whether there was too little memory, also for the libraries of torch."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, ImportError) and "shared object" in str(error)
+    )
+
+
+def memory_error(error: BaseException) -> ConfigError | None:
+    """torch's OutOfMemoryError of a device as the error a user reads (exit 2); None for any other."""
+    if type(error).__name__ != "OutOfMemoryError":
+        return None
+    reason = ". ".join(str(error).partition("\n")[0].split(". ")[:2])
+    remedy = "use a smaller batch_size: with train.accumulate=2 half of it takes the same steps"
+    return ConfigError(f"the device has not enough memory: {reason}", remedy)
+
+
 def nearest(word: str, candidates: Iterable[str]) -> str | None:
     """The candidate most like ``word``, or None when nothing is close."""
     matches = difflib.get_close_matches(word, list(candidates), n=1, cutoff=0.5)
@@ -154,3 +171,10 @@ def did_you_mean(word: str, candidates: Iterable[str], prefix: str = "") -> str:
     """The start of a remedy, ``did you mean PREFIX+NAME? ``; empty when no candidate is close."""
     close = nearest(word, candidates)
     return f"did you mean {prefix}{close}? " if close else ""
+
+
+def signal_behind(error: BaseException | None) -> BaseException | None:
+    """The KeyboardInterrupt, or its like, that became ``error`` in a library; None where it is none."""
+    while isinstance(error, Exception):
+        error = error.__cause__ or error.__context__
+    return error

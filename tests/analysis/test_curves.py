@@ -48,11 +48,13 @@ def test_what_cannot_be_drawn_is_left_out_and_counted(tmp_path: Path) -> None:
         "[1]",
         json.dumps({"step": True, "train/loss": 1.0}),
         json.dumps({"step": 4, "epoch": 1, "test/loss": 7.0}),
+        json.dumps({"step": 10**400, "train/loss": 1.0}),
+        json.dumps({"step": 5, "train/loss": 10**400}),
     ]
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
     curves = read_curves(tmp_path)
     assert curves.train == [(1, 2.0)]
     assert curves.lr == [(1, 0.1), (2, 0.1)]
     assert curves.val == {"val/loss": [(4, 1.5)], "val/accuracy": [(4, 0.5)]}
-    assert curves.damaged == 2
+    assert curves.damaged == 3
     assert read_curves(tmp_path / "nowhere").train == []

@@ -126,6 +126,10 @@ DAMAGE: dict[str, Any] = {
     "no YAML": lambda run: (run / "config.yaml").write_text("a: ["),
     "a list": lambda run: (run / "config.yaml").write_text("- 1"),
     "bytes": lambda run: (run / "config.yaml").write_bytes(b"\xff\x00\xfe"),
+    "a number of 400 digits": lambda run: (run / "run.json").write_text(
+        json.dumps({"version": 1, "status": "done", "best": {"step": 1, "val/accuracy": 10**400}})
+    ),
+    "an endless line": lambda run: os.truncate(run / "metrics.jsonl", 2**40),
 }
 
 
@@ -182,6 +186,13 @@ class TestRunning:
         assert entry.state == "interrupted"
         assert "no process" in entry.reason
 
+    def test_one_whose_lock_names_no_process(self, tmp_path: Path) -> None:
+        run = self.running(tmp_path, int("1" * 4000), platform.node())
+        assert gather([run])[0].state == "running"  # something was written just now
+        (run / ".lock").unlink()
+        os.mkfifo(run / ".lock")
+        assert gather([make(tmp_path / "b"), run])[1].exit_code == 3
+
     def test_on_another_machine_it_runs_while_something_is_written(self, tmp_path: Path) -> None:
         run = self.running(tmp_path, 1, "elsewhere")
         assert gather([run])[0].state == "running"
@@ -220,6 +231,19 @@ class TestSweep:
         assert [entry.step for entry in entries] == [20, 7, None, 3, None]
         assert entries[0].seconds == 1.25
         assert (entries[2].exit_code, entries[2].reason) == (6, "the loss is nan")
+
+    def test_files_of_a_sweep_that_are_no_files(self, tmp_path: Path) -> None:
+        ledger = self.sweep(tmp_path)
+        make(tmp_path / "good")
+        os.mkfifo(ledger._path(ledger.jobs()[0]))
+        (tmp_path / "sweep/ledger/1.json").write_text('{"state": "failed", "reason": 5}')
+        entries = gather(["sweep"])
+        assert [entry.state for entry in entries] == ["unreadable"] * 2 + ["waiting"] * 3
+        assert "ledger/1.json is damaged" in entries[1].reason
+        for name in ("jobs.jsonl", "sweep.json"):
+            (tmp_path / "sweep" / name).unlink()
+            os.mkfifo(tmp_path / "sweep" / name)
+            assert [entry.state for entry in gather(["sweep", "good"])] == ["unreadable", "done"]
 
     def test_a_job_that_was_done_and_whose_run_is_gone(self, tmp_path: Path) -> None:
         ledger = self.sweep(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
@@ -32,6 +33,7 @@ from tests.helpers.runs import (
 from trainctl.checkpoint import snapshot
 from trainctl.checkpoint.format import CheckpointData, read_checkpoint, save_checkpoint
 from trainctl.cli.main import main
+from trainctl.runs import metrics_file
 from trainctl.runs.directory import lock
 from trainctl.training.hooks.signals import Signals
 
@@ -228,7 +230,7 @@ def test_changed_data_is_named(trainctl, tmp_path: Path) -> None:
     write_table(tmp_path / "table.csv", shift=1)
     outcome = trainctl("verify", "run")
     assert outcome.code == 1
-    assert "differs, first in: data order: the training targets, or their order, are not" in outcome.out
+    assert "differs, first in: data: other targets in train" in outcome.out
 
 
 @pytest.mark.parametrize(("key", "step"), [("train/loss", 5), ("lr", 8), ("val/accuracy", 8)])
@@ -286,6 +288,24 @@ def test_a_run_that_is_being_trained_is_refused(trainctl, run: Path) -> None:
         assert touched(run) == before
     assert outcome.code == 7
     assert "another process is training in it" in outcome.err
+
+
+@pytest.mark.parametrize("meanwhile", ["trains", "has trained"])
+def test_a_run_that_goes_on_while_it_is_verified_is_no_difference(
+    trainctl, run: Path, monkeypatch: pytest.MonkeyPatch, meanwhile: str
+) -> None:
+    with contextlib.ExitStack() as held:
+
+        def read(path: Path) -> metrics_file.Recorded:
+            if meanwhile == "trains":
+                held.enter_context(lock(run))
+            else:
+                (run / "run.json").write_text(json.dumps({**record(run), "status": "running"}))
+            return metrics_file.Recorded({1: {}}, {})
+
+        monkeypatch.setattr(metrics_file, "recorded", read)
+        outcome = trainctl("verify", "run")
+    assert (outcome.code, "has begun to train in it" in outcome.err) == (7, True), outcome.out + outcome.err
 
 
 def test_a_damaged_checkpoint_is_named_and_the_others_are_used(trainctl, run: Path) -> None:

@@ -6,10 +6,16 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from omegaconf.errors import ConfigValueError
 
 from tests.helpers.program import modules_after, run
+from trainctl.config import composer
+from trainctl.errors import ConfigError, TerminatedRunError
+from trainctl.training.interrupts import Stopped
 
 # The words, the exit code, and what standard error must say.
 BAD = [
@@ -145,6 +151,37 @@ def test_cfg_job_shows_what_a_run_would_use(trainctl) -> None:
 )
 def test_hydras_own_views_work(trainctl, words: list[str]) -> None:
     assert trainctl(*words).code == 0
+
+
+@pytest.mark.parametrize(
+    ("wrapped", "place"),
+    [
+        (ConfigValueError, (ConfigLoaderImpl, "load_configuration")),
+        (ConfigError, (composer, "drop_unused_arguments")),
+        (SystemError, (composer, "drop_unused_arguments")),
+    ],
+)
+@pytest.mark.parametrize(
+    ("told", "code"), [(KeyboardInterrupt(), 130), (Stopped(TerminatedRunError("")), 143)]
+)
+def test_a_signal_that_a_library_takes_for_an_error_is_still_one(
+    trainctl,
+    monkeypatch: pytest.MonkeyPatch,
+    told: BaseException,
+    code: int,
+    wrapped: type[Exception],
+    place: tuple[Any, str],
+) -> None:
+    def composing(*given: Any, **named: Any) -> Any:
+        try:
+            raise told
+        except BaseException:
+            raise wrapped("cannot be composed") from None
+
+    for words in (("--cfg", "job"), ("-m", "seed=1,2")):
+        with monkeypatch.context() as patch:
+            patch.setattr(*place, composing)
+            assert trainctl(*words).code == code
 
 
 def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:

@@ -142,9 +142,11 @@ def test_residuals_are_what_numpy_makes_of_them(trainctl) -> None:
 def test_changed_data_is_said(trainctl, table_run: Path, tmp_path: Path) -> None:
     assert "has changed" not in trainctl("eval", "table").out
     write_table(tmp_path / "table.csv", 230, seed=2)
-    outcome = trainctl("eval", "table")
+    assert trainctl("eval", "table").code == 2
+    outcome = trainctl("eval", "table", "--allow-change")
     assert outcome.code == 0
-    assert "the data has changed since training" in outcome.out
+    assert "the training data is not what the run was trained on: 46 samples in test, not 40" in outcome.out
+    assert "samples of this split may have been trained on" in outcome.out
     assert "to the last digit" not in outcome.out
 
 

@@ -18,10 +18,14 @@ from tests.conftest import Outcome
 from tests.helpers.runs import everything
 from tests.helpers.trained import QUICK
 from trainctl import load
+from trainctl.analysis.discovery import gather
+from trainctl.checkpoint import retention
+from trainctl.checkpoint.format import CheckpointData, read_checkpoint
 from trainctl.cli.main import main
 from trainctl.components.datasets.digits import digits
 from trainctl.errors import TrainctlError
 from trainctl.runs.directory import lock
+from trainctl.runs.record import read_record
 
 VERBS = {
     "eval": (),
@@ -328,6 +332,37 @@ def test_the_best_one_of_a_run_that_has_not_ended_is_in_its_checkpoints(use, run
     change_record(run, status="interrupted", best=None)
     assert "run, step-00000002" in use("run").out
     assert "run, step-00000004" in use("run", "--checkpoint", "last").out
+
+
+@pytest.mark.parametrize("status", ["running", "failed"])
+def test_a_best_one_that_its_run_no_longer_has_or_never_stored_is_the_newest_one_s(
+    trainctl, run: Path, status: str
+) -> None:
+    # Resumed, found a better one, removed the old one, killed; or the disk was full.
+    change_record(run, status=status, best={"step": 2, "epoch": 1})
+    shutil.rmtree(run / "checkpoints" / "step-00000002")
+    assert "run, step-00000004" in trainctl("eval", "run").out
+    assert trainctl("init_from=run", "epochs=1", "model.hidden=[8]", *QUICK, "hydra.run.dir=new").code == 0
+    (entry,) = gather([run])
+    assert (entry.state, entry.step) == (status, 4)
+
+
+def test_a_checkpoint_that_is_removed_while_it_is_read_is_chosen_again(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change_record(run, best={"step": 2, "epoch": 1})
+
+    def read(path: Path, training: bool) -> CheckpointData:
+        if path.name == "step-00000002" and path.exists():  # the run is resumed, and finds a better one
+            change_record(run, status="running", best=None)
+            shutil.rmtree(path)
+        if path.name == "step-00000004":
+            shutil.rmtree(path)
+        return read_checkpoint(path)
+
+    monkeypatch.setattr(retention, "read_checkpoint", read)
+    path, content, damaged = retention.read_chosen(run, read_record(run))
+    assert (path.name, content.step, damaged) == ("step-00000003", 3, [])
 
 
 def test_a_damaged_newest_one_is_named_and_the_one_before_it_used(use, run: Path) -> None:

@@ -97,9 +97,19 @@ def _no_cursor() -> None:
 
 
 def _no_checksums() -> None:
-    checkpoint_format._verified = lambda store, name: {
-        file: store.get(name, file, 1 << 40) for file in checkpoint_format.FILES
-    }
+    class Anything(dict[str, Any]):
+        """Equal to every entry of a manifest."""
+
+        def __eq__(self, other: object) -> bool:
+            return True
+
+        def __ne__(self, other: object) -> bool:
+            return False
+
+        __hash__ = None  # type: ignore[assignment]
+
+    entry = checkpoint_format._entry
+    checkpoint_format._entry = lambda size, digest: Anything(entry(size, digest))
 
 
 # ------------------------------------------------------------------- the trials that must notice

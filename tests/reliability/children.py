@@ -10,11 +10,14 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 _TIMEOUT = 30.0
+_codes: Counter[int] = Counter()
+"""How the children of this process ended."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,14 @@ def spawn(
     text = output.read_text(errors="replace") if output.exists() else ""
     output.unlink(missing_ok=True)
     unit = 1024 if sys.platform != "darwin" else 1024**2
-    return Ended(os.waitstatus_to_exitcode(status), timed_out, used.ru_maxrss / unit, text)
+    code = os.waitstatus_to_exitcode(status)
+    count(code)
+    return Ended(code, timed_out, used.ru_maxrss / unit, text)
+
+
+def count(code: int) -> None:
+    """Note how a child has ended."""
+    _codes[code] += 1
 
 
 def _be_child(work: Callable[[], int | None], folder: Path, output: Path, room: int | None) -> None:
@@ -115,12 +125,14 @@ class Trial:
 
 @dataclass(frozen=True)
 class Row:
-    """A kind of trial, done: how many, which were missed and why, how long it took."""
+    """A kind of trial, done: how many, which were missed and why, how long it took, and how many processes
+    ended with each exit code."""
 
     kind: str
     trials: int
     missed: list[str]
     seconds: float
+    codes: Mapping[int, int] = field(default_factory=dict)
 
 
 def try_all(kind: str, trials: Sequence[Trial], root: Path) -> Row:
@@ -144,17 +156,19 @@ def try_all(kind: str, trials: Sequence[Trial], root: Path) -> Row:
         workers[child] = place
     os.close(reading)
     done: dict[int, str | None] = {}
+    codes: Counter[int] = Counter()
     for child, place in workers.items():
         os.waitpid(child, 0)
         for line in (place / "results").read_text().splitlines():
-            number, wrong = json.loads(line)
-            done[number] = wrong
+            number, done[number], ended = json.loads(line)
+            codes.update(ended)
         shutil.rmtree(place)
     missed = []
     for number, trial in enumerate(trials):
         if (wrong := done.get(number, "the trial itself broke down")) is not None:
             missed.append(f"{trial.name}: {wrong}")
-    return Row(kind, sum(trial.count for trial in trials), missed, time.monotonic() - started)
+    number = sum(trial.count for trial in trials)
+    return Row(kind, number, missed, time.monotonic() - started, dict(sorted(codes.items())))
 
 
 def _be_lane(trials: Sequence[Trial], jobs: int, place: Path) -> None:
@@ -165,11 +179,12 @@ def _be_lane(trials: Sequence[Trial], jobs: int, place: Path) -> None:
                 number = int.from_bytes(job, "little")
                 folder = place / "trial"
                 folder.mkdir()
+                _codes.clear()
                 try:
                     wrong = trials[number].run(folder)
                 except Exception:
                     wrong = traceback.format_exc()
-                results.write(json.dumps([number, wrong]) + "\n")
+                results.write(json.dumps([number, wrong, list(_codes.elements())]) + "\n")
                 results.flush()
                 shutil.rmtree(folder)
         code = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import gc
 import importlib
 import os
@@ -16,18 +17,33 @@ from functools import partial
 from pathlib import Path
 
 import trainctl
-from tests.reliability import audit, bites, crashes, damage, malice, power, words
+from tests.reliability import (
+    bites,
+    contention,
+    crashes,
+    damage,
+    hostile,
+    malice,
+    mutations,
+    power,
+    streams,
+    words,
+)
 from tests.reliability.children import Row, Trial, try_all
 from tests.reliability.runs import LONG, RUN, SHORT, Course, own_environment
 
 _RANDOM_KILLS = 120
 _LINES = 180
+_MUTATIONS = 400
+_RESUMES = 24
+_READINGS = 6
+_READERS_GONE = 3
 _SHOWN = 5
-# Large, and used by no trial: each fork would copy their memory's tables.
-_LEFT_OUT = ("__main__", "lightning", "parquet", "torchvision")
+# Large, and used by no trial: each fork would copy their memory's tables. The server ignores what ends it.
+_LEFT_OUT = ("__main__", "lightning", "parquet", "torchvision", "sweep.server")
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Bench:
     """What all trials use: a folder, and a run left in peace in it.
 
@@ -38,6 +54,11 @@ class _Bench:
     root: Path
     course: Course
     whole: Path
+
+    @functools.cached_property
+    def made(self) -> Path:
+        """A folder with a finished run, one with a bad step, and a sweep."""
+        return hostile.prepare(self.course, self.root / "made")
 
 
 @dataclass(frozen=True)
@@ -86,6 +107,27 @@ def _malicious(bench: _Bench) -> list[Trial]:
     return malice.planted(bench.root / "malice", normal)
 
 
+def _broken_streams(bench: _Bench) -> list[Trial]:
+    return streams.broken(bench.made, bench.course, _new(bench.root / "streams"), _READERS_GONE)
+
+
+def _resumes_at_once(bench: _Bench) -> list[Trial]:
+    return contention.two_resumes(bench.course, bench.made, bench.root / "resumes", _RESUMES)
+
+
+def _killed_with_a_best(bench: _Bench) -> list[Trial]:
+    return contention.stale_best(bench.course, bench.root / "peace", bench.root / "best", 2)
+
+
+def _stream_bites(bench: _Bench) -> list[Trial]:
+    return streams.bites(bench.made, bench.course, _new(bench.root / "stream-bites"))
+
+
+def _new(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
 def _without(safeguard: str, bench: _Bench) -> list[Trial]:
     return bites.without(safeguard, bench.whole)
 
@@ -105,10 +147,21 @@ _KINDS = (
     _Kind("a bit of each byte flipped", lambda bench: damage.every_byte(bench.whole), 1),
     _Kind("cut at each length", lambda bench: damage.every_length(bench.whole), 1),
     _Kind("malicious files", _malicious),
-    _Kind("what the verbs do, audited", lambda bench: audit.verbs(bench.root / "peace" / RUN), 3),
-    _Kind("an audit without trust", lambda bench: audit.bites(bench.root / "peace" / RUN)),
+    _Kind("what the verbs do, audited", lambda bench: hostile.verbs(bench.made), 5),
+    _Kind("files changed at random", lambda bench: mutations.at_random(bench.made, _MUTATIONS, seed=0), 5),
+    _Kind("resumes at the same moment", _resumes_at_once, 3),
+    _Kind("readers beside a writer", lambda bench: contention.beside_a_writer(bench.made, _READINGS), 2),
+    _Kind("killed between best and its pointer", _killed_with_a_best, 3),
+    _Kind("streams closed, full, left alone", _broken_streams, 6),
     _Kind("command lines", lambda bench: words.typed(bench.root / "peace" / RUN, _LINES, seed=0)),
     *(_Kind(f"bites without {safeguard}", partial(_without, safeguard)) for safeguard in bites.SAFEGUARDS),
+    _Kind("bites: the audit", lambda bench: hostile.bites(bench.made)),
+    _Kind("bites: changed files", lambda bench: mutations.bites(bench.made, 100, seed=0)),
+    _Kind(
+        "bites: several processes",
+        lambda bench: contention.bites(bench.course, bench.made, bench.root / "bites"),
+    ),
+    _Kind("bites: streams", _stream_bites),
 )
 
 
@@ -127,6 +180,7 @@ def run(named: Sequence[str], *, quick: bool) -> int:
     finally:
         shutil.rmtree(root, ignore_errors=True)
     missed = sum(len(row.missed) for row in rows)
+    _show_codes(rows)
     print(_line("all", sum(row.trials for row in rows), missed, time.monotonic() - started))
     return 1 if missed else 0
 
@@ -168,6 +222,15 @@ def _show(row: Row) -> Row:
     if len(row.missed) > _SHOWN:
         print(f"    and {len(row.missed) - _SHOWN} more")
     return row
+
+
+def _show_codes(rows: Sequence[Row]) -> None:
+    """The table of counts: of each kind, how many processes ended with each exit code."""
+    codes = sorted({code for row in rows for code in row.codes})
+    print(f"\n{'ended with':<42}" + "".join(f"{code:>8}" for code in codes))
+    for row in rows:
+        print(f"{row.kind:<42}" + "".join(f"{row.codes.get(code, 0) or '-':>8}" for code in codes))
+    print(f"\n{'':<42}{'tried':>8}{'missed':>8}{'seconds':>9}")
 
 
 def _line(kind: str, trials: int, missed: int, seconds: float) -> str:

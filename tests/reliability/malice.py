@@ -323,7 +323,7 @@ def _states() -> Iterator[Evil]:
             state = json.loads((path / STATE).read_text())
             change(state)
             (path / STATE).write_text(json.dumps(state))
-            _list(path)
+            list_files(path)
 
         return plant
 
@@ -440,7 +440,7 @@ def _capsules() -> Iterator[Evil]:
     ):
         yield Evil(
             f"replay a capsule {title}",
-            partial(_edit_capsule, change),
+            partial(edit_capsule, change),
             codes,
             command=("replay", "outputs/bad"),
         )
@@ -459,12 +459,12 @@ def _set_config(text: str) -> Callable[[Any], object]:
 # ------------------------------------------------------------------- how it is planted
 
 
-def _edit_capsule(change: Callable[[Any], object], run: Path, outside: Path) -> None:
+def edit_capsule(change: Callable[[Any], object], run: Path, outside: Path) -> None:
     (path,) = (run.parent / "bad" / "capsules").iterdir()
     state = json.loads((path / STATE).read_text())
     change(state)
     (path / STATE).write_text(json.dumps(state))
-    _list(path)
+    list_files(path)
 
 
 def _capsule_plugin(run: Path, outside: Path) -> None:
@@ -476,13 +476,13 @@ def _capsule_plugin(run: Path, outside: Path) -> None:
         tree = yaml.safe_load(kept["config"])
         kept["config"] = yaml.safe_dump({**tree, "plugins": [str(plugin)]})
 
-    _edit_capsule(change, run, outside)
+    edit_capsule(change, run, outside)
 
 
 def _pickled_capsule(file: str, run: Path, outside: Path) -> None:
     (path,) = (run.parent / "bad" / "capsules").iterdir()
     (path / file).write_bytes(pickle.dumps(_Runs()))
-    _list(path)
+    list_files(path)
 
 
 def _whole(name: str, content: bytes, run: Path, outside: Path) -> None:
@@ -502,7 +502,7 @@ def _checkpoint(run: Path) -> Path:
     return run / "checkpoints" / "step-00000008"
 
 
-def _list(path: Path) -> None:
+def list_files(path: Path) -> None:
     """A manifest that says what is there."""
     entries = {file: manifest_entry((path / file).read_bytes()) for file in (MODEL, TRAINING, STATE)}
     (path / "manifest.json").write_bytes(manifest_bytes(entries))
@@ -514,7 +514,7 @@ def _bytes(file: str, content: bytes, run: Path, outside: Path) -> None:
 
 def _consistent(file: str, content: bytes, run: Path, outside: Path) -> None:
     (_checkpoint(run) / file).write_bytes(content)
-    _list(_checkpoint(run))
+    list_files(_checkpoint(run))
 
 
 def _manifest(change: Callable[[Any], object], run: Path, outside: Path) -> None:

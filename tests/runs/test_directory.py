@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 
 from tests.helpers.files import put
 from trainctl.errors import ConfigError, DirectoryTakenError, StorageError
-from trainctl.runs.directory import claim, claim_sweep, find, point_latest
+from trainctl.runs.directory import claim, claim_sweep, find, is_training, lock, point_latest
 from trainctl.runs.record import RunRecord, read_record
 
 THREADS = 16
@@ -91,6 +93,45 @@ def test_a_place_that_cannot_be_made_is_a_storage_error(tmp_path: Path, claim: A
     assert caught.value.exit_code == 5
 
 
+def test_a_lock_is_one_process_s_and_that_of_the_directory_that_has_the_name(tmp_path: Path) -> None:
+    run, moved = tmp_path / "run", tmp_path / "moved"
+    run.mkdir()
+    with lock(run):
+        assert is_training(run)
+        with (
+            pytest.raises(DirectoryTakenError, match=f"training in it \\(process {os.getpid()} on "),
+            lock(run),
+        ):
+            pass
+    # Held for a moment only, as by a reader that looks.
+    with ThreadPoolExecutor(1) as pool:
+        begun = threading.Event()
+
+        def hold() -> None:
+            with lock(run):
+                begun.set()
+                time.sleep(0.05)
+
+        holding = pool.submit(hold)
+        begun.wait()
+        with lock(run):
+            holding.result()
+    # Opened before the directory was renamed, locked after another one took its name.
+    inner, names = fcntl.flock, []
+
+    def renamed(descriptor: int, kind: int) -> None:
+        if not names:
+            names.append(run.rename(moved))
+            run.mkdir()
+        inner(descriptor, kind)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fcntl, "flock", renamed)
+        with lock(run):
+            patch.undo()
+            assert (is_training(run), is_training(moved)) == (True, False)
+
+
 # ---------------------------------------------------------------------- found again
 
 
@@ -150,6 +191,10 @@ def test_a_run_is_found_by_name_the_newest_of_several(tmp_path: Path) -> None:
     broken = outputs / "broken"
     broken.mkdir()
     (broken / "run.json").write_text("{")
+    for name, content in (("deep", "[" * 9000 + "]" * 9000), ("long", "1" * 9000)):
+        put(outputs / name / "run.json", content)
+    (outputs / "pipe").mkdir()
+    os.mkfifo(outputs / "pipe" / "run.json")
     assert find("mine") == newest
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -15,14 +16,14 @@ import torch
 
 from tests.helpers.program import start, wait_for
 from trainctl import load
-from trainctl.checkpoint.format import CheckpointData, folder_name, read_checkpoint, verify_checkpoint
-from trainctl.checkpoint.retention import choose_checkpoint
+from trainctl.checkpoint.format import CheckpointData, folder_name, verify_checkpoint
+from trainctl.checkpoint.retention import read_chosen
 from trainctl.checkpoint.snapshot import unpack
 from trainctl.config.composer import Composed, Composer
 from trainctl.config.overrides import to_hydra
 from trainctl.config.stored_config import stored_files
 from trainctl.errors import InterruptedRunError, NotFiniteError, StorageError, TerminatedRunError
-from trainctl.runs.directory import claim
+from trainctl.runs.directory import claim, lock
 from trainctl.runs.record import read_record
 from trainctl.sweep.fused import _probe, plan, train_group
 from trainctl.training.display import Silent
@@ -102,7 +103,7 @@ def furthest(one: Path, other: Path) -> float:
 
 
 def content(directory: Path, which: str = "last") -> CheckpointData:
-    return read_checkpoint(choose_checkpoint(directory, read_record(directory), which))
+    return read_chosen(directory, read_record(directory), which)[1]
 
 
 def assert_same(one: Path, other: Path) -> None:
@@ -344,12 +345,13 @@ def test_told_to_stop_all_are_saved_and_go_on(
     assert outcome.code == 0, outcome.err
     assert_same(together[0].directory, singles[0].directory)
     # … and the others as a group again.
-    again = [
-        make_request(request.directory, [], command="resume", allow_change=False, trust_plugins=False)
-        for request in together[1:]
-    ]
-    assert all(request is not None for request in again)
-    results = train_group([request for request in again if request is not None])
+    with contextlib.ExitStack() as held:
+        again = []
+        for request in together[1:]:
+            held.enter_context(lock(request.directory))
+            again.append(make_request(request.directory, [], command="resume"))
+        assert all(request is not None for request in again)
+        results = train_group([request for request in again if request is not None])
     for request, single, result in zip(together[1:], singles[1:], results, strict=True):
         assert isinstance(result, dict), result
         assert result["fused"] == {"models": 3}

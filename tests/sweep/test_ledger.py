@@ -69,7 +69,8 @@ def test_what_is_no_sweep_is_refused(content: bytes, tmp_path: Path) -> None:
 def test_a_row_that_cannot_be_read_is_one_of_a_job_that_waits(tmp_path: Path) -> None:
     ledger = make(tmp_path)
     (ledger.directory / "ledger/0.json").write_text('{"state": "don')
-    assert ledger.row(ledger.jobs()[0]) == Row()
+    row = ledger.row(ledger.jobs()[0])
+    assert row == Row(reason=f"{ledger.directory}/ledger/0.json is damaged")
 
 
 def test_a_job_runs_as_long_as_its_process_lives_and_is_heard_of(tmp_path: Path) -> None:
@@ -171,4 +172,5 @@ def test_a_sweep_that_is_led_elsewhere_is_refused(name: str, tmp_path: Path) -> 
 def test_a_row_of_other_types_is_one_of_a_job_that_waits(values: dict[str, object], tmp_path: Path) -> None:
     ledger = make(tmp_path)
     (ledger.directory / "ledger/0.json").write_text(json.dumps({"state": "running", **values}))
-    assert ledger.row(ledger.jobs()[0]) == Row()
+    row = ledger.row(ledger.jobs()[0])
+    assert row == Row(reason=f"{ledger.directory}/ledger/0.json is damaged")

@@ -210,8 +210,8 @@ def register_fixed(make: Any) -> dict[str, str]:
         (lambda x: x.squeeze(1), SYNTHETIC, "cross_entropy", ["(N,)", "must give outputs of shape (N, 3)"]),
         (lambda x: x.expand(-1, 3), SYNTHETIC, "mse", ["int64", "use loss=cross_entropy"]),
         (lambda x: x, REGRESSION, "cross_entropy", ["float32", "use loss=mse"]),
-        (lambda x: (x, x), REGRESSION, "mse", ["returns tuple"]),
-        (lambda x: {"outputs": x}, REGRESSION, "mse", ["returns dict"]),
+        (lambda x: (x, x), REGRESSION, "mse", ["returns a tuple"]),
+        (lambda x: {"outputs": x}, REGRESSION, "mse", ["returns a dict"]),
     ],
 )
 def test_outputs_that_do_not_fit_are_refused_with_both_shapes(
@@ -224,6 +224,79 @@ def test_outputs_that_do_not_fit_are_refused_with_both_shapes(
     assert all(part in text for part in says), text
 
 
+class Odd(nn.Linear):
+    """Six numbers to three classes, in some way that a run cannot take."""
+
+    def __init__(self) -> None:
+        super().__init__(6, 3)
+        self.register_buffer("kept", torch.ones(2, dtype=getattr(self, "dtype", None)))
+
+
+class TupleInTraining(Odd):
+    def forward(self, inputs: Tensor) -> Any:
+        return (super().forward(inputs), None) if self.training else super().forward(inputs)
+
+
+class WiderInTraining(Odd):
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs = super().forward(inputs)
+        return torch.cat([outputs, outputs], 1) if self.training else outputs
+
+
+class Detached(Odd):
+    def forward(self, inputs: Tensor) -> Tensor:
+        return super().forward(inputs).detach()
+
+
+class WithText(Odd):
+    def get_extra_state(self) -> Any:
+        return {"version": 1}
+
+    def set_extra_state(self, state: Any) -> None: ...
+
+
+class OnlyGet(Odd):
+    def get_extra_state(self) -> Tensor:
+        return torch.ones(2)
+
+
+class Double(Odd):
+    dtype = torch.complex128
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        (TupleInTraining, "odd returns a tuple in training mode, not one tensor"),
+        (WiderInTraining, "odd gives (N, 6) in training mode, else (N, 3) | both must be the same"),
+        (Detached, "odd: the loss depends on no parameter that trains"),
+        (WithText, "odd: its state _extra_state is dict, not a tensor"),
+        (OnlyGet, "odd has a get_extra_state, and no set_extra_state that takes it back"),
+        (Double, "odd: kept is complex128, which a checkpoint cannot hold | complex64 can"),
+    ],
+)
+def test_a_model_that_a_run_cannot_take_is_refused(model: Any, says: str) -> None:
+    MODELS.register("odd")(lambda: model())
+    assert f"model={says}" in refused(configured(model={"name": "odd"}))
+
+
+@pytest.mark.parametrize(
+    ("loss", "says"),
+    [
+        (lambda outputs, targets: 1.0, "odd gives a float, not a tensor with one number"),
+        (lambda outputs, targets: (outputs.sum(), outputs), "odd gives a tuple, not a tensor"),
+        (lambda outputs, targets: torch.tensor(1.0), "the loss depends on no parameter that trains"),
+    ],
+)
+def test_a_loss_that_cannot_be_minimized_is_refused(loss: Any, says: str) -> None:
+    @LOSSES.register("odd")
+    class Own(nn.Module):
+        def forward(self, outputs: Tensor, targets: Tensor) -> Any:
+            return loss(outputs, targets)
+
+    assert says in refused(configured(loss={"name": "odd"}))
+
+
 def test_a_loss_that_is_no_single_number_is_refused() -> None:
     @LOSSES.register("unreduced")
     class Unreduced(nn.Module):
@@ -231,7 +304,7 @@ def test_a_loss_that_is_no_single_number_is_refused() -> None:
             return (outputs - targets).square()
 
     config = configured(loss={"name": "unreduced"}, dataset=REGRESSION)
-    assert "loss=unreduced gives a value of shape (2, 3), not one number" in refused(config)
+    assert "loss=unreduced gives a value of shape (2, 3), not a tensor with one number" in refused(config)
 
 
 def test_a_loss_of_ones_own_that_would_broadcast_is_refused() -> None:

@@ -33,8 +33,13 @@ from tests.helpers.runs import (
     write_table,
 )
 from trainctl.checkpoint.format import MODEL, STATE, TRAINING
+from trainctl.cli.commands import resume as resume_verb
 from trainctl.cli.main import main
+from trainctl.errors import ConfigError
+from trainctl.training.display import Display
 from trainctl.training.hooks.signals import Signals
+from trainctl.training.request import Request
+from trainctl.training.session import Session
 
 
 @pytest.fixture(scope="module")
@@ -489,7 +494,7 @@ def test_changed_data_is_refused(trainctl, tmp_path: Path) -> None:
     write_table(tmp_path / "table.csv", shift=1)
     outcome = trainctl("resume", "cut")
     assert outcome.code == 2
-    assert "the training data, or its order, is not what the run was trained on" in outcome.err
+    assert "the training data is not what the run was trained on: other targets in train" in outcome.err
     write_table(tmp_path / "table.csv")
     assert trainctl("resume", "cut").code == 0
     assert metrics(cut) == metrics(tmp_path / "run")
@@ -608,3 +613,44 @@ def test_the_warning_of_a_scheduler_saves_and_the_run_goes_on(trainctl, tmp_path
     assert trainctl("resume", "run", f"train.max_steps={stopped + 3}").code == 0
     steps = [line["step"] for line in metrics(tmp_path / "run") if "lr" in line]
     assert steps == list(range(1, stopped + 4))
+
+
+def test_no_other_process_takes_a_run_between_its_reading_and_its_training(
+    trainctl, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that waits there would go on from a checkpoint that the other has left behind."""
+    inner, codes, before = resume_verb.train, [], record(whole)
+
+    def held(request: Request, display: Display) -> dict[str, Any]:
+        codes.append(main(["resume", "run", "train.epochs=9"]))
+        return inner(request, display)
+
+    def begun(session: Session) -> None:
+        codes.append({key: record(whole)[key] for key in ("status", "best", "last", "test")})
+        raise ConfigError("stopped before its first step")
+
+    monkeypatch.setattr(resume_verb, "train", held)
+    with monkeypatch.context() as patch:
+        patch.setattr(Session, "run", begun)
+        assert trainctl("resume", "run", "train.epochs=5").code == 2
+    # What it had reached holds no longer once it trains, and still holds where it did not begin.
+    assert codes == [7, {"status": "running", "best": None, "last": None, "test": None}]
+    assert record(whole) == before
+    assert trainctl("resume", "run", "train.epochs=5").code == 0
+    assert record(whole)["last"]["epoch"] == 5
+
+
+def test_a_resumed_run_says_what_was_lost_and_ends(trainctl, whole: Path) -> None:
+    """Its best checkpoint is gone or damaged, which it could not test at the end; its metrics are cut off."""
+    cut = killed_after(whole, 9)
+    lost = state(cut, 9)["best"]["step"]
+    damage(cut, lost)
+    (cut / "metrics.jsonl").write_text("")
+    outcome = trainctl("resume", "cut", "display.mode=none")
+    assert outcome.code == 0, outcome.err
+    said = outcome.out + (cut / "train.log").read_text()
+    assert f"the best checkpoint, step-{lost:08d}, is lost" in said
+    assert f"damaged checkpoint set aside as damaged-step-{lost:08d}" in said
+    assert " bytes that the run wrote before this step" in said
+    assert record(cut)["best"]["step"] > 9
+    assert trainctl("eval", "cut").code == 0

@@ -52,6 +52,15 @@ def test_an_mps_device_that_is_not_there_is_refused() -> None:
         runtime.choose_device("mps")
 
 
+@pytest.mark.parametrize(("name", "number"), [("cuda", 0), ("cuda:0", 0), ("cuda:1", 1), ("auto", 0)])
+def test_the_chosen_gpu_is_the_current_one(monkeypatch: pytest.MonkeyPatch, name: str, number: int) -> None:
+    chosen: list[int] = []
+    monkeypatch.setattr(runtime, "_cuda_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    assert runtime.choose_device(name) == torch.device("cuda" if name == "auto" else name)
+    assert chosen == [number]
+
+
 @pytest.mark.gpu
 def test_a_gpu_is_taken_and_one_too_many_refused() -> None:
     assert runtime.choose_device("auto").type == "cuda"

@@ -305,3 +305,19 @@ def test_weights_that_diverge_unguarded_end_as_not_finite(trainctl) -> None:
     outcome = trainctl("guard=none", "optim=sgd", "lr=1e30", "epochs=1", "threads=1")
     assert outcome.code == 6
     assert "NaN or infinite values at step" in outcome.err
+
+
+def test_a_device_without_enough_memory_is_no_shape_error(
+    trainctl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 1.00 GiB of which"
+
+    def full(*arguments: object) -> None:
+        raise torch.OutOfMemoryError(said)
+
+    monkeypatch.setattr(torch.nn.Linear, "forward", full)
+    outcome = trainctl("device=cpu", "display.mode=none", "hydra.run.dir=run")
+    assert outcome.code == 2
+    assert "not enough memory: CUDA out of memory. Tried to allocate 2.00 GiB" in outcome.err
+    assert "train.accumulate=2" in outcome.err
+    assert record(tmp_path / "run")["exit_code"] == 2

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from trainctl.errors import ConfigError
 from trainctl.runs.metrics_file import rows
 
 Points = list[tuple[int, float]]
 _WINDOWS = 50
+_LARGEST = sys.float_info.max
 
 
 @dataclass
@@ -45,11 +47,11 @@ def read_curves(directory: Path, most_steps: int | None = None) -> Curves:
                 curves.damaged += 1
                 continue
             step = row.get("step")
-            if type(step) is not int:
+            if type(step) is not int or step > _LARGEST:
                 continue
             for name, value in row.items():
                 # metrics.jsonl has NaN and infinity as text.
-                if type(value) not in (float, int) or not math.isfinite(value):
+                if type(value) not in (float, int) or not abs(value) <= _LARGEST:
                     continue
                 point = (step, float(value))
                 if name == "train/loss":
@@ -58,7 +60,7 @@ def read_curves(directory: Path, most_steps: int | None = None) -> Curves:
                     curves.lr.append(point)
                 elif name.startswith("val/") and name.count("/") == 1:
                     curves.val.setdefault(name, []).append(point)
-    except OSError:
+    except (OSError, ConfigError):
         return Curves()
     return curves
 

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from trainctl.config.values import parse_values, read_values
 from trainctl.errors import ConfigError, TrainctlError, storage_error
+from trainctl.runs import files
 from trainctl.runs.directory import find
 from trainctl.runs.metrics_file import newest, training_seconds
 from trainctl.runs.record import read_record
@@ -176,6 +177,8 @@ def _job(row: ledger.Entry) -> Entry:
         return _unreadable(directory, error)
     if state == "done":
         state, reason = "unreadable", "the job was done, but its run directory is missing"
+    elif state == "waiting" and reason:
+        state = "unreadable"
     return Entry(
         directory,
         state,
@@ -213,7 +216,8 @@ def _read(directory: Path) -> Entry:
     path = directory / "config.yaml"
     settings = read_values(path) if state == "done" or path.is_file() else {}
     monitor = _monitor(record, settings)
-    last, best = _object(record, "last"), _object(record, "best")
+    # While a run trains, and where it was killed, its record is older than its metrics.
+    last, best = ({}, {}) if state == "running" else (_object(record, "last"), _object(record, "best"))
     metrics = directory / "metrics.jsonl"
     seconds = _between(record.get("started"), record.get("ended"))
     if state == "running" and not _alive(directory):
@@ -261,7 +265,7 @@ def _monitor(record: Mapping[str, Any], settings: Mapping[str, Any]) -> Monitor 
 
 def _value(name: str, best: Mapping[str, Any], last: Mapping[str, Any]) -> float | None:
     value = best.get(name)
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if isinstance(value, int | float) and type(value) is not bool and math.isfinite(value):
         return float(value)
     # No value was ever the best: NaN is text in JSON.
     return math.nan if isinstance(last.get(name), str) else None
@@ -294,12 +298,11 @@ def _alive(directory: Path) -> bool:
     """
     lock = directory / ".lock"
     try:
-        holder = re.fullmatch(r"process (\d+) on (.*)", lock.read_text(encoding="utf-8", errors="replace"))
+        holder = re.fullmatch(r"process (\d{1,10}) on (.*)", files.read(lock).decode("utf-8", "replace"))
     except OSError:
         holder = None
     if holder is None or holder[2] != platform.node():
-        newest = max(each.stat().st_mtime for each in directory.iterdir())
-        return time.time() - newest < _NEW
+        return time.time() - max(map(_written, directory.iterdir())) < _NEW
     try:
         os.kill(int(holder[1]), 0)
     except (ProcessLookupError, OverflowError):
@@ -307,3 +310,10 @@ def _alive(directory: Path) -> bool:
     except PermissionError:
         pass
     return True
+
+
+def _written(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:  # gone meanwhile
+        return 0.0

@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from trainctl.analysis.differences import compare, difference
-from trainctl.checkpoint.format import CheckpointData, read_checkpoint, verify_checkpoint
-from trainctl.checkpoint.retention import choose_checkpoint
+from trainctl.checkpoint.format import CheckpointData, read_checkpoint
+from trainctl.checkpoint.retention import read_chosen
 from trainctl.config.config_diff import Change
 from trainctl.config.settings import Config
 from trainctl.config.stored_config import ConfigVersion, version_at
+from trainctl.data.fingerprint import described_data
 from trainctl.errors import CheckpointError, ConfigError, NotFiniteError, TrainctlError
 from trainctl.registry import COMPONENTS
 from trainctl.runs.directory import find
@@ -119,7 +120,7 @@ def _no_beginning(init_from: str | None) -> str:
     try:
         if init_from is not None:
             directory = find(init_from)
-            verify_checkpoint(choose_checkpoint(directory, read_record(directory)))
+            read_chosen(directory, read_record(directory))
     except TrainctlError as error:
         return f"init_from: {error}"
     return ""
@@ -167,13 +168,14 @@ class Checker(Hook):
         if start is not None:
             config = replace(config, init_from=None)  # its weights are in the checkpoint
         content = None if start is None else read_checkpoint(start.path)
-        stored = resuming.described_data(content or read_checkpoint(self._segment.newest.path))
+        stored = described_data((content or read_checkpoint(self._segment.newest.path)).state)
         with contextlib.closing(build(config, stored=stored)) as self._built:
             run = self._built.run
             try:
-                self._restore(content)
-                run.attach([self])
-                self._built.fit(run)
+                with contextlib.nullcontext() if start is None else resuming.blamed_on_checkpoint(start.path):
+                    self._restore(content)
+                    run.attach([self])
+                    self._built.fit(run)
             except _EndedError as ended:
                 return str(ended) or None
             except NotFiniteError as error:
@@ -187,9 +189,9 @@ class Checker(Hook):
         changes, built = self._segment.changes, self._built
         known = [] if start is None or changes else [start]
         known += [read_checkpoint(mark.path) for mark in self._segment.marks[:1]]
-        fingerprints = [(each.state["data_fingerprint"], each.state["epoch"]) for each in known]
-        if any(fingerprint != built.data_fingerprint(epoch) for fingerprint, epoch in fingerprints):
-            raise _EndedError("data order: the training targets, or their order, are not those of the run")
+        for each in known:
+            if found := resuming.data_changes(built, each):
+                raise _EndedError(f"data: {'; '.join(found)}")
         if start is not None and changes:
             resuming.resume(built, start, changes, detached=_DETACHED)
         elif start is not None:

@@ -11,29 +11,35 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from trainctl.checkpoint import tensors as tensor_files
 from trainctl.checkpoint.store import MANIFEST, LocalStore, Store, refuse_foreign
 from trainctl.checkpoint.upgrade import upgraded
 from trainctl.errors import CheckpointError, NotFiniteError, UnsafeInputError
+from trainctl.runs import strict_json
 
 _MANIFEST_VERSION = 2
 MODEL, TRAINING, STATE = "model.safetensors", "training.safetensors", "state.json"
 FILES = (MODEL, TRAINING, STATE)
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+    MemoryError,
+    RuntimeError,
+)
 _LARGEST_MANIFEST = 1 << 16
-_BYTES = {
-    "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2,
-    "I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8, "C64": 8,
-}  # fmt: skip
+_PIECE = 1 << 24  # bytes
 
 
 @dataclass(frozen=True)
@@ -66,10 +72,13 @@ def check_finite(tensors: Mapping[str, Tensor], step: int, buffers: Collection[s
     ``buffers``, by name, may hold -inf, as the mask of causal attention does.
     """
     for name, tensor in tensors.items():
-        if not (tensor.is_floating_point() or tensor.is_complex()) or bool(torch.isfinite(tensor).all()):
+        numbers = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+        if not numbers.is_floating_point() or numbers.numel() == 0:
             continue
-        masks = name in buffers and tensor.is_floating_point()
-        if not masks or bool((tensor.isnan() | tensor.isposinf()).any()):
+        # Of NaN, both are NaN. No copy of the tensor is made.
+        low, high = (float(each) for each in numbers.aminmax())
+        masks = name in buffers and not tensor.is_complex() and low == -math.inf
+        if not (math.isfinite(low) or masks) or not math.isfinite(high):
             raise NotFiniteError(
                 f"{name} has NaN or infinite values at step {step}: not saved",
                 "earlier checkpoints are kept; guard=default stops at the first such loss",
@@ -96,17 +105,32 @@ def write(store: Store, content: CheckpointData, name: str, *, finite: bool = Tr
     if name in store.list(committed=False):
         return
     try:
-        written = {
-            MODEL: save_tensors(_unshared(content.model)),
-            TRAINING: save_tensors(_unshared(content.training)),
-            STATE: json.dumps(dict(content.state), indent=1).encode(),
+        entries = {
+            MODEL: _put(store, name, MODEL, tensor_files.pieces(_unshared(content.model))),
+            TRAINING: _put(store, name, TRAINING, tensor_files.pieces(_unshared(content.training))),
+            STATE: _put(store, name, STATE, [memoryview(json.dumps(dict(content.state), indent=1).encode())]),
         }
-        for file, data in written.items():
-            store.put(name, file, data)
-        store.commit(name, manifest_bytes({file: manifest_entry(data) for file, data in written.items()}))
+        store.commit(name, manifest_bytes(entries))
     except BaseException:
         store.discard(name)
         raise
+
+
+def _put(store: Store, name: str, file: str, pieces: Iterable[memoryview]) -> dict[str, Any]:
+    """Stream a file into ``store``; its entry in the manifest."""
+    digest, size = hashlib.sha256(), 0
+
+    def passing() -> Iterator[memoryview]:
+        nonlocal size
+        for piece in pieces:
+            for start in range(0, len(piece), _PIECE):
+                part = piece[start : start + _PIECE]
+                digest.update(part)
+                size += len(part)
+                yield part
+
+    store.put(name, file, passing())
+    return _entry(size, digest)
 
 
 def ready_to_save(content: CheckpointData, buffers: Collection[str] = ()) -> CheckpointData:
@@ -138,37 +162,50 @@ def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return result
 
 
-def read_checkpoint(path: Path) -> CheckpointData:
+def read_checkpoint(path: Path, *, training: bool = True) -> CheckpointData:
     """The content of the checkpoint in the folder ``path``, verified against its manifest.
+
+    Without ``training`` its tensors are verified, but not kept in memory.
 
     Raises CheckpointError naming the file when anything is missing or differs, UnsafeInputError for files
     that trainctl never writes: a link out of the run, a pickle, a header that claims more than the file has.
     """
     refuse_foreign(path)
-    return read(LocalStore(path.parent), path.name)
+    return read(LocalStore(path.parent), path.name, training=training)
 
 
 def verify_checkpoint(path: Path) -> None:
     """Read every byte back and compare with the manifest. Raises as :func:`read_checkpoint`."""
     refuse_foreign(path)
-    _verified(LocalStore(path.parent), path.name)
-
-
-def read(store: Store, name: str) -> CheckpointData:
-    """The content of the checkpoint ``name`` in ``store``; otherwise as :func:`read_checkpoint`."""
-    data, where = _verified(store, name), f"{store}/{name}"
+    store = LocalStore(path.parent)
     try:
-        for file in (MODEL, TRAINING):
-            _check_header(f"{where}/{file}", data[file])
-        state = json.loads(data[STATE])
-        if not isinstance(state, dict) or not _is_count(state.get("step")):
+        for file, entry in _entries(store, path.name).items():
+            with store.open(path.name, file, entry["size"]) as opened:
+                if _entry(entry["size"], hashlib.file_digest(opened, "sha256")) != entry:
+                    raise CheckpointError(f"{path}/{file} is damaged: it does not match its manifest")
+    except _UNREADABLE as error:
+        raise CheckpointError(f"{path} is no usable checkpoint: {_reason(error)}") from error
+
+
+def read(store: Store, name: str, *, training: bool = True) -> CheckpointData:
+    """The content of the checkpoint ``name`` in ``store``; otherwise as :func:`read_checkpoint`."""
+    where = f"{store}/{name}"
+    try:
+        entries = _entries(store, name)
+        model = _read(store, name, MODEL, entries[MODEL])
+        tensors = _read(store, name, TRAINING, entries[TRAINING], keep=training)
+        data = store.get(name, STATE, entries[STATE]["size"])
+        if manifest_entry(data) != entries[STATE]:
+            raise CheckpointError(f"{where}/{STATE} is damaged: it does not match its manifest")
+        state = strict_json.parse(data)
+        if not isinstance(state, dict) or not is_count(state.get("step")):
             raise CheckpointError(f"{where}/{STATE} has no valid step")
-        return CheckpointData(load_tensors(data[MODEL]), load_tensors(data[TRAINING]), upgraded(state))
-    except (SafetensorError, ValueError, RecursionError, MemoryError) as error:
+        return CheckpointData(model, tensors, upgraded(state))
+    except _UNREADABLE as error:
         raise CheckpointError(f"{where} is no usable checkpoint: {_reason(error)}") from error
 
 
-def _is_count(value: Any) -> bool:
+def is_count(value: Any) -> bool:
     return type(value) is int and 0 <= value < 2**63
 
 
@@ -176,56 +213,45 @@ def _reason(error: BaseException) -> str:
     return "not enough memory to read it" if isinstance(error, MemoryError) else str(error)
 
 
-def _verified(store: Store, name: str) -> dict[str, bytes]:
-    """The files' contents, read once; every byte of every file is accounted for."""
+def _entries(store: Store, name: str) -> dict[str, dict[str, Any]]:
+    """Size and SHA-256 of each file, by the manifest."""
     where = f"{store}/{name}"
-    try:
-        content = store.get(name, MANIFEST, _LARGEST_MANIFEST)
-        manifest = json.loads(content)
-        entries = manifest["files"]
-        if manifest["version"] != _MANIFEST_VERSION or sorted(entries) != sorted(FILES):
-            raise CheckpointError(f"{where}/{MANIFEST} is damaged, or of another version")
-        # A manifest that is not byte for byte what is written here was damaged, or written by something else.
-        if manifest_bytes(entries) != content:
-            raise CheckpointError(f"{where}/{MANIFEST} is damaged")
-        contents = {file: store.get(name, file, entries[file]["size"]) for file in FILES}
-    except (
-        OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, MemoryError
-    ) as error:  # fmt: skip
-        raise CheckpointError(f"{where} is no usable checkpoint: {_reason(error)}") from error
-    for file, data in contents.items():
-        if entries[file] != manifest_entry(data):
-            raise CheckpointError(f"{where}/{file} is damaged: it does not match its manifest")
-    return contents
+    content = store.get(name, MANIFEST, _LARGEST_MANIFEST)
+    manifest = strict_json.parse(content)
+    entries: dict[str, dict[str, Any]] = manifest["files"]
+    if manifest["version"] != _MANIFEST_VERSION or sorted(entries) != sorted(FILES):
+        raise CheckpointError(f"{where}/{MANIFEST} is damaged, or of another version")
+    # A manifest that is not byte for byte what is written here was damaged, or written by something else.
+    sizes = [entry["size"] for entry in entries.values()]
+    if manifest_bytes(entries) != content or not all(is_count(size) for size in sizes):
+        raise CheckpointError(f"{where}/{MANIFEST} is damaged")
+    return entries
 
 
-def _check_header(path: str, content: bytes) -> None:
-    """Raise UnsafeInputError for a header that claims more than the file has, before memory is allocated."""
-    length = int.from_bytes(content[:8], "little")
-    if len(content) < 8 or length > len(content) - 8:
-        raise UnsafeInputError(f"{path}: its header claims {length} bytes, the file has {len(content)}")
-    header = json.loads(content[8 : 8 + length])
-    room = len(content) - 8 - length
-    if not isinstance(header, dict):
-        raise UnsafeInputError(f"{path}: its header is not a table of tensors")
-    for name, entry in header.items():
-        if name == "__metadata__":
-            continue
+def _read(
+    store: Store, name: str, file: str, entry: Mapping[str, Any], *, keep: bool = True
+) -> dict[str, Tensor]:
+    """The tensors of a file; every byte of it is accounted for."""
+    digest, where = hashlib.sha256(), f"{store}/{name}/{file}"
+    with store.open(name, file, entry["size"]) as opened:
         try:
-            shape, (start, end) = entry["shape"], entry["data_offsets"]
-            size = math.prod(shape) * _BYTES[entry["dtype"]]
-            fits = 0 <= start <= end <= room and size == end - start and all(each >= 0 for each in shape)
-        except (KeyError, TypeError, ValueError):
-            raise UnsafeInputError(f"{path}: its header has no valid entry for {name}") from None
-        if not fits:
-            raise UnsafeInputError(
-                f"{path}: {name} of shape {tuple(shape)} does not fit into the file",
-                "it was not written by trainctl",
-            )
+            tensors = tensor_files.read(opened, entry["size"], digest, where, keep=keep)
+        except (UnsafeInputError, ValueError):
+            opened.seek(0)
+            digest = hashlib.file_digest(opened, "sha256")
+            if _entry(entry["size"], digest) == entry:  # it was written like this
+                raise
+    if _entry(entry["size"], digest) != entry:
+        raise CheckpointError(f"{where} is damaged: it does not match its manifest")
+    return tensors
 
 
 def manifest_entry(content: bytes) -> dict[str, Any]:
-    return {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    return _entry(len(content), hashlib.sha256(content))
+
+
+def _entry(size: int, digest: Any) -> dict[str, Any]:
+    return {"size": size, "sha256": digest.hexdigest()}
 
 
 def manifest_bytes(entries: Mapping[str, Any]) -> bytes:

@@ -20,26 +20,39 @@ Packed = Any
 
 
 def take(
-    model: Mapping[str, Tensor], plain: Mapping[str, Any], parts: Mapping[str, Stateful]
+    model: Mapping[str, Tensor],
+    plain: Mapping[str, Any],
+    parts: Mapping[str, Stateful],
+    *,
+    copied: bool = True,
 ) -> CheckpointData:
     """Copy everything that decides how a run goes on: training may continue while the copy is written.
+
+    Not ``copied``, tensors on the CPU are those of the run.
 
     Args:
         model: parameters and buffers by name.
         plain: plain JSON values, which go into the state as they are; ``step`` is among them.
         parts: what has a state of its own, by name. Reading it must have no side effects.
     """
-    return assemble(model, plain, {name: part.state_dict() for name, part in parts.items()})
+    return assemble(model, plain, {name: part.state_dict() for name, part in parts.items()}, copied=copied)
 
 
 def assemble(
-    model: Mapping[str, Tensor], plain: Mapping[str, Any], states: Mapping[str, Mapping[str, Any]]
+    model: Mapping[str, Tensor],
+    plain: Mapping[str, Any],
+    states: Mapping[str, Mapping[str, Any]],
+    *,
+    copied: bool = True,
 ) -> CheckpointData:
-    """The content of a checkpoint, copied from a model and from states that were read before."""
+    """The content of a checkpoint, from a model and from states that were read before."""
     tensors: dict[str, Tensor] = {}
     parts = {name: pack(state, tensors, name) for name, state in states.items()}
+    take = _copied if copied else _on_cpu
     return CheckpointData(
-        {name: _copied(tensor) for name, tensor in model.items()}, tensors, {**plain, "parts": parts}
+        {name: take(tensor) for name, tensor in model.items()},
+        {name: take(tensor) for name, tensor in tensors.items()},
+        {**plain, "parts": parts},
     )
 
 
@@ -102,14 +115,14 @@ class RandomStates:
 
 
 def pack(value: Any, tensors: dict[str, Tensor], name: str) -> Packed:
-    """``value`` as plain JSON; its tensors go, copied, into ``tensors`` under names that begin with ``name``.
+    """``value`` as plain JSON; its tensors go into ``tensors`` under names that begin with ``name``.
 
     Raises CheckpointError for what is neither a value nor a tensor: it could not be read back without pickle.
     """
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Tensor):
-        tensors[name] = _copied(value)
+        tensors[name] = value
         return {"tensor": name}
     if isinstance(value, list | tuple):
         packed = [pack(item, tensors, f"{name}.{index}") for index, item in enumerate(value)]
@@ -141,3 +154,7 @@ def unpack(packed: Packed, tensors: Mapping[str, Tensor]) -> Any:
 
 def _copied(tensor: Tensor) -> Tensor:
     return tensor.detach().to("cpu", copy=True).contiguous()
+
+
+def _on_cpu(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu").contiguous()

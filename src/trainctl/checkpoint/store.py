@@ -10,6 +10,8 @@ import os
 import re
 import shutil
 import stat
+from collections.abc import Iterable
+from io import BufferedReader
 from pathlib import Path
 from typing import Protocol
 
@@ -23,8 +25,8 @@ _PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt", ".joblib")
 class Store(Protocol):
     """Named sets of files, each there as a whole or not at all. ``str(store)`` says where it is."""
 
-    def put(self, name: str, file: str, content: bytes) -> None:
-        """Write a file of ``name``, which is not committed yet. Raises OSError."""
+    def put(self, name: str, file: str, pieces: Iterable[memoryview]) -> None:
+        """Write a file of ``name``, which is not committed yet, piece by piece. Raises OSError."""
 
     def commit(self, name: str, manifest: bytes) -> None:
         """Write the manifest of ``name`` and make it visible, durably. Raises OSError."""
@@ -34,6 +36,9 @@ class Store(Protocol):
 
     def get(self, name: str, file: str, largest: int) -> bytes:
         """Read a file of ``name``. Raises OSError, CheckpointError for more than ``largest`` bytes."""
+
+    def open(self, name: str, file: str, size: int) -> BufferedReader:
+        """Open a file of ``name`` to read. Raises OSError, CheckpointError unless it has ``size`` bytes."""
 
     def list(self, *, committed: bool = True) -> list[str]:
         """The names, sorted; without ``committed`` also those whose manifest is missing."""
@@ -56,10 +61,10 @@ class LocalStore:
     def __str__(self) -> str:
         return str(self.folder)
 
-    def put(self, name: str, file: str, content: bytes) -> None:
+    def put(self, name: str, file: str, pieces: Iterable[memoryview]) -> None:
         if name not in self._open:
             self._create_temporary(name)
-        files.write(self._temporary(name) / file, content)
+        files.write_pieces(self._temporary(name) / file, pieces)
 
     def commit(self, name: str, manifest: bytes) -> None:
         temporary = self._temporary(name)
@@ -78,6 +83,12 @@ class LocalStore:
         if path.stat().st_size > largest:
             raise CheckpointError(f"{path} is damaged: it is larger than {largest} bytes")
         return path.read_bytes()
+
+    def open(self, name: str, file: str, size: int) -> BufferedReader:
+        path = self.folder / name / file
+        if path.stat().st_size != size:
+            raise CheckpointError(f"{path} is damaged: it does not match its manifest")
+        return path.open("rb")
 
     def list(self, *, committed: bool = True) -> list[str]:
         found = self.folder.glob("[!.]*")
@@ -115,8 +126,12 @@ def refuse_foreign(checkpoint: Path) -> None:
         raise CheckpointError(f"{checkpoint} is no usable checkpoint: {error}") from error
     for path in found:
         _refuse_outside(path, run)
+        try:
+            regular = stat.S_ISREG(path.stat().st_mode)
+        except FileNotFoundError:  # a dangling link; or training removes the checkpoint meanwhile
+            continue
         # The target of a link inside the run counts: reading a pipe would block forever.
-        if path.exists() and not stat.S_ISREG(path.stat().st_mode):
+        if not regular:
             raise UnsafeInputError(
                 f"{path} is not a regular file", "a checkpoint contains regular files only"
             )

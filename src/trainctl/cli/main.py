@@ -22,7 +22,10 @@ from trainctl.errors import (
     InterruptedRunError,
     StorageError,
     TrainctlError,
+    lacks_memory,
+    memory_error,
     nearest,
+    signal_behind,
     storage_error,
 )
 from trainctl.training.interrupts import Stopped, held_back, terminable
@@ -55,20 +58,22 @@ def _exit_code(words: list[str]) -> int:
     try:
         with terminable():
             return _dispatch(words)
+    except ConfigError as error:
+        return _report(_told(error) or error)
     except TrainctlError as error:
         return _report(error)
-    except Stopped as stopped:
-        return _report(stopped.error)
-    except KeyboardInterrupt:
-        return _report(InterruptedRunError("interrupted"))
+    except (Stopped, KeyboardInterrupt) as error:
+        return _report(_told(error) or InterruptedRunError("interrupted"))
     except OSError as error:
         return _report(storage_error(error, "reading or writing"))
     except MemoryError:
         return _report(ConfigError("there is not enough memory", "see ulimit -v, or use a machine with more"))
     except Exception as error:
+        if (told := _told(error) or memory_error(error)) is not None:
+            return _report(told)
         if isinstance(error, ValueError) and "embedded null" in str(error):
             return _report(ConfigError("a name or a path has a NUL character", "leave it out"))
-        if isinstance(error, ImportError) and "shared object" in str(error):
+        if lacks_memory(error):
             return _report(ConfigError(f"torch cannot be loaded: {error}", "see ulimit -v, or free memory"))
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
         from trainctl.registry import plugins
@@ -76,6 +81,14 @@ def _exit_code(words: list[str]) -> int:
         if (where := plugins.blamed(error)) is not None:
             return _report(ConfigError(f"{where}: {reason}", "TRAINCTL_DEBUG=1 shows the traceback"))
         return _report(TrainctlError(f"internal error: {reason}", "TRAINCTL_DEBUG=1 shows the traceback"))
+
+
+def _told(error: BaseException) -> TrainctlError | None:
+    """What a signal has told the program, also where a library took it for an error of its own."""
+    found = signal_behind(error)
+    if isinstance(found, Stopped):
+        return found.error
+    return InterruptedRunError("interrupted") if isinstance(found, KeyboardInterrupt) else None
 
 
 def _report(error: TrainctlError) -> int:

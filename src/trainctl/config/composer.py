@@ -16,7 +16,7 @@ from hydra._internal.hydra import Hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, RangeSweep
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobStatus, run_job
 from hydra.errors import HydraException
@@ -33,7 +33,7 @@ from trainctl.config.settings import Config
 from trainctl.config.sources import TrainctlSearchPath, register_search_path
 from trainctl.config.unused_arguments import drop_unused_arguments
 from trainctl.config.validation import check
-from trainctl.errors import ConfigError, Problem, nearest
+from trainctl.errors import ConfigError, Problem, nearest, signal_behind
 from trainctl.paths import conf_directory, user_conf
 from trainctl.registry import COMPONENTS, TRACKERS, plugins
 
@@ -41,6 +41,7 @@ T = TypeVar("T")
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException)
 # Hydra raises a plain ValueError for a group that is given null or a number, an AttributeError for a file
 # that holds a list; the rest is what a broken or circular file gives.
+_MOST_VALUES = 100_000
 _LOADING_ERRORS = (*COMPOSITION_ERRORS, ValueError, YAMLError, RecursionError, AttributeError, TypeError)
 
 
@@ -156,6 +157,12 @@ class Composer:
                 parsed += parser.parse_overrides([override])
             except HydraException as error:
                 problems.append(explain_override(override, error))
+            else:
+                if (count := _in_range(parsed[-1])) > _MOST_VALUES:
+                    what = f"{override.lstrip('+')}: gives {count:.3g} values, {_MOST_VALUES} are the most"
+                    problems.append(
+                        Problem(what, "give a larger step, or interval(LOW,HIGH) to hydra/sweeper=optuna")
+                    )
         if problems:
             raise ConfigError(problems)
         return parsed
@@ -230,22 +237,27 @@ class Composer:
         self, overrides: Sequence[str], directory: Path, task: Callable[[DictConfig], Any]
     ) -> Launcher:
         """Hydra's launcher for a sweep into ``directory``; it calls ``task`` for each job."""
-        full = self._load([*overrides, to_hydra(f"hydra.sweep.dir={directory}")], RunMode.MULTIRUN)
-        context = HydraContext(config_loader=self.loader, callbacks=Callbacks(full))
         try:
+            full = self._load([*overrides, to_hydra(f"hydra.sweep.dir={directory}")], RunMode.MULTIRUN)
+            context = HydraContext(config_loader=self.loader, callbacks=Callbacks(full))
             return Plugins.instance().instantiate_launcher(
                 hydra_context=context, task_function=task, config=full
             )
-        except HydraException as error:
+        except _LOADING_ERRORS as error:
             raise ConfigError(first_line(error)) from error
 
     def _load(self, overrides: list[str], run_mode: RunMode = RunMode.RUN) -> DictConfig:
         refuse_unsafe_overrides(overrides)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Hydra's advice to its programmers
-            return self.loader.load_configuration(
-                config_name=self.config_name, overrides=overrides, run_mode=run_mode
-            )
+            try:
+                return self.loader.load_configuration(
+                    config_name=self.config_name, overrides=overrides, run_mode=run_mode
+                )
+            except _LOADING_ERRORS as error:
+                if (told := signal_behind(error)) is not None:
+                    raise told from None
+                raise
 
     def _compose_usable(
         self, overrides: list[str], problems: list[Problem], run_mode: RunMode = RunMode.RUN
@@ -296,6 +308,14 @@ class Composer:
         choices += [f"{TRACKERS.group}/{label}" for label in full.get(TRACKERS.group) or ()]
         found = [path for path in dict.fromkeys([*choices, "local"]) if (folder / f"{path}.yaml").is_file()]
         return [f"from ./conf: {', '.join(found)}"] if found else []
+
+
+def _in_range(override: Override) -> float:
+    """How many values a ``range`` has: each is written down before the first is tried. 0 for all others."""
+    value = override.value()
+    if not isinstance(value, RangeSweep) or not value.step:
+        return 0
+    return (float(value.stop or 0) - float(value.start or 0)) / float(value.step)
 
 
 def _refuse_ignored(full: DictConfig) -> None:

@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 
 from trainctl.config.changed_config import parse_overrides
 from trainctl.config.composer import check_tree
+from trainctl.config.connections import without_download
 from trainctl.config.safety import refuse_unsafe
 from trainctl.config.settings import Config
 from trainctl.config.stored_config import read_tree
@@ -44,7 +45,9 @@ def read_with_dataset(path: Path, overrides: Sequence[str]) -> Config:
     for key, value in keys:
         OmegaConf.update(tree, key, value, force_add=True)
     refuse_unsafe(tree)
-    return check_tree(tree)
+    config = check_tree(tree)
+    asked = dataset is not None or any(key == "dataset.download" for key, _ in keys)
+    return config if asked else without_download(config, path.parent)
 
 
 def _option(name: str) -> object:

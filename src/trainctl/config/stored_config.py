@@ -88,12 +88,16 @@ def _checked(tree: Any, where: str, trusted: Callable[[list[str]], None]) -> Dic
     if not isinstance(tree, DictConfig):
         raise ConfigError(f"{where}: not a run's config")
     refuse_unsafe(tree)
-    trusted(_plugins(tree))
+    trusted(_plugins(tree, where))
     return tree
 
 
-def _plugins(tree: DictConfig) -> list[str]:
-    return [str(name) for name in tree.get("plugins") or []]
+def _plugins(tree: DictConfig, where: str = "config.yaml") -> list[str]:
+    values: Any = OmegaConf.to_container(tree, resolve=False)
+    named = values.get("plugins")
+    if named is not None and not (isinstance(named, list) and all(isinstance(each, str) for each in named)):
+        raise ConfigError(f"{where}: plugins must be a list of texts")
+    return named or []
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from trainctl.config.composer import Composed, Composer, check_tree
 from trainctl.config.overrides import split_override
-from trainctl.errors import ConfigError
+from trainctl.errors import ConfigError, signal_behind
 from trainctl.registry import COMPONENTS
 
 _COMPOSED_IN_FULL = (*COMPONENTS, "plugins", "experiment", "debug", "name")
@@ -42,6 +42,8 @@ def compose_jobs(composer: Composer, jobs: Sequence[Sequence[str]]) -> Iterator[
                 bases.setdefault(shape, composed)
             yield composed
         except ConfigError as error:
+            if signal_behind(error) is not None:
+                raise
             yield error
 
 

@@ -25,6 +25,16 @@ class Split:
     inputs: Tensor
     targets: Tensor
 
+    def __post_init__(self) -> None:
+        """Data is not trained: it has no gradient. Raises ConfigError for tensors without rows to take."""
+        for name, tensor in vars(self).items():
+            if isinstance(tensor, Tensor) and (tensor.layout != torch.strided or tensor.is_nested):
+                raise ConfigError(
+                    f"{name} of a dataset must be a dense tensor", "tensor.to_dense() makes one"
+                )
+            if isinstance(tensor, Tensor) and tensor.requires_grad:
+                object.__setattr__(self, name, tensor.detach())
+
     def __len__(self) -> int:
         return len(self.inputs)
 
@@ -83,6 +93,8 @@ class Data:
         reading: how raw samples are read from a file, plain JSON values that are stored with the run; empty
             if their shape and type are enough.
         readout: how targets were prepared for the loss, and outputs are read; None until they are.
+        fingerprint: what tells it from other data, see :func:`trainctl.data.fingerprint.fingerprint`; empty
+            until validation data is held out.
     """
 
     name: str
@@ -99,6 +111,7 @@ class Data:
     report: tuple[str, ...] = ()
     reading: Mapping[str, Any] = field(default_factory=dict)
     readout: Readout | None = None
+    fingerprint: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Standardize(nn.Module):

@@ -14,6 +14,7 @@ from torch import Tensor
 from trainctl.components.tasks._base import Details
 from trainctl.config.settings import Component
 from trainctl.data import AnySplit, Data
+from trainctl.data.fingerprint import refusal
 from trainctl.data.preprocessing import describe_raw, shown
 from trainctl.errors import ConfigError
 from trainctl.inference.trained_run import Trained
@@ -24,7 +25,7 @@ from trainctl.training.evaluation import choose_metrics
 from trainctl.training.loop import evaluate
 from trainctl.training.prepare_data import build_data
 
-_CHANGED = "the data has changed since training: samples of this split may have been trained on"
+_CHANGED = "samples of this split may have been trained on"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,31 +62,42 @@ class _Collector:
         return {}
 
 
-def score(trained: Trained, split: str | None, dataset: Component | None = None) -> Score:
+def score(
+    trained: Trained,
+    split: str | None,
+    dataset: Component | None = None,
+    *,
+    allow_change: bool = False,
+) -> Score:
     """Evaluate a trained model on one split of its dataset or of another one, or on ``all`` samples.
 
     Batches, loss, metrics and precision are the run's own, so on its own data the values equal the recorded
     ones. The default ``split`` is test where there is one, else val, else train.
 
-    Raises ConfigError where the data does not fit the model, and for a split that does not exist.
+    Raises ConfigError where the data does not fit the model, is no more that of the run (unless
+    ``allow_change``), and for a split that does not exist.
     """
     config = trained.config
     runtime.set_deterministic(config.deterministic)
     torch.set_float32_matmul_precision(config.train.matmul)
     own, dataset = dataset is None, dataset or config.dataset
     data = build_data(_unsplit(dataset) if split == "all" else dataset, trained.reading)
-    # Without a training split there is nothing to compare.
-    changed = own and split != "all" and not trained.trained_on(data)
-    data = as_trained(trained, data)
-    parts = {"train": data.train, "val": data.val, "test": data.test}
-    present = {name: part for name, part in parts.items() if part is not None and len(part)}
-    if split is None:
-        split = next(name for name in ("test", "val", "train") if name in present)
-    if split != "all" and split not in present:
+    present = [name for name in ("test", "val", "train") if getattr(data, name)]
+    split = split or present[0]
+    if split not in (*present, "all"):
         raise ConfigError(
             f"--split {split}: dataset {data.name} has none", f"it has: {', '.join([*present, 'all'])}"
         )
-    chosen = list(present.values()) if split == "all" else [present[split]]
+    # All samples are other splits than those of training.
+    changed = trained.changes_of(data, split) if own and split != "all" else []
+    if changed and not allow_change:
+        raise ConfigError(
+            refusal(changed),
+            "restore the data; or evaluate on what is there: --allow-change, or name it: dataset.KEY=VALUE",
+        )
+    data = as_trained(trained, data)
+    parts = {name: getattr(data, name) for name in reversed(present)}
+    chosen = list(parts.values()) if split == "all" else [parts[split]]
     collector = _Collector(trained.task.kept)
     values = _evaluate(trained, data, chosen, collector)
     outputs, targets = (torch.cat(each).cpu() for each in zip(*collector.batches, strict=True))
@@ -96,10 +108,10 @@ def score(trained: Trained, split: str | None, dataset: Component | None = None)
         split=split,
         dataset=data.name,
         samples=len(targets),
-        available=sum(len(part) for part in present.values()),
+        available=sum(map(len, parts.values())),
         values={f"{split}/{name}": value for name, value in values.items()},
         recorded=_recorded(trained, split) if own else None,
-        notices=(_CHANGED,) if changed else (),
+        notices=(f"{refusal(changed)}; {_CHANGED}",) if changed else (),
         **vars(details),
     )
 

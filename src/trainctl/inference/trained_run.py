@@ -10,12 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainctl.checkpoint.format import CheckpointData, folder_name, read_checkpoint
-from trainctl.checkpoint.retention import newest_valid
+from trainctl.checkpoint.format import CheckpointData
+from trainctl.checkpoint.retention import read_chosen
 from trainctl.components.tasks._base import Task, task_named
+from trainctl.config.connections import without_download
 from trainctl.config.settings import Config
 from trainctl.config.stored_config import read_config
 from trainctl.data import Data
+from trainctl.data.fingerprint import data_fingerprint, differences, refusal
 from trainctl.data.preprocessing import describe_samples, first_samples, make_transform
 from trainctl.data.readout import Readout
 from trainctl.errors import CheckpointError, ConfigError
@@ -25,7 +27,7 @@ from trainctl.runs.directory import find, is_training
 from trainctl.runs.record import read_record
 from trainctl.training import runtime
 from trainctl.training.construct import build_model, construct
-from trainctl.training.prepare_data import build_data, data_fingerprint
+from trainctl.training.prepare_data import build_data
 from trainctl.training.targets import output_of, prepare_targets
 
 _DTYPES = {str(each).removeprefix("torch.") for each in vars(torch).values() if isinstance(each, torch.dtype)}
@@ -75,13 +77,15 @@ class Trained:
             return self.raw
         return describe_samples(first_samples(build_data(self.config.dataset, self.reading).train, 1))
 
-    def trained_on(self, data: Data) -> bool:
-        """Whether the training targets and their order are those of the run."""
+    def changes_of(self, data: Data, *splits: str) -> list[str]:
+        """How these splits of ``data`` differ from the run's, in words."""
         if not self.readout.fits(data.output_size):
-            return False
-        state, data = self.content.state, self.prepared(data)
-        fingerprint = data_fingerprint(data, self.config.seed, int(state["epoch"]))
-        return bool(state.get("data_fingerprint") == fingerprint)
+            return ["other targets"]
+        state = self.content.state
+        order: str | None = None
+        if not state["data"].get("fingerprint"):  # of version 0.1
+            order = data_fingerprint(self.prepared(data), self.config.seed, int(state["epoch"]))
+        return differences(state, data, order, splits)
 
     def prepared(self, data: Data) -> Data:
         """``data`` with the targets that the run's loss takes."""
@@ -100,12 +104,12 @@ class Trained:
         described = self.content.state["data"].get("transform")
         if described is None:
             data = build_data(self.config.dataset, self.reading)
-            if self.trained_on(data):
-                return data.transform.to(self.device)
-            raise ConfigError(
-                f"dataset={self.config.dataset.name} fits its transform to its data, which has changed",
-                "restore the training data",
-            )
+            if found := self.changes_of(data, "train"):
+                raise ConfigError(
+                    f"dataset={self.config.dataset.name} fits its transform to its data: {refusal(found)}",
+                    "restore the training data",
+                )
+            return data.transform.to(self.device)
         try:
             return make_transform(described).to(self.device)
         except ValueError as error:
@@ -154,7 +158,12 @@ def load_run(
         raise _no_checkpoint(directory, record)
     trusted = trust.checker(directory, trust_plugins=trust_plugins)
     config = read_config(directory / "config.yaml", trusted)
-    chosen, content, notices = _choose(directory, record, which)
+    if not trust_plugins:
+        config = without_download(config, directory)
+    if not record.get("best") and not any((directory / "checkpoints").glob("step-*")):
+        raise _no_checkpoint(directory, record)
+    chosen, content, damaged = read_chosen(directory, record, which, training=False)
+    notices = [f"damaged, not used: {reason}" for _, reason in damaged]
     known = _described(chosen, content)
     if device is None:
         device, differences = _device_of(config, record)
@@ -182,41 +191,6 @@ def load_run(
         notices=(*_unfinished(directory, record, content.step), *notices),
         **known,
     )
-
-
-def _choose(directory: Path, record: Mapping[str, Any], which: str) -> tuple[Path, CheckpointData, list[str]]:
-    """The checkpoint, its content, and notices about damaged ones.
-
-    There is no substitute for a damaged best checkpoint; for a damaged newest one it is the newest valid one,
-    with a notice.
-    """
-    folder, best = directory / "checkpoints", record.get("best")
-    if not best and not any(folder.glob("step-*")):
-        raise _no_checkpoint(directory, record)
-    if which == "best" and best:
-        chosen = folder / folder_name(best["step"])
-        try:
-            return chosen, read_checkpoint(chosen), []
-        except CheckpointError as error:
-            remedy = "use the newest one: --checkpoint last (which='last' in Python)"
-            raise CheckpointError(str(error), remedy) from error
-    try:
-        chosen, content, broken = newest_valid(folder)
-    except CheckpointError:
-        # A run that goes on may remove a checkpoint between listing and reading.
-        if not is_training(directory):
-            raise
-        chosen, content, broken = newest_valid(folder)
-    notices = [f"damaged, not used: {reason}" for _, reason in broken]
-    best = content.state.get("best")
-    if which == "best" and isinstance(best, dict) and best.get("step") != content.step:
-        # Before a run has ended, only its checkpoints name the best one.
-        try:
-            chosen = folder / folder_name(int(best["step"]))
-            content = read_checkpoint(chosen)
-        except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{chosen} does not name the best step") from error
-    return chosen, content, notices
 
 
 def _no_checkpoint(directory: Path, record: Mapping[str, Any]) -> CheckpointError:

@@ -16,7 +16,7 @@ from typing import Any
 
 from trainctl.errors import UnsafeInputError
 from trainctl.registry import plugins
-from trainctl.runs import files
+from trainctl.runs import files, strict_json
 
 log = logging.getLogger("trainctl")
 _REMEDY = "if you trust it, say so with --trust-plugins (trust_plugins=True in Python)"
@@ -91,7 +91,7 @@ def _record(directory: Path) -> Path:
 
 def _content(directory: Path) -> dict[str, Any] | None:
     try:
-        content = json.loads(_record(directory).read_bytes())
+        content = strict_json.parse(_record(directory).read_bytes())
         return content if content["run"] == str(directory.resolve()) else None
     except (OSError, ValueError, KeyError, TypeError, RuntimeError):
         return None

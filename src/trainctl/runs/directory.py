@@ -7,14 +7,17 @@ import fcntl
 import json
 import os
 import platform
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from trainctl.errors import ConfigError, DirectoryTakenError, storage_error
-from trainctl.runs import files
+from trainctl.runs import files, strict_json
 from trainctl.runs.record import RUN_VERSION
 
 CURVES, CONFUSION = "curves.svg", "confusion.svg"
+# Seconds: a reader that looks whether the lock is free holds it for less.
+_MOMENT = 0.2
 
 
 def claim(path: Path, *, named: bool) -> Path:
@@ -62,28 +65,26 @@ def _create(path: Path, marker: str) -> bool:
 
 
 @contextlib.contextmanager
-def lock(directory: Path) -> Iterator[None]:
-    """Hold the lock of ``directory``: only one process trains in it.
+def lock(directory: Path, *, wait: float = _MOMENT) -> Iterator[None]:
+    """Hold the lock of ``directory``: only one process trains in it, or reads what it will train on.
 
     It is a kernel lock on ``.lock``, released when the process ends for whatever reason. Raises
-    DirectoryTakenError (exit 7) when another process holds it, StorageError (exit 5) when locking fails.
+    DirectoryTakenError (exit 7) when another process holds it for ``wait`` seconds, StorageError (exit 5)
+    when locking fails.
     """
+    path, until = directory / ".lock", time.monotonic() + wait
     try:
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        descriptor = os.open(directory / ".lock", flags, 0o666)
+        while (descriptor := _lock_now(path)) is None:
+            if time.monotonic() >= until:
+                holder = path.read_bytes()[:200].decode("utf-8", "replace").strip()
+                raise DirectoryTakenError(
+                    f"{directory}: another process is training in it{f' ({holder})' if holder else ''}",
+                    "wait for that process, or stop it first",
+                )
+            time.sleep(_MOMENT / 10)
     except OSError as error:
         raise storage_error(error, "locking the run directory") from error
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(descriptor, 200, 0).decode("utf-8", "replace").strip()
-            raise DirectoryTakenError(
-                f"{directory}: another process is training in it{f' ({holder})' if holder else ''}",
-                "wait for that process, or stop it first",
-            ) from None
-        except OSError as error:
-            raise storage_error(error, "locking the run directory") from error
         with contextlib.suppress(OSError):  # only for the message above
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"process {os.getpid()} on {platform.node()}".encode(), 0)
@@ -92,17 +93,24 @@ def lock(directory: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def locked(directory: Path) -> bool:
-    """Whether a process is training in ``directory`` now."""
+def _lock_now(path: Path) -> int | None:
+    """The file ``path``, open and locked; None where another process holds it. Raises OSError."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
     try:
-        with lock(directory):
-            return False
-    except DirectoryTakenError:
-        return True
+        # Not found: the directory was renamed, and another one has its name.
+        with contextlib.suppress(BlockingIOError, FileNotFoundError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(descriptor), path.lstat()):
+                return descriptor
+    except BaseException:
+        os.close(descriptor)
+        raise
+    os.close(descriptor)
+    return None
 
 
 def is_training(directory: Path) -> bool:
-    """Like :func:`locked`, for a directory that is only read: the lock file is left as it is."""
+    """Whether a process is training in ``directory`` now. The lock file is left as it is."""
     try:
         descriptor = os.open(directory / ".lock", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -156,7 +164,7 @@ def find(run: str | Path) -> Path:
 
 def _name_of(path: Path) -> str | None:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = strict_json.parse(files.read(path))
     except (OSError, ValueError):
         return None
     return content.get("name") if isinstance(content, dict) else None

@@ -8,17 +8,38 @@ and renamed, and the folder is synced, because a rename that the disk has not se
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
+import stat
+from collections.abc import Iterable
 from pathlib import Path
+
+
+def read(path: Path, largest: int = 2**28) -> bytes:
+    """The content of a file. Raises OSError, also for a link, a pipe, and more than ``largest`` bytes."""
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    with open(path, "rb", opener=lambda name, _: os.open(name, flags)) as file:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        if found.st_size > largest:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
+        return file.read()
 
 
 def write(path: Path, content: bytes, *, synced: bool = True) -> None:
     """Create ``path`` with ``content`` and sync it. Raises OSError, also where a link has the name."""
+    write_pieces(path, [content], synced=synced)
+
+
+def write_pieces(path: Path, pieces: Iterable[bytes | memoryview], *, synced: bool = True) -> None:
+    """The same with content that comes piece by piece."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
     descriptor = os.open(path, flags, 0o666)
     try:
-        _write_all(descriptor, content)
+        for piece in pieces:
+            _write_all(descriptor, piece)
         if synced:
             os.fsync(descriptor)
     finally:
@@ -87,7 +108,7 @@ def remove_folder(folder: Path) -> None:
     shutil.rmtree(hidden, ignore_errors=True)
 
 
-def _write_all(descriptor: int, content: bytes) -> None:
+def _write_all(descriptor: int, content: bytes | memoryview) -> None:
     view = memoryview(content)
     while view:
         view = view[os.write(descriptor, view) :]

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import mmap
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from trainctl.errors import ConfigError
+from trainctl.runs import strict_json
 
 _TAIL = 2**16
 _BLOCK = 2**20
+_LONGEST = 2**26
+_EVALUATION = b'"samples_per_second"'
 
 
 def newest(path: Path) -> Mapping[str, Any]:
@@ -26,11 +28,7 @@ def newest(path: Path) -> Mapping[str, Any]:
     except OSError:
         return {}
     for line in reversed(lines):
-        try:
-            values = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(values, dict):
+        if isinstance(values := _parsed(line), dict):
             return values
     return {}
 
@@ -48,7 +46,7 @@ def training_seconds(path: Path, settings: Mapping[str, Any]) -> float | None:
     total, before = 0.0, 0
     for values in evaluations(path):
         step, speed = values.get("step"), values.get("samples_per_second")
-        if type(step) is not int or not isinstance(speed, int | float) or speed <= 0:
+        if type(step) is not int or not isinstance(speed, int | float) or not 0 < speed < math.inf:
             return None
         total += max(0, step - before) * batch * batches / speed
         before = step
@@ -56,22 +54,35 @@ def training_seconds(path: Path, settings: Mapping[str, Any]) -> float | None:
 
 
 def evaluations(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a ``metrics.jsonl`` that hold an evaluation on the validation split."""
+    """The lines of a ``metrics.jsonl`` that hold an evaluation on the validation split.
+
+    Raises ConfigError as :func:`rows`.
+    """
     try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            at = content.find(b'"samples_per_second"')
-            while at >= 0:
-                end = content.find(b"\n", at)
-                line = content[content.rfind(b"\n", 0, at) + 1 : end if end >= 0 else len(content)]
-                try:
-                    values = json.loads(line)
-                except ValueError:
-                    values = None
-                if isinstance(values, dict):
-                    yield values
-                at = content.find(b'"samples_per_second"', max(end, at + 1))
-    except (OSError, ValueError):  # absent or empty
+        # Not mapped into memory: a run that is resumed meanwhile makes the file shorter.
+        with path.open("rb") as file:
+            for content in _blocks(file):
+                at = content.find(_EVALUATION)
+                while at >= 0:
+                    end = content.find(b"\n", at)
+                    end = len(content) if end < 0 else end
+                    values = _parsed(content[content.rfind(b"\n", 0, at) + 1 : end])
+                    if isinstance(values, dict):
+                        yield values
+                    at = content.find(_EVALUATION, max(end, at + 1))
+    except OSError:
         return
+
+
+def _blocks(file: BinaryIO, size: float = math.inf) -> Iterator[bytes]:
+    """The first ``size`` bytes in blocks of whole lines; the last line may lack its end."""
+    while size > 0 and (block := file.read(int(min(_BLOCK, size)))):
+        if not block.endswith(b"\n"):
+            block += file.readline(_LONGEST)
+            if len(block) > _LONGEST and not block.endswith(b"\n"):
+                raise ConfigError(f"{file.name} is damaged: a line is longer than {_LONGEST} bytes")
+        size -= len(block)
+        yield block
 
 
 def rows(
@@ -80,7 +91,7 @@ def rows(
     """Every line of a ``metrics.jsonl`` in order, None for a damaged one.
 
     A last line that a kill has cut off is left out. Lines are parsed a block at a time: that takes a third of
-    the time of one by one. Raises OSError where the file cannot be read.
+    the time of one by one. Raises OSError where the file cannot be read, ConfigError for an endless line.
 
     Args:
         size: read the first ``size`` bytes only.
@@ -89,13 +100,9 @@ def rows(
     with path.open("rb") as file:
         stride, number = 1, 0
         if most_steps is not None:
-            stride = max(1, sum(1 for _ in file) // most_steps)
+            stride = max(1, sum(block.count(b"\n") for block in _blocks(file)) // most_steps)
             file.seek(0)
-        left = os.fstat(file.fileno()).st_size if size is None else size
-        while left > 0 and (block := file.read(min(_BLOCK, left))):
-            if not block.endswith(b"\n"):
-                block += file.readline()
-            left -= len(block)
+        for block in _blocks(file, os.fstat(file.fileno()).st_size if size is None else size):
             *lines, unfinished = block.split(b"\n")
             if _parsed(unfinished) is not None:
                 lines.append(unfinished)
@@ -135,8 +142,9 @@ def recorded(path: Path) -> Recorded:
 
 def _parse_lines(lines: Sequence[bytes]) -> list[dict[str, Any] | None]:
     try:
-        values = json.loads(b"[" + b",".join(lines) + b"]")
-    except (ValueError, RecursionError):
+        block = b"[" + b",".join(lines) + b"]"
+        values = strict_json.parse(block, strict_json.DEEPEST + len(lines))
+    except ValueError:
         values = []
     if len(values) != len(lines):
         values = [_parsed(line) for line in lines]
@@ -145,6 +153,6 @@ def _parse_lines(lines: Sequence[bytes]) -> list[dict[str, Any] | None]:
 
 def _parsed(line: bytes) -> Any:
     try:
-        return json.loads(line)
-    except (ValueError, RecursionError):
+        return strict_json.parse(line)
+    except ValueError:
         return None

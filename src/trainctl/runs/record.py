@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import stat
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from trainctl.errors import ConfigError, UnsafeInputError, storage_error
-from trainctl.runs import files
+from trainctl.runs import files, strict_json
 
 RUN_VERSION = 1
 # The names of a run's files, and the largest size of those that are read whole; old ones hold a Git diff.
@@ -25,8 +26,8 @@ _FILES: Mapping[str, float] = {
     "git.diff": math.inf,
     ".lock": math.inf,
 }
-_FOLDERS = ("checkpoints", "capsules", "profile")
-_DEEPEST = 100
+_FOLDERS = ("checkpoints", "capsules", "profile", "tensorboard")
+_WHOLE_NUMBER = re.compile("[-+]?([0-9][0-9_:]*|0[box][0-9a-f_]+)", re.IGNORECASE)
 
 
 def now() -> str:
@@ -98,7 +99,7 @@ def read_record(directory: Path) -> dict[str, Any]:
     path = directory / "run.json"
     _refuse_foreign(directory)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = strict_json.parse(path.read_bytes())
     except FileNotFoundError:
         if (directory / "sweep.json").is_file():
             raise ConfigError(
@@ -108,7 +109,7 @@ def read_record(directory: Path) -> dict[str, Any]:
         raise ConfigError(
             f"{directory}: there is no run here", "give a directory that contains run.json"
         ) from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ConfigError(f"{path} is not valid: {error}") from None
     if not isinstance(content, dict) or content.get("version") != RUN_VERSION:
         raise ConfigError(f"{path}: version must be {RUN_VERSION}")
@@ -149,7 +150,8 @@ def _refuse_foreign(directory: Path) -> None:
 
 
 def refuse_nested_yaml(content: bytes, where: str) -> None:
-    """Raise UnsafeInputError for YAML that uses aliases or nests deeply: reading it may exhaust the memory.
+    """Raise UnsafeInputError for YAML that uses aliases, nests deeply or has numbers of many digits: reading
+    it may exhaust the memory.
 
     Raises ConfigError for invalid YAML. ``where`` names the source in the message.
     """
@@ -159,14 +161,21 @@ def refuse_nested_yaml(content: bytes, where: str) -> None:
     try:
         for event in yaml.parse(content, parser):
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if isinstance(event, yaml.AliasEvent) or depth > _DEEPEST:
+            if isinstance(event, yaml.AliasEvent) or depth > strict_json.DEEPEST:
                 raise UnsafeInputError(
-                    f"{where} has YAML aliases or is nested deeper than {_DEEPEST} levels",
+                    f"{where} has YAML aliases or is nested deeper than {strict_json.DEEPEST} levels",
                     "trainctl did not write it",
                 )
+            if isinstance(event, yaml.ScalarEvent) and event.implicit[0] and _too_long(event.value):
+                raise ConfigError(f"{where} has a whole number of {len(event.value)} digits")
     except (yaml.YAMLError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise ConfigError(f"{where} is not valid: {reason}", "give a run directory") from None
+
+
+def _too_long(scalar: str) -> bool:
+    """Whether YAML may read a whole number that fits no float."""
+    return len(scalar) > strict_json.DIGITS and _WHOLE_NUMBER.fullmatch(scalar) is not None
 
 
 def _usable_environment(value: Any) -> bool:
@@ -174,14 +183,17 @@ def _usable_environment(value: Any) -> bool:
         return True
     if not isinstance(value, dict):
         return False
-    threads, stored = value.get("threads"), value.get("plugins") or []
-    return (threads is None or (type(threads) is int and 1 <= threads <= _MOST_THREADS)) and (
-        isinstance(stored, list)
-        and all(
-            isinstance(each, dict)
-            and all(isinstance(each.get(key), str) for key in ("name", "path", "sha256"))
-            for each in stored
-        )
+    threads = value.get("threads")
+    return (threads is None or (type(threads) is int and 1 <= threads <= _MOST_THREADS)) and usable_plugins(
+        value.get("plugins") or []
+    )
+
+
+def usable_plugins(stored: Any) -> bool:
+    """Whether this is a list of plugin files as it is stored."""
+    return isinstance(stored, list) and all(
+        isinstance(each, dict) and all(isinstance(each.get(key), str) for key in ("name", "path", "sha256"))
+        for each in stored
     )
 
 

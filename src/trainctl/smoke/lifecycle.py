@@ -26,7 +26,7 @@ from trainctl.inference.export import FORMATS, export, require
 from trainctl.inference.trained_run import Trained, load_run
 from trainctl.registry import plugins
 from trainctl.runs import metrics_file
-from trainctl.runs.directory import claim
+from trainctl.runs.directory import claim, lock
 from trainctl.runs.record import read_record
 from trainctl.smoke.case_builder import CaseBuilder, SkippedError
 from trainctl.smoke.predicting import check_predictions
@@ -177,12 +177,13 @@ class LifecycleTest(CaseBuilder):
 
     def _resume(self) -> None:
         self._refuse_unresumable()
-        request = make_request(self._killed, [], command=_COMMAND)
-        if request is None:
-            raise _FailedError("the killed run is recorded as finished")
-        if request.resumed is None or request.resumed.content.step != 1:
-            raise _FailedError("it does not resume from the checkpoint of its first step")
-        _finished(replace(request, latest=False))
+        with lock(self._killed):
+            request = make_request(self._killed, [], command=_COMMAND)
+            if request is None:
+                raise _FailedError("the killed run is recorded as finished")
+            if request.resumed is None or request.resumed.content.step != 1:
+                raise _FailedError("it does not resume from the checkpoint of its first step")
+            _finished(replace(request, latest=False))
 
     def _compare(self) -> None:
         """Losses, evaluation and last checkpoint equal those of the uninterrupted run to the last bit."""

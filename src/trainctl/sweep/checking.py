@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from trainctl.config.sweep_jobs import compose_jobs
 from trainctl.errors import ConfigError, Problem
 from trainctl.registry import plugins
 from trainctl.sweep.ledger import Job
+from trainctl.training.interrupts import held_back
 
 NOT_IN_KEY = ("display", "sweep", "checkpoint", "name", "tracker", "pictures", "profile")
 """Top-level keys that do not change the result of a run."""
@@ -50,7 +51,7 @@ def check_all(composer: Composer, asked: Sequence[Sequence[str]]) -> Checked:
     problems: Counter[Problem] = Counter()
     found: dict[str, tuple[int, Composed]] = {}
     notices, sweep_settings = [], set()
-    for number, composed in enumerate(compose_jobs(composer, asked)):
+    for number, composed in enumerate(_between_signals(compose_jobs(composer, asked))):
         if isinstance(composed, ConfigError):
             problems.update(composed.problems)
             continue
@@ -80,6 +81,16 @@ def check_all(composer: Composer, asked: Sequence[Sequence[str]]) -> Checked:
         for number, (key, composed) in enumerate(zip(found, kept, strict=True))
     ]
     return Checked(jobs, [composed.config for composed in kept], notices)
+
+
+def _between_signals(composing: Iterator[Composed | ConfigError]) -> Iterator[Composed | ConfigError]:
+    """Each job; a signal waits until the next one is there, which would be taken for wrong."""
+    while True:
+        with held_back():
+            composed = next(composing, None)
+        if composed is None:
+            return
+        yield composed
 
 
 def make_job(composed: Composed, key: str, number: int, name: str) -> Job:

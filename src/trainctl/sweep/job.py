@@ -12,11 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+from trainctl.config.connections import refuse_connections
 from trainctl.config.stored_config import parse_config
 from trainctl.errors import (
     CheckpointError,
     ConfigError,
-    DirectoryTakenError,
     InterruptedRunError,
     TrainctlError,
 )
@@ -107,13 +107,15 @@ def _train(
 
 
 class _Attempt:
-    """One try at a job: its row says ``running`` until :meth:`end`."""
+    """One try at a job: until :meth:`end` its row says ``running``, and the lock of a run that it resumes is
+    held."""
 
     def __init__(self, ledger: Ledger, job: Job, before: Row, display: Display | None, every: float) -> None:
         self._ledger, self._job = ledger, job
         self.directory = ledger.directory_of(job)
         self._failed_with = before.exit_code if before.state == "failed" else None
         self._started = time.monotonic()
+        self._held = contextlib.ExitStack()  # the lock of a run that is resumed
         row = here(Row(state="running", attempts=before.attempts + 1, started=now(), step=before.step))
         ledger.write(job, row)
         self.heartbeat = Heartbeat(ledger, job, row, display, every)
@@ -123,19 +125,23 @@ class _Attempt:
         from the start; None if the run is finished. What an earlier attempt left is renamed, not deleted."""
         job, directory = self._job, self.directory
         hooks = pruning_hooks(self._ledger, job)
-        if (directory / "run.json").exists():
-            _wait_for(directory)
-            if self._failed_with not in CERTAIN_TO_FAIL_AGAIN:
-                try:
-                    request = make_request(directory, [], command=command, trust_plugins=trust_plugins)
-                    return request and replace(request, latest=False, hooks=hooks, draw=draw)
-                except (CheckpointError, ConfigError) as error:
-                    log.info("job %d starts anew: %s", job.number, error)
-        if directory.exists() and any(directory.iterdir()):
-            _set_aside(directory)
+        with contextlib.ExitStack() as held:
+            if (directory / "run.json").exists():
+                # The workers of a sweep that was killed still save.
+                held.enter_context(lock(directory, wait=_WAIT_FOR_LOCK))
+                if self._failed_with not in CERTAIN_TO_FAIL_AGAIN:
+                    try:
+                        request = make_request(directory, [], command=command, trust_plugins=trust_plugins)
+                        self._held = held.pop_all()
+                        return request and replace(request, latest=False, hooks=hooks, draw=draw)
+                    except (CheckpointError, ConfigError) as error:
+                        log.info("job %d starts anew: %s", job.number, error)
+            if directory.exists() and any(directory.iterdir()):
+                _set_aside(directory)
         config = parse_config(
             job.files["config.yaml"], f"job {job.number}", lambda named: None, self._ledger.directory
         )
+        refuse_connections(config, directory, trust_plugins=trust_plugins)
         claim(directory, named=True)
         return Request(
             config, job.files, directory, job.notices, command, latest=False, hooks=hooks, draw=draw
@@ -158,7 +164,8 @@ class _Attempt:
         else:
             values = {"state": "done", "exit_code": 0, "reason": result.get("reason")}
         seconds = round(time.monotonic() - self._started, 3)
-        self._ledger.write(self._job, here(self.heartbeat.row, **values, ended=now(), seconds=seconds))
+        with self._held:
+            self._ledger.write(self._job, here(self.heartbeat.row, **values, ended=now(), seconds=seconds))
         return stopped
 
 
@@ -208,19 +215,6 @@ class Heartbeat:
         self._thread.join()
         if self._source is not None:
             self._write()
-
-
-def _wait_for(directory: Path) -> None:
-    """Wait for a process that is about to end: the workers of a sweep that was killed still save."""
-    until = time.monotonic() + _WAIT_FOR_LOCK
-    while True:
-        try:
-            with lock(directory):
-                return
-        except DirectoryTakenError:
-            if time.monotonic() > until:
-                raise
-            time.sleep(0.2)
 
 
 def _set_aside(directory: Path) -> None:

@@ -13,15 +13,15 @@ import json
 import os
 import platform
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from trainctl.errors import ConfigError, DirectoryTakenError, TrainctlError, UnsafeInputError
-from trainctl.runs import files
+from trainctl.runs import files, strict_json
 from trainctl.runs.directory import lock
-from trainctl.runs.record import now, read_record
+from trainctl.runs.record import now, read_record, usable_plugins
 
 SWEEP_VERSION = 1
 STORED_FILES = ("config.yaml", "overrides.yaml")
@@ -114,19 +114,25 @@ class Ledger:
         self.values.update(values)
         files.replace(self.directory / "sweep.json", (json.dumps(self.values, indent=2) + "\n").encode())
 
+    def needed(self, *keys: str) -> list[Any]:
+        """The values of these keys of ``sweep.json``. Raises ConfigError for one that is missing."""
+        if missing := [key for key in keys if key not in self.values]:
+            raise ConfigError(f"{self.directory / 'sweep.json'} is not valid: it lacks {missing[0]}")
+        return [self.values[key] for key in keys]
+
     # ------------------------------------------------------------------- jobs
 
     def jobs(self) -> list[Job]:
         """All jobs, by number. A last line that a kill has cut short does not count."""
         path = self.directory / "jobs.jsonl"
-        lines = path.read_bytes().split(b"\n") if path.exists() else []
+        lines = _read(path).split(b"\n") if path.exists() else []
         jobs = []
         for number, line in enumerate(lines[:-1], start=1):
             try:
-                values = json.loads(line)
+                values = strict_json.parse(line)
                 values["words"], values["notices"] = tuple(values["words"]), tuple(values["notices"])
                 jobs.append(Job(**values))
-            except (ValueError, KeyError, TypeError, RecursionError) as error:
+            except (ValueError, KeyError, TypeError) as error:
                 raise ConfigError(f"{path} is damaged in line {number}: {error}") from None
             self._refuse_foreign(jobs[-1], number, f"{path} line {number}")
         return jobs
@@ -165,13 +171,14 @@ class Ledger:
         return self.directory / "ledger" / f"{job.number}.json"
 
     def stored(self, job: Job) -> Row:
-        """The row as it was last written."""
-        try:
-            values = json.loads(self._path(job).read_bytes())
+        """The row as it was last written; for a damaged one that of a waiting job, with the reason."""
+        path = self._path(job)
+        with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
+            values = strict_json.parse(files.read(path))
             row = Row(**{key: value for key, value in values.items() if key in Row.__dataclass_fields__})
-            return row if _is_usable(row) else Row()
-        except (OSError, ValueError, TypeError, AttributeError, RecursionError):
-            return Row()
+            if _is_usable(row):
+                return row
+        return Row(reason=f"{path} is damaged" if os.path.lexists(path) else None)
 
     def write(self, job: Job, row: Row) -> None:
         """Replace the row; it is on the disk when this returns."""
@@ -259,18 +266,58 @@ def _alive(row: Row) -> bool:
     return time.time() - (row.beat or 0.0) < SILENT_AFTER
 
 
+def _read(path: Path) -> bytes:
+    try:
+        return files.read(path, 2**34)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ConfigError(f"{path} is not valid: {error.strerror}") from None
+
+
 def _read_sweep(directory: Path) -> dict[str, Any]:
     path = directory / "sweep.json"
-    for name in ("sweep.json", "jobs.jsonl", "ledger"):
-        if (directory / name).is_symlink():
-            target = (directory / name).readlink()
-            raise UnsafeInputError(f"{directory / name} is a link to {target}", _NO_LINKS)
+    own = [directory / name for name in ("sweep.json", "jobs.jsonl", "ledger")]
+    for each in (*own, *directory.glob("worker-*.log")):
+        if each.is_symlink():
+            raise UnsafeInputError(f"{each} is a link to {each.readlink()}", _NO_LINKS)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = strict_json.parse(_read(path))
     except FileNotFoundError:
         raise ConfigError(f"{directory}: not a sweep", "give a directory that holds sweep.json") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{path} is not valid: {error}") from None
     if not isinstance(content, dict) or content.get("version") != SWEEP_VERSION:
         raise ConfigError(f"{path}: version must be {SWEEP_VERSION}")
+    for key, usable in _USABLE.items():
+        if key in content and not usable(content[key]):
+            raise ConfigError(f"{path} is not valid: {key} is damaged")
     return content
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_text_or_none(value: Any) -> bool:
+    return isinstance(value, str | None)
+
+
+def _is_search(value: Any) -> bool:
+    """Whether these are the settings of a search, if any, with the entries for composing its configs."""
+    return not value or (
+        isinstance(value, dict)
+        and all(key in value and _USABLE[key](value[key]) for key in ("folder", "config_dir", "config_name"))
+    )
+
+
+_USABLE: Mapping[str, Callable[[Any], bool]] = {
+    "command": _is_text,
+    "launcher": _is_text,
+    "words": lambda value: isinstance(value, list) and all(map(_is_text, value)),
+    "plugins": usable_plugins,
+    "search": _is_search,
+    "folder": _is_text,
+    "config_dir": _is_text_or_none,
+    "config_name": _is_text_or_none,
+}

@@ -223,7 +223,7 @@ class Sweep:
         except TrainctlError:
             raise
         except Exception as error:
-            log.error("hydra/launcher=%s failed", self.launcher, exc_info=error)
+            log.info("hydra/launcher=%s failed", self.launcher, exc_info=error)
             said = str(error).strip().partition("\n")[0]
             raise LauncherError(
                 f"hydra/launcher={self.launcher} failed: {type(error).__name__}: {said}",

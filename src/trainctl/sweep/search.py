@@ -90,7 +90,7 @@ def resume_search(ledger: Ledger, *, command: str, trust_plugins: bool, reporter
     require_own(ledger, "a search", trust_plugins=trust_plugins)
     stored = ledger.values.get("plugins") or []
     trust.checker(ledger.directory, trust_plugins=trust_plugins)([entry["name"] for entry in stored])
-    known, words = ledger.values["search"], ledger.values["words"]
+    known, words, _ = ledger.needed("search", "words", "launcher")
     if stored:
         require_folder(ledger, known, "its plugins are in")
     with collector_paused():

@@ -140,7 +140,7 @@ def _resume(ledger: Ledger, command: str, trust_plugins: bool, reporter: Reporte
         if launcher not in OWN_LAUNCHERS:
             require_own(ledger, f"hydra/launcher={launcher}", trust_plugins=trust_plugins)
             require_folder(ledger, ledger.values, f"hydra/launcher={launcher} is configured in")
-            composer = Composer(ledger.values["config_dir"], ledger.values["config_name"])
+            composer = Composer(*ledger.needed("config_dir", "config_name"))
         # One config has the settings of the sweep; grouping the jobs of a fused one takes the config of each.
         needed = left if launcher == "fused" else left[:1] or jobs[:1]
         configs = {
@@ -153,4 +153,4 @@ def _resume(ledger: Ledger, command: str, trust_plugins: bool, reporter: Reporte
         return 0
     known = [configs.get(job.number) or next(iter(configs.values())) for job in jobs]
     current = Sweep(ledger, jobs, known, command, launcher, reporter, trust_plugins=trust_plugins)
-    return current.run(composer, ledger.values["words"])
+    return current.run(composer, ledger.needed("words")[0] if composer else ())

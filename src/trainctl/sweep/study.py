@@ -25,13 +25,15 @@ from optuna.storages.journal import BaseJournalBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from trainctl.errors import ConfigError
-from trainctl.runs import files
+from trainctl.runs import files, strict_json
 from trainctl.sweep.space import Choice, Domain, Space
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 FILE = "search.jsonl"
 _NAME = "search"
+# What optuna raises for a journal that it has not written.
+_DAMAGED = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
 
 
 class Study:
@@ -57,8 +59,9 @@ class Study:
             storage = JournalStorage(self._journal)
             begin = optuna.load_study if storage.get_all_studies() else optuna.create_study
             self._study = begin(storage=storage, study_name=_NAME)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ConfigError(f"{directory / FILE} is damaged: {error}", "start another search") from error
+        except _DAMAGED as error:
+            reason = str(error) or type(error).__name__
+            raise ConfigError(f"{directory / FILE} is damaged: {reason}", "start another search") from error
 
     def _trials(self, *states: TrialState) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False, states=states or None)
@@ -200,7 +203,7 @@ class _Journal(BaseJournalBackend):
 
     def read_logs(self, log_number_from: int) -> Iterable[dict[str, Any]]:
         lines = self._path.read_bytes().split(b"\n")[:-1]
-        return [json.loads(line) for line in lines[log_number_from:]]
+        return [strict_json.parse(line) for line in lines[log_number_from:]]
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         self._log.write(b"".join(json.dumps(log, separators=(",", ":")).encode() + b"\n" for log in logs))

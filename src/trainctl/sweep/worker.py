@@ -79,6 +79,8 @@ def work(
                     run_jobs(ledger, asked, command, draw=draw, trust_plugins=trust_plugins, sharing=sharing)
             finally:
                 busy.clear()
+        if _is_cuda_broken():
+            return  # the jobs have their rows; the pool starts another process for the next ones
         with contextlib.suppress(OSError):
             pipe.send(order)
 
@@ -94,6 +96,17 @@ def _listen(pipe: Connection, orders: queue.Queue[list[int] | None], busy: threa
             if busy.is_set():
                 os.kill(os.getpid(), signal.SIGTERM)
         orders.put(order)
+
+
+def _is_cuda_broken() -> bool:
+    """Whether a kernel has failed, after which the device refuses all else that this process asks of it."""
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return False
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        return True
+    return False
 
 
 def count_gpus() -> int:

@@ -6,10 +6,12 @@ No torch in this process: a string names the function that a worker runs, ``pack
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import math
 import multiprocessing
 import os
+import resource
 import signal
 import sys
 import tempfile
@@ -23,10 +25,11 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from trainctl.errors import StorageError
+from trainctl.errors import StorageError, lacks_memory, storage_error
 
 # The resource tracker, which starts with the server, would warn of the semaphores of killed processes.
 _QUIET = "ignore:resource_tracker:UserWarning"
+_OPEN_FILES, _OPEN_FILES_A_WORKER = 32, 8
 _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND
 
 
@@ -45,6 +48,8 @@ def start_server(preload: str = "trainctl.sweep.worker") -> None:
     try:
         forkserver.ensure_running()
     except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise storage_error(error, "starting worker processes") from error
         # The path of the socket may have 108 characters.
         raise StorageError(
             f"starting worker processes failed in {tempfile.gettempdir()}: {error}",
@@ -102,9 +107,9 @@ def _run(
         result = getattr(importlib.import_module(module), function)(*arguments)
         if answer is not None:
             answer.send(result)
-    except BaseException:
+    except BaseException as error:
         traceback.print_exc()
-        code = 1
+        code = errno.ENOMEM if lacks_memory(error) else 1
     with contextlib.suppress(OSError):
         sys.stdout.flush()
         sys.stderr.flush()
@@ -140,9 +145,25 @@ def ask(
 
 def _how_it_ended(process: BaseProcess) -> str:
     code = process.exitcode or 0
+    if code == errno.ENOMEM:
+        return "lacked memory to load torch (see ulimit -v)"
     if code >= 0:
         return f"ended with exit code {code}"
     return f"was killed by signal {-code}{' (out of memory?)' if code == -signal.SIGKILL else ''}"
+
+
+def _allow_open_files(workers: int) -> None:
+    """Raise StorageError where this process may not open the files that so many workers take: starting them
+    would fail in the middle."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = _OPEN_FILES + _OPEN_FILES_A_WORKER * workers
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise StorageError(
+            f"{workers} worker processes may need {needed} open files, {hard} are allowed",
+            "allow more: ulimit -n 1024; or start fewer workers",
+        )
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 class Worker:
@@ -186,6 +207,7 @@ class WorkerPool(ABC):
     """
 
     def __init__(self, count: int, too_long: float = math.inf) -> None:
+        _allow_open_files(count)
         self.count, self.too_long = count, too_long
         self.workers: dict[int, Worker] = {}
 

@@ -17,6 +17,7 @@ from trainctl.checkpoint.format import CheckpointData
 from trainctl.components.optimizers._lean import stock_classes
 from trainctl.config.settings import Config, Train
 from trainctl.data import preprocessing
+from trainctl.data.fingerprint import data_fingerprint, described_data, differences
 from trainctl.data.readout import RAW
 from trainctl.data.types import Data
 from trainctl.distributed.context import require_one_process
@@ -34,7 +35,7 @@ from trainctl.training.hooks.guard import Guard
 from trainctl.training.hooks.plateau import Plateau
 from trainctl.training.hooks.slow_steps import SlowSteps
 from trainctl.training.loop import fit
-from trainctl.training.prepare_data import Loaders, build_data, build_loaders, class_counts, data_fingerprint
+from trainctl.training.prepare_data import Loaders, build_data, build_loaders, class_counts
 from trainctl.training.run import Hook, Run
 from trainctl.training.steps.choose import Step, choose_step, unguarded_step
 from trainctl.training.targets import choose_readout, merged, prepare_targets, stored_readout
@@ -104,7 +105,7 @@ class Built:
         return str(getattr(loader, "note", type(loader).__name__))
 
     def data_fingerprint(self, epoch: int) -> str:
-        """SHA-256 of the training targets in the order of ``epoch``: another one means other data."""
+        """SHA-256 of the training targets in the order of ``epoch``: another one means another order."""
         if epoch not in self.fingerprints:
             self.fingerprints[epoch] = data_fingerprint(self.data, self.seed, epoch)
         return self.fingerprints[epoch]
@@ -113,12 +114,12 @@ class Built:
         """The parts of a checkpoint beside the model and the state, by name."""
         return {**self.run.parts(), "random": snapshot.RandomStates(self.device)}
 
-    def snapshot(self) -> CheckpointData:
-        """A copy of everything that decides how the run goes on."""
+    def snapshot(self, *, copied: bool = True) -> CheckpointData:
+        """Everything that decides how the run goes on; not ``copied``, it holds until the next step."""
         state = self.run.state
         fingerprint = self.data_fingerprint(state.epoch)
         plain = {**state.state_dict(), "data": self.described, "data_fingerprint": fingerprint}
-        return snapshot.take(self.run.result.state_dict(), plain, self.parts())
+        return snapshot.take(self.run.result.state_dict(), plain, self.parts(), copied=copied)
 
     def while_waiting(self, look: Callable[[], None]) -> None:
         """Have ``look`` called about once a second while the loop waits for a batch; it may raise."""
@@ -152,14 +153,15 @@ def build(
     if config.train.overfit_batches is not None:
         config = overfit.simplified(config)
     device = _prepare_device(config)
-    data = build_data(config.dataset) if data is None else data
+    begun = None if config.init_from is None else parameters.best_of(config.init_from)
+    data = _read_data(config, stored, begun) if data is None else data
     data.transform.to(device)  # the statistics it was fitted with, if it has any
     runtime.seed_everything(config.seed)
     criterion = _build_criterion(config, data, device)
     loop = construct(config.loop, config=config)
 
     runtime.seed_everything(config.seed)
-    model, start, notices = _build_model(config, data, device)
+    model, start, notices = _build_model(config, data, device, begun)
     with runtime.random_state_kept(device):
         data, merging = _prepare(config, data, criterion, loop, stored, start)
         metrics = choose_metrics(config.metrics, data)
@@ -180,8 +182,8 @@ def build(
     run.readout = (data.readout or RAW).on(device)
 
     batch = next(iter(loaders.train.batches()))
-    check_fit(config, model, criterion, batch, data)
     check_state(config, model)
+    check_fit(config, model, criterion, batch, data)
     check_batch_of_one(config, model, batch.inputs, len(loaders.train_split))
     threads = _choose_threads(config, run, batch)
     _attach(run, config, monitor, lower_is_better, plateau, threads)
@@ -229,15 +231,30 @@ def _prepare_device(config: Config) -> torch.device:
     return device
 
 
-def _build_model(config: Config, data: Data, device: torch.device) -> tuple[Any, Any, list[str]]:
+def _read_data(config: Config, stored: Any, begun: CheckpointData | None) -> Data:
+    """The dataset's data; as that of the run that is resumed, or in the order of columns of the run whose
+    weights this one starts from."""
+    if stored is not None:
+        return build_data(config.dataset, stored.get("reading"), stored)
+    reading = {} if begun is None else described_data(begun.state).get("reading") or {}
+    ordered = {**reading, "kind": "column order"} if reading.get("kind") == "table" else None
+    return build_data(config.dataset, ordered)
+
+
+def _build_model(
+    config: Config, data: Data, device: torch.device, begun: CheckpointData | None
+) -> tuple[Any, Any, list[str]]:
     """The model with its first values, on the device; the data of the run whose values it has, if it has them
     all; notices about them."""
     model = build_model(config.model, data.input_shape, data.output_size)
     start: Any = None
     notices: list[str] = []
-    if config.init_from is not None:
-        start, notice = parameters.copy_from(config.init_from, model)
+    if config.init_from is not None and begun is not None:
+        is_whole, notice = parameters.copy_from(config.init_from, begun.model, model)
+        start = described_data(begun.state) if is_whole else None
         notices.append(notice)
+        if found := differences(begun.state, data):
+            notices.append(f"init_from={config.init_from} was trained on other data: {'; '.join(found)}")
     if config.train.overfit_batches is not None:
         overfit.without_dropout(model)
     return model.to(device), start, notices
@@ -357,5 +374,6 @@ def _described(data: Data) -> dict[str, Any]:
         "classes": list(data.classes),
         "class_counts": None if counts is None else counts.tolist(),
         "target_scale": None if data.readout is None else data.readout.described(),
+        "fingerprint": dict(data.fingerprint),
         **preprocessing.describe(data),
     }

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.module import _EXTRA_STATE_KEY_SUFFIX
 
 from trainctl.components.tasks._base import task_named, task_of
 from trainctl.config.settings import Config
@@ -17,6 +18,11 @@ from trainctl.registry import DATASETS, TASKS
 from trainctl.registry.protocols import Batch, Criterion, Model, named_modules
 from trainctl.training.loop import evaluating
 from trainctl.training.runtime import random_state_kept
+
+_STORED = (
+    "bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "float8_e4m3fn",
+    "float8_e5m2", "float16", "bfloat16", "float32", "float64", "complex64",
+)  # fmt: skip
 
 
 def check_fit(config: Config, model: Model, criterion: Criterion, batch: Batch, data: Data) -> None:
@@ -34,6 +40,8 @@ def check_fit(config: Config, model: Model, criterion: Criterion, batch: Batch, 
     try:
         with evaluating(model), torch.no_grad():
             outputs = model(inputs)
+    except torch.OutOfMemoryError:
+        raise
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         reason = str(error).partition("\n")[0]
         raise ConfigError(
@@ -50,19 +58,26 @@ def check_fit(config: Config, model: Model, criterion: Criterion, batch: Batch, 
     except (RuntimeError, ValueError, IndexError, TypeError, UserWarning) as error:
         reason = str(error).partition("\n")[0]
         raise ConfigError(f"{_mismatch(config, outputs, targets)}: {reason}") from error
-    if loss.dim() != 0:
+    if not isinstance(loss, torch.Tensor) or loss.dim() != 0:
+        given = f"a value of shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else _kind(loss)
         raise ConfigError(
-            f"loss={config.loss.name} gives a value of shape {tuple(loss.shape)}, not one number",
+            f"loss={config.loss.name} gives {given}, not a tensor with one number",
             "a loss averages over the batch",
         )
     if isinstance(model, nn.Module):
-        _check_training(config, model, criterion, inputs, targets)
+        _check_training(config, model, criterion, inputs, targets, outputs.shape)
 
 
 def _check_training(
-    config: Config, model: nn.Module, criterion: Criterion, inputs: torch.Tensor, targets: torch.Tensor
+    config: Config,
+    model: nn.Module,
+    criterion: Criterion,
+    inputs: torch.Tensor,
+    targets: torch.Tensor,
+    shape: torch.Size,
 ) -> None:
-    """Raise ConfigError where the model in training mode gives no tensor, or a loss without a gradient."""
+    """Raise ConfigError where the model in training mode gives no tensor of the ``shape`` that it gives in
+    evaluation, or a loss without a gradient."""
     before = [buffer.clone() for buffer in model.buffers()]
     mode = model.training
     try:
@@ -70,6 +85,12 @@ def _check_training(
             model.train()
             outputs = model(inputs.clone())
             _refuse_no_tensor(config, outputs, " in training mode")
+            if outputs.shape != shape:
+                given, wanted = (_listed(tuple(each[1:])) for each in (outputs.shape, shape))
+                raise ConfigError(
+                    f"model={config.model.name} gives (N, {given}) in training mode, else (N, {wanted})",
+                    "both must be the same: what is trained is what is evaluated",
+                )
             loss = criterion(outputs, targets)
     except (RuntimeError, ValueError):
         return  # two samples may be too few for a layer that normalizes; the first step says what is wrong
@@ -87,22 +108,38 @@ def _check_training(
 
 def _refuse_no_tensor(config: Config, outputs: Any, when: str) -> None:
     if not isinstance(outputs, torch.Tensor):
-        raise ConfigError(f"model={config.model.name} returns {type(outputs).__name__}{when}, not one tensor")
+        raise ConfigError(f"model={config.model.name} returns {_kind(outputs)}{when}, not one tensor")
+
+
+def _kind(value: Any) -> str:
+    return "None" if value is None else f"a {type(value).__name__}"
 
 
 def check_state(config: Config, model: Model) -> None:
-    """Raise ConfigError for a state that no checkpoint can hold: safetensors has no complex128 either."""
-    for name, value in model.state_dict().items():
+    """Raise ConfigError for a state that no checkpoint can hold: what safetensors has no type for."""
+    state = model.state_dict()
+    for name, value in state.items():
         if not isinstance(value, torch.Tensor):
             raise ConfigError(
                 f"model={config.model.name}: its state {name} is {type(value).__name__}, not a tensor",
                 "keep it in a buffer instead of get_extra_state: checkpoints hold tensors only",
             )
-        if value.dtype == torch.complex128:
+        plain = value.layout == torch.strided and not (value.is_meta or value.is_nested)
+        if not plain or _type(value) not in _STORED:
+            kind = _type(value) if plain else f"a {value.layout} tensor on {value.device}"
             raise ConfigError(
-                f"model={config.model.name}: {name} is {_type(value)}, which a checkpoint cannot hold",
-                "use complex64, or a real and an imaginary part",
+                f"model={config.model.name}: {name} is {kind}, which a checkpoint cannot hold",
+                "complex64 can be stored, and a real and an imaginary part" if value.is_complex() else "",
             )
+
+    if any(name.endswith(_EXTRA_STATE_KEY_SUFFIX) for name in state):
+        try:
+            model.load_state_dict(state)
+        except RuntimeError as error:
+            raise ConfigError(
+                f"model={config.model.name} has a get_extra_state, and no set_extra_state that takes it back",
+                "keep it in a buffer",
+            ) from error
 
 
 def check_batch_of_one(config: Config, model: Model, inputs: torch.Tensor, samples: int) -> None:

@@ -22,7 +22,7 @@ from trainctl.training.steps.captured import WARM, CapturedStep, CudaGraph
 from trainctl.training.steps.choose import Step
 
 _ENOUGH = 200
-_ROUNDS, _STEPS = 3, 20
+_ROUNDS, _STEPS, _SECONDS = 3, 20, 0.2
 _WORTH = 0.95
 
 
@@ -116,13 +116,19 @@ def _measured(run: Run, plain: Callable[..., Tensor], batch: Batch) -> tuple[flo
         step(*arguments)
     if failures:
         raise RuntimeError(failures[0])
+
+    def seconds(taken: Callable[..., Tensor], steps: int) -> float:
+        graph.wait()
+        started = time.perf_counter()
+        for _ in range(steps):
+            taken(*arguments)
+        graph.wait()
+        return (time.perf_counter() - started) / steps
+
+    # A step of a large model may take a second: fewer of them tell the ways apart.
+    steps = max(1, min(_STEPS, int(_SECONDS / seconds(step, 1))))
     fastest: dict[Callable[..., Tensor], float] = {plain: float("inf"), step: float("inf")}
     for _ in range(_ROUNDS):
         for each in fastest:
-            graph.wait()
-            started = time.perf_counter()
-            for _ in range(_STEPS):
-                each(*arguments)
-            graph.wait()
-            fastest[each] = min(fastest[each], (time.perf_counter() - started) / _STEPS)
+            fastest[each] = min(fastest[each], seconds(each, steps))
     return fastest[plain], fastest[step]

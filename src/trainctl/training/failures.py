@@ -7,7 +7,8 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
-from trainctl.errors import ConfigError, StorageError, TrainctlError, storage_error
+from trainctl.errors import StorageError, TrainctlError, storage_error
+from trainctl.runs.directory import lock
 from trainctl.runs.record import RunRecord, now, read_record
 from trainctl.training.interrupts import Stopped
 
@@ -22,8 +23,9 @@ def line_of(error: Exception) -> str:
 
 
 def record_stop(directory: Path, error: BaseException) -> None:
-    """Write ``error`` into ``run.json`` for a run that was stopped before it could do so itself."""
-    with contextlib.suppress(ConfigError, OSError):
+    """Write ``error`` into ``run.json`` for a run that was stopped before it could do so itself; not where
+    another process trains in it by now."""
+    with contextlib.suppress(TrainctlError, OSError), lock(directory, wait=0):
         if read_record(directory).get("status") == "running":
             record_failure(RunRecord.again(directory), error)
 

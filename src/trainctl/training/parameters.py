@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from torch.nn.parameter import UninitializedParameter
 
-from trainctl.checkpoint.format import read_checkpoint
-from trainctl.checkpoint.retention import choose_checkpoint
+from trainctl.checkpoint.format import CheckpointData
+from trainctl.checkpoint.retention import read_chosen
 from trainctl.config.settings import Component, Config
-from trainctl.errors import ConfigError
+from trainctl.errors import CheckpointError, ConfigError
 from trainctl.registry import OPTIMIZERS
 from trainctl.registry.constraints import show
 from trainctl.registry.protocols import Model, named_modules
@@ -89,17 +91,21 @@ def refuse_lazy(model: Model, setting: str) -> None:
             )
 
 
-def copy_from(run: str, model: Model) -> tuple[Any, str]:
-    """Copy the best parameters of another run into ``model`` where name and shape agree.
+def best_of(run: str) -> CheckpointData:
+    """The best checkpoint of another run. Nothing of the run's config is executed."""
+    directory = find(run)
+    try:
+        return read_chosen(directory, read_record(directory), training=False)[1]
+    except CheckpointError as error:
+        raise CheckpointError(f"init_from={run}: {error}", "start from another run") from error
 
-    Returns the description of that run's data where all were copied, else None, and a notice.
 
-    Nothing of the run's config is executed. Raises ConfigError when nothing matches.
+def copy_from(run: str, stored: Mapping[str, Tensor], model: Model) -> tuple[bool, str]:
+    """Copy the parameters ``stored`` by another run into ``model`` where name and shape agree.
+
+    Returns whether all of the model's were copied, and a notice. Raises ConfigError when nothing matches.
     """
     refuse_lazy(model, f"init_from={run}")
-    directory = find(run)
-    content = read_checkpoint(choose_checkpoint(directory, read_record(directory)))
-    stored = content.model
     own = model.state_dict()
     fits = {
         name: tensor for name, tensor in stored.items() if name in own and own[name].shape == tensor.shape
@@ -107,12 +113,12 @@ def copy_from(run: str, model: Model) -> tuple[Any, str]:
     other = [name for name in own if name not in fits]
     if not fits:
         raise ConfigError(
-            f"init_from={run}: no tensor of {directory} has the name and shape of one of the model's",
+            f"init_from={run}: no tensor of that run has the name and shape of one of the model's",
             f"the model has: {_some(list(own))}",
         )
     model.load_state_dict(fits, strict=False)
     report = f"init_from={Path(run)}: {len(fits)} of {len(own)} tensors copied"
-    return None if other else content.state.get("data"), report + (f"; new: {_some(other)}" if other else "")
+    return not other, report + (f"; new: {_some(other)}" if other else "")
 
 
 def _some(names: list[str], limit: int = 12) -> str:

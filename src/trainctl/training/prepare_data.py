@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
 
 from trainctl.components.tasks._base import task_of, with_targets
 from trainctl.config.settings import Component, Config
 from trainctl.data.augmentation import make_augment
-from trainctl.data.sampler import epoch_order
+from trainctl.data.fingerprint import fingerprint
+from trainctl.data.preprocessing import make_transform
 from trainctl.data.types import AnySplit, Data, hold_out, limited
-from trainctl.errors import ConfigError
+from trainctl.errors import CheckpointError, ConfigError
 from trainctl.registry.protocols import Loader
 from trainctl.training.construct import construct
 from trainctl.training.hooks.overfit import first_samples
 
 
-def build_data(dataset: Component, like: Mapping[str, Any] | None = None) -> Data:
+def build_data(
+    dataset: Component, like: Mapping[str, Any] | None = None, trained: Mapping[str, Any] | None = None
+) -> Data:
     """The dataset's splits, validation held out, targets checked but not yet prepared for a loss.
 
-    ``like`` describes the data of a trained model, to be read the same way.
+    ``like`` is the ``reading`` of a trained model's data: this one is read the same way. ``trained``
+    describes the data of a run that goes on, whose means and deviations stay as they are.
     """
     data = construct(dataset, **({} if like is None else {"like": like}))
     if not isinstance(data, Data):
@@ -36,7 +40,27 @@ def build_data(dataset: Component, like: Mapping[str, Any] | None = None) -> Dat
     if data.val is None:
         data = hold_out(data, dataset.common["val"], dataset.common["split_seed"])
     data = limited(data, dataset.common.get("limit"))
-    return data if data.fit is None else replace(data, transform=data.fit(data.train))
+    data = replace(data, fingerprint=fingerprint(data))
+    return data if data.fit is None else replace(data, transform=_fitted(data, trained))
+
+
+def _fitted(data: Data, trained: Mapping[str, Any] | None) -> nn.Module:
+    """The transform with the statistics of the training split, or of the run that goes on.
+
+    On the same data both are the same; a run whose data was changed with ``--allow-change`` keeps its own.
+    """
+    assert data.fit is not None
+    fitted = data.fit(data.train)
+    stored = (trained or {}).get("transform")
+    if stored is None:
+        return fitted
+    try:
+        made = make_transform(stored)
+    except ValueError as error:
+        raise CheckpointError(f"the checkpoint holds {error}") from error
+    shapes, wanted = ([(key, each.shape) for key, each in part.named_buffers()] for part in (made, fitted))
+    # Of another shape, the model refuses the data.
+    return made if shapes == wanted else fitted
 
 
 @dataclass(frozen=True)
@@ -68,13 +92,6 @@ def build_loaders(config: Config, data: Data, device: torch.device) -> Loaders:
         for split in (val_split, test_split)
     )
     return Loaders(train, val, test, train_split)
-
-
-def data_fingerprint(data: Data, seed: int, epoch: int) -> str:
-    """SHA-256 of the training targets in the order that ``seed`` gives them in ``epoch``."""
-    order = epoch_order(len(data.train), seed, epoch)
-    targets = data.train.targets.cpu()[order].contiguous()
-    return hashlib.sha256(targets.numpy().tobytes()).hexdigest()
 
 
 def class_counts(data: Data) -> torch.Tensor | None:

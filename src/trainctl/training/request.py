@@ -12,7 +12,6 @@ from trainctl.config.config_diff import Change, require_allowed
 from trainctl.config.settings import Config
 from trainctl.errors import CheckpointError, ConfigError
 from trainctl.registry import COMPONENTS, trust
-from trainctl.runs.directory import lock
 from trainctl.runs.record import now, read_record
 from trainctl.training.startup import collector_paused, importing
 
@@ -33,20 +32,20 @@ class Resumed:
     Attributes:
         broken: newer checkpoints that are damaged, with the reason.
         changes: of the config, from here on.
+        allow_change: goes on where the data has changed, too.
     """
 
     checkpoint: Path
     content: CheckpointData
     broken: tuple[tuple[Path, str], ...] = ()
     changes: tuple[Change, ...] = ()
+    allow_change: bool = False
 
     def recorded(self, command: str) -> dict[str, Any]:
-        """The values of ``run.json`` that change."""
+        """The values of ``run.json`` that change: until the run ends, its checkpoints say what it reached."""
         return {
             "status": "running",
-            "exit_code": None,
-            "reason": None,
-            "ended": None,
+            **dict.fromkeys(("exit_code", "reason", "ended", "last", "best", "test")),
             "resumed": {
                 "at": now(),
                 "step": self.content.step,
@@ -72,7 +71,7 @@ class Request:
         directory: of the run, claimed already.
         notices: for the user, before the run.
         command: the command line as typed.
-        resumed: None for a new run.
+        resumed: None for a new run; else the caller holds the lock of the directory.
         latest: point ``outputs/latest`` at it.
         hooks: makes hooks that watch the run beside its own.
         draw: draws pictures at the end; None draws none.
@@ -104,16 +103,17 @@ def make_request(
 ) -> Request | None:
     """The request to resume the run in ``directory``; None if it is finished and nothing is changed.
 
+    The caller holds the lock of the directory, from before this until the run has ended: another process
+    could carry the run on after it was read.
+
     Raises ConfigError for a run or a change that cannot be resumed, CheckpointError without a usable
-    checkpoint, DirectoryTakenError while another process trains in it.
+    checkpoint.
     """
     with collector_paused():
         from trainctl.config.changed_config import change_config
+        from trainctl.config.connections import refuse_connections
 
-        record = _read_record(directory)
-        # The lock comes before anything else is read: another process may be writing.
-        with lock(directory):
-            pass
+        record = read_run(directory)
         if not (directory / "config.yaml").is_file():
             raise _no_checkpoint(directory, record)
         environment = record.get("environment") or {}
@@ -121,6 +121,7 @@ def make_request(
         trusted = trust.checker(directory, trust_plugins=trust_plugins)
         asked = change_config(directory, overrides, trusted)
         require_allowed(asked.changes, allowed=allow_change)
+        refuse_connections(asked.config, directory, overrides, trust_plugins=trust_plugins)
     if record.get("status") == "done" and not asked.changes:
         return None
     with importing():
@@ -135,14 +136,15 @@ def make_request(
         raise _no_checkpoint(directory, record)
     path, content, broken = newest_valid(directory / "checkpoints")
     asked = asked.from_checkpoint(content.step, environment.get("threads"))
-    resumed = Resumed(path, content, tuple(broken), tuple(asked.changes))
+    resumed = Resumed(path, content, tuple(broken), tuple(asked.changes), allow_change)
     # The checkpoint has the weights of init_from; that run may be gone, and `last` is another one.
     config = replace(asked.config, init_from=None)
     return Request(config, asked.files, directory, (), command, resumed)
 
 
-def _read_record(directory: Path) -> dict[str, Any]:
-    """Raises CheckpointError for a damaged record, as a kill at the very start leaves it."""
+def read_run(directory: Path) -> dict[str, Any]:
+    """The ``run.json`` of a run to resume. Raises CheckpointError for a damaged one, as a kill at the very
+    start leaves it."""
     try:
         return read_record(directory)
     except ConfigError as error:

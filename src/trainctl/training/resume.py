@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import math
+import traceback
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from itertools import count
@@ -11,32 +15,46 @@ from pathlib import Path
 from typing import Any
 
 from trainctl.checkpoint import snapshot
-from trainctl.checkpoint.format import CheckpointData
+from trainctl.checkpoint.format import CheckpointData, folder_name, verify_checkpoint
 from trainctl.config.config_diff import Change
+from trainctl.data.fingerprint import differences, refusal
 from trainctl.errors import CheckpointError, ConfigError
 from trainctl.runs import files
+from trainctl.runs.record import RunRecord
 from trainctl.training.build import Built
 from trainctl.training.hooks.plateau import Plateau
 from trainctl.training.request import Resumed
 
-_COUNTS = ("step", "epoch", "position", "evaluated", "num_bad_epochs", "skipped")
+log = logging.getLogger("trainctl")
+# What restores a state, or works on one.
+_STATEFUL = (
+    "torch.optim.", "trainctl.training.hooks.", "trainctl.components.optimizers.",
+    "trainctl.components.schedulers.",
+)  # fmt: skip
 # A setting that brings a part into the run, or takes it out.
 _PART_OF = {"train.ema": "ema", "train.overfit_batches": "overfit", "scheduler.": "plateau"}
 _COURSE = ("train.epochs", "train.max_steps", "train.batch_size", "train.accumulate", "optim.lr")
 
 
 def resume(
-    built: Built, content: CheckpointData, changes: Sequence[Change] = (), detached: Sequence[str] = ()
-) -> None:
-    """Restore ``built`` from ``content``, with ``changes`` from here on.
+    built: Built,
+    content: CheckpointData,
+    changes: Sequence[Change] = (),
+    detached: Sequence[str] = (),
+    *,
+    allow_change: bool = False,
+) -> list[str]:
+    """Restore ``built`` from ``content``, with ``changes`` from here on; returns how the data differs.
 
-    ``detached`` are names of hooks that are in the checkpoint, but not in ``built``.
+    ``detached`` are names of hooks that are in the checkpoint, but not in ``built``. ``allow_change`` goes on
+    with other data.
 
     Raises ConfigError for other data, another model, or a change that cannot be made.
     """
     run, keys = built.run, [change.key for change in changes]
     _check_state(content)
-    check_data(built, content, allowed=any(change.key.startswith(("dataset.", "seed")) for change in changes))
+    allowed = allow_change or any(change.key.startswith(("dataset.", "seed")) for change in changes)
+    found = check_data(built, content, allowed=allowed)
     fresh = [
         {key: value for key, value in group.items() if key != "params"}
         for group in run.optimizer.param_groups
@@ -60,12 +78,21 @@ def resume(
     if any(change.key in ("train.monitor", "train.metrics") and change.inexact for change in changes):
         _forget_best(built)
     _check_length(built, keys)
+    return found
 
 
-def apply(built: Built, resumed: Resumed) -> list[str]:
+def apply(built: Built, resumed: Resumed, record: RunRecord) -> list[str]:
     """Restore ``built``, and set damaged checkpoints aside; returns notices."""
-    resume(built, resumed.content, resumed.changes)
+    changed = resume(built, resumed.content, resumed.changes, allow_change=resumed.allow_change)
     said = [f"resumed from {resumed.checkpoint.name}", *set_aside(resumed.broken)]
+    said += _without_lost_best(built, resumed.checkpoint.parent)
+    if lacking := built.run.hook("metrics_log").lacking():
+        said.append(f"metrics.jsonl lacks {lacking} bytes that the run wrote before this step")
+    if changed:
+        record.values["resumed"]["data"] = changed
+        said.append(
+            f"changed: the data: {'; '.join(changed)}; means and deviations stay those of the run so far"
+        )
     for change in resumed.changes:
         inexact = f"; {change.inexact}" if change.inexact else ""
         said.append(f"changed: {change} (the new value wins{inexact})")
@@ -90,7 +117,7 @@ def _restore(built: Built, content: CheckpointData, free: AbstractSet[str]) -> N
         run.state.load_state_dict(dict(state))
     except ValueError as error:
         raise ConfigError(f"the checkpoint's optimizer does not fit: {error}") from error
-    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+    except (LookupError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
         raise CheckpointError(f"the checkpoint lacks {error}: an exact resume is not possible") from error
     if run.state.position >= run.train_loader.samples:
         # Checkpoints of version 0.1 end an epoch without moving the cursor to the next one.
@@ -109,50 +136,107 @@ def _misfit(run: Any, content: CheckpointData, error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def described_data(content: CheckpointData) -> Mapping[str, Any]:
-    """The description of a run's data in its checkpoint. Raises CheckpointError without one."""
-    described = content.state.get("data")
-    if not isinstance(described, dict):
-        raise CheckpointError("the checkpoint lacks a usable data: an exact resume is not possible")
-    return described
-
-
-def check_data(built: Built, content: CheckpointData, *, allowed: bool = False) -> None:
-    """Raise ConfigError where the data or its order is not the checkpoint's."""
+def data_changes(built: Built, content: CheckpointData) -> list[str]:
+    """How the data, or its order, differs from the checkpoint's, in words."""
     state = content.state
-    if not allowed and state["data_fingerprint"] != built.data_fingerprint(state["epoch"]):
+    return differences(state, built.data, built.data_fingerprint(state["epoch"]))
+
+
+def check_data(built: Built, content: CheckpointData, *, allowed: bool = False) -> list[str]:
+    """How the data differs from the checkpoint's; raises ConfigError where that is not ``allowed``."""
+    state, found = content.state, data_changes(built, content)
+    if found and not allowed:
         raise ConfigError(
-            "the training data, or its order, is not what the run was trained on",
-            "restore the data; or train a new run, init_from=RUN starts it from this one's weights",
+            refusal(found),
+            "restore the data; or go on with other data: --allow-change; init_from=RUN starts a new run from"
+            " the weights",
         )
     if not allowed and state["position"] > built.run.train_loader.samples:
         raise CheckpointError(
             f"checkpoint position {state['position']} is past the end of the dataset"
             f" ({built.run.train_loader.samples} samples)"
         )
+    return found
 
 
 def _check_state(content: CheckpointData) -> None:
     """Raise CheckpointError for a missing or impossible value, before anything is changed."""
     state = content.state
-    wrong = [key for key in _COUNTS if type(state.get(key)) is not int or not 0 <= state[key] < 2**63]
+    wrong = [key for key, usable in _USABLE.items() if key not in state or not usable(state[key])]
     parts: Any = state.get("parts")
     parts = parts if isinstance(parts, dict) else {}
     wrong += [key for key in ("optimizer", "random") if not isinstance(parts.get(key), dict)]
-    wrong += [key for key in ("best", "last") if not isinstance(state.get(key), dict | None)]
     if not wrong and not state["epoch"] <= state["step"] >= state["evaluated"]:
         wrong = ["step"]
-    if not isinstance(state.get("data_fingerprint"), str):
-        wrong.append("data_fingerprint")
     try:
-        content_groups(content)
-    except (KeyError, TypeError, AttributeError, ValueError, RecursionError):
+        wrong += ["optimizer"] if not all(map(_is_group, content_groups(content))) else []
+    except (KeyError, TypeError, AttributeError, ValueError):
         wrong.append("optimizer")
     if wrong:
         raise CheckpointError(
             f"the checkpoint lacks a usable {wrong[0]}: an exact resume is not possible",
             "nothing was changed",
         )
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**63
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float)
+
+
+def _is_row(value: Any) -> bool:
+    """Whether this is an evaluation with its step and epoch, or None."""
+    return value is None or (
+        isinstance(value, dict)
+        and _is_count(value.get("step"))
+        and _is_count(value.get("epoch"))
+        and all(map(_is_number, value.values()))
+    )
+
+
+def _is_group(value: Any) -> bool:
+    """Whether this is a group of parameters of an optimizer."""
+    return isinstance(value, dict) and {"params", "lr"} <= value.keys()
+
+
+_USABLE: Mapping[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(
+        ("step", "epoch", "position", "evaluated", "num_bad_epochs", "skipped", "epoch_samples"), _is_count
+    ),
+    **dict.fromkeys(("lr", "epoch_seconds"), lambda value: _is_number(value) and math.isfinite(value)),
+    **dict.fromkeys(("best", "last"), _is_row),
+    "best_value": lambda value: value is None or _is_number(value),
+    "stop": lambda value: isinstance(value, str | None),
+    "data_fingerprint": lambda value: isinstance(value, str),
+}
+
+
+@contextlib.contextmanager
+def blamed_on_checkpoint(checkpoint: object) -> Iterator[None]:
+    """Raise CheckpointError for an error of what was restored: its state does not go together."""
+    try:
+        yield
+    except (
+        ArithmeticError,
+        AssertionError,
+        AttributeError,
+        LookupError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
+        frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+        if not any(name.startswith(_STATEFUL) for name in frames):
+            raise
+        log.info("after %s was restored", checkpoint, exc_info=error)
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise CheckpointError(
+            f"{checkpoint} cannot be continued: its state does not go together ({reason})",
+            "train.log has more",
+        ) from error
 
 
 def content_groups(content: CheckpointData) -> list[dict[str, Any]]:
@@ -213,6 +297,21 @@ def _check_length(built: Built, keys: list[str]) -> None:
         key in ("train.patience", "train.min_delta", *_COURSE) for key in keys
     ):
         run.state.stop = None
+
+
+def _without_lost_best(built: Built, folder: Path) -> list[str]:
+    """Forget the best evaluation where its checkpoint is not usable, which could not be tested; notices."""
+    state = built.run.state
+    if state.best is None or state.best["step"] == state.step:
+        return []
+    path = folder / folder_name(state.best["step"])
+    try:
+        verify_checkpoint(path)
+    except CheckpointError as error:
+        _forget_best(built)
+        said = f"the best checkpoint, {path.name}, is lost: the best one is chosen anew from this step on"
+        return [*(set_aside([(path, str(error))]) if path.exists() else []), said]
+    return []
 
 
 def set_aside(broken: Sequence[tuple[Path, str]]) -> list[str]:

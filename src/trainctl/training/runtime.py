@@ -23,6 +23,7 @@ import torch
 
 from trainctl.errors import ConfigError
 from trainctl.registry.protocols import Model, Optimizer
+from trainctl.runs import strict_json
 from trainctl.training.startup import OPENMP_SETTINGS, PASSIVE
 
 _TRIAL_STEPS, _TRIAL_SECONDS = 8, 0.2
@@ -33,14 +34,16 @@ _SAME_TIME, _QUICK_STEP = 2.0, 0.02
 
 
 def choose_device(name: str) -> torch.device:
-    """``auto`` is CUDA, else MPS, else the CPU. Raises ConfigError for a device that is not there."""
+    """``auto`` is CUDA, else MPS, else the CPU. A CUDA device becomes torch's current one: pinned memory,
+    timing events and peaks of memory are those of the current device.
+
+    Raises ConfigError for a device that is not there.
+    """
+    count = 0 if name in ("cpu", "mps") else _cuda_count()
     if name == "auto":
-        if _cuda_count():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        name = "cuda" if count else "mps" if torch.backends.mps.is_available() else "cpu"
     device = torch.device(name)
     if device.type == "cuda":
-        count = _cuda_count()
         if count == 0:
             raise ConfigError(
                 f"device={name}: no CUDA device is available to torch {torch.__version__}",
@@ -50,6 +53,7 @@ def choose_device(name: str) -> torch.device:
             raise ConfigError(
                 f"device={name}: there are {count} CUDA devices", f"use device=cuda:0 to cuda:{count - 1}"
             )
+        torch.cuda.set_device(device.index or 0)
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise ConfigError("device=mps: no MPS device is available", "use device=cpu, or device=auto")
     return device
@@ -237,7 +241,7 @@ def _cache_folder() -> Path:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text())
+        content = strict_json.parse(path.read_bytes())
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
@@ -12,10 +13,13 @@ from torch import Tensor
 
 from trainctl.checkpoint import bad_step, snapshot
 from trainctl.checkpoint.format import folder_name, read_checkpoint, ready_to_save, save_checkpoint
+from trainctl.config.connections import connections
 from trainctl.config.safety import environment_names
 from trainctl.config.settings import Config
 from trainctl.config.values import parse_values
-from trainctl.errors import Problem, TrainctlError, WorkerError
+from trainctl.data.fingerprint import described_data
+from trainctl.data.progress import shown_by
+from trainctl.errors import Problem, TrainctlError, WorkerError, memory_error
 from trainctl.paths import short_path
 from trainctl.registry import plugins, trust
 from trainctl.runs import files
@@ -34,7 +38,7 @@ from trainctl.training.hooks.tracking import Tracking, build_trackers
 from trainctl.training.loop import evaluate_split
 from trainctl.training.report import closing, environment_of, header, step_record, test_record
 from trainctl.training.request import Request
-from trainctl.training.resume import apply, described_data
+from trainctl.training.resume import apply, blamed_on_checkpoint
 from trainctl.training.run import Run
 
 log = logging.getLogger("trainctl")
@@ -53,10 +57,17 @@ class Session:
 
     def run(self) -> None:
         """Train, test, and record the result. Raises TrainctlError where it does not end well."""
-        notices = [*self._build(), *self._attach()]
-        self._begin(notices)
-        test = self._fit()
-        self._finish(test)
+        try:
+            with shown_by(self.display.waiting):
+                built = self._build()
+            notices = [*built, *self._attach()]
+            self._begin(notices)
+            test = self._fit()
+            self._finish(test)
+        except RuntimeError as error:
+            if (lacking := memory_error(error)) is not None:
+                raise lacking from error
+            raise
 
     def _build(self) -> list[str]:
         """Build the run; returns notices."""
@@ -64,7 +75,7 @@ class Session:
         config, recorded = request.config, record.values.get("environment") or {}
         self.plugins = plugins.load(config.plugins)
         named = environment_names(request.files["config.yaml"])
-        if self.plugins or named:
+        if self.plugins or named or connections(config):
             trust.remember(self.directory, self.plugins, named)
         if request.resumed is not None:
             config = request.resumed.with_recorded_threads(config, record.values)
@@ -73,7 +84,9 @@ class Session:
         if request.resumed is None:
             self.built = build(config)
         else:
-            self.built = build(config, recorded=recorded, stored=described_data(request.resumed.content))
+            self.built = build(
+                config, recorded=recorded, stored=described_data(request.resumed.content.state)
+            )
         record.update(
             environment=environment_of(self.built, self.plugins),
             parameters=self.built.parameters,
@@ -86,7 +99,7 @@ class Session:
 
     def _attach(self) -> list[str]:
         """Attach the hooks that log, save, show and interrupt the run; restore a resumed one."""
-        request, config, run = self.request, self.config, self.built.run
+        request, config, run, record = self.request, self.config, self.built.run, self.record
         self.signals = Signals()
         self.metrics_log = MetricsLog(self.directory / "metrics.jsonl")
         writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint") if config.checkpoint.overlap else None
@@ -102,7 +115,7 @@ class Session:
         run.announce = self._announce
         said = []
         if request.resumed is not None:
-            said = apply(self.built, request.resumed)
+            said = apply(self.built, request.resumed, record)
             self.checkpointer.saved_step = run.state.step
         if (guard := run.hook("guard")) is not None:
             guard.keep = capsule_keeper(request, self.built, self.plugins)
@@ -130,9 +143,9 @@ class Session:
             self.display.notice(notice)
             log.info(notice)
 
-    def _hold(self, run: Run) -> Any:
-        """Copy the run for a checkpoint; the result gives the copy."""
-        content = ready_to_save(self.built.snapshot(), self.built.buffers)
+    def _hold(self, run: Run, copied: bool) -> Any:
+        """Take the run for a checkpoint, ``copied`` or as it is; the result gives it."""
+        content = ready_to_save(self.built.snapshot(copied=copied), self.built.buffers)
         return lambda: content
 
     def _announce(self, topic: str, text: str, word: str) -> None:
@@ -148,7 +161,8 @@ class Session:
             with self.tracking.ending(), self.signals.caught(), contextlib.closing(built):
                 built.while_waiting(self._look)
                 try:
-                    built.fit(run)
+                    with self._resumed_whole():
+                        built.fit(run)
                     test = self._test()
                 except TrainctlError as error:
                     # These come between two steps: the run is whole.
@@ -171,6 +185,11 @@ class Session:
             self.record.values.update(last=run.state.last or run.state.where, best=run.state.best)
         return test
 
+    def _resumed_whole(self) -> AbstractContextManager[None]:
+        """Errors of what was restored, as the checkpoint's."""
+        resumed = self.request.resumed
+        return contextlib.nullcontext() if resumed is None else blamed_on_checkpoint(resumed.checkpoint)
+
     def _look(self) -> None:
         """Called while the loop waits for a batch: raise where a signal has come."""
         self.signals.poll(self.built.run)
@@ -189,7 +208,7 @@ class Session:
             return {}
         if run.state.best is not None and run.state.best["step"] != run.state.step:
             best = self.directory / "checkpoints" / folder_name(run.state.best["step"])
-            run.result.load_state_dict(read_checkpoint(best).model)
+            run.result.load_state_dict(read_checkpoint(best, training=False).model)
         values = evaluate_split(artifacts.counting(run, self.confusion), split, loader)
         return values if split == "test" else {}
 

@@ -17,12 +17,13 @@ from trainctl.training.startup import importing
 
 
 def train(request: Request, display: Display) -> dict[str, Any]:
-    """Do one run; returns the values of its ``run.json``.
+    """Do one run; returns the values of its ``run.json``. A resumed one is locked already.
 
     Raises TrainctlError when it fails; ``run.json`` then has the status and the reason.
     """
     directory = request.directory
-    with lock(directory), log_file(directory), storage_errors(directory):
+    locked = lock(directory) if request.resumed is None else contextlib.nullcontext()
+    with locked, log_file(directory), storage_errors(directory):
         before = None if request.resumed is None else read_record(directory)
         record = open_record(request, read_git_state() if request.resumed is None else None)
         try:

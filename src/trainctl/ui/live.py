@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TextIO
 
 from rich.console import Console, Group, RenderableType
@@ -37,8 +37,10 @@ class Rich:
         self._live: Live | None = None
         self._source: Source | None = None
         self._columns: list[str] | None = None
+        self._waiting: RenderableType = ""
 
     def header(self, title: str, rows: Sequence[tuple[str, str]]) -> None:
+        self._stop()
         table = Table.grid(padding=(0, 2))
         for label, text in rows:
             table.add_row(Text(label, style="dim"), Text(text))
@@ -49,17 +51,28 @@ class Rich:
     def notice(self, text: str) -> None:
         self.console.print(Text(text, style="yellow"))
 
+    def waiting(self, what: str, part: float) -> None:
+        """A bar for what is done before the run begins, such as the reading of a large file."""
+        self._waiting = Group(Text(f"{what} {part:.0%}", style="dim"), ProgressBar(1.0, part, width=40))
+        if self._live is None:
+            self._live = self._make_live(lambda: self._waiting)
+
     def live(self, source: Source) -> None:
         self._source = source
-        self._live = Live(
+        self._stop()
+        self._live = self._make_live(self._render)
+
+    def _make_live(self, render: Callable[[], RenderableType]) -> Live:
+        live = Live(
             console=self.console,
-            get_renderable=self._render,
+            get_renderable=render,
             refresh_per_second=_REDRAWS_A_SECOND,
             transient=True,
             redirect_stdout=False,
             redirect_stderr=False,
         )
-        self._live.start()
+        live.start()
+        return live
 
     def _render(self) -> RenderableType:
         if self._source is None:

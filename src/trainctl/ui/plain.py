@@ -30,6 +30,9 @@ class Plain:
     def notice(self, text: str) -> None:
         self._print(text)
 
+    def waiting(self, what: str, part: float) -> None:
+        """A pipe gets no progress bar."""
+
     def live(self, source: Source) -> None:
         pass
 

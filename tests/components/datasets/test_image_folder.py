@@ -15,6 +15,7 @@ from PIL import Image
 from trainctl.components.datasets.image_folder import image_folder
 from trainctl.data import Data, ItemSplit, Split
 from trainctl.data.images.decoding import Decoder
+from trainctl.data.images.listing import images_below
 from trainctl.errors import ConfigError, MissingDataError
 
 RED, GREEN = (220, 30, 30), (30, 200, 40)
@@ -392,3 +393,76 @@ def test_a_broken_file_met_while_training_ends_the_run_with_its_name(
     assert outcome.code == 2
     assert f"{victim} is broken" in outcome.err.replace("\n", "")
     assert "dataset.bad_files=skip" in outcome.err
+
+
+# ------------------------------------------------------------------- links, thumbnails, exchanged files
+
+
+def test_exchanged_files_of_equal_size_and_time_are_decoded_again(tmp_path: Path) -> None:
+    for name, colour in (("apple", RED), ("pear", GREEN)):
+        (tmp_path / "fruit" / name).mkdir(parents=True)
+        for number in range(4):
+            file = tmp_path / "fruit" / name / f"{number}.bmp"
+            Image.new("RGB", (8, 8), colour).save(file)
+            os.utime(file, (1_700_000_000, 1_700_000_000))
+    root = tmp_path / "fruit"
+    before = make(root).train.inputs.clone()
+    (root / "apple").rename(root / "x")
+    (root / "pear").rename(root / "apple")
+    (root / "x").rename(root / "pear")
+    assert torch.equal(make(root).train.inputs, before.flip(0))
+    # Written over in place, with the old date.
+    pixels = (root / "pear" / "0.bmp").read_bytes()
+    (root / "apple" / "0.bmp").write_bytes(pixels)
+    os.utime(root / "apple" / "0.bmp", (1_700_000_000, 1_700_000_000))
+    found = make(root).train.inputs
+    assert torch.equal(found[0], found[4])
+
+
+@pytest.mark.parametrize("place", ["", "apple"])
+def test_what_systems_put_beside_the_images_is_no_sample(flat: Path, place: str) -> None:
+    expected = len(make(flat).train)
+    for name in ("@eaDir", ".thumbnails", "__MACOSX", *(["Thumbs"] if place else [])):
+        (flat / place / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8), RED).save(flat / place / name / "thumb.jpg")
+    Image.new("RGB", (8, 8), RED).save(flat / "apple" / "._1.jpg")
+    data = make(flat)
+    assert (data.classes, len(data.train)) == (("apple", "pear"), expected)
+    assert f"left out: @eaDir/, {'Thumbs/, ' if place else ''}__MACOSX/" in data.note
+
+
+def test_linked_folders_are_followed_once(flat: Path, tmp_path: Path) -> None:
+    expected = len(make(flat).train)
+    fill(tmp_path / "elsewhere", RED, files=3)
+    more = len(images_below(tmp_path / "elsewhere").images)
+    (flat / "apple" / "linked").symlink_to(tmp_path / "elsewhere")
+    (flat / "apple" / "again").symlink_to(tmp_path / "elsewhere")
+    (flat / "apple" / "round").symlink_to(flat / "apple")
+    data = make(flat)
+    assert (data.classes, len(data.train)) == (("apple", "pear"), expected + more)
+    assert "linked (a folder that is here already)/, round (a folder that is here already)/" in data.note
+
+
+def test_no_link_gives_the_images_of_one_class_to_another(flat: Path, tmp_path: Path) -> None:
+    expected = make(flat).train.targets
+    for name, target in (("all", flat), ("more", flat / "pear")):
+        (flat / "apple" / name).symlink_to(target)
+    data = make(flat)
+    assert torch.equal(data.train.targets, expected)
+    assert "all (a folder that is here already)/, more (a folder that is here already)/" in data.note
+    (flat / "plum").symlink_to(flat / "pear")
+    with pytest.raises(ConfigError, match=r"plum and .*pear are one folder"):
+        make(flat)
+
+
+def test_a_link_that_leads_nowhere_is_a_broken_file(flat: Path) -> None:
+    expected = len(make(flat).train)
+    (flat / "apple" / "gone.png").symlink_to(flat / "nowhere.png")
+    with pytest.raises(ConfigError, match=r"gone\.png is broken"):
+        make(flat)
+    data = make(flat, bad_files="skip")
+    assert len(data.train) == expected
+    assert "1 broken file left out" in data.note
+    (flat / "plum").symlink_to(flat / "nowhere")
+    with pytest.raises(ConfigError, match="plum is a link that leads nowhere"):
+        make(flat, bad_files="skip")

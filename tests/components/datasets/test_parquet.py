@@ -160,4 +160,4 @@ def test_without_pyarrow_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ConfigError) as raised:
         parquet("table.parquet")
-    assert raised.value.problems[0].remedy == "install it: pip install 'trainctl[parquet]'"
+    assert raised.value.problems[0].remedy == "install it: pip install pyarrow"

@@ -30,7 +30,7 @@ FOLDER = Path("checkpoints")
 DESCRIBED = {"input_shape": [6], "output_size": 3}
 
 
-def hold(run: Run) -> Callable[[], CheckpointData]:
+def hold(run: Run, copied: bool) -> Callable[[], CheckpointData]:
     plain = {**run.state.state_dict(), "data": DESCRIBED, "data_fingerprint": ""}
     content = ready_to_save(snapshot.take(run.model.state_dict(), plain, run.parts()))
     return lambda: content
@@ -307,7 +307,7 @@ tied = torch.ones(600, 600)
 content = CheckpointData({"one": tied, "other": tied}, {"part": torch.ones(900, 900)[:700]}, {"step": 1})
 count = lambda: len(os.listdir("/proc/self/task"))
 content = ready_to_save(content)
-hook = Checkpointer(Path("checkpoints"), lambda run: lambda: content, writer=ThreadPoolExecutor(1))
+hook = Checkpointer(Path("checkpoints"), lambda run, copied: lambda: content, writer=ThreadPoolExecutor(1))
 run.state.step = 1
 before = count()
 hook.save(run)

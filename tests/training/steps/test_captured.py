@@ -545,6 +545,21 @@ def test_how_matrices_are_multiplied_is_set_and_recorded(
     assert torch.get_float32_matmul_precision() == precision
 
 
+def test_few_steps_are_tried_where_one_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda_graph, "CudaGraph", Tape)
+    monkeypatch.setattr(cuda_graph, "_SECONDS", 0.0)
+    run, _ = prepared(adam)
+    taken: list[int] = []
+
+    def plain(*arguments: Any) -> Tensor:
+        taken.append(1)
+        return train_step(*arguments)
+
+    eager, recorded = cuda_graph._measured(run, plain, next(iter(run.train_loader.batches())))
+    assert eager > 0 < recorded
+    assert len(taken) == WARM + 1 + cuda_graph._ROUNDS  # warm, recorded, and one a round by itself
+
+
 # ------------------------------------------------------------------ on a GPU
 
 
@@ -589,6 +604,15 @@ class TestOnAGpu:
         plain.criterion = Reads()
         fit(plain)
         assert torch.allclose(losses.values, expected.values, rtol=1e-4, atol=1e-5)
+        assert torch.cuda.current_stream() == torch.cuda.default_stream()
+        # Memory that another stream has used is free again, which it is not while a recording goes on.
+        before = torch.cuda.memory_allocated()
+        used = torch.empty(2**24, device=self.device)
+        used.record_stream(torch.cuda.Stream())
+        del used
+        torch.cuda.synchronize()
+        torch.empty(1, device=self.device)
+        assert torch.cuda.memory_allocated() < before + 2**24
 
     def test_a_run_continued_in_the_middle_has_the_same_losses(self, trainctl: Any, tmp_path: Path) -> None:
         words = (

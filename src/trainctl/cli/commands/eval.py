@@ -9,7 +9,7 @@ from trainctl.errors import ConfigError
 from trainctl.training.startup import collector_paused, importing
 
 _SPLITS = ("test", "val", "train", "all")
-_FLAGS = ("--json", "--trust-plugins")
+_FLAGS = ("--json", "--allow-change", "--trust-plugins")
 
 
 def run(words: list[str]) -> int:
@@ -40,7 +40,8 @@ def run(words: list[str]) -> int:
     dataset = None
     if asked.overrides:
         dataset = read_with_dataset(trained.directory / "config.yaml", asked.overrides).dataset
-    found = score(trained, asked.options.get("--split"), dataset)
+    allow_change = "--allow-change" in asked.flags
+    found = score(trained, asked.options.get("--split"), dataset, allow_change=allow_change)
 
     from trainctl.ui.evaluation import as_json, show
 

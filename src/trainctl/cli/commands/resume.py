@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from trainctl.errors import ConfigError
 from trainctl.paths import short_path
-from trainctl.runs.directory import find
+from trainctl.runs.directory import find, lock
 from trainctl.sweep.ledger import is_sweep
 from trainctl.training.request import command_line
 from trainctl.training.train import train
@@ -38,15 +39,22 @@ def run(words: list[str]) -> int:
         return resume_sweep(
             directory, command=command, trust_plugins=trust_plugins, reporter=TerminalReporter()
         )
-    from trainctl.training.request import make_request
+    return _resume(directory, overrides, command, "--allow-change" in options, trust_plugins)
 
-    allow_change = "--allow-change" in options
-    request = make_request(
-        directory, overrides, command=command, allow_change=allow_change, trust_plugins=trust_plugins
-    )
-    if request is None:
-        print(f"{short_path(directory)}: this run is finished, there is nothing to resume")
-        print("train longer with trainctl resume RUN train.epochs=N")
-        return 0
-    display = make_display(request.config.display.mode, request.config.display.every)
-    return int(train(replace(request, draw=draw), display)["exit_code"])
+
+def _resume(
+    directory: Path, overrides: list[str], command: str, allow_change: bool, trust_plugins: bool
+) -> int:
+    from trainctl.training.request import make_request, read_run
+
+    read_run(directory)  # a folder without a run gets no lock
+    with lock(directory):
+        request = make_request(
+            directory, overrides, command=command, allow_change=allow_change, trust_plugins=trust_plugins
+        )
+        if request is None:
+            print(f"{short_path(directory)}: this run is finished, there is nothing to resume")
+            print("train longer with trainctl resume RUN train.epochs=N")
+            return 0
+        display = make_display(request.config.display.mode, request.config.display.every)
+        return int(train(replace(request, draw=draw), display)["exit_code"])

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainctl.cli.options import parse
-from trainctl.errors import CheckpointError, ConfigError, DirectoryTakenError
+from trainctl.errors import CheckpointError, ConfigError, DirectoryTakenError, TrainctlError
 from trainctl.paths import short_path
 from trainctl.registry import trust
 from trainctl.runs import metrics_file
@@ -48,12 +48,31 @@ def run(words: list[str]) -> int:
         raise DirectoryTakenError(
             f"{directory}: another process is training in it", "wait for it, or stop it first"
         )
+    try:
+        code = _verify_run(directory, record, int(limit), trust_plugins="--trust-plugins" in asked.flags)
+    except TrainctlError:
+        _refuse_trained(directory, record)
+        raise
+    if code != 0:
+        _refuse_trained(directory, record)
+    return code
+
+
+def _refuse_trained(directory: Path, record: Mapping[str, Any]) -> None:
+    """Raise DirectoryTakenError where the run goes on, or went on, since ``record`` was read."""
+    if is_training(directory) or read_record(directory) != record:
+        raise DirectoryTakenError(
+            f"{directory}: another process has begun to train in it", "verify it again when that has ended"
+        )
+
+
+def _verify_run(directory: Path, record: Mapping[str, Any], limit: int, *, trust_plugins: bool) -> int:
     with importing():
         from trainctl.analysis import verify as verifying
     kept, damaged = verifying.find_checkpoints(directory / "checkpoints")
-    eras = _eras(directory, trust_plugins="--trust-plugins" in asked.flags)
+    eras = _eras(directory, trust_plugins=trust_plugins)
     recorded = metrics_file.recorded(directory / "metrics.jsonl")
-    segments = verifying.plan(kept, recorded, eras, int(limit))
+    segments = verifying.plan(kept, recorded, eras, limit)
     if all(segment.reason for segment in segments):
         reasons = "".join(f"; {segment.reason}" for segment in segments)
         raise CheckpointError(
@@ -118,11 +137,14 @@ def _changes(eras: Sequence[ConfigVersion]) -> list[str]:
 def _eras(directory: Path, *, trust_plugins: bool) -> list[ConfigVersion]:
     trusted = trust.checker(directory, trust_plugins=trust_plugins)
     with collector_paused():
+        from trainctl.config.connections import refuse_connections
         from trainctl.config.stored_config import read_versions
 
         eras = read_versions(directory, trusted)
     for era in eras[:-1]:
         trusted(era.plugins)
+    for era in eras:
+        refuse_connections(era.config, directory, trust_plugins=trust_plugins)
     return eras
 
 

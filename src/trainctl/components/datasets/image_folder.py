@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -14,7 +14,8 @@ from torch import Tensor
 
 from trainctl.data import AnySplit, Data, ItemSplit, Split, Standardize
 from trainctl.data.images.cache import Stored, decoded, in_memory, places, stamp, write
-from trainctl.data.images.decoding import SUFFIXES, Decoder, images_below
+from trainctl.data.images.decoding import Decoder
+from trainctl.data.images.listing import SUFFIXES, Listing, images_below, inode, is_of_a_system
 from trainctl.errors import ConfigError, MissingDataError
 from trainctl.registry import DATASETS, Count, NonNegative, Positive
 
@@ -65,7 +66,7 @@ def image_folder(
         images, good, note = _cached(root, listing, decoder, paths, small=small, skip=skip)
     else:
         images, good, note = _on_demand(paths, listing.targets, decoder, "not cached", skip=skip)
-    notes = [note, _broken(root, listing.files, good, skip=skip), listing.ignored]
+    notes = [note, _broken(root, listing.files, good, skip=skip), *listing.found.notes()]
     splits = {part: _part(images, rows, good) for part, rows in listing.rows.items()}
     _refuse_emptied(listing, splits, root)
     return Data(
@@ -161,19 +162,14 @@ class _Listing:
         files: paths below the folder, split after split and class after class.
         targets: their classes' numbers, (N,) int64.
         rows: which of the files belong to a split.
-        others: how many files are no images.
+        found: what was left out.
     """
 
     classes: list[str]
     files: list[str] = field(default_factory=list)
     targets: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     rows: dict[str, range] = field(default_factory=dict)
-    others: int = 0
-
-    @property
-    def ignored(self) -> str:
-        """A note on the other files, empty if there are none."""
-        return f"{self.others} other file{'s' if self.others > 1 else ''} ignored" if self.others else ""
+    found: Listing = field(default_factory=Listing)
 
 
 def _list(root: Path, shape: Sequence[int]) -> _Listing:
@@ -185,6 +181,8 @@ def _list(root: Path, shape: Sequence[int]) -> _Listing:
         )
     folders = _split_folders(root)
     listing = _Listing(_folders_in(folders["train"]))
+    for folder in dict.fromkeys([root, *folders.values()]):
+        listing.found.left_out.update(_systems_folders(folder))
     if len(listing.classes) < 2:
         found = f"only {listing.classes[0]}/" if listing.classes else "none"
         raise ConfigError(
@@ -192,6 +190,7 @@ def _list(root: Path, shape: Sequence[int]) -> _Listing:
             "put the images of each class into a folder with the class's name",
         )
     targets: list[int] = []
+    seen = _classes_apart(root, folders)
     for part, folder in folders.items():
         start = len(listing.files)
         for name in _folders_in(folder):
@@ -200,20 +199,33 @@ def _list(root: Path, shape: Sequence[int]) -> _Listing:
                     f"dataset=image_folder: {folder / name} is not a class of {folders['train']}",
                     f"there are: {', '.join(listing.classes)}",
                 )
-            images, others = images_below(folder / name)
-            listing.others += others
-            if not images:
+            below = images_below(folder / name, seen)
+            listing.found.others += below.others
+            listing.found.left_out += below.left_out
+            if not below.images:
                 raise ConfigError(
                     f"dataset=image_folder: {folder / name} holds no images",
                     f"images end in {', '.join(sorted(SUFFIXES))}; remove the folder if it is not a class",
                 )
-            listing.files += [str(image.relative_to(root)) for image in images]
-            targets += [listing.classes.index(name)] * len(images)
+            listing.files += [str(image.relative_to(root)) for image in below.images]
+            targets += [listing.classes.index(name)] * len(below.images)
         listing.rows[part] = range(start, len(listing.files))
         if start == len(listing.files):
             raise ConfigError(f"dataset=image_folder: {folder} holds no images", "remove or fill it")
     listing.targets = torch.tensor(targets)
     return listing
+
+
+def _classes_apart(root: Path, folders: Mapping[str, Path]) -> set[tuple[int, int]]:
+    """The folders of all classes and splits, which no link inside a class may lead to: it would give the
+    images of one class to another. Raises ConfigError where two of them are one folder."""
+    known: dict[tuple[int, int], Path] = {}
+    for path in (folder / name for folder in folders.values() for name in _folders_in(folder)):
+        if (other := known.setdefault(inode(path), path)) != path:
+            raise ConfigError(
+                f"dataset=image_folder: {path} and {other} are one folder", "remove the link to it"
+            )
+    return {*known, inode(root), *(inode(folder) for folder in folders.values())}
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
@@ -234,7 +246,23 @@ def _split_folders(root: Path) -> dict[str, Path]:
 
 
 def _folders_in(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and entry.name[0] != ".")
+    """The folders of classes or splits. Raises ConfigError for a link that leads nowhere."""
+    for entry in list(os.scandir(folder)):
+        if entry.is_symlink() and entry.name[0] != "." and not Path(entry.path).exists():
+            raise ConfigError(
+                f"dataset=image_folder: {entry.path} is a link that leads nowhere", "remove or mend it"
+            )
+    return sorted(
+        entry.name for entry in os.scandir(folder) if entry.is_dir() and not is_of_a_system(entry.name)
+    )
+
+
+def _systems_folders(folder: Path) -> list[str]:
+    return [
+        entry.name
+        for entry in os.scandir(folder)
+        if entry.is_dir() and is_of_a_system(entry.name) and entry.name[0] != "."
+    ]
 
 
 def _refuse_emptied(listing: _Listing, splits: dict[str, AnySplit], root: Path) -> None:

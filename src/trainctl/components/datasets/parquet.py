@@ -5,17 +5,20 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from trainctl.data import Data
 from trainctl.data.files import find_file
+from trainctl.data.tables.cache import cached
 from trainctl.data.tables.columns import Column, as_kind, mixed_numbers, number_column, present
 from trainctl.data.tables.header import unique_names, why_no_input
 from trainctl.data.tables.numbers import TIME, Notation
 from trainctl.data.tables.rows import Table
-from trainctl.data.tables.table import Options, make_data
+from trainctl.data.tables.table import Options, Prepared, marks_like, prepare
+from trainctl.data.tables.texts import Texts
 from trainctl.errors import ConfigError, StorageError
 from trainctl.registry import DATASETS, Fraction, NonNegativeInt
 
@@ -37,9 +40,10 @@ def parquet(
     test: Fraction | NonNegativeInt = 0.2,
     test_path: str | None = None,
     test_seed: NonNegativeInt = 0,
+    cache: bool = True,
     like: Mapping[str, Any] | None = None,
 ) -> Data:
-    """A table of your own in a Parquet file. Needs pyarrow: pip install 'trainctl[parquet]'.
+    """A table of your own in a Parquet file.
 
     Numbers and booleans are standardized, strings and categories one-hot encoded. Means, deviations and
     categories come from the training split alone.
@@ -61,6 +65,7 @@ def parquet(
         test: rows to hold out for the test, a count or a fraction; 0 for none.
         test_path: another file with the same columns to test on, in the place of ``test``.
         test_seed: chooses the rows of ``test``.
+        cache: keep what was read of a large file, beside it or in the user's cache folder, for later runs.
 
     ``like`` describes the table that a model was trained on: this one gets its columns, categories and
     classes.
@@ -72,16 +77,22 @@ def parquet(
         ConfigError: naming file, row and column, for data that cannot be used; if pyarrow is not installed.
         MissingDataError: when the file is not there.
     """
+    missing_marks = marks_like(like, missing_marks)
+    given = dict(locals())  # all arguments
     options = Options(target, task, drop, missing, bad_rows, test, test_seed, keep, categories)
-    if like is not None and like.get("kind") == "table":
-        missing_marks = like.get("missing_marks")
-    table = read_table("path", path, task, missing_marks)
-    test_table = None if test_path is None else read_table("test_path", test_path, task, missing_marks)
-    return make_data("parquet", table, options, test_table, like)
+    files = [find_file("parquet", "path", path, task)]
+    if test_path is not None:
+        files.append(find_file("parquet", "test_path", test_path, task))
+
+    def read() -> Prepared:
+        table, *others = [read_table(file, missing_marks) for file in files]
+        return prepare("parquet", table, options, others[0] if others else None, like)
+
+    return cached(files, {"dataset": "parquet", **given}, read)
 
 
-def read_table(key: str, path: str, task: str, marks: Sequence[str] | None = None) -> Table:
-    """The table in a Parquet file; ``key`` is the argument that named it.
+def read_table(file: Path, marks: Sequence[str] | None = None) -> Table:
+    """The table in a Parquet file.
 
     Raises ConfigError for a file in another format, and if pyarrow is not installed.
     """
@@ -90,9 +101,8 @@ def read_table(key: str, path: str, task: str, marks: Sequence[str] | None = Non
         from pyarrow import parquet as reader
     except ImportError as error:
         raise ConfigError(
-            "dataset=parquet: pyarrow is not installed", "install it: pip install 'trainctl[parquet]'"
+            "dataset=parquet: pyarrow is not installed", "install it: pip install pyarrow"
         ) from error
-    file = find_file("parquet", key, path, task)
     try:
         # Not read_table, which would add columns for folder names such as year=2020.
         stored = reader.ParquetFile(file).read()
@@ -133,6 +143,14 @@ def _index_columns(metadata: Any) -> set[str]:
     return {each for each in metadata["index_columns"] if isinstance(each, str)}
 
 
+def texts_of(values: Any) -> Texts:
+    """The cells of an arrow column of strings."""
+    coded = values.combine_chunks().dictionary_encode()
+    coded = coded.combine_chunks() if hasattr(coded, "combine_chunks") else coded
+    codes = coded.indices.fill_null(len(coded.dictionary)).to_numpy(zero_copy_only=False)
+    return Texts.coded([*coded.dictionary.to_pylist(), None], codes.copy())
+
+
 def _column(name: str, number: int, values: Any, pyarrow: Any, marks: Sequence[str] | None) -> Column:
     """A column of the file; ``unusable`` unless it has numbers, times or text."""
     types, kind = pyarrow.types, values.type
@@ -140,12 +158,13 @@ def _column(name: str, number: int, values: Any, pyarrow: Any, marks: Sequence[s
         kind = kind.value_type
         values = values.cast(kind)
     if types.is_boolean(kind):
-        flags = [None if value is None else str(value) for value in values.to_pylist()]
+        flags = texts_of(values.cast(pyarrow.string()))
         return as_kind(Column(name, number, "flag", texts=flags, stored=True))
     if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
-        cells = [unicodedata.normalize("NFC", value or "").strip() for value in values.to_pylist()]
-        texts = [present(cell, marks) for cell in cells]
-        used = tuple(sorted({cell for cell, text in zip(cells, texts, strict=True) if cell and text is None}))
+        cells = texts_of(values).map(lambda text: unicodedata.normalize("NFC", text or "").strip())
+        texts = cells.map(lambda cell: present(cell or "", marks))
+        pairs = zip(cells.unique, texts.unique, strict=True)
+        used = tuple(sorted({cell for cell, text in pairs if cell and text is None}))
         column = Column(name, number, "text", texts=texts, stored=True, marks=used, signs=marks is None)
         return replace(column, unclear=mixed_numbers(column))
     if types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind) or types.is_null(kind):
@@ -153,7 +172,7 @@ def _column(name: str, number: int, values: Any, pyarrow: Any, marks: Sequence[s
         numbers = torch.from_numpy(values.cast(pyarrow.float64(), safe=False).to_numpy().copy())
         exact = None
         if not types.is_floating(kind) and len(numbers) and numbers.nan_to_num().abs().max() >= _EXACT:
-            exact = [None if value is None else str(value) for value in values.to_pylist()]
+            exact = texts_of(values.cast(pyarrow.string()))
         return number_column(name, number, numbers, exact)
     if types.is_timestamp(kind) or types.is_date(kind):
         # By way of nanoseconds, a year such as 9999 would overflow.

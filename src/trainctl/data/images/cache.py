@@ -20,15 +20,15 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from trainctl.data.images.decoding import in_threads
+from trainctl.data.images.listing import identity
 from trainctl.errors import ConfigError
 
 
 def stamp(folder: Path, files: Sequence[str], options: object) -> str:
-    """The identity of a set of files: names, sizes, modification times, and how they are decoded."""
-    digest = hashlib.sha256(repr(("images-1", options)).encode())
+    """The identity of a set of files, and how they are decoded."""
+    digest = hashlib.sha256(repr(("images-2", options)).encode())
     for name in files:
-        status = (folder / name).stat()
-        digest.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
+        digest.update(f"{name}\0{identity(folder / name)}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 

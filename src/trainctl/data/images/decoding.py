@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy
@@ -16,25 +15,11 @@ from torch import Tensor
 
 from trainctl.errors import ConfigError
 
-SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp"))
 # Only these decoders: behind a suffix there could be a format whose decoder starts another program.
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP")
 _THREADS = 16
 _WINDOW = 128
 _Made = TypeVar("_Made")
-
-
-def images_below(folder: Path) -> tuple[list[Path], int]:
-    """The image files below a folder, sorted, and how many others there are; hidden ones do not count."""
-    images, others = [], 0
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if name[0] != "."]
-        for name in names:
-            if Path(name).suffix.lower() in SUFFIXES and name[0] != ".":
-                images.append(Path(parent, name))
-            elif name[0] != ".":
-                others += 1
-    return sorted(images), others
 
 
 def in_threads(make: Callable[[str], _Made], paths: Sequence[str]) -> Iterator[_Made]:

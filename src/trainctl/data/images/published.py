@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from trainctl.data.images.listing import identity
 from trainctl.data.types import Data, Split, Standardize
 from trainctl.errors import ConfigError, MissingDataError
 
@@ -160,11 +161,11 @@ def _cached(
 ) -> tuple[dict[str, Tensor], str]:
     """The tensors of the cache if it was made from exactly these source files, else those of ``decode``.
 
-    Source files are compared by name, size and modification time. Returns the tensors and a note on their
+    Source files are compared by name, size, times and inode. Returns the tensors and a note on their
     source, which also says when the cache cannot be written: then the next run decodes again.
     """
     cache = folder / "trainctl-1.safetensors"
-    stamp = json.dumps([[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in sources])
+    stamp = json.dumps([[path.name, *identity(path)] for path in sources])
     # A torn or foreign file is replaced.
     with contextlib.suppress(SafetensorError, OSError), safe_open(cache, framework="pt") as stored:
         if (stored.metadata() or {}).get("sources") == stamp:

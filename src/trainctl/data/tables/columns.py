@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -14,19 +14,20 @@ import torch
 from torch import Tensor
 
 from trainctl.data.tables.numbers import PLAIN, Notation, find_notation, floats, read_number, read_numbers
+from trainctl.data.tables.texts import Texts
 
 MISSING = frozenset(
     {"", "na", "n/a", "n.a.", "nan", "null", "nil", "none", "?", "<na>", "nat", "\\n"}
     | {f"#{error}" for error in ("n/a", "na", "null!", "div/0!", "value!", "ref!", "name?", "num!")}
 )
 """Cells without a value, in lower case."""
-_SIGNS = frozenset({"-", ".", "--", "..", "...", "\u2013", "\u2014", "\u2026", "*"})
+SIGNS = frozenset({"-", ".", "--", "..", "...", "\u2013", "\u2014", "\u2026", "*"})
 """Cells without a value in a column of numbers; a text such as + and - elsewhere."""
 _BAD_SHARE = 0.1
 """A column is numeric if at most this share of its cells are not numbers; those are bad cells."""
 _FEW_NUMBERS = 20
 _NO_NUMBER = "is not a number"
-_LARGEST = torch.finfo(torch.float32).max
+LARGEST = torch.finfo(torch.float32).max
 _FLAGS = {"false": 0.0, "true": 1.0}
 _WHOLE = re.compile(r"(-?(?:0|[1-9]\d{0,14}))(?:\.0*)?", re.ASCII)
 _CODE = re.compile(r"[-+]?0\d+")
@@ -48,6 +49,8 @@ class Column:
         stored: its type is the file's, not found in its texts.
         labels: its texts are classes.
         signs: a lone ``-`` or ``.`` is a missing number.
+        plain: ``values`` are those of its texts, all of them plain numbers, so that nobody has to look there.
+        coded: there may be leading zeros in its texts.
         no_input: why the column is no input unless one asks for it: it numbers the rows.
         unusable: the type of a column that is neither numbers nor text.
         unclear: message and remedy, if it could be read in two ways.
@@ -57,10 +60,12 @@ class Column:
     number: int
     kind: Literal["number", "flag", "text"]
     values: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.float64))
-    texts: Sequence[str | None] | None = None
+    texts: Texts | None = None
     bad: dict[int, str] = field(default_factory=dict)
     notation: Notation = PLAIN
     signs: bool = True
+    plain: bool = False
+    coded: bool = True
     marks: tuple[str, ...] = ()
     stored: bool = False
     labels: bool = False
@@ -76,24 +81,29 @@ class Column:
     def missing(self) -> Tensor:
         """(N,) bool: the cells without a value; a bad cell is not missing."""
         if self.kind == "text":
-            return torch.tensor([text is None for text in self.texts or ()], dtype=torch.bool)
+            return torch.empty(0, dtype=torch.bool) if self.texts is None else self.texts.missing()
         absent = self.values.isnan()
         absent[list(self.bad)] = False
         return absent
 
     def keep(self, rows: Tensor) -> Column:
-        """The column with only these rows ((M,) int64), none of which has a bad cell."""
+        """The column with only these rows ((M,) int64, in order), none of which has a bad cell."""
+        if len(rows) == max(len(self.values), len(self.texts or ())):
+            return replace(self, bad={})
         values = self.values[rows] if len(self.values) else self.values
-        texts = self.texts
-        if texts is not None:
-            texts = [texts[row] for row in rows.tolist()]
+        texts = None if self.texts is None else self.texts.take(rows)
         return replace(self, values=values, texts=texts, bad={})
+
+    def leading_zeros(self) -> bool:
+        """Has it a number such as 007?"""
+        return self.coded and self.texts is not None and any(map(is_code, self.texts.counts()))
 
     def as_text(self) -> Column:
         """The column with its cells as text: those of the file, else whole numbers without a point."""
         texts = self.texts
         if texts is None:
-            texts = [_shown(value) for value in self.values.tolist()]
+            unique, codes = np.unique(self.values.numpy(), return_inverse=True)
+            texts = Texts.coded([_shown(value) for value in unique.tolist()], codes)
         none = torch.empty(0, dtype=torch.float64)
         return replace(self, kind="text", values=none, texts=texts, bad={}, unclear=None)
 
@@ -101,7 +111,7 @@ class Column:
 def read_column(
     name: str,
     number: int,
-    cells: Sequence[str],
+    cells: Iterable[str] | Texts,
     *,
     marks: Sequence[str] | None = None,
     decimal: str = "auto",
@@ -114,16 +124,18 @@ def read_column(
         decimal: the decimal sign of its numbers, ``auto`` to find it.
         delimiter: of the file, because a comma between cells is none in a number.
     """
-    texts = [present(cell, marks) for cell in cells]
+    cells = cells if isinstance(cells, Texts) else Texts.of(cells)
+    texts = cells.map(lambda cell: present(cell or "", marks))
     signs = marks is None
-    used = tuple(sorted({cell for cell, text in zip(cells, texts, strict=True) if text is None and cell}))
-    given = [text for text in texts if text is not None and not (signs and text in _SIGNS)]
+    pairs = zip(cells.unique, texts.unique, strict=True)
+    used = tuple(sorted({cell for cell, text in pairs if text is None and cell}))
+    given = {text: count for text, count in texts.counts().items() if not (signs and text in SIGNS)}
     if given and all(text.lower() in _FLAGS for text in given):
         return as_kind(Column(name, number, "flag", texts=texts, signs=signs, marks=used))
     notation = find_notation(given, decimal, delimiter)
     column = as_kind(Column(name, number, "number", texts=texts, notation=notation, signs=signs, marks=used))
     no_numbers = [row for row, reason in column.bad.items() if reason == _NO_NUMBER]
-    if len(no_numbers) <= _BAD_SHARE * len(given):
+    if len(no_numbers) <= _BAD_SHARE * sum(given.values()):
         return replace(column, unclear=_two_readings(column)) if notation.unclear else column
     text = Column(name, number, "text", texts=texts, signs=signs, marks=used)
     return replace(text, unclear=mixed_numbers(text, column))
@@ -139,15 +151,15 @@ def _two_readings(column: Column) -> tuple[str, str]:
 
 def mixed_numbers(column: Column, as_numbers: Column | None = None) -> tuple[str, str] | None:
     """Message and remedy for a text column of which at least half are numbers, more than categories have."""
-    texts = [text for text in column.texts or () if text is not None]
+    texts = {} if column.texts is None else column.texts.counts()
     if as_numbers is None:
-        notation = find_notation(texts, "auto", ",")
-        as_numbers = as_kind(replace(column, kind="number", notation=notation))
+        as_numbers = as_kind(replace(column, kind="number", notation=find_notation(texts, "auto", ",")))
     values = as_numbers.values[as_numbers.values.isfinite()]
-    if 2 * len(values) < len(texts) or len(torch.unique(values)) <= _FEW_NUMBERS:
+    total = sum(texts.values())
+    if 2 * len(values) < total or len(torch.unique(values)) <= _FEW_NUMBERS:
         return None
     others = Counter((column.texts or ())[row] for row in as_numbers.bad)
-    share = f"{100 * len(values) // max(1, len(texts))}%"
+    share = f"{100 * len(values) // max(1, total)}%"
     if not others:
         return (f"{column.place} has numbers that are stored as text", _MIXED_REMEDY.format(column.name))
     cell, count = others.most_common(1)[0]
@@ -170,31 +182,32 @@ def present(cell: str, marks: Sequence[str] | None = None) -> str | None:
 
 def as_kind(column: Column) -> Column:
     """The column with ``values`` and ``bad`` read from its texts by its kind and notation."""
-    texts = column.texts
-    if column.kind == "text" or texts is None:
+    if column.kind == "text" or column.texts is None:
         return column
-    if column.signs:
-        texts = [None if text in _SIGNS else text for text in texts]
-    values = torch.from_numpy(np.array(_numbers(texts, column), np.float64))
-    bad = {}
-    for row in torch.nonzero(~(values.abs() <= _LARGEST)).flatten().tolist():
-        value, text = float(values[row]), texts[row]
-        if text is None:
+    notation = column.notation
+    if column.plain and column.kind == "number" and not notation.comma and not notation.unit:
+        return column
+    unique = [None if column.signs and text in SIGNS else text for text in column.texts.unique]
+    numbers = np.array(_numbers(unique, column), np.float64)
+    reasons: list[str] = [""] * len(unique)
+    for index in np.flatnonzero(~(np.abs(numbers) <= LARGEST)).tolist():
+        value = numbers[index]
+        if unique[index] is None:
             continue
         if column.kind == "flag":
-            bad[row] = "is not true or false"
+            reasons[index] = "is not true or false"
         elif math.isnan(value):
-            bad[row] = _NO_NUMBER
+            reasons[index] = _NO_NUMBER
         else:
-            bad[row] = "is not finite" if math.isinf(value) else "is too large for float32"
-    return replace(column, values=values, bad=bad)
+            reasons[index] = "is not finite" if math.isinf(value) else "is too large for float32"
+    codes = column.texts.codes
+    bad = {row: reasons[codes[row]] for row in column.texts.rows_of([bool(reason) for reason in reasons])}
+    return replace(column, values=torch.from_numpy(numbers[codes]), bad=bad, plain=False)
 
 
-def number_column(
-    name: str, number: int, values: Tensor, texts: Sequence[str | None] | None = None
-) -> Column:
+def number_column(name: str, number: int, values: Tensor, texts: Texts | None = None) -> Column:
     """A column stored as numbers ((N,) float64); infinity is a bad cell."""
-    beyond = torch.nonzero(values.abs() > _LARGEST).flatten().tolist()
+    beyond = torch.nonzero(values.abs() > LARGEST).flatten().tolist()
     bad = dict.fromkeys(beyond, "is not finite in float32")
     return Column(name, number, "number", values, texts=texts, bad=bad, stored=True)
 
@@ -211,7 +224,9 @@ def _numbers(texts: Sequence[str | None], column: Column) -> list[float]:
 
 
 def is_number(cell: str) -> bool:
-    return present(cell) is not None and not math.isnan(read_number(cell, find_notation([cell], "auto", ",")))
+    return present(cell) is not None and not math.isnan(
+        read_number(cell, find_notation({cell: 1}, "auto", ","))
+    )
 
 
 def is_code(text: str | None) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -57,8 +57,9 @@ def has_header(even: Rows, header: Header, separator: str) -> bool:
 
 def _is_new(cell: str, column: Column) -> bool:
     """Is it a name above a column of a few texts, none of them the same?"""
-    counted = Counter(text for text in column.texts or () if text is not None)
-    return bool(cell) and not is_number(cell) and cell not in counted and 2 * len(counted) <= counted.total()
+    counted = column.texts.counts() if column.texts is not None else {}
+    few = 2 * len(counted) <= sum(counted.values())
+    return bool(cell) and not is_number(cell) and cell not in counted and few
 
 
 def _counts(cells: Sequence[str]) -> bool:
@@ -136,26 +137,23 @@ def _counts_rows(column: Column) -> bool:
 
 def read_columns(
     names: Sequence[str] | None,
-    cells: Sequence[Sequence[str]],
-    delimiter: str,
+    width: int,
+    read: Callable[[int, str, str], Column],
     decimal: str = "auto",
-    marks: Sequence[str] | None = None,
 ) -> list[Column]:
-    """The columns of a text file; ``names`` is its header.
+    """The columns of a text file; ``names`` is its header, ``read`` gives the column at a position.
 
     Decimals have one sign in a file: a column that could be read in two ways is read like the others.
     """
     if names is not None and all(_IN_QUOTES.fullmatch(name) for name in names):
         names = [name[1:-1] for name in names]
-    unique = unique_names(names, len(cells))
+    unique = unique_names(names, width)
 
-    def read(index: int, decimal: str) -> Column:
-        column = read_column(
-            unique[index], index + 1, cells[index], marks=marks, decimal=decimal, delimiter=delimiter
-        )
+    def one(index: int, decimal: str) -> Column:
+        column = read(index, unique[index], decimal)
         return replace(column, no_input=why_no_input(column, None if names is None else names[index]))
 
-    columns = [read(index, decimal) for index in range(len(cells))]
+    columns = [one(index, decimal) for index in range(width)]
     if decimal != "auto":
         return columns
     commas = {
@@ -165,7 +163,7 @@ def read_columns(
         return columns
     found = "," if commas == {True} else "."
     return [
-        read(index, found)
+        one(index, found)
         if column.notation.unclear
         or (found == "," and column.kind == "number" and not column.notation.proven)
         else column

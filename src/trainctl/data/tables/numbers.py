@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import islice
 
 TIME = "time"
 """The unit of dates and times: seconds since 1970, or since midnight."""
@@ -54,35 +55,38 @@ class Notation:
 PLAIN = Notation()
 
 
-def find_notation(texts: Iterable[str], decimal: str, delimiter: str) -> Notation:
+def find_notation(texts: Mapping[str, int], decimal: str, delimiter: str) -> Notation:
     """The notation of a column's cells.
 
     ``850`` beside ``1,200`` is written with thousands separators; ``1.850`` beside ``750`` has two readings,
     as has a column of nothing but ``1,200``, unless commas separate the cells of the file.
 
     Args:
+        texts: the different texts of its cells in the order of their first cells, with their counts.
         decimal: ``.`` or ``,`` where that is known, else ``auto``.
         delimiter: of the file.
     """
-    texts = list(texts)
-    if decimal == "auto" and floats(texts) is not None:
+    if decimal == "auto" and floats([*texts]) is not None:
         return _plain_notation(texts)
     if _time_share(texts) > 0.5:
         return Notation(unit=TIME)
-    split = [found for text in texts if (found := _split(text)) is not None]
-    counted = Counter(unit for _, unit in split)
+    split = [(*found, count) for text, count in texts.items() if (found := _split(text)) is not None]
+    counted: Counter[str] = Counter()
+    for _, sign, count in split:
+        counted[sign] += count
     unit = counted.most_common(1)[0][0] if counted else ""
-    digits = [each for each, _ in split]
+    digits = [each for each, _, _ in split]
     if decimal != "auto":
         return Notation(decimal == ",", unit, proven=True)
-    marked = [each for each in digits if not each.isdecimal()]
-    as_point = [not math.isnan(_value(each, comma=False)) for each in marked]
-    as_comma = [not math.isnan(_value(each, comma=True)) for each in marked]
-    points = sum(point and not comma for point, comma in zip(as_point, as_comma, strict=True))
-    commas = sum(comma and not point for point, comma in zip(as_point, as_comma, strict=True))
+    marked = [(each, count) for each, _, count in split if not each.isdecimal()]
+    points = commas = 0
+    for each, count in marked:
+        point, comma = not math.isnan(_value(each, comma=False)), not math.isnan(_value(each, comma=True))
+        points += count * (point and not comma)
+        commas += count * (comma and not point)
     if points or commas:
         return Notation(commas > points, unit, proven=points == 0 or commas == 0)
-    either = [each for each in marked if _EITHER.fullmatch(each)]
+    either = [each for each, _ in marked if _EITHER.fullmatch(each)]
     small = any(_SMALL.fullmatch(each) for each in digits)
     grouped = small and not any(_LARGE.fullmatch(each) for each in digits)
     with_comma = [each for each in either if "," in each]
@@ -94,7 +98,7 @@ def find_notation(texts: Iterable[str], decimal: str, delimiter: str) -> Notatio
     return Notation(False, unit, unclear=unclear)
 
 
-def _plain_notation(texts: Sequence[str]) -> Notation:
+def _plain_notation(texts: Iterable[str]) -> Notation:
     """The notation of cells that are all plain numbers: points may still be between thousands."""
     pointed = [text for text in texts if "." in text]
     if not pointed or not all(_EITHER.fullmatch(text) for text in pointed):
@@ -131,11 +135,12 @@ def read_numbers(texts: Sequence[str | None], notation: Notation) -> list[float]
     return [math.nan if text is None else read_number(text, notation) for text in texts]
 
 
-def _time_share(texts: Sequence[str]) -> float:
+def _time_share(texts: Mapping[str, int]) -> float:
     # Most columns are no times, which their first cells show.
-    if not any("-" in text or ":" in text for text in texts[:20]):
+    if not any("-" in text or ":" in text for text in islice(texts, 20)):
         return 0.0
-    return sum(not math.isnan(_seconds(text)) for text in texts) / len(texts)
+    times = sum(count for text, count in texts.items() if not math.isnan(_seconds(text)))
+    return times / sum(texts.values())
 
 
 def _split(text: str) -> tuple[str, str] | None:

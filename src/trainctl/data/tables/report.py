@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
 
-from trainctl.data.tables.columns import Column, is_code, quoted
+from trainctl.data.tables.columns import Column, quoted
 from trainctl.data.tables.numbers import TIME
 from trainctl.data.tables.rows import Table, show_names
 
@@ -15,62 +17,85 @@ _SHOWN = 4
 _EXACT = 2.0**53
 
 
-def summary(
-    table: Table, inputs: Sequence[Column], categories: Sequence[Sequence[str]], left_out: Mapping[int, str]
-) -> str:
+@dataclass(frozen=True)
+class Taken:
+    """How an input column was taken.
+
+    Attributes:
+        notation: how its numbers are written, where that is not plain.
+        mixed: its categories are numbers and texts.
+        lost: what is lost when its numbers become float32; empty if nothing is.
+        described: all of it, as a line for the log.
+    """
+
+    name: str
+    number: int
+    place: str
+    categories: int | None
+    notation: tuple[str, ...]
+    mixed: bool
+    lost: str
+    described: str
+
+
+def taken(column: Column, categories: Sequence[str]) -> Taken:
+    """How a column with the rows that are used was taken."""
+    mixed = column.kind == "text" and _numbers_among(column)
+    notation, lost = _notation(column), _vanishing(column)
+    parts: list[str] = [column.kind if column.kind != "flag" else "true or false"]
+    if column.kind == "text":
+        shown = ", ".join(map(quoted, categories[:_SHOWN])) + (", …" if len(categories) > _SHOWN else "")
+        parts = [f"category with {len(categories)} values: {shown}"]
+        if mixed:
+            parts.append("numbers and texts")
+    elif column.kind == "number":
+        parts += notation
+        if column.leading_zeros():
+            parts.append("leading zeros: dataset.categories would keep them")
+    if absent := int(column.missing().sum()):
+        marks = f" ({', '.join(column.marks)})" if column.marks else ""
+        parts.append(f"{absent} missing{marks}")
+    return Taken(
+        name=column.name,
+        number=column.number,
+        place=column.place,
+        categories=len(categories) if column.kind == "text" else None,
+        notation=tuple(notation),
+        mixed=mixed,
+        lost=lost,
+        described="; ".join(filter(None, [*parts, lost])),
+    )
+
+
+def summary(table: Table, inputs: Sequence[Taken], left_out: Mapping[int, str]) -> str:
     """One line for the header: kinds, notations, columns that were left out, numbers that vanish."""
-    texts = [column for column in inputs if column.kind == "text"]
+    texts = [column.categories for column in inputs if column.categories is not None]
     counts = [f"{len(inputs) - len(texts)} number columns"]
     if texts:
-        counts = [f"{counts[0]} and {len(texts)} of text ({sum(map(len, categories))} categories)"]
-    for what in sorted({each for column in inputs for each in _notation(column)}):
-        counts.append(f"{what} in {_named([column for column in inputs if what in _notation(column)])}")
-    mixed = [column for column in texts if _numbers_among(column)]
-    if mixed:
+        counts = [f"{counts[0]} and {len(texts)} of text ({sum(texts)} categories)"]
+    for what in sorted({each for column in inputs for each in column.notation}):
+        counts.append(f"{what} in {_named([column for column in inputs if what in column.notation])}")
+    if mixed := [column for column in inputs if column.mixed]:
         counts.append(f"numbers and texts, taken as categories, in {_named(mixed)}")
     unasked = {number: why for number, why in left_out.items() if why != "dataset.drop"}
     for column in [column for column in table.columns if column.number in unasked][:_SHOWN]:
         counts.append(f"left out {column.place}: {unasked[column.number]}")
     if len(unasked) > _SHOWN:
         counts.append(f"{len(unasked) - _SHOWN} more columns left out, which train.log names")
-    counts += [f"{column.place}: {lost}" for column in inputs if (lost := _vanishing(column))][:_SHOWN]
+    counts += [f"{column.place}: {column.lost}" for column in inputs if column.lost][:_SHOWN]
     return "; ".join(counts)
 
 
 def column_report(
-    table: Table,
-    inputs: Sequence[Column],
-    categories: Sequence[Sequence[str]],
-    target: Column,
-    left_out: Mapping[int, str],
+    table: Table, inputs: Sequence[Taken], target: Column, left_out: Mapping[int, str]
 ) -> tuple[str, ...]:
     """A line for each column of the file: number, category, target, or why it was left out."""
     lines = {number: f"left out: {why}" for number, why in left_out.items()}
-    lines |= {
-        column.number: _described(column, names) for column, names in zip(inputs, categories, strict=True)
-    }
+    lines |= {column.number: column.described for column in inputs}
     lines[target.number] = "target"
     return tuple(
         f"{column.place}: {lines[column.number]}" for column in table.columns if column.number in lines
     )
-
-
-def _described(column: Column, names: Sequence[str]) -> str:
-    parts: list[str] = [column.kind if column.kind != "flag" else "true or false"]
-    if column.kind == "text":
-        shown = ", ".join(map(quoted, names[:_SHOWN])) + (", …" if len(names) > _SHOWN else "")
-        parts = [f"category with {len(names)} values: {shown}"]
-        if _numbers_among(column):
-            parts.append("numbers and texts")
-    elif column.kind == "number":
-        parts += _notation(column)
-        if any(map(is_code, column.texts or ())):
-            parts.append("leading zeros: dataset.categories would keep them")
-    absent = int(column.missing().sum())
-    if absent:
-        marks = f" ({', '.join(column.marks)})" if column.marks else ""
-        parts.append(f"{absent} missing{marks}")
-    return "; ".join(filter(None, [*parts, _vanishing(column)]))
 
 
 def _notation(column: Column) -> list[str]:
@@ -81,15 +106,18 @@ def _notation(column: Column) -> list[str]:
     if column.notation.comma:
         written.append("decimal commas")
     thousands = "." if column.notation.comma else ","
-    if column.texts is not None and unit != TIME and any(thousands in text for text in column.texts if text):
+    texts = {} if column.texts is None or column.plain or unit == TIME else column.texts.counts()
+    if any(thousands in text for text in texts):
         written.append("thousands separators")
     return written
 
 
 def _numbers_among(column: Column) -> bool:
     """Are most of the texts numbers?"""
-    texts = [text for text in column.texts or () if text is not None]
-    return 0 < len(texts) <= 2 * sum(text.replace(".", "", 1).isdecimal() for text in texts) < 2 * len(texts)
+    texts = {} if column.texts is None else column.texts.counts()
+    total = sum(texts.values())
+    numbers = sum(count for text, count in texts.items() if text.replace(".", "", 1).isdecimal())
+    return 0 < total <= 2 * numbers < 2 * total
 
 
 def _vanishing(column: Column) -> str:
@@ -97,22 +125,21 @@ def _vanishing(column: Column) -> str:
     values = column.values[~column.values.isnan()]
     if column.kind != "number" or len(values) < 2:
         return ""
-    before = _different(values)
-    if column.texts is not None and bool(values.abs().max() >= _EXACT):
-        before = max(before, len({*column.texts} - {None}))
-    scaled = (values - values.mean()) / values.std().clamp(min=torch.finfo(torch.float64).tiny)
-    after = _different(scaled.to(torch.float32))
+    ordered = np.sort(values.numpy())
+    before, largest = _different(ordered), max(abs(ordered[0]), abs(ordered[-1]))
+    if column.texts is not None and largest >= _EXACT:
+        before = max(before, len(column.texts.counts()))
+    deviation = max(float(values.std()), torch.finfo(torch.float64).tiny)
+    after = _different(((ordered - float(values.mean())) / deviation).astype(np.float32))
     if 2 * after >= before:
         return ""
-    return (
-        f"{before} different numbers become {after} when they are scaled (see {float(values.abs().max()):g})"
-    )
+    return f"{before} different numbers become {after} when they are scaled (see {largest:g})"
 
 
-def _different(values: Tensor) -> int:
-    return len(torch.unique(values))
+def _different(ordered: Any) -> int:
+    return 1 + int(np.count_nonzero(ordered[1:] != ordered[:-1]))
 
 
-def _named(columns: Sequence[Column]) -> str:
+def _named(columns: Sequence[Taken]) -> str:
     more = f" and {len(columns) - _SHOWN} more" if len(columns) > _SHOWN else ""
     return show_names(column.name for column in columns[:_SHOWN]) + more

@@ -172,9 +172,9 @@ def match_columns(table: Table, like: Sequence[Column], first: Table) -> list[Co
         _refuse_unusable(table, [replace(second, unclear=None)])
         if second.texts is not None and not (second.stored and column.kind == "number"):
             second = replace(second, kind=column.kind, notation=column.notation, signs=column.signs)
-            second = as_kind(replace(second, bad={}))
+            second = replace(as_kind(replace(second, bad={})), labels=column.labels)
         elif column.kind == "text" and column.labels:
-            second = second.as_text()
+            second = replace(second.as_text(), labels=True)
         elif column.kind != "number" or second.notation.unit != column.notation.unit:
             raise ConfigError(
                 f"{table.file}, {second.place}: {_held(second)}, where {first.file} has {_held(column)}",
@@ -280,7 +280,7 @@ def useless_columns(inputs: Sequence[Column], keep: Collection[int]) -> dict[int
     useless = {}
     for column in inputs:
         present = int((~column.missing()).sum())
-        distinct = len({*(column.texts or ())} - {None}) if column.kind == "text" else 0
+        distinct = len(column.texts.counts()) if column.kind == "text" and column.texts is not None else 0
         if not present:
             useless[column.number] = "no values"
         elif distinct > max(_FEW_CATEGORIES, present / 2) and column.number not in keep:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainctl.data.tables.columns import Column
+from trainctl.data.tables.columns import Column, is_number
 from trainctl.data.tables.numbers import Notation
-from trainctl.data.tables.report import column_report, summary
+from trainctl.data.tables.report import column_report, summary, taken
 from trainctl.data.tables.rows import (
     Table,
     choose_columns,
@@ -25,8 +26,9 @@ from trainctl.data.tables.rows import (
 from trainctl.data.tables.target import Target, encode_target, read_target
 from trainctl.data.tables.transform import TableTransform
 from trainctl.data.types import Data, Split, split_rows
-from trainctl.errors import ConfigError
+from trainctl.errors import ConfigError, Problem
 
+_BLOCK = 1 << 16
 _LARGEST_ERROR = 1e-4
 """The largest rounding error of a number, in deviations of its column."""
 
@@ -46,13 +48,84 @@ class Options:
     categories: Sequence[str | int] = ()
 
 
-def make_data(
+class Samples:
+    """Rows of a table and their targets, to be encoded block by block.
+
+    Args:
+        rows: (M,) int64 numbers of rows, sorted.
+        targets: of these rows.
+        wide: inputs are float64, not float32.
+    """
+
+    def __init__(
+        self,
+        columns: Sequence[Column],
+        categories: Sequence[Sequence[str]],
+        rows: Tensor,
+        targets: Tensor,
+        *,
+        wide: bool = False,
+    ) -> None:
+        self.dtype = torch.float64 if wide else torch.float32
+        self.shape, self.targets = (len(rows), len(columns)), targets
+        self._rows = rows
+        self._parts = [
+            _encoded(column, names, self.dtype) for column, names in zip(columns, categories, strict=True)
+        ]
+
+    def blocks(self) -> Iterator[Tensor]:
+        """The inputs, (N, columns): numbers, positions of categories, NaN for missing and unknown ones."""
+        for rows in torch.split(self._rows, _BLOCK):
+            yield torch.stack([part(rows) for part in self._parts], dim=1)
+
+    def split(self) -> Split:
+        inputs = torch.empty(self.shape, dtype=self.dtype)
+        done = 0
+        for block in self.blocks():
+            inputs[done : done + len(block)] = block
+            done += len(block)
+        return Split(inputs, self.targets)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A table whose columns and rows are chosen, but not encoded. ``facts`` are plain JSON values."""
+
+    facts: Mapping[str, Any]
+    train: Samples
+    test: Samples | None
+
+    def data(self) -> Data:
+        return finish(self.facts, self.train.split(), None if self.test is None else self.test.split())
+
+
+def finish(facts: Mapping[str, Any], train: Split, test: Split | None) -> Data:
+    """The dataset from the facts and the encoded rows of a prepared table."""
+    widths = [len(column["categories"]) for column in facts["reading"]["columns"]]
+    classes = tuple(facts["reading"]["classes"])
+    return Data(
+        name=facts["name"],
+        task=facts["reading"]["task"],
+        train=train,
+        test=test,
+        input_shape=(sum(width or 1 for width in widths),),
+        output_size=len(classes) or 1,
+        transform=nn.Identity(),
+        fit=lambda train: TableTransform(train.inputs, widths),
+        classes=classes,
+        note=facts["note"],
+        report=tuple(facts["report"]),
+        reading=facts["reading"],
+    )
+
+
+def prepare(
     name: str,
     table: Table,
     options: Options,
     test_table: Table | None = None,
     like: Mapping[str, Any] | None = None,
-) -> Data:
+) -> Prepared:
     """A table as a dataset; its test split comes from a second table, or is held out of the first.
 
     The rows that are not test rows decide the categories, and so the width. ``fit`` finds the categories
@@ -62,9 +135,11 @@ def make_data(
     Shape: inputs (N, columns) float32, or float64 where that loses digits, targets (N,) int64 or (N, 1)
     float64.
     """
+    order: list[str] = []
     if like is not None and like.get("kind") != "table":
+        order = [each["name"] for each in like["columns"]] if like.get("kind") == "column order" else []
         like = None
-    inputs, goal, left_out_columns = _columns(table, options, like)
+    inputs, goal, left_out_columns = _columns(table, options, like, order)
     rows, left_out = usable_rows(table, inputs, goal, options.missing, options.bad_rows)
     train_rows, test_rows = torch.arange(len(rows)), None
     if test_table is None:
@@ -74,43 +149,33 @@ def make_data(
         target = read_target(table.file, goal.keep(rows), options.task)
         if target.classes:
             goal = replace(goal.as_text(), labels=True)
-        categories = [_categories(column.keep(rows[train_rows])) for column in inputs]
-        wide = any(_needs_float64(column.values[rows]) for column in inputs if column.kind == "number")
+        categories = [_categories(column, rows[train_rows]) for column in inputs]
+        wide = any(_needs_float64(column.keep(rows).values) for column in inputs if column.kind == "number")
     else:
         target, asked = Target(like["task"], tuple(like["classes"]), "as in training"), ""
         categories = [each["categories"] for each in like["columns"]]
         wide = like.get("dtype") == "float64"
 
-    def samples(table: Table, inputs: Sequence[Column], goal: Column, rows: Tensor) -> Split:
-        kept = [column.keep(rows) for column in inputs]
-        return Split(encode(kept, categories, wide=wide), encode_target(table, rows, goal, target))
-
-    whole = samples(table, inputs, goal, rows)
-    test = None if test_rows is None else whole[test_rows]
+    targets = encode_target(table, rows, goal, target)
+    train = Samples(inputs, categories, rows[train_rows], targets[train_rows], wide=wide)
+    test = None
+    if test_rows is not None:
+        test = Samples(inputs, categories, rows[test_rows], targets[test_rows], wide=wide)
     if test_table is not None:
         *others, other_goal = match_columns(test_table, [*inputs, goal], table)
         there, left_out_there = usable_rows(test_table, others, other_goal, options.missing, options.bad_rows)
-        test = samples(test_table, others, other_goal, there)
+        targets = encode_target(test_table, there, other_goal, target)
+        test = Samples(others, categories, there, targets, wide=wide)
         left_out = "; ".join(filter(None, [left_out, f"test from {test_table.file}", left_out_there]))
 
-    widths = [len(each) for each in categories]
-    texts = sum(width > 0 for width in widths)
-    used = [column.keep(rows) for column in inputs]
-    notes = (*table.notes, summary(table, used, categories, left_out_columns))
+    used = [taken(column.keep(rows), names) for column, names in zip(inputs, categories, strict=True)]
+    notes = (*table.notes, summary(table, used, left_out_columns))
     why = f"target {goal.name}: {target.why}{asked}"
-    return Data(
-        name=name,
-        task=target.task,
-        train=whole[train_rows],
-        test=test,
-        input_shape=(len(inputs) - texts + sum(widths),),
-        output_size=len(target.classes) or 1,
-        transform=nn.Identity(),
-        fit=lambda train: TableTransform(train.inputs, widths),
-        classes=target.classes,
-        note="; ".join(filter(None, [Path(table.file).name, *notes, why, left_out])),
-        report=column_report(table, used, categories, goal, left_out_columns),
-        reading={
+    facts = {
+        "name": name,
+        "note": "; ".join(filter(None, [Path(table.file).name, *notes, why, left_out])),
+        "report": column_report(table, used, goal, left_out_columns),
+        "reading": {
             "kind": "table",
             "task": target.task,
             "classes": list(target.classes),
@@ -125,14 +190,15 @@ def make_data(
             ],
             "target": {**_described(goal), "labels": goal.labels},
         },
-    )
+    }
+    return Prepared(facts, train, test)
 
 
 def _columns(
-    table: Table, options: Options, like: Mapping[str, Any] | None
+    table: Table, options: Options, like: Mapping[str, Any] | None, order: Sequence[str]
 ) -> tuple[list[Column], Column, dict[int, str]]:
     """The input columns, the target column and why others were left out: as the options say, or as a model
-    was trained on them."""
+    was trained on them. ``order`` is the names of the inputs in another order."""
     if like is None:
         inputs, goal, left_out = choose_columns(
             table, options.target, options.drop, options.keep, options.categories, options.task
@@ -143,12 +209,15 @@ def _columns(
         asked = [find_column(table, "keep", each) for each in (*options.keep, *options.categories)]
         useless = useless_columns(inputs, {column.number for column in asked})
         inputs = [column for column in inputs if column.number not in useless]
+        if set(order) == {column.name for column in inputs}:
+            inputs.sort(key=lambda column: order.index(column.name))
         if not inputs:
             raise ConfigError(
                 f"{table.file}: no input column is left{left_out_columns(table, useless)}",
                 "'dataset.keep=[NAME]' takes a column of different texts as categories",
             )
         return inputs, goal, left_out | useless
+    _refuse_others(options, like)
     wanted = [column_like(each, like) for each in (*like["columns"], like["target"])]
     if options.target is not None:
         found = find_column(table, "target", options.target)
@@ -156,6 +225,48 @@ def _columns(
     trained_on = Table("the training data", (), (), named=like["named"])
     *inputs, goal = match_columns(table, wanted, trained_on)
     return inputs, goal, {}
+
+
+def _refuse_others(options: Options, like: Mapping[str, Any]) -> None:
+    """Raise ConfigError for settings that contradict the table that a model was trained on."""
+    kinds = {each["name"]: each["kind"] for each in like["columns"]}
+    drop, keep, categories = (
+        [unicodedata.normalize("NFC", each) for each in names if isinstance(each, str)]
+        for names in (options.drop, options.keep, options.categories)
+    )
+    known = {*kinds, like["target"]["name"]}
+    wrong = [f"dataset.drop=[{name}]: the model has that input" for name in drop if name in kinds]
+    wrong += [
+        f"dataset.keep=[{name}]: the model has no such input"
+        for name in keep
+        if name not in known and not is_number(name)
+    ]
+    wrong += [
+        f"dataset.categories=[{name}]: the model was trained on its numbers"
+        for name in categories
+        if kinds.get(name, "text") != "text"
+    ]
+    if options.task not in ("auto", like["task"]):
+        wrong.append(f"dataset.task={options.task}: the model was trained for {like['task']}")
+    if wrong:
+        raise ConfigError([Problem(each, "train a new run with other columns") for each in wrong])
+
+
+def marks_like(like: Mapping[str, Any] | None, marks: list[str] | None) -> list[str] | None:
+    """The cells without a value: ``marks``, or those of the table that a model was trained on.
+
+    Raises ConfigError where both say something else.
+    """
+    if like is None or like.get("kind") != "table":
+        return marks
+    trained: list[str] | None = like.get("missing_marks")
+    if marks is not None and list(marks) != list(trained or ()):
+        used = "the usual ones" if trained is None else list(trained)
+        raise ConfigError(
+            f"dataset.missing_marks={list(marks)}: the model was trained with {used}",
+            "train a new run with others",
+        )
+    return trained
 
 
 def _described(column: Column) -> dict[str, Any]:
@@ -169,7 +280,7 @@ def column_like(described: Mapping[str, Any], reading: Mapping[str, Any]) -> Col
         described["name"],
         described["number"],
         described["kind"],
-        notation=Notation(described["comma"], described.get("unit", "")),
+        notation=Notation(described.get("comma", False), described.get("unit", "")),
         signs=reading.get("missing_marks") is None,
         labels=described.get("labels", False),
     )
@@ -184,21 +295,25 @@ def _needs_float64(values: Tensor) -> bool:
     return bool(error > _LARGEST_ERROR * values.std())
 
 
-def _categories(column: Column) -> list[str]:
-    """The texts of a column in alphabetical order; none for a column of numbers."""
-    return sorted({text for text in column.texts or () if text is not None}) if column.kind == "text" else []
+def _categories(column: Column, rows: Tensor) -> list[str]:
+    """The texts of a column in these rows in alphabetical order; none for a column of numbers."""
+    if column.kind != "text" or column.texts is None:
+        return []
+    return sorted(column.texts.take(rows).counts())
 
 
 def encode(columns: Sequence[Column], categories: Sequence[Sequence[str]], *, wide: bool = False) -> Tensor:
-    """(N, columns) float32, or float64 if ``wide``: numbers, positions of categories, NaN for missing and
-    unknown ones."""
-    dtype = torch.float64 if wide else torch.float32
-    encoded = []
-    for column, names in zip(columns, categories, strict=True):
-        if column.kind == "text":
-            codes = {text: code for code, text in enumerate(names)}
-            found = [codes.get(text or "", torch.nan) for text in column.texts or ()]
-            encoded.append(torch.tensor(found, dtype=dtype))
-        else:
-            encoded.append(column.values.to(dtype))
-    return torch.stack(encoded, dim=1)
+    """All rows of some columns, as in :meth:`Samples.blocks`."""
+    count = max(len(column.texts or column.values) for column in columns)
+    rows = torch.arange(count)
+    return Samples(columns, categories, rows, torch.empty(0), wide=wide).split().inputs
+
+
+def _encoded(column: Column, categories: Sequence[str], dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+    """Gives the encoded cells of some rows of a column."""
+    if column.kind != "text" or column.texts is None:
+        return lambda rows: column.values[rows].to(dtype)
+    number = {text: code for code, text in enumerate(categories)}
+    values = torch.tensor([number.get(text or "", torch.nan) for text in column.texts.unique], dtype=dtype)
+    codes = torch.from_numpy(column.texts.codes)
+    return lambda rows: values[codes[rows].to(torch.int64)]

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from trainctl.data.tables.columns import Column, is_code, whole_number
+from trainctl.data.tables.columns import Column, whole_number
 from trainctl.data.tables.rows import Table
+from trainctl.data.tables.texts import Texts
 from trainctl.errors import ConfigError
 
 _MOST_CLASSES = 20
+_EXACT = 2.0**53
+"""From here on float64 does not hold every integer."""
 
 
 @dataclass(frozen=True)
@@ -34,23 +39,25 @@ def read_target(file: str, column: Column, task: str) -> Target:
     Raises ConfigError when the column does not fit the task, or has only one value.
     """
     place = f"{file}, {column.place}"
-    labels = _labels(column)
     because = "it is text"
     text = column.kind != "number"
-    if not text and task == "auto" and any(is_code(label) for label in labels):
+    if not text and task == "auto" and column.leading_zeros():
         text, because = True, "it has numbers with leading zeros"
     if text and task == "regression":
         raise ConfigError(
             f"dataset.task=regression requires numbers: {place} holds text",
             "use dataset.task=classification, or another dataset.target",
         )
+    values = np.empty(0) if text else np.unique(column.values.numpy())
+    if task != "classification" and len(values) > _MOST_CLASSES and np.abs(values).max() < _EXACT:
+        # Not one class, and nobody has to look at the texts of the cells, which may not be in memory.
+        return Target("regression", (), f"regression, because it has {_counted(len(values), values)}")
+    distinct, rows = _labels(column).counts(), len(_labels(column))
     if not text and task == "auto":
-        plain = [whole_number(label) for label in labels]
-        labels = [label for label in plain if label is not None] if None not in plain else labels
-    rows, distinct = len(labels), sorted(set(labels), key=_numbers_first)
-    values = [] if text else torch.unique(column.values).tolist()
+        plain = [whole_number(label) for label in distinct]
+        distinct = distinct if None in plain else dict.fromkeys([label for label in plain if label], 0)
     if len(distinct) == 1 or (task == "regression" and len(values) == 1):
-        shown = repr(distinct[0]) if text else f"{values[0]:g}"
+        shown = repr(next(iter(distinct))) if text else f"{values[0]:g}"
         raise ConfigError(
             f"{place}: every row has the target {shown}; it must vary",
             "choose another column with dataset.target=",
@@ -61,19 +68,25 @@ def read_target(file: str, column: Column, task: str) -> Target:
                 f"{place}: {len(distinct)} different texts in {rows} rows are too many for classes",
                 "choose another dataset.target, or dataset.task=classification to take them as classes",
             )
-        return Target("classification", tuple(distinct), f"{len(distinct)} classes, because {because}")
-    whole = not any(value % 1 for value in values)
+        classes = tuple(sorted(distinct, key=_numbers_first))
+        return Target("classification", classes, f"{len(distinct)} classes, because {because}")
+    whole = not (values % 1).any()
     if task == "classification" and not whole:
         raise ConfigError(
             f"dataset.task=classification requires text or whole numbers: {place} has numbers that are not"
             " whole",
             "use dataset.task=regression",
         )
-    number = f"{max(len(distinct), len(values))} different {'whole numbers' if whole else 'numbers'}"
+    number = _counted(max(len(distinct), len(values)), values)
     few = len(distinct) <= min(_MOST_CLASSES, rows / 2)
     if task == "classification" or (task == "auto" and whole and few):
-        return Target("classification", tuple(distinct), f"{len(distinct)} classes, because it has {number}")
+        classes = tuple(sorted(distinct, key=_numbers_first))
+        return Target("classification", classes, f"{len(distinct)} classes, because it has {number}")
     return Target("regression", (), f"regression, because it has {number}")
+
+
+def _counted(number: int, values: Any) -> str:
+    return f"{number} different {'numbers' if (values % 1).any() else 'whole numbers'}"
 
 
 def encode_target(table: Table, rows: Tensor, column: Column, target: Target) -> Tensor:
@@ -86,19 +99,21 @@ def encode_target(table: Table, rows: Tensor, column: Column, target: Target) ->
         return column.values.unsqueeze(1)
     number = {name: index for index, name in enumerate(target.classes)}
     whole = all(whole_number(name) == name for name in target.classes)
-    labels = [_label(text, number, whole) for text in _labels(column)]
-    for row, label in zip(rows.tolist(), labels, strict=True):
-        if label not in number:
-            raise ConfigError(
-                f"{table.place(row)}, {column.place}: {label!r} is not a class of the training data",
-                f"there are: {', '.join(target.classes)}",
-            )
-    return torch.tensor([number[label] for label in labels], dtype=torch.int64)
+    texts = _labels(column)
+    labels = [_label(text or "", number, whole) for text in texts.unique]
+    if unknown := texts.rows_of([label not in number for label in labels]):
+        label = labels[texts.codes[unknown[0]]]
+        raise ConfigError(
+            f"{table.place(int(rows[unknown[0]]))}, {column.place}: {label!r} is not a class of the training"
+            " data",
+            f"there are: {', '.join(target.classes)}",
+        )
+    return texts.values([number.get(label, -1) for label in labels], torch.int64)
 
 
-def _labels(column: Column) -> list[str]:
+def _labels(column: Column) -> Texts:
     """The cells as text, as the file has them."""
-    return [text or "" for text in column.as_text().texts or ()]
+    return (column.as_text().texts or Texts.of([])).map(lambda text: text or "")
 
 
 def _label(text: str, classes: Mapping[str, int], whole: bool) -> str:

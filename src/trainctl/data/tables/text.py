@@ -73,16 +73,25 @@ def decode(raw: bytes, file: str, encoding: str) -> tuple[str, str]:
     try:
         return raw.decode(encoding).removeprefix("\ufeff"), encoding
     except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise ConfigError(
-            f"{file}, line {line}: byte 0x{raw[error.start]:02x} is not {encoding} ({error.reason})",
-            "name the right encoding, or use dataset.encoding=auto",
-        ) from error
+        raise undecodable(file, encoding, error, 0) from error
     except (LookupError, ValueError) as error:
-        raise ConfigError(
-            f"dataset.encoding={encoding}: Python has no such text encoding",
-            "use auto, utf-8, utf-16, cp1252, latin-1, shift_jis …",
-        ) from error
+        raise no_encoding(encoding) from error
+
+
+def undecodable(file: str, encoding: str, error: UnicodeDecodeError, lines: int) -> ConfigError:
+    """The error for bytes that are not ``encoding``, in the text after so many ``lines``."""
+    line = lines + error.object.count(b"\n", 0, error.start) + 1
+    return ConfigError(
+        f"{file}, line {line}: byte 0x{error.object[error.start]:02x} is not {encoding} ({error.reason})",
+        "name the right encoding, or use dataset.encoding=auto",
+    )
+
+
+def no_encoding(encoding: str) -> ConfigError:
+    return ConfigError(
+        f"dataset.encoding={encoding}: Python has no such text encoding",
+        "use auto, utf-8, utf-16, cp1252, latin-1, shift_jis …",
+    )
 
 
 def choose_delimiter(text: str, file: str, delimiter: str, skip_lines: int) -> str:
@@ -157,9 +166,14 @@ def read_rows(text: str, file: str, delimiter: str, skip_lines: int) -> list[tup
     found = []
     for line, cells, wrong in rows(io.StringIO(text, newline=""), delimiter, skip_lines):
         if wrong:
-            raise ConfigError(
-                f"{file}, line {line}: {wrong}",
-                'end a cell that begins with " with another one, and write "" for each " inside it',
-            )
+            raise unreadable(file, line, wrong)
         found.append((line, cells))
     return found
+
+
+def unreadable(file: str, line: int, wrong: str) -> ConfigError:
+    """The error for a row that is no row."""
+    return ConfigError(
+        f"{file}, line {line}: {wrong}",
+        'end a cell that begins with " with another one, and write "" for each " inside it',
+    )

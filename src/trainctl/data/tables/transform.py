@@ -7,6 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+_BLOCK = 1 << 16
+"""Rows whose statistics are summed up at once."""
+
 
 class TableTransform(nn.Module):
     """Standardize numbers, replace missing ones by the mean, and encode categories one-hot.
@@ -28,7 +31,9 @@ class TableTransform(nn.Module):
         # Nothing equals NaN, so a category that was not seen is encoded as zero.
         codes = [code if (inputs[:, column] == code).any() else torch.nan for column, code in slots]
         # Of float64 inputs, what is left after subtracting the mean is what float32 has to hold.
-        mean, std = column_statistics(inputs[:, numbers], inputs.dtype)
+        mean, std = column_statistics(
+            inputs if len(numbers) == inputs.shape[1] else inputs[:, numbers], inputs.dtype
+        )
         self.register_buffer("numbers", torch.tensor(numbers, dtype=torch.int64))
         self.register_buffer("columns", torch.tensor([column for column, _ in slots], dtype=torch.int64))
         self.register_buffer("codes", torch.tensor(codes, dtype=torch.float32))
@@ -69,13 +74,19 @@ def column_statistics(inputs: Tensor, dtype: torch.dtype = torch.float32) -> tup
 
     Shape: (N, C) → (C,) and (C,) of ``dtype``.
     """
-    values = inputs.to(torch.float64)
-    there = ~values.isnan()
-    count = there.sum(0).clamp(min=1)
-    mean = values.nan_to_num(nan=0.0).sum(0) / count
-    deviation = torch.where(there, values - mean, 0.0)
-    std = (deviation.square().sum(0) / count).sqrt()
+    blocks = torch.split(inputs, _BLOCK)  # in float64 the whole would be several times as large
+    count = torch.stack([(~block.isnan()).sum(0) for block in blocks]).sum(0).clamp(min=1)
+    sums = [block.to(torch.float64).nan_to_num(nan=0.0).sum(0) for block in blocks]
+    mean = torch.stack(sums).sum(0) / count
+    squares = torch.zeros_like(mean)
+    first, last = torch.full_like(mean, torch.inf), torch.full_like(mean, -torch.inf)
+    for block in blocks:
+        values = block.to(torch.float64)
+        there = ~values.isnan()
+        squares += torch.where(there, values - mean, 0.0).square().sum(0)
+        if len(values):
+            first = torch.minimum(first, torch.where(there, values, torch.inf).amin(0))
+            last = torch.maximum(last, torch.where(there, values, -torch.inf).amax(0))
     # Rounding gives a constant column a deviation of 1e-17; dividing by it would amplify noise.
-    first = torch.where(there, values, torch.inf).amin(0) if len(values) else mean
-    last = torch.where(there, values, -torch.inf).amax(0) if len(values) else mean
+    std = (squares / count).sqrt()
     return mean.to(dtype), torch.where(first < last, std, 1.0).to(dtype)

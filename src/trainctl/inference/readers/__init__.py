@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from trainctl.data.files import similar_file
-from trainctl.data.images.decoding import SUFFIXES
+from trainctl.data.images.listing import SUFFIXES
 from trainctl.data.preprocessing import shown
 from trainctl.errors import ConfigError
 from trainctl.inference.readers.arrays import ArrayFile

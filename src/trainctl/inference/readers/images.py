@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from trainctl.data.images.decoding import SUFFIXES, Decoder, images_below, in_threads
+from trainctl.data.images.decoding import Decoder, in_threads
+from trainctl.data.images.listing import SUFFIXES, Listing, images_below
 from trainctl.errors import ConfigError
 from trainctl.inference.readers.base import Batch
 
@@ -33,13 +34,13 @@ class ImageFiles:
     def __init__(self, path: Path, raw: Mapping[str, Any], reading: Mapping[str, Any]) -> None:
         channels, height, width = raw["shape"]
         self.root = path if path.is_dir() else path.parent
-        images, others = images_below(path) if path.is_dir() else ([path], 0)
-        self.files = sorted(str(image.relative_to(self.root)) for image in images)
+        listing = images_below(path) if path.is_dir() else Listing([path])
+        self.files = sorted(str(image.relative_to(self.root)) for image in listing.images)
         if not self.files:
             raise ConfigError(
                 f"--input {path}: no images found", f"images end in {', '.join(sorted(SUFFIXES))}"
             )
-        self.notices = [f"{others} other file{'s' if others > 1 else ''} ignored"] if others else []
+        self.notices = listing.notes()
         self.decode = Decoder((height, width), channels, reading.get("resize", "crop"))
         self.largest = int(reading.get("largest", 255))
         # Training on a folder of images resizes them, too; after any other training it is worth a remark.

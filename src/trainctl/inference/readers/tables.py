@@ -20,6 +20,7 @@ from trainctl.data.tables.header import has_header, short_header, unique_names
 from trainctl.data.tables.rows import show_names
 from trainctl.data.tables.table import column_like, encode
 from trainctl.data.tables.text import choose_delimiter, find_encoding, rows
+from trainctl.data.tables.texts import Texts
 from trainctl.errors import ConfigError, nearest
 from trainctl.inference.readers.base import Batch, convert, require_readable, why_bad
 
@@ -167,7 +168,9 @@ class TableFile:
         columns = [
             as_kind(
                 replace(
-                    column, number=place + 1, texts=[present(cells[place], self.marks) for cells in table]
+                    column,
+                    number=place + 1,
+                    texts=Texts.of(present(cells[place], self.marks) for cells in table),
                 )
             )
             for column, place in zip(self.columns, self.places, strict=True)
@@ -191,9 +194,6 @@ class TableFile:
         good = [row for row in range(len(chunk)) if row not in errors]
         names = tuple(range(before + 1, before + len(chunk) + 1))
         return Batch(names, inputs[torch.tensor(good, dtype=torch.int64)], errors)
-
-    def _texts(self, table: Sequence[Sequence[str]], place: int) -> list[str | None]:
-        return [present(cells[place], self.marks) for cells in table]
 
     def _numbers(
         self, columns: Sequence[Column], dtype: str, chunk: Sequence[_Row], errors: dict[int, str]

@@ -76,9 +76,10 @@ def _divided(members: Sequence[Member], sharing: int) -> Iterator[tuple[list[Mem
     same = max(places.values(), key=len)
     if others := [member for member in members if member not in same]:
         yield others, "it is at another step than the rest of its group", None
+    config = same[0].request.config
     try:
-        with torch.random.fork_rng():
-            found = probe(same[0].request.config, sharing)
+        with runtime.random_state_kept(runtime.choose_device(config.device)):
+            found = probe(config, sharing)
     except TrainctlError:
         yield same, "", None  # each reports the error of its config
         return
@@ -387,7 +388,7 @@ def _load_best(member: Member) -> None:
     state = member.run.state
     if member.built.test is not None and state.best is not None and state.best["step"] != state.step:
         best = member.request.directory / "checkpoints" / folder_name(state.best["step"])
-        member.run.model.load_state_dict(read_checkpoint(best).model)
+        member.run.model.load_state_dict(read_checkpoint(best, training=False).model)
 
 
 def _finite(row: Sequence[float]) -> bool:

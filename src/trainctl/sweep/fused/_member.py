@@ -13,6 +13,7 @@ from torch import Tensor
 
 from trainctl.checkpoint import snapshot
 from trainctl.checkpoint.format import CheckpointData, ready_to_save
+from trainctl.config.connections import connections
 from trainctl.config.safety import environment_names
 from trainctl.data import Data
 from trainctl.errors import NotFiniteError, Problem, TrainctlError
@@ -98,9 +99,10 @@ class Member:
     # ---------------------------------------------------------------- before the first step
 
     def open(self, git: GitState | None) -> None:
-        """Take the run directory and say in ``run.json`` that the run has begun."""
+        """Take the run directory and say in ``run.json`` that the run has begun. A resumed one is taken."""
         request, directory = self.request, self.request.directory
-        self._open.enter_context(lock(directory))
+        if request.resumed is None:
+            self._open.enter_context(lock(directory))
         self._handler = open_log(directory)
         self._open.callback(_close_log, self._handler)
         if request.resumed is not None:
@@ -113,7 +115,7 @@ class Member:
         self.built = built = build(replace(request.config, threads=threads), data)
         self._stored = stored
         named = environment_names(request.files["config.yaml"])
-        if stored or named:
+        if stored or named or connections(request.config):
             trust.remember(directory, stored, named)
         self.run.step_name = self.run.step_name.replace("plain", "stacked", 1)
         self.metrics_log = MetricsLog(directory / "metrics.jsonl")
@@ -132,7 +134,7 @@ class Member:
         if (guard := self.run.hook("guard")) is not None:
             guard.keep = capsule_keeper(request, built, stored, lambda: self.hold(self.run)())
         if request.resumed is not None:
-            self._said = apply(built, request.resumed)
+            self._said = apply(built, request.resumed, self.record)
             self.checkpointer.saved_step = self.run.state.step
         # Nothing draws random numbers while the stack trains: these stay as the initialisation left them.
         self.random = snapshot.RandomStates(built.device).state_dict()
@@ -164,7 +166,7 @@ class Member:
 
     # ---------------------------------------------------------------- while it trains
 
-    def hold(self, run: Run) -> Callable[[], CheckpointData]:
+    def hold(self, run: Run, copied: bool = True) -> Callable[[], CheckpointData]:
         """Copy the tensors that the next step changes; the function returned makes a checkpoint of the copy,
         which takes longer."""
         model = _cloned(dict(run.result.state_dict()))

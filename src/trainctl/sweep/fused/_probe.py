@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,8 @@ def probe(config: Config, sharing: int = 1) -> Probe | str:
         with warnings.catch_warnings():
             # torch falls back to one model at a time, with a warning: slower than without a stack.
             warnings.filterwarnings("error", message=".*batching rule")
-            size = _try(built)
+            with _exact_products():
+                size = _try(built)
     except TrainctlError:
         raise
     except UserWarning:
@@ -140,6 +141,20 @@ def _try(built: Built) -> int | str:
     # Weights, gradients and two moments; weights and moments again, to go back to; the tensors that backward
     # keeps, and their gradients.
     return 7 * state + 2 * sum(saved.values()) // len(pairs) + 2 * batch + 1
+
+
+@contextlib.contextmanager
+def _exact_products() -> Iterator[None]:
+    """Inside, CUDA multiplies in float32: with TF32's 10 bits a stack of convolutions differs in rounding by
+    more than the comparison allows."""
+    tf32, matmul = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    torch.backends.cudnn.allow_tf32 = False
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = tf32
+        torch.set_float32_matmul_precision(matmul)
 
 
 def _close(one: Tensor, other: Tensor) -> bool:

@@ -30,7 +30,8 @@ class Checkpointer(Hook):
     two seconds old, since the next epoch would delete it; one of the best stays in memory until then.
 
     Args:
-        hold: copies the run between two steps; its result makes a checkpoint of the copy.
+        hold: takes the run between two steps, ``copied`` where training goes on before it is written; its
+            result makes a checkpoint of that.
         every_steps, every_epochs, every_minutes: None is never.
         keep_last: number of the newest that are kept.
         keep_best: number of the best by ``monitor`` that are kept.
@@ -44,7 +45,7 @@ class Checkpointer(Hook):
     def __init__(
         self,
         folder: Path,
-        hold: Callable[[Run], Callable[[], CheckpointData]],
+        hold: Callable[[Run, bool], Callable[[], CheckpointData]],
         *,
         every_steps: int | None = None,
         every_epochs: int | Literal["auto"] | None = 1,
@@ -133,7 +134,7 @@ class Checkpointer(Hook):
         if now:
             self.wait()
         if (now or step in kept) and step not in self._held:
-            self._held[step] = self.hold(run)
+            self._held[step] = self.hold(run, self.writer is not None or not now)
         if now:
             self._write_held(kept)
 

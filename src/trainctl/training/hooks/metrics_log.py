@@ -51,6 +51,10 @@ class MetricsLog(Hook):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._size = state["bytes"]
 
+    def lacking(self) -> int:
+        """How many bytes that the checkpoint counted are no longer there."""
+        return max(0, (self._size or 0) - (self.path.stat().st_size if self.path.exists() else 0))
+
     def sync(self) -> None:
         """Bring what was written to the disk."""
         self.log.sync()

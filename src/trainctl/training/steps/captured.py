@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -18,6 +18,9 @@ WARM = 3
 the optimizer its state."""
 
 Step = Callable[..., Tensor]
+
+_failed: list[Any] = []
+"""Graphs whose recording failed: the allocator of pinned memory still asks them."""
 
 
 class CudaGraph:
@@ -44,19 +47,28 @@ class CudaGraph:
 
     def record(self, work: Callable[[], Tensor]) -> Tensor:
         """Record ``work`` without doing it; returns the tensor of its result."""
-        with torch.cuda.device(self._device):
-            generator = torch.cuda.default_generators[torch.cuda.current_device()]
+        current = torch.cuda.current_stream(self._device)
+        # The outer context, because in torch 2.11 a recording that fails does not leave its stream.
+        with torch.cuda.device(self._device), torch.cuda.stream(current):
+            number = torch.cuda.current_device()
+            generator = torch.cuda.default_generators[number]
             # A recording that fails leaves the generator's state unusable, so it gets a copy.
             before = generator.graphsafe_get_state()
             generator.graphsafe_set_state(before.clone_state())
-            # Kept from here on: the allocator may still know the graph of a recording that failed.
-            self._graph = torch.cuda.CUDAGraph()
+            self._graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
+            # Other threads go on and may allocate: autograd's, and the one that pins batches.
+            options = {"pool": pool, "stream": self._stream, "capture_error_mode": "thread_local"}
             try:
-                # Other threads go on and may allocate: autograd's, and the one that pins batches.
-                with torch.cuda.graph(self._graph, stream=self._stream, capture_error_mode="thread_local"):
+                with torch.cuda.graph(self._graph, **options):
                     return work()
             except BaseException:
                 generator.graphsafe_set_state(before)
+                _failed.append(self._graph)
+                # Else the allocator counts the recording as going on: no memory that another stream has
+                # used, such as a batch of the workers', would ever be free again.
+                with suppress(RuntimeError):
+                    torch._C._cuda_endAllocateToPool(number, pool)
+                    torch._C._cuda_releasePool(number, pool)
                 raise
 
     def replay(self) -> None:

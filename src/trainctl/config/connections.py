@@ -1,0 +1,45 @@
+"""Connections that a config opens: another user's run gets none of this user's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from trainctl.config.overrides import split_override
+from trainctl.config.settings import Config
+from trainctl.errors import UnsafeInputError
+from trainctl.registry import trust
+
+
+def connections(config: Config) -> list[str]:
+    """The settings of a config that open connections: a tracker's address, data to download."""
+    found = [f"tracker.{label}.uri" for label, each in config.trackers.items() if each.arguments.get("uri")]
+    return [*found, *(["dataset.download"] if config.dataset.arguments.get("download") else [])]
+
+
+def refuse_connections(
+    config: Config, directory: Path, typed: Sequence[str] = (), *, trust_plugins: bool = False
+) -> None:
+    """Raise UnsafeInputError where training the run in ``directory`` on opens a connection that neither this
+    user's command here nor ``typed`` asks for."""
+    keys = {split_override(word)[1] for word in typed}
+    foreign = [key for key in connections(config) if key not in keys]
+    if foreign and not trust_plugins and not _is_own(directory):
+        raise UnsafeInputError(
+            f"{directory}: {' and '.join(foreign)} would open a connection, and you did not train it on this"
+            " machine",
+            "tracker=none, dataset.download=false, or, if you trust it, --trust-plugins",
+        )
+
+
+def without_download(config: Config, directory: Path) -> Config:
+    """The config to read the run's data with: that of another user's run is not downloaded."""
+    if not config.dataset.arguments.get("download") or _is_own(directory):
+        return config
+    arguments = {**config.dataset.arguments, "download": False}
+    return replace(config, dataset=replace(config.dataset, arguments=arguments))
+
+
+def _is_own(directory: Path) -> bool:
+    return trust.is_own(directory) or trust.is_own(directory.parent)
