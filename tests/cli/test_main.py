@@ -135,7 +135,7 @@ def test_ls_shows_groups_options_and_arguments(trainctl) -> None:
     arguments = trainctl("ls", "model=mlp").out
     for text in ("model.hidden", "[128, 64]", "a whole number of at least 1", "Fully connected layers"):
         assert text in arguments
-    assert "epochs: 20" in trainctl("ls", "train=default").out
+    assert "epochs: auto" in trainctl("ls", "train=default").out
 
 
 def test_cfg_job_shows_what_a_run_would_use(trainctl) -> None:

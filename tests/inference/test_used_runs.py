@@ -238,7 +238,7 @@ ANSWERS: tuple[tuple[Any, ...], ...] = (
     (before_its_first_checkpoint, FREE, NONE, NONE, NONE, UNRANKED, NO_CAPSULE),
     (before_its_first_checkpoint, lock, (4, "no checkpoint yet"), TAKEN, TAKEN, UNRANKED, NO_CAPSULE),
     (going_on, FREE, (0, "MLP"), (0, ""), AGAIN, UNRANKED, NO_CAPSULE),
-    (going_on, lock, (0, "MLP"), TAKEN, TAKEN, (0, "epoch 1/20, step 4"), NO_CAPSULE),
+    (going_on, lock, (0, "MLP"), TAKEN, TAKEN, (0, "epoch 1, step 4"), NO_CAPSULE),
     (failed, FREE, (0, "MLP"), (0, ""), AGAIN, (0, "loss nan"), NO_CAPSULE),
     (no_checkpoint, FREE, (4, "the run failed before"), NONE, NONE, (0, "loss nan"), NO_CAPSULE),
     (record_damaged, FREE, *[(code, "run.json is not valid") for code in (2, 4, 2, 2)], NO_CAPSULE),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from trainctl.data import Data, Split, Standardize
 from trainctl.errors import ConfigError
 from trainctl.paths import conf_directory
 from trainctl.registry import DATASETS, LOSSES, MODELS
-from trainctl.training.build import Built, build, count_steps
+from trainctl.training.build import Built, auto_epochs, build, count_steps
 from trainctl.training.construct import build_model, construct
 from trainctl.training.loop import fit
 from trainctl.training.prepare_data import build_data
@@ -124,12 +125,26 @@ def test_measuring_threads_changes_nothing_of_the_run() -> None:
 
 
 @pytest.mark.parametrize(
-    ("epochs", "max_steps", "steps"), [(3, None, 15), (None, 7, 7), (3, 7, 7), (3, 99, 15), (1, 5, 5)]
+    ("epochs", "max_steps", "steps"),
+    [(3, None, 15), (None, 7, 7), (3, 7, 7), (3, 99, 15), (1, 5, 5), ("auto", None, 100), ("auto", 7, 7)],
 )
 def test_steps_are_epochs_times_batches_at_most_max_steps(
-    epochs: int | None, max_steps: int | None, steps: int
+    epochs: int | str | None, max_steps: int | None, steps: int
 ) -> None:
-    assert count_steps(configured(train={"epochs": epochs, "max_steps": max_steps}), 5) == steps
+    config = configured(train={"epochs": epochs, "max_steps": max_steps})
+    assert count_steps(config.train, build_data(config.dataset), 5) == steps
+
+
+def test_a_small_table_is_trained_on_for_more_epochs() -> None:
+    table = replace(build_data(configured().dataset), reading={"kind": "table"})
+    assert [auto_epochs(table, batches) for batches in (1, 50, 100, 141, 500, 9000)] == [
+        200,
+        200,
+        100,
+        71,
+        20,
+        20,
+    ]
 
 
 def test_a_constructor_gets_what_it_asks_for_and_no_more() -> None:

@@ -201,7 +201,8 @@ def _progress(entry: Entry) -> str:
     if entry.step is None:
         return ""
     epochs = entry.settings.get("train.epochs")
-    epoch = "" if entry.epoch is None else f"epoch {entry.epoch}{f'/{epochs}' if epochs else ''}, "
+    of = f"/{epochs}" if isinstance(epochs, int) else ""
+    epoch = "" if entry.epoch is None else f"epoch {entry.epoch}{of}, "
     best = ""
     if entry.monitor is not None and entry.value is not None:
         best = f", best {entry.monitor.name} {number(entry.value)}"

@@ -22,7 +22,7 @@ class _Settings(BaseModel):
 class Train(_Settings):
     """How long and how to train."""
 
-    epochs: Count | None
+    epochs: Literal["auto"] | Count | None
     max_steps: Count | None
     batch_size: Count
     accumulate: Count

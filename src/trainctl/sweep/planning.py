@@ -30,6 +30,7 @@ class Measured:
         step: seconds a step, the median of those measured.
         evaluation: seconds an evaluation of the validation split.
         batches: steps an epoch.
+        auto_epochs: what ``train.epochs=auto`` stands for.
         memory, device_memory: the most bytes of the process, and on the GPU.
         checkpoint: bytes of a checkpoint.
         parameters: of the model.
@@ -41,6 +42,7 @@ class Measured:
     step: float = 0.0
     evaluation: float = 0.0
     batches: int = 0
+    auto_epochs: int = 0
     memory: int = 0
     device_memory: int = 0
     checkpoint: int = 0
@@ -146,7 +148,8 @@ def _shape(members: Sequence[int], checked: Checked, slots: WorkerSlots) -> Shap
     seconds, disk = [], []
     for config in [checked.configs[index] for index in members]:
         train, saving = config.train, config.checkpoint
-        lengths = [train.epochs and train.epochs * measured.batches, train.max_steps]
+        passes = measured.auto_epochs if isinstance(train.epochs, str) else train.epochs
+        lengths = [passes and passes * measured.batches, train.max_steps]
         steps = min(length for length in lengths if length)
         epochs = math.ceil(steps / measured.batches)
         seconds.append(measured.build + steps * measured.step + (epochs + 1) * measured.evaluation)
@@ -181,7 +184,7 @@ def measure(text: str, threads: int) -> dict[str, Any]:
     import torch
 
     from trainctl.config.stored_config import parse_config
-    from trainctl.training.build import build
+    from trainctl.training.build import auto_epochs, build
     from trainctl.training.hooks.timing import Timing
 
     torch.set_num_threads(threads)
@@ -205,6 +208,7 @@ def measure(text: str, threads: int) -> dict[str, Any]:
             "step": timing.step_seconds,
             "evaluation": timing.evaluation_seconds,
             "batches": len(built.run.train_loader),
+            "auto_epochs": auto_epochs(built.data, len(built.run.train_loader)),
             "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             "device_memory": torch.cuda.max_memory_allocated() if cuda else 0,
             "checkpoint": sum(tensor.nbytes for tensor in tensors) + 4096,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from trainctl.checkpoint import snapshot
 from trainctl.checkpoint.format import CheckpointData
 from trainctl.components.optimizers._lean import stock_classes
-from trainctl.config.settings import Config
+from trainctl.config.settings import Config, Train
 from trainctl.data import preprocessing
 from trainctl.data.fingerprint import data_fingerprint, described_data, differences
 from trainctl.data.readout import RAW
@@ -38,6 +39,8 @@ from trainctl.training.prepare_data import Loaders, build_data, build_loaders, c
 from trainctl.training.run import Hook, Run
 from trainctl.training.steps.choose import Step, choose_step, unguarded_step
 from trainctl.training.targets import choose_readout, merged, prepare_targets, stored_readout
+
+_EPOCHS, _MOST_EPOCHS, _TABLE_STEPS = 20, 200, 10_000
 
 
 @dataclass(frozen=True)
@@ -169,7 +172,7 @@ def build(
     optimizer = _build_optimizer(config, model)
     check_loop(config.loop, loop, model, criterion, optimizer)
     precision = runtime.precision_context(config.train.precision, device)
-    total_steps = count_steps(config, len(loaders.train))
+    total_steps = count_steps(config.train, data, len(loaders.train))
     scheduler = _build_scheduler(config, optimizer, total_steps, loaders, lower_is_better)
     plateau = scheduler if isinstance(scheduler, ReduceLROnPlateau) else None
     stepped = None if plateau is not None else scheduler
@@ -207,11 +210,18 @@ def build(
     )
 
 
-def count_steps(config: Config, batches: int) -> int:
+def count_steps(train: Train, data: Data, batches: int) -> int:
     """Steps of the whole run: epochs × batches, at most ``max_steps``."""
-    train = config.train
-    by_epochs = train.epochs * batches if train.epochs is not None else None
+    epochs = auto_epochs(data, batches) if isinstance(train.epochs, str) else train.epochs
+    by_epochs = epochs * batches if epochs is not None else None
     return min(steps for steps in (by_epochs, train.max_steps) if steps is not None)
+
+
+def auto_epochs(data: Data, batches: int) -> int:
+    """``train.epochs=auto``: a small table has too few batches to learn from it in 20 epochs."""
+    if data.reading.get("kind") != "table":
+        return _EPOCHS
+    return max(_EPOCHS, min(_MOST_EPOCHS, math.ceil(_TABLE_STEPS / batches)))
 
 
 def _prepare_device(config: Config) -> torch.device:

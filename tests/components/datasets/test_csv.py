@@ -160,6 +160,13 @@ def test_numbers_of_columns_are_those_of_messages() -> None:
     assert read(years, header=True, drop=["2"]).reading["columns"][0]["name"] == "1"
 
 
+def test_names_in_single_quotes_are_the_words_inside() -> None:
+    rows = "".join(f"{row} {row * 7 % 5}.5 {row % 2}\n" for row in range(1, 20))
+    data = read("'OBS' 'GPA' 'GRADE'\n" + rows)
+    assert [each["name"] for each in data.reading["columns"]] == ["GPA"]
+    assert data.reading["target"]["name"] == "GRADE"
+
+
 @pytest.mark.parametrize("names", ["0,1,2,label", "2019,2020,2021,label", "1,2,3,label"])
 @pytest.mark.parametrize("classes", [("cat", "dog"), ("0", "1")])
 def test_a_header_of_numbers(names: str, classes: tuple[str, ...]) -> None:

@@ -16,9 +16,11 @@ _SAMPLE_ROWS = 200
 _INDEX = re.compile(r"Unnamed: ?\d+(_level_\d+)?(\.\d+)?|__index_level_\d+__", re.IGNORECASE)
 """Names that data frames give to an index without a name."""
 _NUMBERING = re.compile(
-    r"(?i:(.*[_ .-])?(id|index|idx|rows?|nr|no\.?|number|observation|case|#)|row.?(id|names?))|[A-Za-z]+Id"
+    r"(?i:(.*[_ .-])?(id|index|idx|rows?|nr|no\.?|number|obs(ervation)?|case|#)|row.?(id|names?))|[A-Za-z]+Id"
 )
 """Names of columns that count the rows."""
+_IN_QUOTES = re.compile("'[^']+'")
+"""A name in quotes that are not those of CSV."""
 _ROWS_TO_COUNT = 10
 Header = Literal["auto"] | bool
 Rows = Sequence[tuple[int, Sequence[str]]]
@@ -143,6 +145,8 @@ def read_columns(
 
     Decimals have one sign in a file: a column that could be read in two ways is read like the others.
     """
+    if names is not None and all(_IN_QUOTES.fullmatch(name) for name in names):
+        names = [name[1:-1] for name in names]
     unique = unique_names(names, width)
 
     def one(index: int, decimal: str) -> Column:
