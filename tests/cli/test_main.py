@@ -208,7 +208,7 @@ def test_under_torchrun_it_stops_with_a_message(trainctl, monkeypatch: pytest.Mo
         (["hydra.sweep.dir=x"], "the directory of a run is hydra.run.dir"),
         (["-sc", "install=bsh"], "--help shows the options"),
         (["--cfg", "job", "--resolve", "lr=${nope}"], "optim.lr"),
-        (["epochs=1e3"], "train.epochs=1000.0: must be a whole number"),
+        (["epochs=1e3"], "train.epochs=1000.0: must be auto or a whole number"),
         (["model.hidden=[64"], "cannot be parsed"),
         (["=3"], "=3"),
     ],

@@ -242,7 +242,8 @@ def _amiss(verb: _Verb, ended: Ended, code: int, course: Course, folder: Path) -
 def _content(path: Path) -> Any:
     if path.is_dir():
         return sorted(str(each.relative_to(path)) for each in path.rglob("*"))
-    return path.read_bytes()
+    # A table of runs has their paths.
+    return path.read_bytes().replace(str(path.parent).encode(), b"")
 
 
 # ------------------------------------------------------------------- the trials themselves, tried
