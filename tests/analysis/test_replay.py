@@ -24,6 +24,7 @@ from trainctl.analysis.replay import Replay, replay
 from trainctl.checkpoint import bad_step
 from trainctl.checkpoint.format import FILES, CheckpointData, read_checkpoint, save_checkpoint
 from trainctl.config.settings import Config
+from trainctl.errors import ConfigError
 from trainctl.ui.replay import show
 
 Program = Callable[..., Outcome]
@@ -561,3 +562,13 @@ def test_state_that_is_not_what_is_written_is_no_usable_capsule(
         outcome = trainctl("replay", str(other), "--trust-plugins")
         assert outcome.code == (3 if name == "a call" else 4), (name, outcome.err)
         assert len(outcome.err.splitlines()) <= 2, (name, outcome.err)
+
+
+@pytest.mark.parametrize("text", ["- seed: 1", "[]", "- [1, {a: b}]"])
+def test_a_config_that_is_a_list_is_none(text: str, tmp_path: Path) -> None:
+    from trainctl.config.stored_config import parse_config, plugins_in
+
+    with pytest.raises(ConfigError, match="the capsule: not a run's config"):
+        parse_config(text, "the capsule", lambda named: None, tmp_path)
+    with pytest.raises(ConfigError, match="the capsule: not a run's config"):
+        plugins_in(text, "the capsule", tmp_path)

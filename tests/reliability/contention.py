@@ -264,9 +264,9 @@ def _slow_reads(draw: random.Random) -> None:
     """Between choosing a checkpoint and reading it, time passes."""
     inner = retention.read_checkpoint
 
-    def slow(path: Path) -> Any:
+    def slow(path: Path, *, training: bool = True) -> Any:
         time.sleep(draw.choice((0.0, 0.005, 0.02)))
-        return inner(path)
+        return inner(path, training=training)
 
     retention.read_checkpoint = slow  # type: ignore[assignment]
 

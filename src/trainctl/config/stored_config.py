@@ -76,12 +76,15 @@ def plugins_in(text: str, where: str, directory: Path) -> list[str]:
     return _plugins(_checked(tree, where, lambda named: None))
 
 
-def _parsed(text: str, where: str) -> Any:
+def _parsed(text: str, where: str) -> DictConfig:
     refuse_nested_yaml(text.encode("utf-8", "replace"), where)
     try:
-        return OmegaConf.create(text)
+        tree: Any = OmegaConf.create(text)
     except (YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"{where}: {first_line(error)}") from error
+    if not isinstance(tree, DictConfig):
+        raise ConfigError(f"{where}: not a run's config")
+    return tree
 
 
 def _checked(tree: Any, where: str, trusted: Callable[[list[str]], None]) -> DictConfig:
