@@ -26,7 +26,7 @@ FAULTS = [
     ("model=uncomposable", "compose", "model.dropuot=0.1: model mlp has no argument 'dropuot'"),
     ("model.name=misfit", "build", "model=misfit does not take inputs of shape (N, 1, 8, 8)"),
     ("model.name=not_finite", "train", "the loss is nan at step 1"),
-    ("model.name=crashing", "train", "its process was killed by signal 6"),
+    ("model.name=crashing", "build", "its process was killed by signal 6"),
     ("model.name=unrepeatable", "save", "differs from the same 2 steps in memory: weights: linear."),
     ("optim.name=unsaveable", "save", "optimizer.made is a object, which a checkpoint cannot hold"),
     ("model.name=one_process", "kill", "ended with exit code 1 before it could be killed"),
