@@ -566,8 +566,11 @@ def test_state_that_is_not_what_is_written_is_no_usable_capsule(
 
 @pytest.mark.parametrize("text", ["- seed: 1", "[]", "- [1, {a: b}]"])
 def test_a_config_that_is_a_list_is_none(text: str, tmp_path: Path) -> None:
-    from trainctl.config.stored_config import parse_config, plugins_in
+    from trainctl.config.stored_config import parse_config, plugins_in, read_tree
 
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"config\.yaml: not a run's config"):
+        read_tree(tmp_path / "config.yaml", lambda named: None)
     with pytest.raises(ConfigError, match="the capsule: not a run's config"):
         parse_config(text, "the capsule", lambda named: None, tmp_path)
     with pytest.raises(ConfigError, match="the capsule: not a run's config"):

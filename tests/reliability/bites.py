@@ -15,7 +15,7 @@ import numpy
 import torch
 
 from tests.reliability import crashes, damage, power
-from tests.reliability.children import Trial
+from tests.reliability.children import Trial, none_missed
 from tests.reliability.runs import SHORT, Course, Patch
 from trainctl.checkpoint import format as checkpoint_format
 from trainctl.checkpoint import snapshot
@@ -36,13 +36,7 @@ def _noticed(patch: Patch, trials: Made, intact: Path, folder: Path) -> str | No
     course = Course(SHORT)
     if wrong := course.measure(folder / "reference", patch):
         return f"it does not even run: {wrong}"
-    for number, trial in enumerate(trials(course, patch, intact)):
-        place = folder / str(number)
-        place.mkdir()
-        if trial.run(place) is not None:
-            return None
-        shutil.rmtree(place)
-    return "nothing was missed"
+    return none_missed(trials(course, patch, intact), folder)
 
 
 # ------------------------------------------------------------------- what is taken away

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from tests.reliability.children import Ended, Trial, count, spawn
+from tests.reliability.children import Ended, Trial, count, none_missed, spawn
 from tests.reliability.disk import BEFORE, Disk, killing
 from tests.reliability.hostile import INPUT, SWEEP
 from tests.reliability.runs import LONG, OUTPUTS, RUN, Course, Patch, mark_saves, nothing
@@ -364,24 +364,14 @@ def bites(course: Course, made: Path, root: Path) -> list[Trial]:
     return [
         Trial(
             "locks that everyone has",
-            partial(_noticed, two_resumes(course, made, root / "resumes", 0, _no_lock)),
+            partial(none_missed, two_resumes(course, made, root / "resumes", 0, _no_lock)),
         ),
-        Trial("readers that choose once", partial(_noticed, beside_a_writer(made, 3, _vanishes))),
+        Trial("readers that choose once", partial(none_missed, beside_a_writer(made, 3, _vanishes))),
         Trial(
             "a best checkpoint that goes",
             partial(
-                _noticed, stale_best(course, root.parent / "peace", root / "best", 4, _keeps_the_newest_only)
+                none_missed,
+                stale_best(course, root.parent / "peace", root / "best", 4, _keeps_the_newest_only),
             ),
         ),
     ]
-
-
-def _noticed(trials: Sequence[Trial], folder: Path) -> str | None:
-    """Whether one of the trials is missed, as it must be."""
-    for number, trial in enumerate(trials):
-        place = folder / str(number)
-        place.mkdir()
-        if trial.run(place) is not None:
-            return None
-        shutil.rmtree(place)
-    return "nothing was missed"

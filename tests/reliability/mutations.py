@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from tests.reliability.children import Ended, Trial, spawn
+from tests.reliability.children import Ended, Trial, none_missed, spawn
 from tests.reliability.hostile import BAD, INPUT, SWEEP
 from tests.reliability.malice import list_files
 from tests.reliability.runs import RUN, Patch, nothing
@@ -223,12 +223,6 @@ def bites(made: Path, count: int, seed: int) -> list[Trial]:
     """The same with a program that checks no record: some trial must be missed."""
 
     def noticed(folder: Path) -> str | None:
-        for number, trial in enumerate(at_random(made, count, seed, _believes_everything)):
-            place = folder / str(number)
-            place.mkdir()
-            if trial.run(place) is not None:
-                return None
-            shutil.rmtree(place)
-        return "nothing was missed"
+        return none_missed(at_random(made, count, seed, _believes_everything), folder)
 
     return [Trial("the checks of a record taken away", noticed)]

@@ -34,7 +34,6 @@ _UNREADABLE = (
     KeyError,
     TypeError,
     AttributeError,
-    RecursionError,
     MemoryError,
     RuntimeError,
 )

@@ -51,7 +51,7 @@ def read_config(path: Path, trusted: Callable[[list[str]], None]) -> Config:
 def read_tree(path: Path, trusted: Callable[[list[str]], None], typed: Sequence[str] = ()) -> DictConfig:
     """The config that a run stored, not resolved yet; otherwise as :func:`read_config`."""
     try:
-        tree = OmegaConf.load(path)
+        tree = _mapping(OmegaConf.load(path), str(path))
     except (OSError, YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"{path}: {first_line(error)}", "give a run directory") from error
     refuse_environment(tree, path.parent, typed)
@@ -79,17 +79,19 @@ def plugins_in(text: str, where: str, directory: Path) -> list[str]:
 def _parsed(text: str, where: str) -> DictConfig:
     refuse_nested_yaml(text.encode("utf-8", "replace"), where)
     try:
-        tree: Any = OmegaConf.create(text)
+        return _mapping(OmegaConf.create(text), where)
     except (YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"{where}: {first_line(error)}") from error
+
+
+def _mapping(tree: Any, where: str) -> DictConfig:
+    """``tree``, before anything is looked for in it. Raises ConfigError for a list or a plain value."""
     if not isinstance(tree, DictConfig):
         raise ConfigError(f"{where}: not a run's config")
     return tree
 
 
-def _checked(tree: Any, where: str, trusted: Callable[[list[str]], None]) -> DictConfig:
-    if not isinstance(tree, DictConfig):
-        raise ConfigError(f"{where}: not a run's config")
+def _checked(tree: DictConfig, where: str, trusted: Callable[[list[str]], None]) -> DictConfig:
     refuse_unsafe(tree)
     trusted(_plugins(tree, where))
     return tree

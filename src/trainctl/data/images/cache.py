@@ -19,8 +19,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from trainctl.data.files import identity
 from trainctl.data.images.decoding import in_threads
-from trainctl.data.images.listing import identity
 from trainctl.errors import ConfigError
 
 

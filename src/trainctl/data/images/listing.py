@@ -41,19 +41,6 @@ class Listing:
         return notes
 
 
-def identity(path: Path) -> list[int]:
-    """What tells a file from any other: size, times and inode; empty for one that is not there.
-
-    Names, sizes and dates are not enough: files of one size and date can be exchanged. A file that is moved
-    takes its inode with it, and one that is written over has another time of change, which no program sets.
-    """
-    try:
-        status = path.stat()
-    except OSError:
-        return []
-    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
-
-
 def is_of_a_system(name: str) -> bool:
     """Whether a folder of this name was made by a program for itself, or is hidden."""
     return name[0] == "." or name.lower() in _OF_SYSTEMS

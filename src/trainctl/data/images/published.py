@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from trainctl.data.images.listing import identity
+from trainctl.data.files import identity
 from trainctl.data.types import Data, Split, Standardize
 from trainctl.errors import ConfigError, MissingDataError
 

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from trainctl.data.files import identity
 from trainctl.data.progress import Progress
 from trainctl.data.tables.table import Prepared, Samples, finish
 from trainctl.data.types import Data, Split
@@ -35,13 +36,12 @@ _ALIGN = 64
 
 def fingerprint(file: Path) -> list[object]:
     """What tells one content of a file from another: size, times, inode, and a hash of 64 pieces of it."""
-    status = file.stat()
-    digest = hashlib.sha256()
+    digest, size = hashlib.sha256(), file.stat().st_size
     with file.open("rb") as content:
         for number in range(_SAMPLED):
-            content.seek(max(0, status.st_size - _SAMPLE) * number // (_SAMPLED - 1))
+            content.seek(max(0, size - _SAMPLE) * number // (_SAMPLED - 1))
             digest.update(content.read(_SAMPLE))
-    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, digest.hexdigest()]
+    return [*identity(file), digest.hexdigest()]
 
 
 def cached(files: Sequence[Path], options: Mapping[str, Any], prepare: Callable[[], Prepared]) -> Data:
