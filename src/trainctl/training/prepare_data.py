@@ -16,6 +16,7 @@ from trainctl.data.augmentation import make_augment
 from trainctl.data.fingerprint import fingerprint
 from trainctl.data.preprocessing import make_transform
 from trainctl.data.types import AnySplit, Data, hold_out, limited
+from trainctl.distributed.group import Group
 from trainctl.errors import CheckpointError, ConfigError
 from trainctl.registry.protocols import Loader
 from trainctl.training.construct import construct
@@ -73,8 +74,11 @@ class Loaders:
     train_split: AnySplit
 
 
-def build_loaders(config: Config, data: Data, device: torch.device) -> Loaders:
-    """The loaders that the config asks for. Raises ConfigError without training samples."""
+def build_loaders(config: Config, data: Data, device: torch.device, group: Group | None = None) -> Loaders:
+    """The loaders that the config asks for, of this process's share where a ``group`` trains together.
+
+    Raises ConfigError without training samples.
+    """
     batch_size, accumulate = config.train.batch_size, config.train.accumulate
     window, overfit = batch_size * accumulate, config.train.overfit_batches
     if not len(data.train):
@@ -86,9 +90,11 @@ def build_loaders(config: Config, data: Data, device: torch.device) -> Loaders:
     if overfit is not None:
         train_split = first_samples(train_split, overfit * window, config.seed)
         val_split = test_split = seed = None
-    train = load(split=train_split, batch_size=window, seed=seed, augment=augment)
+    shares = {} if group is None else {"share": group.share()}
+    turns = {} if group is None else {"share": group.share(by_turns=True)}
+    train = load(split=train_split, batch_size=window, seed=seed, augment=augment, **shares)
     val, test = (
-        load(split=split, batch_size=batch_size, seed=None, augment=None) if split else None
+        load(split=split, batch_size=batch_size, seed=None, augment=None, **turns) if split else None
         for split in (val_split, test_split)
     )
     return Loaders(train, val, test, train_split)
