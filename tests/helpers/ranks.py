@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import subprocess
 import sys
 import time
-from typing import Any, BinaryIO
+from collections.abc import Iterator
+from typing import Any, BinaryIO, ClassVar
 
 import pytest
 
@@ -17,7 +19,12 @@ from trainctl.distributed import launch
 
 
 class ForkedRank:
-    """What :class:`trainctl.distributed.launch.Ranks` needs of subprocess.Popen."""
+    """What :class:`trainctl.distributed.launch.Ranks` needs of subprocess.Popen.
+
+    They cannot start data workers: the server that forks those belongs to the test process.
+    """
+
+    started: ClassVar[list[ForkedRank]] = []
 
     def __init__(self, command: list[str], *, stdout: Any, env: dict[str, str], **others: Any) -> None:
         assert command == [sys.executable, "-m", "trainctl.cli.rank"]
@@ -28,6 +35,7 @@ class ForkedRank:
         if self.pid == 0:
             self._live(read, write, stdout.fileno(), env)
         os.close(read)
+        self.started.append(self)
         self.stdin: BinaryIO = os.fdopen(write, "wb")
 
     def _live(self, read: int, write: int, log: int, env: dict[str, str]) -> None:
@@ -43,6 +51,7 @@ class ForkedRank:
             os.environ.update(env)
             sys.stdin = os.fdopen(0)
             sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+            faulthandler.dump_traceback_later(20, file=sys.stderr)  # where it hangs, should it hang
             code = answered(rank.follow)
             sys.stdout.flush()
             sys.stderr.flush()
@@ -70,6 +79,10 @@ class ForkedRank:
 
 
 @pytest.fixture
-def warm_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The other ranks of a test's runs are forks of the test process."""
+def warm_ranks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The other ranks of a test's runs are forks of the test process, and none is left after it."""
     monkeypatch.setattr(launch, "Process", ForkedRank)
+    ForkedRank.started.clear()
+    yield
+    left = [rank.pid for rank in ForkedRank.started if rank.returncode is None]
+    assert not left

@@ -46,7 +46,8 @@ class Group:
         """Each process's ``value`` in the order of ranks; tensors come to this one's device, its own stays as
         it is. They are pickled, between processes that are one program."""
         buffer = io.BytesIO()
-        torch.save(value, buffer)
+        # The zip format writes from threads, which a process that was forked lacks.
+        torch.save(value, buffer, _use_new_zipfile_serialization=False)
         own = torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)
         sizes = [torch.zeros((), dtype=torch.int64) for _ in range(self.size)]
         dist.all_gather(sizes, torch.tensor(len(own)), group=self._hosts)

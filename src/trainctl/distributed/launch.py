@@ -21,7 +21,7 @@ from trainctl.distributed.context import World
 from trainctl.errors import RankError
 
 Process = subprocess.Popen
-_GRACE, _LAST_LINES = 10.0, 3
+_GRACE, _GRACE_AFTER_ERROR, _LAST_LINES = 10.0, 3.0, 3
 _MODULE = "trainctl.cli.rank"
 
 
@@ -62,9 +62,10 @@ class Ranks:
         for child in self._children:
             with contextlib.suppress(OSError):
                 child.stdin.close()  # type: ignore[union-attr]
+        until = time.monotonic() + (_GRACE_AFTER_ERROR if error[0] else _GRACE)
         for child in self._children:
             try:
-                child.wait(_GRACE)
+                child.wait(max(0.0, until - time.monotonic()))
             except subprocess.TimeoutExpired:
                 child.kill()
                 child.wait()

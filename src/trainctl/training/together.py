@@ -17,7 +17,7 @@ from trainctl.data.fingerprint import described_data
 from trainctl.distributed.context import World, launched
 from trainctl.distributed.group import Group, joined, meeting_place
 from trainctl.distributed.launch import Ranks
-from trainctl.errors import RankError
+from trainctl.errors import RankError, TrainctlError
 from trainctl.registry import plugins
 from trainctl.runs.record import RunRecord
 from trainctl.training import artifacts
@@ -116,7 +116,12 @@ def _follow(message: Mapping[str, Any], group: Group) -> None:
         not_here = content.state["parts"].keys() - built.parts().keys()
         resume(built, content, changes, sorted(not_here), allow_change=resumed["allow_change"])
     with signals.caught(), contextlib.closing(built):
-        built.fit(run)
+        try:
+            built.fit(run)
+        except TrainctlError as error:
+            if error.status in ("interrupted", "terminated"):  # rank 0 saves the run now
+                run.save()
+            raise
         split, counts = group.first(None)
         loader = built.test if split == "test" else run.val_loader
         if loader is not None:
