@@ -16,7 +16,14 @@ from tests.helpers.ranks import warm_ranks as warm_ranks
 from trainctl.distributed import launch
 
 pytestmark = pytest.mark.usefixtures("warm_ranks")
-FEW = ("threads=1", "strategy.timeout=30", "dataset.limit=203", "train.batch_size=32", "train.epochs=2", "display.mode=none")
+FEW = (
+    "threads=1",
+    "strategy.timeout=30",
+    "dataset.limit=203",
+    "train.batch_size=32",
+    "train.epochs=2",
+    "display.mode=none",
+)
 
 
 def rows(run: str) -> list[dict[str, Any]]:
@@ -132,7 +139,7 @@ class Faulty(nn.Sequential):
     def forward(self, inputs):
         self.calls += self.training
         if self.own and self.fault != "none" and self.calls == 12:
-            if self.fault == "nan":
+            if self.fault == "not_finite":
                 return super().forward(inputs) * math.nan
             if self.fault == "raise":
                 raise ValueError("the model gave up")
@@ -189,8 +196,8 @@ def test_a_signal_to_any_rank_stops_all_at_the_same_step(
 
 
 def test_a_bad_loss_of_one_slice_stops_all_and_the_whole_batch_is_kept(faulty: Callable[..., Any]) -> None:
-    outcome = faulty("nan")
+    outcome = faulty("not_finite")
     assert outcome.code == 6, outcome.err
     capsule = next(Path("run/capsules").iterdir())
-    assert capsule.name == "step-00000012"
+    assert capsule.name == "step-00000011"
     assert load_file(capsule / "training.safetensors")["batch.inputs"].shape[0] == 32

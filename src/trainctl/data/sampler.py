@@ -17,7 +17,7 @@ def derived_seed(*parts: object) -> int:
 
 
 class Share:
-    """What one of several processes takes of each batch: a slice, or ``by_turns`` every ``size``-th batch whole.
+    """What one of several processes takes: a slice of each batch, or ``by_turns`` every ``size``-th batch.
 
     Training takes slices, which differ by one sample at most; the first processes have more. A process whose
     slice is empty, where a batch has fewer samples than there are processes, gets the batch's first sample,

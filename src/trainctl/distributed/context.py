@@ -1,4 +1,4 @@
-"""Which of several processes this one is, as torchrun and SLURM say it in the environment. Imports no torch."""
+"""Which of several processes this one is, as torchrun and SLURM say it. Imports no torch."""
 
 from __future__ import annotations
 

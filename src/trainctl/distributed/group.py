@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -13,7 +13,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 
 from trainctl.data.sampler import Share
 from trainctl.distributed.context import World
@@ -46,8 +45,7 @@ class Group:
         """Each process's ``value`` in the order of ranks; tensors come to this one's device, its own stays as
         it is. They are pickled, between processes that are one program."""
         buffer = io.BytesIO()
-        # The zip format writes from threads, which a process that was forked lacks.
-        torch.save(value, buffer, _use_new_zipfile_serialization=False)
+        torch.save(value, buffer)
         own = torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)
         sizes = [torch.zeros((), dtype=torch.int64) for _ in range(self.size)]
         dist.all_gather(sizes, torch.tensor(len(own)), group=self._hosts)
@@ -56,13 +54,14 @@ class Group:
         padded[: len(own)] = own
         received = [torch.zeros(most, dtype=torch.uint8) for _ in range(self.size)]
         dist.all_gather(received, padded, group=self._hosts)
-        values = [
-            torch.load(io.BytesIO(bytes(each[: int(size)].numpy())), map_location=self.device, weights_only=False)
+        return [
+            torch.load(
+                io.BytesIO(bytes(each[: int(size)].numpy())), map_location=self.device, weights_only=False
+            )
             if rank != self.rank
             else value
             for rank, (each, size) in enumerate(zip(received, sizes, strict=True))
         ]
-        return values
 
     def first(self, value: Any) -> Any:
         """The value of rank 0."""
@@ -89,7 +88,7 @@ class Group:
                 self.wait()
         self.wait()
 
-    def share_state(self, tensors: dict[str, Tensor]) -> None:
+    def share_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Give every process rank 0's values of ``tensors``, in place."""
         for tensor in tensors.values():
             dist.broadcast(tensor, 0)
@@ -99,6 +98,8 @@ class Group:
 
         Li et al., PyTorch Distributed: experiences on accelerating data parallel training (VLDB 2020).
         """
+        from torch.nn.parallel import DistributedDataParallel  # no part of a run on one device
+
         devices = [self.device] if self.device.type == "cuda" else None
         return DistributedDataParallel(
             model,
@@ -149,4 +150,5 @@ def meeting_place(world: World, port: int = 0) -> Any:
     """A store on this machine, on a free port at rank 0, who tells the others which."""
     # On this machine nothing has to leave the loopback interface.
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if platform.system() == "Darwin" else "lo")
-    return dist.TCPStore("127.0.0.1", port, world.size, is_master=world.rank == 0, wait_for_workers=False)
+    here, is_master = "127.0.0.1", world.rank == 0
+    return dist.TCPStore(here, port, world.size, is_master=is_master, wait_for_workers=False)  # type: ignore[attr-defined]

@@ -116,6 +116,15 @@ def open_rank_log(directory: Path, rank: int) -> Any:
     return path.open("ab")
 
 
+def own_log(directory: Path, rank: int) -> None:
+    """Have this process write to its log from here on, where it sees the run's directory."""
+    if directory.is_dir():
+        with open_rank_log(directory, rank) as log:
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()
+                os.dup2(log.fileno(), stream.fileno())
+
+
 def end_with_parent() -> str:
     """In a rank: the line that says which run to do. From then on the process ends where rank 0 does."""
     line = sys.stdin.readline()

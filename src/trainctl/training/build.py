@@ -36,10 +36,9 @@ from trainctl.training.hooks.guard import Guard
 from trainctl.training.hooks.plateau import Plateau
 from trainctl.training.hooks.slow_steps import SlowSteps
 from trainctl.training.loop import fit
-from trainctl.training.prepare_data import Loaders, build_data, build_loaders, class_counts
+from trainctl.training.prepare_data import Loaders, build_loaders, class_counts, prepare, read_data
 from trainctl.training.run import Hook, Run
 from trainctl.training.steps.choose import Step, choose_step, unguarded_step
-from trainctl.training.targets import choose_readout, merged, prepare_targets, stored_readout
 
 _EPOCHS, _MOST_EPOCHS, _TABLE_STEPS = 20, 200, 10_000
 
@@ -161,7 +160,7 @@ def build(
     device = _prepare_device(config, group)
     begun = None if config.init_from is None else parameters.best_of(config.init_from)
     with nullcontext() if group is None else group.first_on_each_machine():
-        data = _read_data(config, stored, begun) if data is None else data
+        data = read_data(config, stored, begun) if data is None else data
     if group is not None:
         devices.check_same_data(group, data.fingerprint)
     data.transform.to(device)  # the statistics it was fitted with, if it has any
@@ -175,7 +174,7 @@ def build(
         notices += devices.unequal(model, device)
         model = devices.synchronised(model, device)
     with runtime.random_state_kept(device):
-        data, merging = _prepare(config, data, criterion, loop, stored, start)
+        data, merging = prepare(config, data, criterion, loop, stored, start)
         metrics = choose_metrics(config.metrics, data)
         monitor, lower_is_better = choose_monitor(config.train.monitor, data, metrics)
         loaders = build_loaders(config, data, device, group)
@@ -189,7 +188,7 @@ def build(
     plateau = scheduler if isinstance(scheduler, ReduceLROnPlateau) else None
     stepped = None if plateau is not None else scheduler
     shared = None if group is None else devices.shared(config, model, criterion, loaders.train, group)
-    plain = unguarded_step(config, loop, shared and shared.cut(config.train.batch_size))
+    plain = unguarded_step(config, loop, None if shared is None else shared.cut)
     parts = model, criterion, optimizer, stepped, loaders.train, loaders.val
     run = Run(*parts, metrics, precision, total_steps, plain.take)
     run.readout = (data.readout or RAW).on(device)
@@ -197,14 +196,12 @@ def build(
     batch = next(iter(loaders.train.batches()))
     check_state(config, model)
     check_fit(config, model, criterion, batch, data)
-    check_batch_of_one(config, model, batch.inputs, len(loaders.train_split), 1 if group is None else group.size)
+    count = 1 if group is None else group.size
+    check_batch_of_one(config, model, batch.inputs, len(loaders.train_split), count)
     threads = _choose_threads(config, run, batch, group)
     _attach(run, config, monitor, lower_is_better, plateau, threads)
     if group is not None:
-        run.control = devices.AgreedControl(group)
-        run.gather = group.gather
-        run.attach([devices.RanksRandomStates(group, device)])
-        devices.seed_own(config, group)
+        devices.attach(run, config, group)
     choices, said = _choose_step(config, run, loop, plain, batch, recorded, shared)
     resumes = getattr(loop, "resumes", True)
     if not resumes:
@@ -250,16 +247,6 @@ def _prepare_device(config: Config, group: Group | None) -> torch.device:
     return device
 
 
-def _read_data(config: Config, stored: Any, begun: CheckpointData | None) -> Data:
-    """The dataset's data; as that of the run that is resumed, or in the order of columns of the run whose
-    weights this one starts from."""
-    if stored is not None:
-        return build_data(config.dataset, stored.get("reading"), stored)
-    reading = {} if begun is None else described_data(begun.state).get("reading") or {}
-    ordered = {**reading, "kind": "column order"} if reading.get("kind") == "table" else None
-    return build_data(config.dataset, ordered)
-
-
 def _build_model(
     config: Config, data: Data, device: torch.device, begun: CheckpointData | None
 ) -> tuple[Any, Any, list[str]]:
@@ -277,27 +264,6 @@ def _build_model(
     if config.train.overfit_batches is not None:
         overfit.without_dropout(model)
     return model.to(device), start, notices
-
-
-def _prepare(
-    config: Config, data: Data, criterion: Any, loop: Any, stored: Any, start: Any
-) -> tuple[Data, list[str]]:
-    """``data`` with the targets that the loss gets, and notices.
-
-    ``stored`` describes the data of the run that is resumed, ``start`` that of the run whose weights this one
-    starts from: its outputs go on being in the same unit.
-    """
-    if data.readout is not None:
-        return data, []
-    if stored is not None:
-        readout = stored_readout(config, data, criterion, stored)
-    else:
-        readout = choose_readout(config, data, criterion, loop)
-        is_free = readout.mean is not None and config.dataset.common["scale_target"] == "auto"
-        if is_free and start is not None and start.get("task") == data.task:
-            readout = stored_readout(config, data, criterion, start)
-    prepared = prepare_targets(data, readout)
-    return prepared, merged(readout, data.train.targets, prepared.train.targets)
 
 
 def _build_criterion(config: Config, data: Data, device: torch.device) -> Any:
@@ -385,7 +351,7 @@ def _choose_step(
     shared: devices.Shared | None,
 ) -> tuple[dict[str, str], list[str]]:
     """Give the run its step; returns the choices to record and notices."""
-    step = choose_step(config, loop, run.hook("guard"), shared and shared.cut(config.train.batch_size))
+    step = choose_step(config, loop, run.hook("guard"), None if shared is None else shared.cut)
     if shared is not None:
         step = shared.step(step)
         run.step, run.step_name = step.take, step.name

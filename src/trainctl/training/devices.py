@@ -85,8 +85,13 @@ def choose_threads(config: Config, group: Group) -> runtime.Threads:
     return runtime.Threads(number, note)
 
 
-def seed_own(config: Config, group: Group) -> None:
-    """Draws of a rank, such as dropout masks, come from the seed and the rank; rank 0's are one device's."""
+def attach(run: Run, config: Config, group: Group) -> None:
+    """Have ``run`` agree, evaluate and save with the other processes.
+
+    From here on draws such as dropout masks come from the seed and the rank; rank 0's are one device's.
+    """
+    run.control, run.gather = AgreedControl(group), group.gather
+    run.attach([RanksRandomStates(group, group.device)])
     if group.rank > 0:
         runtime.seed_everything(derived_seed("rank", config.seed, group.rank))
 
@@ -94,7 +99,7 @@ def seed_own(config: Config, group: Group) -> None:
 def synchronised(model: Any, device: torch.device) -> Any:
     """``model`` with batch statistics over all devices, where torch has that: on CUDA."""
     if device.type == "cuda" and isinstance(model, nn.Module):
-        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        return nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
     return model
 
 
@@ -139,28 +144,24 @@ class Shared:
         share: of the training batches, which says whether the newest slice counts.
     """
 
-    def __init__(self, model: Any, criterion: Criterion, share: Share, group: Group, name: str) -> None:
-        self.model, self.criterion, self.share, self.group, self.name = model, criterion, share, group, name
+    def __init__(self, model: Any, criterion: Criterion, share: Share, group: Group, config: Config) -> None:
+        self.model, self.criterion, self.share, self.group = model, criterion, share, group
+        self.name, self.batch_size = config.strategy.name, config.train.batch_size
         self._weigh: Callable[[Tensor], Any] = getattr(criterion, "batch_weight", len)
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Any:
         loss = self.criterion(outputs, targets)
-        return _MeanOverRanks.apply(loss, self._weight(targets), self.group)  # type: ignore[no-untyped-call]
+        return _MeanOverRanks.apply(loss, self._weight(targets), self.group)
 
     def batch_weight(self, targets: Tensor) -> Tensor:
         """The weight of these slices in all processes together, a scalar."""
         own = torch.as_tensor(self._weight(targets), dtype=torch.float64, device=targets.device)
         return self.group.sum(own.clone())
 
-    def cut(self, batch_size: int) -> Callable[[Tensor], Sequence[Tensor]]:
-        """Cuts a window of batches into pieces, as many in every process, none of them empty."""
-
-        def pieces(window: Tensor) -> Sequence[Tensor]:
-            count = self.share.count
-            number = max(1, min(-(-count // batch_size), count // self.group.size))
-            return torch.tensor_split(window, number)
-
-        return pieces
+    def cut(self, window: Tensor) -> Sequence[Tensor]:
+        """This process's part of a window in pieces, one a batch: as many in every process, none empty."""
+        count = self.share.count
+        return torch.tensor_split(window, max(1, min(-(-count // self.batch_size), count // self.group.size)))
 
     def step(self, step: Step) -> Step:
         """``step`` with this model and criterion in place of the run's own."""
@@ -179,7 +180,7 @@ def shared(config: Config, model: Any, criterion: Criterion, loader: Any, group:
     """What ``config.strategy`` makes of model and criterion."""
     settings = config.strategy
     replica = group.replicated(model, bucket_mb=settings.bucket_mb, find_unused=settings.find_unused)
-    return Shared(replica, criterion, loader.share, group, settings.name)
+    return Shared(replica, criterion, loader.share, group, config)
 
 
 class AgreedControl(Control):

@@ -139,7 +139,7 @@ def evaluate(
 
     The values of a metric that has several are named ``name/key``.
     """
-    totals = {name: make() for name, make in metrics.items()}
+    totals: dict[str, Any] = {name: make() for name, make in metrics.items()}
     mean_loss = MeanLoss()
     # A criterion that weighs classes divides by weights, not by samples.
     weigh = getattr(criterion, "batch_weight", len)

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from trainctl.checkpoint.format import CheckpointData
 from trainctl.components.tasks._base import task_of, with_targets
 from trainctl.config.settings import Component, Config
 from trainctl.data.augmentation import make_augment
-from trainctl.data.fingerprint import fingerprint
+from trainctl.data.fingerprint import described_data, fingerprint
 from trainctl.data.preprocessing import make_transform
 from trainctl.data.types import AnySplit, Data, hold_out, limited
 from trainctl.distributed.group import Group
@@ -21,6 +22,7 @@ from trainctl.errors import CheckpointError, ConfigError
 from trainctl.registry.protocols import Loader
 from trainctl.training.construct import construct
 from trainctl.training.hooks.overfit import first_samples
+from trainctl.training.targets import choose_readout, merged, prepare_targets, stored_readout
 
 
 def build_data(
@@ -62,6 +64,37 @@ def _fitted(data: Data, trained: Mapping[str, Any] | None) -> nn.Module:
     shapes, wanted = ([(key, each.shape) for key, each in part.named_buffers()] for part in (made, fitted))
     # Of another shape, the model refuses the data.
     return made if shapes == wanted else fitted
+
+
+def read_data(config: Config, stored: Any, begun: CheckpointData | None) -> Data:
+    """The dataset's data; as that of the run that is resumed, or in the order of columns of the run whose
+    weights this one starts from."""
+    if stored is not None:
+        return build_data(config.dataset, stored.get("reading"), stored)
+    reading = {} if begun is None else described_data(begun.state).get("reading") or {}
+    ordered = {**reading, "kind": "column order"} if reading.get("kind") == "table" else None
+    return build_data(config.dataset, ordered)
+
+
+def prepare(
+    config: Config, data: Data, criterion: Any, loop: Any, stored: Any, start: Any
+) -> tuple[Data, list[str]]:
+    """``data`` with the targets that the loss gets, and notices.
+
+    ``stored`` describes the data of the run that is resumed, ``start`` that of the run whose weights this one
+    starts from: its outputs go on being in the same unit.
+    """
+    if data.readout is not None:
+        return data, []
+    if stored is not None:
+        readout = stored_readout(config, data, criterion, stored)
+    else:
+        readout = choose_readout(config, data, criterion, loop)
+        is_free = readout.mean is not None and config.dataset.common["scale_target"] == "auto"
+        if is_free and start is not None and start.get("task") == data.task:
+            readout = stored_readout(config, data, criterion, start)
+    prepared = prepare_targets(data, readout)
+    return prepared, merged(readout, data.train.targets, prepared.train.targets)
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,10 @@ from trainctl.config.stored_config import parse_config
 from trainctl.data.fingerprint import described_data
 from trainctl.distributed.context import World, launched
 from trainctl.distributed.group import Group, joined, meeting_place
-from trainctl.distributed.launch import Ranks
+from trainctl.distributed.launch import Ranks, own_log
 from trainctl.errors import RankError, TrainctlError
 from trainctl.registry import plugins
+from trainctl.runs.directory import find
 from trainctl.runs.record import RunRecord
 from trainctl.training import artifacts
 from trainctl.training.build import build
@@ -44,8 +45,9 @@ def together(request: Request, record: RunRecord, ranks: Ranks | None) -> Iterat
     if world is None:
         yield None
         return
-    store = None if ranks is None else meeting_place(world)
+    store: Any = None
     if ranks is not None:
+        store = meeting_place(world)
         ranks.tell({"port": store.port, **_message(request, record)})
     try:
         with joined(world, request.config.strategy.timeout, store) as group:
@@ -69,6 +71,7 @@ def _message(request: Request, record: RunRecord) -> dict[str, Any]:
     return {
         "directory": str(request.directory),
         "config": request.files["config.yaml"],
+        "init_from": None if config.init_from is None else str(find(config.init_from)),
         "threads": config.threads,
         "timeout": config.strategy.timeout,
         "resumed": None
@@ -84,7 +87,9 @@ def _message(request: Request, record: RunRecord) -> dict[str, Any]:
 def follow_launched(world: World) -> None:
     """Be one of the processes that torchrun or srun has started, rank 0 aside."""
     with joined(world, _UNTIL_TOLD) as group:
-        _follow(group.first(None), group)
+        message = group.first(None)
+        own_log(Path(message["directory"]), world.rank)
+        _follow(message, group)
 
 
 def follow_parent(world: World, message: Mapping[str, Any]) -> None:
@@ -97,16 +102,16 @@ def follow_parent(world: World, message: Mapping[str, Any]) -> None:
 def _follow(message: Mapping[str, Any], group: Group) -> None:
     """Train with rank 0, from the config that it has checked."""
     group.gather(platform.node())
-    resumed, where = message["resumed"], Path(message["directory"])
+    resumed = message["resumed"]
     config = parse_config(message["config"], "the run of rank 0", lambda named: None)
-    config = replace(config, threads=message["threads"])
+    config = replace(config, threads=message["threads"], init_from=message["init_from"])
     plugins.load(config.plugins)
     if resumed is None:
         built = build(config, group=group)
     else:
         content = read_checkpoint(Path(resumed["checkpoint"]))
         stored = described_data(content.state)
-        built = build(replace(config, init_from=None), stored=stored, group=group)
+        built = build(config, stored=stored, group=group)
     run, signals = built.run, Signals()
     run.attach([FollowingCheckpointer(), signals])
     if (guard := run.hook("guard")) is not None:

@@ -51,7 +51,7 @@ def train(request: Request, display: Display) -> dict[str, Any]:
 
 
 def _ranks(request: Request) -> contextlib.AbstractContextManager[Ranks | None]:
-    """The other processes of a run on several devices; None for one, or where torchrun or srun started them."""
+    """The other processes of the run, to be started; None for one device, or where a launcher did it."""
     count, alone = request.config.devices, contextlib.nullcontext()
     if launched() is not None:
         return alone

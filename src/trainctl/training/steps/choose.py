@@ -33,7 +33,7 @@ Cut = Callable[[Tensor], Sequence[Tensor]]
 
 
 def unguarded_step(config: Config, loop: Any, cut: Cut | None = None) -> Step:
-    """The step without a guard: the loop's own, or several batches as one, cut by ``cut`` where it is given."""
+    """The step without a guard: the loop's own, or several batches as one, which ``cut`` cuts, if given."""
     if config.loop.name != "optimizer":
         return Step(loop.step, f"loop={config.loop.name}")
     if config.train.accumulate > 1:
