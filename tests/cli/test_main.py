@@ -53,6 +53,7 @@ BAD = [
 ]
 
 
+@pytest.mark.quick(10)
 @pytest.mark.parametrize(("words", "code", "messages"), BAD, ids=[" ".join(words) for words, _, _ in BAD])
 def test_a_wrong_word_is_told_what_to_type_instead(
     trainctl, words: list[str], code: int, messages: list[str], tmp_path: Path
@@ -89,6 +90,7 @@ def test_no_torch_is_imported_where_none_is_needed(words: list[str], code: int, 
     assert not {"torch", "rich"} & modules_after(*words, cwd=tmp_path, code=code)
 
 
+@pytest.mark.slow
 def test_completion_offers_options_verbs_and_short_keys_without_torch(tmp_path: Path) -> None:
     program = (
         "import sys; from trainctl.cli.main import main; main(['-sc', 'query=bash']);"

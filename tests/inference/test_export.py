@@ -74,6 +74,7 @@ def test_a_program_takes_raw_images_in_batches_of_any_size(trainctl, folder: Pat
     assert (folder / path).stat().st_size < 400_000
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("kind", ["torch", "onnx"])
 def test_a_program_takes_raw_rows_with_codes_and_missing_values(trainctl, folder: Path, kind: str) -> None:
     path = f"model{SUFFIX[kind]}"
@@ -212,6 +213,7 @@ class Branching(nn.Module):
 """
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_be_followed_is_refused_with_the_reason(trainctl, folder: Path) -> None:
     (folder / "own.py").write_text(PLUGIN + OWN_MODEL)
     words = ("plugins=[./own.py]", "dataset.name=own", "model.name=branching", "epochs=1", "batch_size=30")
@@ -274,6 +276,7 @@ def test_a_difference_is_relative_to_what_is_large() -> None:
     assert exporting._difference(expected, expected[:, :1]) == numpy.inf
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("name", ["../models/prod", "/tmp/prod", "a/b", "a\0b", ".."])
 def test_a_name_is_no_path(trainctl, tmp_path: Path, name: str) -> None:
     assert trainctl("epochs=1", "threads=1", "model=linear", "hydra.run.dir=run").code == 0

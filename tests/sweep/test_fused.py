@@ -153,6 +153,7 @@ def assert_equal(one: Any, other: Any, *, close: bool = False) -> None:
 # ------------------------------------------------------------------ the same as one by one
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     "words",
     [
@@ -317,6 +318,7 @@ class _Stopping(Silent):
             os.kill(os.getpid(), self.number)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "kind", "status"),
     [
@@ -442,6 +444,7 @@ def test_verify_shows_what_is_not_the_same(four: list[Request], trainctl) -> Non
 # ------------------------------------------------------------------ who trains together
 
 
+@pytest.mark.quick(5)
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
@@ -512,6 +515,7 @@ class Odd(nn.Module):
 """
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [
@@ -546,6 +550,7 @@ def test_what_torch_would_compute_one_by_one_is_trained_one_by_one(ask: Ask) -> 
         assert "torch has no stacked form" in (request.directory / "train.log").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sharing", [1, 2])
 def test_what_does_not_fit_into_memory_trains_in_turns(
     ask: Ask, monkeypatch: pytest.MonkeyPatch, sharing: int

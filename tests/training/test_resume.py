@@ -69,6 +69,7 @@ COURSES = [
 ]
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize(("words", "steps"), COURSES, ids=[" ".join(words) for words, _ in COURSES])
 def test_a_run_interrupted_after_any_step_ends_as_one_that_was_not(
     trainctl, tmp_path: Path, words: tuple[str, ...], steps: Sequence[int]
@@ -89,6 +90,7 @@ def test_a_run_interrupted_after_any_step_ends_as_one_that_was_not(
         }
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("workers", [0, 2])
 def test_worker_fed_data_goes_on_with_the_next_sample(trainctl, tmp_path: Path, workers: int) -> None:
     (tmp_path / "items.py").write_text(PLUGIN)
@@ -169,6 +171,7 @@ def test_an_older_checkpoint_than_that_of_a_change_takes_the_change_on(trainctl,
     assert metrics(last) == metrics(again)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     ("name", "argument"),
     [
@@ -262,6 +265,7 @@ def test_a_finished_run_says_so_and_is_left_alone(trainctl, whole: Path) -> None
     }
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize(
     "words",
     [

@@ -377,6 +377,7 @@ def test_a_file_that_is_something_else_is_broken_whatever_its_name(tmp_path: Pat
 # ------------------------------------------------------------------ whole runs
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_broken_file_met_while_training_ends_the_run_with_its_name(
     trainctl, flat: Path, workers: int

@@ -149,6 +149,7 @@ def test_too_few_steps_are_said_to_be(trainctl) -> None:
     assert "profile: too few steps to measure any" in outcome.out
 
 
+@pytest.mark.slow
 def test_it_may_change_on_resume_and_changes_nothing(trainctl, tmp_path: Path) -> None:
     every = ("checkpoint.every_steps=1", "checkpoint.keep_last=99", "display.mode=none", "model.dropout=0.3")
     assert trainctl(*WORDS, *every).code == 0
