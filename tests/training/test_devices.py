@@ -167,7 +167,7 @@ def faulty(trainctl: Callable[..., Any], tmp_path: Path) -> Callable[..., Any]:
     [
         ("raise", 2, "faulty.py line 19: ValueError: the model gave up"),
         ("SIGKILL", 8, "rank 1 was killed by signal 9"),
-        ("SIGSTOP", 8, "did not answer for 3 s"),
+        pytest.param("SIGSTOP", 8, "did not answer for 3 s", marks=pytest.mark.slow),
     ],
 )
 def test_a_rank_that_fails_ends_all(fault: str, code: int, says: str, faulty: Callable[..., Any]) -> None:
