@@ -33,6 +33,8 @@ from trainctl.training.startup import collector_paused, load_libraries_meanwhile
 from trainctl.ui.errors import show_error
 from trainctl.ui.streams import unbreakable_streams
 
+_OF_SWEEPS = ("hydra/launcher=", "hydra/sweeper=", "hydra.launcher.", "hydra.sweeper.")
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; returns its exit code. Errors are shown, never raised.
@@ -183,6 +185,10 @@ def _refuse_unsupported(options: Any) -> None:
         raise ConfigError(
             f"{wrong}: the directory of {'a sweep' if options.multirun else 'a run'} is {right}"
         )
+    if options.run and not options.multirun and "hydra.mode=MULTIRUN" not in options.overrides:
+        for word in options.overrides:
+            if word.lstrip("+").startswith(_OF_SWEEPS):
+                raise ConfigError(f"{word}: is for sweeps", "add -m, or leave it out")
 
 
 def _show(options: Any, parser: Any) -> int:

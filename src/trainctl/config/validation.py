@@ -53,9 +53,12 @@ def check(values: Mapping[str, Any]) -> Config:
     metrics = check_metrics(values.get("train"), problems)
     trackers = check_trackers(values.get(TRACKERS.group), problems)
     name, train = values.get("name"), parts.get("train")
-    if isinstance(name, str) and (name in ("", "last") or "/" in name):
+    if isinstance(name, str) and (name in ("", "last") or "/" in name or not name.isprintable()):
         problems.append(
-            Problem(f"name={name}: not a valid name for a run", "last means the newest run, a / a directory")
+            Problem(
+                f"name={name}: not a valid name for a run",
+                "last means the newest run, a / a directory; a name is one line of visible characters",
+            )
         )
     if train is not None and train.epochs is None and train.max_steps is None:
         problems.append(Problem("train.epochs and train.max_steps are both null", "set one, e.g. epochs=5"))
