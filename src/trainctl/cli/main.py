@@ -185,10 +185,6 @@ def _refuse_unsupported(options: Any) -> None:
         raise ConfigError(
             f"{wrong}: the directory of {'a sweep' if options.multirun else 'a run'} is {right}"
         )
-    if options.run and not options.multirun and "hydra.mode=MULTIRUN" not in options.overrides:
-        for word in options.overrides:
-            if word.lstrip("+").startswith(_OF_SWEEPS):
-                raise ConfigError(f"{word}: is for sweeps", "add -m, or leave it out")
 
 
 def _show(options: Any, parser: Any) -> int:
@@ -254,6 +250,8 @@ def _train(options: Any, words: list[str]) -> int:
     load_libraries_meanwhile()
     with held_back(), collector_paused():
         composed = composer.compose(overrides)
+    if of_sweeps := [word for word in overrides if word.lstrip("+").startswith(_OF_SWEEPS)]:
+        raise ConfigError(f"{of_sweeps[0]}: has an effect on sweeps only", "add -m, or leave it out")
     named = any(word.lstrip("+").startswith("hydra.run.dir=") for word in overrides)
     where, files = Path(run_directory(composed)), stored_files(composed)
     directory: Path | None = None

@@ -51,6 +51,8 @@ def check_fit(config: Config, model: Model, criterion: Criterion, batch: Batch, 
     _refuse_no_tensor(config, outputs, "")
     kind = getattr(criterion, "target", None)
     _check_target_kind(config, kind, data, outputs, targets)
+    if getattr(criterion, "takes_log_probabilities", False):
+        _check_log_probabilities(config, outputs)
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)
@@ -202,6 +204,17 @@ def _check_values(config: Config, kind: str | None, data: Data) -> None:
         return
     found = f"found {float(values.min()):g} to {float(values.max()):g} {_type(values)}"
     raise ConfigError(f"loss={config.loss.name} needs {needed}; {found}", remedy)
+
+
+def _check_log_probabilities(config: Config, outputs: torch.Tensor) -> None:
+    """Without the check the loss of any other outputs would fall for ever, and mean nothing."""
+    sums = outputs.float().exp().sum(1)
+    if not bool(((sums - 1).abs() < 1e-2).all()):
+        raise ConfigError(
+            f"loss={config.loss.name} needs log-probabilities; the exponentials of the model's outputs add up"
+            f" to {float(sums.flatten()[0]):.3g}, not to 1",
+            "use loss=cross_entropy, or end the model in LogSoftmax",
+        )
 
 
 def _mismatch(config: Config, outputs: Any, targets: Any) -> str:

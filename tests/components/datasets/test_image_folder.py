@@ -431,6 +431,20 @@ def test_what_systems_put_beside_the_images_is_no_sample(flat: Path, place: str)
     assert f"left out: @eaDir/, {'Thumbs/, ' if place else ''}__MACOSX/" in data.note
 
 
+def test_thumbs_may_be_a_class(flat: Path) -> None:
+    (flat / "pear").rename(flat / "thumbs")
+    assert make(flat).classes == ("apple", "thumbs")
+    found = {image.relative_to(flat).parts[0] for image in images_below(flat).images}
+    assert found == {"apple", "thumbs"}
+
+
+def test_a_pipe_among_the_images_is_a_broken_one(flat: Path) -> None:
+    os.mkfifo(flat / "apple" / "pipe.png")
+    with pytest.raises(ConfigError, match=r"pipe\.png is broken: .*not a regular file"):
+        make(flat)
+    assert "1 broken file left out" in make(flat, bad_files="skip").note
+
+
 def test_linked_folders_are_followed_once(flat: Path, tmp_path: Path) -> None:
     expected = len(make(flat).train)
     fill(tmp_path / "elsewhere", RED, files=3)
