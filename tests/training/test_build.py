@@ -209,6 +209,7 @@ def register_fixed(make: Any) -> dict[str, str]:
         ),
         (lambda x: x.squeeze(1), SYNTHETIC, "cross_entropy", ["(N,)", "must give outputs of shape (N, 3)"]),
         (lambda x: x.expand(-1, 3), SYNTHETIC, "mse", ["int64", "use loss=cross_entropy"]),
+        (lambda x: x.expand(-1, 3), SYNTHETIC, "nll", ["needs log-probabilities", "use loss=cross_entropy"]),
         (lambda x: x, REGRESSION, "cross_entropy", ["float32", "use loss=mse"]),
         (lambda x: (x, x), REGRESSION, "mse", ["returns a tuple"]),
         (lambda x: {"outputs": x}, REGRESSION, "mse", ["returns a dict"]),
