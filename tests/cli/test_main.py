@@ -47,6 +47,8 @@ BAD = [
     (["hydra.verbose=true"], 2, ["hydra.verbose: has no effect"]),
     (["hydra.job.name=mine"], 2, ["hydra.job.name: has no effect", "name=NAME names a run"]),
     (["hydra/launcher=basic"], 2, ["hydra/launcher=basic: has an effect on sweeps only", "add -m"]),
+    (["dataset=csv", "dataset.path=caf\udce9.csv"], 2, ["dataset.path=caf", "is not UTF-8 text"]),
+    (["+tracker.a.name=csv", "+tracker.b.name=csv"], 2, ["tracker.b: tracker.a writes to the same place"]),
     (["name=a\nb"], 2, ["not a valid name for a run", "one line of visible characters"]),
     (["-m", "lr=1e-2,1e-3", "hydra.sweep.subdir=x"], 2, ["hydra.sweep.subdir: the jobs"]),
     (["++model._target_=os.system"], 3, ["model._target_=os.system: refused"]),

@@ -178,13 +178,10 @@ def _refuse_unsupported(options: Any) -> None:
         raise ConfigError("--resolve: requires --cfg", "trainctl --cfg job --resolve")
     if options.package is not None and not options.cfg:
         raise ConfigError("--package: requires --cfg", "trainctl --cfg job --package model")
-    wrong, right = (
-        ("hydra.run.dir", "hydra.sweep.dir") if options.multirun else ("hydra.sweep.dir", "hydra.run.dir")
-    )
+    several = options.multirun or "hydra.mode=MULTIRUN" in options.overrides
+    wrong, right = ("hydra.run.dir", "hydra.sweep.dir") if several else ("hydra.sweep.dir", "hydra.run.dir")
     if not options.cfg and any(word.lstrip("+").startswith(f"{wrong}=") for word in options.overrides):
-        raise ConfigError(
-            f"{wrong}: the directory of {'a sweep' if options.multirun else 'a run'} is {right}"
-        )
+        raise ConfigError(f"{wrong}: the directory of {'a sweep' if several else 'a run'} is {right}")
 
 
 def _show(options: Any, parser: Any) -> int:
