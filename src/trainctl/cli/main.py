@@ -70,7 +70,7 @@ def _exit_code(words: list[str]) -> int:
         return _report(storage_error(error, "reading or writing"))
     except MemoryError:
         return _report(ConfigError("there is not enough memory", "see ulimit -v, or use a machine with more"))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if (told := _told(error) or memory_error(error)) is not None:
             return _report(told)
         if isinstance(error, ValueError) and "embedded null" in str(error):

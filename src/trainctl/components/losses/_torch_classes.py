@@ -31,7 +31,7 @@ def read_out_by_torch(loss: Any) -> str:
     is no logit and no logarithm, or nobody knows."""
     for base in type(loss).__mro__:
         kind = _OUTPUTS.get(base.__name__, "") if base.__module__ == f"torch.{_MODULE}" else ""
-        kind = kind.fget(loss) if isinstance(kind, property) else kind
+        kind = kind.__get__(loss) if isinstance(kind, property) else kind
         if kind not in ("", "value"):
             return str(kind)
     return ""
