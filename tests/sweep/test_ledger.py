@@ -44,7 +44,7 @@ def test_a_line_that_a_kill_cut_short_does_not_count_and_is_written_over(tmp_pat
     with (ledger.directory / "jobs.jsonl").open("ab") as file:
         file.write(b'{"key": "ke')
     assert len(ledger.jobs()) == 2
-    ledger.add([Job("key2", 2, ("seed=2",), "seed=2")])
+    ledger.add([Job("key2", 2, ("seed=2",), "seed=2", {"config.yaml": "a: 1\n"})])
     assert [job.key for job in ledger.jobs()] == ["key0", "key1", "key2"]
 
 
@@ -57,7 +57,7 @@ def test_a_damaged_line_is_named(line: bytes, tmp_path: Path) -> None:
         ledger.jobs()
 
 
-@pytest.mark.parametrize("stored", [None, 3, {"config.yaml": "\ud800"}, {"config.yaml": None}])
+@pytest.mark.parametrize("stored", [None, 3, {}, {"config.yaml": "\ud800"}, {"config.yaml": None}])
 def test_a_job_with_files_that_no_sweep_stores_is_refused(stored: Any, tmp_path: Path) -> None:
     ledger = make(tmp_path, 1)
     path = ledger.directory / "jobs.jsonl"

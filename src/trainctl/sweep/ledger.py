@@ -145,6 +145,8 @@ class Ledger:
         elif not isinstance(job.files, dict) or set(job.files) - set(STORED_FILES):
             named = list(job.files) if isinstance(job.files, dict) else job.files
             reason = f"a job stores {' and '.join(STORED_FILES)} only, not {named!r}"
+        elif STORED_FILES[0] not in job.files:
+            reason = f"its {STORED_FILES[0]} is missing"
         elif not all(map(_is_text, (job.key, job.label, *job.files.values()))):
             reason = "its key, label and files must be text"
         elif any(text.encode(errors="ignore").decode() != text for text in job.files.values()):
