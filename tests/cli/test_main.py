@@ -72,6 +72,17 @@ def test_a_wrong_word_is_told_what_to_type_instead(
     assert not (tmp_path / "outputs").exists()
 
 
+@pytest.mark.parametrize("indent", ["", "    "], ids=["imported", "built"])
+def test_a_plugin_that_exits_is_an_error_of_its_own(trainctl, tmp_path: Path, indent: str) -> None:
+    (tmp_path / "p.py").write_text(
+        "from trainctl.registry import MODELS\n@MODELS.register('gone')\n"
+        f"def gone(input_shape, output_size):\n    pass\n{indent}raise SystemExit(7)\n"
+    )
+    outcome = trainctl("plugins=[p.py]", "model.name=gone", "~model.hidden")
+    assert outcome.code == 2
+    assert "p.py" in outcome.err
+
+
 def test_debug_shows_the_traceback_and_keeps_the_exit_code(tmp_path: Path) -> None:
     done = run("lr=abc", cwd=tmp_path, TRAINCTL_DEBUG="1")
     assert done.returncode == 2
