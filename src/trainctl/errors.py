@@ -3,8 +3,8 @@
 Exit codes, the same for every command: 0 done, 1 some jobs of a sweep failed, verify found a difference,
 replay could not repeat the step, overfit_batches were not learned, tune found no learning rate, or an
 internal error, 2 usage, config or shape error, 3 unsafe input refused, 4 no usable checkpoint, 5 disk or I/O,
-6 loss or gradients not finite, 7 run directory already taken, 8 data worker died or hung, 130 interrupted,
-143 terminated.
+6 loss or gradients not finite, 7 run directory already taken, 8 data worker or rank died or hung, 130
+interrupted, 143 terminated.
 """
 
 from __future__ import annotations
@@ -88,6 +88,12 @@ class DirectoryTakenError(TrainctlError):
 
 class WorkerError(TrainctlError):
     """A process that loads data died, or gave nothing in time."""
+
+    exit_code = 8
+
+
+class RankError(TrainctlError):
+    """One of several processes of a run died, or hangs."""
 
     exit_code = 8
 

@@ -208,11 +208,13 @@ def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
     assert "Error" not in done.stderr
 
 
-def test_under_torchrun_it_stops_with_a_message(trainctl, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("words", [("eval", "last"), ("-m", "lr=1,2")])
+def test_under_torchrun_other_commands_stop(words, trainctl, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    outcome = trainctl("epochs=1")
+    monkeypatch.setenv("RANK", "0")
+    outcome = trainctl(*words)
     assert outcome.code == 2
-    assert "one device a run" in outcome.err
+    assert "works in one process" in outcome.err
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,8 @@ def plan(
         if end > step or unevaluated:
             changes = () if start is None else tuple(era.changes(version_at(eras, step)))
             reason = _no_beginning(era.config.init_from) if start is None else ""
+            if era.config.devices != 1:
+                reason = f"trained with devices={era.config.devices}, and verify trains on one"
             found.append(Segment(step, end, era, start, marks, changes, reason, kept[-1]))
     for step in {era.until for era in eras if era.until is not None and era.until < last}:
         if all(each.step != step for each in kept):

@@ -11,12 +11,13 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from trainctl import __version__
 from trainctl.cli.completion import FLAGS, complete
+from trainctl.distributed.context import World, as_many_devices, launched
 from trainctl.errors import (
     ConfigError,
     InterruptedRunError,
@@ -29,7 +30,7 @@ from trainctl.errors import (
     storage_error,
 )
 from trainctl.training.interrupts import Stopped, held_back, terminable
-from trainctl.training.startup import collector_paused, load_libraries_meanwhile, wait_passively
+from trainctl.training.startup import collector_paused, importing, load_libraries_meanwhile, wait_passively
 from trainctl.ui.errors import show_error
 from trainctl.ui.streams import unbreakable_streams
 
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
     with unbreakable_streams() as output:
-        code = _exit_code(words)
+        code = answered(lambda: _dispatch(words))
         output.flush()
         if code == 0 and isinstance(output.error, OSError) and not isinstance(output.error, BrokenPipeError):
             code = _report(
@@ -55,11 +56,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-def _exit_code(words: list[str]) -> int:
+def answered(work: Callable[[], int]) -> int:
+    """The exit code of ``work``; an error is shown."""
     wait_passively()
     try:
         with terminable():
-            return _dispatch(words)
+            return work()
     except ConfigError as error:
         return _report(_told(error) or error)
     except TrainctlError as error:
@@ -101,6 +103,8 @@ def _report(error: TrainctlError) -> int:
 
 
 def _dispatch(words: list[str]) -> int:
+    if (world := launched()) is not None and _trains_together(words, world) and world.rank > 0:
+        return _follow(world)
     if words and "=" not in words[0] and words[0][:1] not in ("-", "+", "~", ""):
         return _run_verb(words[0], words[1:])
     if "--version" in words:
@@ -109,6 +113,29 @@ def _dispatch(words: list[str]) -> int:
     if "--help" in words or "-h" in words:
         return _run_verb("help", [])
     return _run_hydra(words)
+
+
+def _trains_together(words: list[str], world: World) -> bool:
+    """Whether the processes that torchrun or srun has started train one model, as they should.
+
+    Raises ConfigError for a command of one process.
+    """
+    verb = words[0] if words and "=" not in words[0] and words[0][:1] not in ("-", "+", "~", "") else None
+    if verb in (None, "resume") and not {"-m", "--multirun"} & set(words):
+        return not {"--version", "--help", "-h", "--cfg", "-c", "--info", "-i"} & set(words)
+    raise ConfigError(
+        f"{verb or '-m'}: works in one process, and WORLD_SIZE={world.size}",
+        "start it without torchrun; training and resume go with it",
+    )
+
+
+def _follow(world: World) -> int:
+    """Be one of the processes that torchrun or srun has started: rank 0 alone reads the command."""
+    with importing():
+        from trainctl.training.together import follow_launched
+
+    follow_launched(world)
+    return 0
 
 
 def _run_verb(name: str, words: list[str]) -> int:
@@ -245,6 +272,7 @@ def _train(options: Any, words: list[str]) -> int:
 
         return sweep(composer, overrides, command, TerminalReporter())
     load_libraries_meanwhile()
+    overrides += as_many_devices(overrides)
     with held_back(), collector_paused():
         composed = composer.compose(overrides)
     if of_sweeps := [word for word in overrides if word.lstrip("+").startswith(_OF_SWEEPS)]:

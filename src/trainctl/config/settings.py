@@ -74,6 +74,15 @@ class Sweep(_Settings):
     fail_fast: bool
 
 
+class Strategy(_Settings):
+    """How several devices train one model."""
+
+    name: Literal["ddp"] = "ddp"
+    bucket_mb: Positive = 25.0
+    find_unused: bool = False
+    timeout: Positive = 600.0
+
+
 class TopLevel(_Settings):
     """The settings that belong to no group."""
 
@@ -81,6 +90,7 @@ class TopLevel(_Settings):
     device: Annotated[
         str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:N or mps")
     ]
+    devices: Literal["auto"] | _UpTo1024 = 1
     threads: Literal["auto"] | _UpTo1024
     deterministic: bool
     compile: bool | Literal["default", "reduce-overhead", "max-autotune"]
@@ -97,6 +107,7 @@ GROUPS: dict[str, type[_Settings]] = {
     "guard": Guard,
     "display": Display,
     "sweep": Sweep,
+    "strategy": Strategy,
 }
 
 
@@ -116,6 +127,7 @@ class Config:
 
     seed: int
     device: str
+    devices: int | Literal["auto"]
     threads: int | Literal["auto"]
     deterministic: bool
     compile: bool | Literal["default", "reduce-overhead", "max-autotune"]
@@ -129,6 +141,7 @@ class Config:
     guard: Guard
     display: Display
     sweep: Sweep
+    strategy: Strategy
     model: Component
     loss: Component
     optim: Component

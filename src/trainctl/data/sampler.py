@@ -16,6 +16,37 @@ def derived_seed(*parts: object) -> int:
     return int.from_bytes(digest[:7], "little")
 
 
+class Share:
+    """What one of several processes takes: a slice of each batch, or ``by_turns`` every ``size``-th batch.
+
+    Training takes slices, which differ by one sample at most; the first processes have more. A process whose
+    slice is empty, where a batch has fewer samples than there are processes, gets the batch's first sample,
+    which does not count. An evaluation goes by turns: its batches are those of one process.
+
+    Attributes:
+        neighbours: the processes on this machine, which share its cores.
+        count: samples of the newest batch in all processes together.
+        idle: whether the newest batch has no sample of this process's own.
+    """
+
+    def __init__(self, rank: int = 0, size: int = 1, neighbours: int = 1, *, by_turns: bool = False) -> None:
+        self.rank, self.size, self.neighbours, self.by_turns = rank, size, neighbours, by_turns
+        self.count, self.idle = 0, False
+
+    def bounds(self, number: int, count: int) -> tuple[int, int]:
+        """Where this process's part of the batch ``number``, of ``count`` samples, begins and ends in it."""
+        if self.by_turns:
+            return 0, count if number % self.size == self.rank else 0
+        each, more = divmod(count, self.size)
+        begin = self.rank * each + min(self.rank, more)
+        end = begin + each + (self.rank < more)
+        return (begin, end) if end > begin else (0, 1)
+
+    def taken(self, count: int) -> None:
+        """Note that a batch of ``count`` samples comes next."""
+        self.count, self.idle = count, not self.by_turns and count <= self.rank
+
+
 def cursor_after(cursor: Cursor, count: int, samples: int) -> Cursor:
     """Where the batch after one of ``count`` samples begins, in epochs of ``samples`` samples."""
     position = cursor.position + count

@@ -55,6 +55,7 @@ class Feed:
             a few hundred samples.
         prefetch: batches that each worker makes ahead.
         timeout: seconds to wait for a batch before its worker counts as hung.
+        sharing: processes that share this machine's cores, this one included.
         pin: put batches into pinned memory, for asynchronous copies to a GPU.
     """
 
@@ -68,9 +69,10 @@ class Feed:
         prefetch: int,
         timeout: float,
         pin: bool = False,
+        sharing: int = 1,
     ) -> None:
         self.split, self.batch_size = split, batch_size
-        self.workers = _count(len(split), batch_size) if workers == "auto" else workers
+        self.workers = _count(len(split), batch_size, sharing) if workers == "auto" else workers
         self.while_waiting: Callable[[], object] = lambda: None
         """Called about once a second while waiting for a batch; an exception from it ends the waiting."""
         self._samples = Samples(split.load, seed)
@@ -215,9 +217,10 @@ def _forget_read() -> None:
         shared_cache.free_dead_references()  # type: ignore[no-untyped-call]
 
 
-def _count(samples: int, batch_size: int) -> int:
+def _count(samples: int, batch_size: int, sharing: int) -> int:
     """Workers for ``auto``; none for few samples, because starting workers takes seconds."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = max(1, cores // sharing)
     return 0 if samples < _FEW_SAMPLES else min(cores, _MAX_WORKERS, -(-samples // batch_size))
 
 

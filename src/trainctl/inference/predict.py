@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
+import pyarrow
 import torch
 from torch import Tensor, nn
 
@@ -108,7 +109,13 @@ class Table:
 
     def add(self, batch: Batch, predictions: Tensor, outcome: Outcome) -> None:
         """Write a batch; ``predictions`` are those of ``batch.inputs``, in their order."""
-        rows = iter(predictions.tolist())
+        if self.write == self._write_csv and not batch.errors and bool(predictions.isfinite().all()):
+            outcome.samples += len(batch.names)
+            named = zip(batch.names, _rounded(predictions, self.digits), strict=True)
+            with self._storage_errors():
+                self.rows.writerows([name, *self.task.cells(row, self.classes), ""] for name, row in named)
+            return
+        rows = iter(_rounded(predictions, self.digits))
         with self._storage_errors():
             for place, name in enumerate(batch.names):
                 error = batch.errors.get(place, "")
@@ -121,8 +128,7 @@ class Table:
                     if len(outcome.errors) < _SHOWN_ERRORS:
                         what = name if self.unit == "file" else f"{self.unit} {name}"
                         outcome.errors.append(f"{what}: {error}")
-                # As many digits as tell an output of the model from every other.
-                self.write(name, [float(f"{value:.{self.digits}g}") for value in values], error)
+                self.write(name, values, error)
 
     def _write_csv(self, name: int | str, prediction: list[float], error: str) -> None:
         cells = [""] * len(self.columns) if error else self.task.cells(prediction, self.classes)
@@ -131,6 +137,17 @@ class Table:
     def _write_json(self, name: int | str, prediction: list[float], error: str) -> None:
         fields = {"error": error} if error else self.task.fields(prediction, self.classes)
         self.stream.write(json.dumps({self.unit: name, **fields}, ensure_ascii=False) + "\n")
+
+
+def _rounded(predictions: Tensor, digits: int) -> list[list[float]]:
+    """The predictions with as many digits as tell an output of the model from every other."""
+    if predictions.dtype == torch.float32:
+        # The shortest decimals that are read back as the same float32.
+        texts = pyarrow.array(predictions.flatten().numpy()).cast(pyarrow.string())
+        values = texts.cast(pyarrow.float64()).to_numpy().reshape(predictions.shape)
+        rows: list[list[float]] = values.tolist()
+        return rows
+    return [[float(f"{value:.{digits}g}") for value in row] for row in predictions.tolist()]
 
 
 def check_output(output: Path, source: Path) -> None:
@@ -161,7 +178,7 @@ def predict(
     outcome = Outcome()
     with table:
         for batch in source.batches(batch_size):
-            table.add(batch, _predicted(predictor, batch, source.unit), outcome)
+            table.add(batch, _predicted(predictor, batch, batch_size, source.unit), outcome)
             watch(outcome)
         if outcome.bad == outcome.samples:
             why = f": {outcome.errors[0]}" if outcome.errors else ""
@@ -171,11 +188,11 @@ def predict(
     return outcome
 
 
-def _predicted(predictor: Predictor, batch: Batch, unit: str) -> Tensor:
+def _predicted(predictor: Predictor, batch: Batch, size: int, unit: str) -> Tensor:
     if not len(batch.inputs):
         return torch.empty(0, 1)
     try:
-        return predictor(batch.inputs)
+        return torch.cat([predictor(part) for part in torch.split(batch.inputs, size)])
     except (RuntimeError, ValueError, IndexError) as error:
         reason = str(error).partition("\n")[0]
         raise ConfigError(

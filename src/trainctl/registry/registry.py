@@ -229,7 +229,7 @@ LOADERS = Registry(
     "loader",
     "loader",
     "loaders",
-    supplied=("split", "transform", "batch_size", "device", "seed", "augment"),
+    supplied=("split", "transform", "batch_size", "device", "seed", "augment", "share"),
 )
 LOOPS = Registry("loop", "loop", "rungs", supplied=("config",))
 METRICS = Registry("metric", "metric", "metrics", supplied=("output_size", "classes"))

@@ -15,26 +15,30 @@ from trainctl.sweep.worker_pool import ProcessDiedError, ask, start_server
 @dataclass(frozen=True)
 class WorkerSlots:
     """``count`` workers at a time, each with up to ``threads`` CPU threads. ``devices`` are several GPUs,
-    which workers take in turn."""
+    which workers take in turn, ``each`` of them at once."""
 
     count: int
     threads: int
     devices: tuple[str, ...] = ()
+    each: int = 1
 
     def environment(self, worker: int) -> dict[str, str]:
-        """The environment variables that give a worker its GPU."""
-        devices = self.devices
-        return {"CUDA_VISIBLE_DEVICES": devices[worker % len(devices)]} if devices else {}
+        """The environment variables that give a worker its GPUs."""
+        if not self.devices:
+            return {}
+        first = worker * self.each
+        own = [self.devices[number % len(self.devices)] for number in range(first, first + self.each)]
+        return {"CUDA_VISIBLE_DEVICES": ",".join(own)}
 
     @property
     def sharing(self) -> int:
         """How many workers share one memory, a GPU's or the machine's."""
-        return -(-self.count // len(self.devices)) if self.devices else self.count
+        return -(-self.count * self.each // len(self.devices)) if self.devices else self.count
 
     def __str__(self) -> str:
         workers = f"{self.count} at a time" if self.count > 1 else "one at a time"
-        if self.devices and self.count <= len(self.devices):
-            return f"{workers}, a GPU each"
+        if self.devices and self.count * self.each <= len(self.devices):
+            return f"{workers}, {'a GPU' if self.each == 1 else f'{self.each} GPUs'} each"
         if self.devices:
             return f"{workers} on {len(self.devices)} GPUs, up to {self.sharing} on each"
         return f"{workers}, up to {self.threads} thread{'s' if self.threads > 1 else ''} each"
@@ -51,19 +55,20 @@ def choose_slots(configs: Sequence[Config], jobs: int) -> WorkerSlots:
     Where the configs differ, the most demanding one decides.
     """
     devices = {config.device for config in configs}
+    each = max(config.devices if isinstance(config.devices, int) else 1 for config in configs)
     gpus = _gpus() if devices & {"auto", "cuda"} else []
     asked = configs[0].sweep.jobs
     if asked != "auto":
         count = asked
     elif gpus:
-        count = len(gpus)
+        count = len(gpus) // each
     elif any(device == "mps" or device.startswith("cuda") for device in devices):
         count = 1
     else:
         threads = [config.threads for config in configs if isinstance(config.threads, int)]
-        count = max(1, cores() // max(threads, default=1))
+        count = max(1, cores() // (each * max(threads, default=1)))
     count = max(1, min(count, jobs))
-    return WorkerSlots(count, max(1, cores() // count), tuple(gpus) if len(gpus) > 1 else ())
+    return WorkerSlots(count, max(1, cores() // count), tuple(gpus) if len(gpus) > 1 else (), each)
 
 
 def _gpus() -> list[str]:

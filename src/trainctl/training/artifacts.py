@@ -48,6 +48,14 @@ class Confusion:
             self._counts = torch.zeros(self.classes**2, dtype=torch.int64, device=outputs.device)
         self._counts.index_add_(0, targets * self.classes + outputs.argmax(1), torch.ones_like(targets))
 
+    def merge(self, other: Confusion) -> None:
+        """Add the samples of another one."""
+        self._fits = self._fits and other._fits
+        if self._counts is None:
+            self._counts = other._counts
+        elif other._counts is not None:
+            self._counts += other._counts
+
     def compute(self) -> dict[str, float]:
         return {}
 

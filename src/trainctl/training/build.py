@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,10 +21,10 @@ from trainctl.data import preprocessing
 from trainctl.data.fingerprint import data_fingerprint, described_data, differences
 from trainctl.data.readout import RAW
 from trainctl.data.types import Data
-from trainctl.distributed.context import require_one_process
+from trainctl.distributed.group import Group
 from trainctl.errors import ConfigError
 from trainctl.registry.protocols import Batch, Criterion, Loader, Stateful
-from trainctl.training import cuda_graph, parameters, runtime
+from trainctl.training import cuda_graph, devices, parameters, runtime
 from trainctl.training.checks import check_batch_of_one, check_fit, check_state
 from trainctl.training.construct import build_model, check_loop, check_optimizer, check_part, construct
 from trainctl.training.evaluation import choose_metrics, choose_monitor
@@ -35,10 +36,9 @@ from trainctl.training.hooks.guard import Guard
 from trainctl.training.hooks.plateau import Plateau
 from trainctl.training.hooks.slow_steps import SlowSteps
 from trainctl.training.loop import fit
-from trainctl.training.prepare_data import Loaders, build_data, build_loaders, class_counts
+from trainctl.training.prepare_data import Loaders, build_loaders, class_counts, prepare, read_data
 from trainctl.training.run import Hook, Run
 from trainctl.training.steps.choose import Step, choose_step, unguarded_step
-from trainctl.training.targets import choose_readout, merged, prepare_targets, stored_readout
 
 _EPOCHS, _MOST_EPOCHS, _TABLE_STEPS = 20, 200, 10_000
 
@@ -52,6 +52,7 @@ class Built:
         fit: the training loop.
         resumes: whether an interrupted run can be resumed.
         trial_step: the step without its guard and not captured, for trials on copies.
+        group: the processes that train this run, or None for one alone.
         choices: decisions such as whether the step is captured, for ``run.json``.
         fingerprints: of the data, by epoch, as far as they have been computed.
     """
@@ -71,6 +72,7 @@ class Built:
     trial_step: Callable[..., Tensor]
     notices: tuple[str, ...]
     choices: Mapping[str, str]
+    group: Group | None = None
     fingerprints: dict[int, str] = field(default_factory=dict)
 
     @property
@@ -112,7 +114,7 @@ class Built:
 
     def parts(self) -> dict[str, Stateful]:
         """The parts of a checkpoint beside the model and the state, by name."""
-        return {**self.run.parts(), "random": snapshot.RandomStates(self.device)}
+        return {"random": snapshot.RandomStates(self.device), **self.run.parts()}
 
     def snapshot(self, *, copied: bool = True) -> CheckpointData:
         """Everything that decides how the run goes on; not ``copied``, it holds until the next step."""
@@ -139,6 +141,7 @@ def build(
     data: Data | None = None,
     recorded: Mapping[str, Any] | None = None,
     stored: Mapping[str, Any] | None = None,
+    group: Group | None = None,
 ) -> Built:
     """Build everything a config names and check that the parts fit, before the first step.
 
@@ -146,15 +149,20 @@ def build(
         data: of another run with the same dataset, to be used again.
         recorded: the choices of the run that is resumed, which are kept.
         stored: the description of that run's data, in its checkpoint.
+        group: the processes that train it together, each of which calls this.
 
     Raises ConfigError for missing or malformed data, and for shapes, targets or a device that do not fit.
     """
-    require_one_process()
+    if group is not None:
+        devices.check_devices(config, group)
     if config.train.overfit_batches is not None:
         config = overfit.simplified(config)
-    device = _prepare_device(config)
+    device = _prepare_device(config, group)
     begun = None if config.init_from is None else parameters.best_of(config.init_from)
-    data = _read_data(config, stored, begun) if data is None else data
+    with nullcontext() if group is None else group.first_on_each_machine():
+        data = read_data(config, stored, begun) if data is None else data
+    if group is not None:
+        devices.check_same_data(group, data.fingerprint)
     data.transform.to(device)  # the statistics it was fitted with, if it has any
     runtime.seed_everything(config.seed)
     criterion = _build_criterion(config, data, device)
@@ -162,11 +170,14 @@ def build(
 
     runtime.seed_everything(config.seed)
     model, start, notices = _build_model(config, data, device, begun)
+    if group is not None:
+        notices += devices.unequal(model, device)
+        model = devices.synchronised(model, device)
     with runtime.random_state_kept(device):
-        data, merging = _prepare(config, data, criterion, loop, stored, start)
+        data, merging = prepare(config, data, criterion, loop, stored, start)
         metrics = choose_metrics(config.metrics, data)
         monitor, lower_is_better = choose_monitor(config.train.monitor, data, metrics)
-        loaders = build_loaders(config, data, device)
+        loaders = build_loaders(config, data, device, group)
     if config.train.overfit_batches is not None:
         notices.append(overfit.notice(len(loaders.train), len(loaders.train_split)))
     optimizer = _build_optimizer(config, model)
@@ -176,7 +187,8 @@ def build(
     scheduler = _build_scheduler(config, optimizer, total_steps, loaders, lower_is_better)
     plateau = scheduler if isinstance(scheduler, ReduceLROnPlateau) else None
     stepped = None if plateau is not None else scheduler
-    plain = unguarded_step(config, loop)
+    shared = None if group is None else devices.shared(config, model, criterion, loaders.train, group)
+    plain = unguarded_step(config, loop, None if shared is None else shared.cut)
     parts = model, criterion, optimizer, stepped, loaders.train, loaders.val
     run = Run(*parts, metrics, precision, total_steps, plain.take)
     run.readout = (data.readout or RAW).on(device)
@@ -184,10 +196,13 @@ def build(
     batch = next(iter(loaders.train.batches()))
     check_state(config, model)
     check_fit(config, model, criterion, batch, data)
-    check_batch_of_one(config, model, batch.inputs, len(loaders.train_split))
-    threads = _choose_threads(config, run, batch)
+    count = 1 if group is None else group.size
+    check_batch_of_one(config, model, batch.inputs, len(loaders.train_split), count)
+    threads = _choose_threads(config, run, batch, group)
     _attach(run, config, monitor, lower_is_better, plateau, threads)
-    choices, said = _choose_step(config, run, loop, plain, batch, recorded)
+    if group is not None:
+        devices.attach(run, config, group)
+    choices, said = _choose_step(config, run, loop, plain, batch, recorded, shared)
     resumes = getattr(loop, "resumes", True)
     if not resumes:
         notices.append(f"loop={config.loop.name} does not resume: an interrupted run starts again")
@@ -207,6 +222,7 @@ def build(
         trial_step=plain.take,
         notices=(*notices, *merging, *said),
         choices=choices,
+        group=group,
     )
 
 
@@ -224,21 +240,11 @@ def auto_epochs(data: Data, batches: int) -> int:
     return max(_EPOCHS, min(_MOST_EPOCHS, math.ceil(_TABLE_STEPS / batches)))
 
 
-def _prepare_device(config: Config) -> torch.device:
-    device = runtime.choose_device(config.device)
+def _prepare_device(config: Config, group: Group | None) -> torch.device:
+    device = runtime.choose_device(config.device) if group is None else devices.choose_device(config, group)
     runtime.set_deterministic(config.deterministic)
     torch.set_float32_matmul_precision(config.train.matmul)
     return device
-
-
-def _read_data(config: Config, stored: Any, begun: CheckpointData | None) -> Data:
-    """The dataset's data; as that of the run that is resumed, or in the order of columns of the run whose
-    weights this one starts from."""
-    if stored is not None:
-        return build_data(config.dataset, stored.get("reading"), stored)
-    reading = {} if begun is None else described_data(begun.state).get("reading") or {}
-    ordered = {**reading, "kind": "column order"} if reading.get("kind") == "table" else None
-    return build_data(config.dataset, ordered)
 
 
 def _build_model(
@@ -258,27 +264,6 @@ def _build_model(
     if config.train.overfit_batches is not None:
         overfit.without_dropout(model)
     return model.to(device), start, notices
-
-
-def _prepare(
-    config: Config, data: Data, criterion: Any, loop: Any, stored: Any, start: Any
-) -> tuple[Data, list[str]]:
-    """``data`` with the targets that the loss gets, and notices.
-
-    ``stored`` describes the data of the run that is resumed, ``start`` that of the run whose weights this one
-    starts from: its outputs go on being in the same unit.
-    """
-    if data.readout is not None:
-        return data, []
-    if stored is not None:
-        readout = stored_readout(config, data, criterion, stored)
-    else:
-        readout = choose_readout(config, data, criterion, loop)
-        is_free = readout.mean is not None and config.dataset.common["scale_target"] == "auto"
-        if is_free and start is not None and start.get("task") == data.task:
-            readout = stored_readout(config, data, criterion, start)
-    prepared = prepare_targets(data, readout)
-    return prepared, merged(readout, data.train.targets, prepared.train.targets)
 
 
 def _build_criterion(config: Config, data: Data, device: torch.device) -> Any:
@@ -343,7 +328,10 @@ def _attach(
     run.attach(hooks)
 
 
-def _choose_threads(config: Config, run: Run, batch: Batch) -> runtime.Threads:
+def _choose_threads(config: Config, run: Run, batch: Batch, group: Group | None) -> runtime.Threads:
+    if group is not None:
+        return devices.choose_threads(config, group)
+
     def trial(model: Any, optimizer: Any, inputs: Tensor, targets: Tensor) -> Tensor:
         return run.step(model, run.criterion, optimizer, inputs, targets, run.precision)
 
@@ -354,10 +342,20 @@ def _choose_threads(config: Config, run: Run, batch: Batch) -> runtime.Threads:
 
 
 def _choose_step(
-    config: Config, run: Run, loop: Any, plain: Step, batch: Batch, recorded: Mapping[str, Any] | None
+    config: Config,
+    run: Run,
+    loop: Any,
+    plain: Step,
+    batch: Batch,
+    recorded: Mapping[str, Any] | None,
+    shared: devices.Shared | None,
 ) -> tuple[dict[str, str], list[str]]:
     """Give the run its step; returns the choices to record and notices."""
-    step = choose_step(config, loop, run.hook("guard"))
+    step = choose_step(config, loop, run.hook("guard"), None if shared is None else shared.cut)
+    if shared is not None:
+        step = shared.step(step)
+        run.step, run.step_name = step.take, step.name
+        return {}, []
     step, choices, said = cuda_graph.capture(config, run, plain, step, batch, (recorded or {}).get("capture"))
     run.step, run.step_name = step.take, step.name
     return choices, said

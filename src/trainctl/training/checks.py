@@ -157,24 +157,27 @@ def _names(model: nn.Module) -> set[str]:
     return {name for each in named for name, _ in each(remove_duplicate=False)}
 
 
-def check_batch_of_one(config: Config, model: Model, inputs: torch.Tensor, samples: int) -> None:
+def check_batch_of_one(
+    config: Config, model: Model, inputs: torch.Tensor, samples: int, devices: int = 1
+) -> None:
     """Raise ConfigError where batch normalization would get a batch of one sample, which has no variance.
 
     Without the check the run would fail at the smaller batch that ends its first epoch.
     """
     size = config.train.batch_size
-    left = samples % size
+    left = samples % size or size
     normalizes = any(
         isinstance(module, nn.modules.batchnorm._BatchNorm) for _, module in named_modules(model)
     )
-    if not normalizes or (size > 1 and left != 1):
+    if not normalizes or min(size, left) // devices > 1:
         return
     try:
         with random_state_kept(inputs.device), torch.no_grad():
             copy.deepcopy(model).train()(inputs[:1])
     except ValueError as error:
         rest = f"batches of {size} leave 1 of {samples} samples for the last"
-        which = "batches of 1" if size == 1 else rest
+        which = f"batches of {size}" if size // devices <= 1 else rest
+        which += f" on {devices} devices" if devices > 1 else ""
         raise ConfigError(
             f"train.batch_size={size}: {which}, and batch normalization cannot learn from one",
             f"use batch_size={size + 1}, or another normalization",

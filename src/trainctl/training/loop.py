@@ -20,6 +20,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -107,10 +108,14 @@ class MeanLoss:
         self.losses.append(loss)
         self.weights.append(weight)
 
-    def merge(self, other: MeanLoss) -> None:
-        """Add the batches of another one."""
-        self.losses += other.losses
-        self.weights += other.weights
+    @classmethod
+    def taken_by_turns(cls, parts: Iterable[MeanLoss]) -> MeanLoss:
+        """That of batches which several took by turns, in the order of the batches."""
+        whole = cls()
+        for turn in zip_longest(*(zip(part.losses, part.weights, strict=True) for part in parts)):
+            for loss, weight in filter(None, turn):
+                whole.update(loss, weight)
+        return whole
 
     def compute(self) -> float:
         losses = torch.stack(self.losses).tolist()
@@ -125,14 +130,16 @@ def evaluate(
     metrics: Mapping[str, Callable[[], Metric]],
     precision: AbstractContextManager[Any],
     readout: Readout = RAW,
+    gather: Callable[[Any], list[Any]] | None = None,
 ) -> dict[str, float]:
     """Loss and metrics over all batches, exact for any size of the last one.
 
-    Metrics get outputs and targets in the unit of the data, which ``readout`` knows.
+    Metrics get outputs and targets in the unit of the data, which ``readout`` knows. With ``gather`` the
+    batches are this process's, and the values those of all processes together.
 
     The values of a metric that has several are named ``name/key``.
     """
-    totals = {name: make() for name, make in metrics.items()}
+    totals: dict[str, Any] = {name: make() for name, make in metrics.items()}
     mean_loss = MeanLoss()
     # A criterion that weighs classes divides by weights, not by samples.
     weigh = getattr(criterion, "batch_weight", len)
@@ -144,6 +151,13 @@ def evaluate(
             mean_loss.update(loss, weigh(targets))
             for metric in totals.values():
                 metric.update(*readout.compared(outputs.float(), targets))
+    if gather is not None:
+        parts = gather((mean_loss, totals))
+        mean_loss = MeanLoss.taken_by_turns(loss for loss, _ in parts)
+        totals = parts[0][1]
+        for _, others in parts[1:]:
+            for name, total in totals.items():
+                total.merge(others[name])
     values = {"loss": mean_loss.compute()}
     for name, metric in totals.items():
         value = metric.compute()
@@ -175,6 +189,7 @@ def evaluate_split(run: Run, split: str, loader: Loader) -> dict[str, float]:
             run.metrics,
             run.precision,
             run.readout,
+            run.gather,
         )
     return {f"{split}/{name}": value for name, value in values.items()}
 

@@ -10,16 +10,19 @@ from typing import Any
 import torch
 from torch import nn
 
+from trainctl.checkpoint.format import CheckpointData
 from trainctl.components.tasks._base import task_of, with_targets
 from trainctl.config.settings import Component, Config
 from trainctl.data.augmentation import make_augment
-from trainctl.data.fingerprint import fingerprint
+from trainctl.data.fingerprint import described_data, fingerprint
 from trainctl.data.preprocessing import make_transform
 from trainctl.data.types import AnySplit, Data, hold_out, limited
+from trainctl.distributed.group import Group
 from trainctl.errors import CheckpointError, ConfigError
 from trainctl.registry.protocols import Loader
 from trainctl.training.construct import construct
 from trainctl.training.hooks.overfit import first_samples
+from trainctl.training.targets import choose_readout, merged, prepare_targets, stored_readout
 
 
 def build_data(
@@ -63,6 +66,37 @@ def _fitted(data: Data, trained: Mapping[str, Any] | None) -> nn.Module:
     return made if shapes == wanted else fitted
 
 
+def read_data(config: Config, stored: Any, begun: CheckpointData | None) -> Data:
+    """The dataset's data; as that of the run that is resumed, or in the order of columns of the run whose
+    weights this one starts from."""
+    if stored is not None:
+        return build_data(config.dataset, stored.get("reading"), stored)
+    reading = {} if begun is None else described_data(begun.state).get("reading") or {}
+    ordered = {**reading, "kind": "column order"} if reading.get("kind") == "table" else None
+    return build_data(config.dataset, ordered)
+
+
+def prepare(
+    config: Config, data: Data, criterion: Any, loop: Any, stored: Any, start: Any
+) -> tuple[Data, list[str]]:
+    """``data`` with the targets that the loss gets, and notices.
+
+    ``stored`` describes the data of the run that is resumed, ``start`` that of the run whose weights this one
+    starts from: its outputs go on being in the same unit.
+    """
+    if data.readout is not None:
+        return data, []
+    if stored is not None:
+        readout = stored_readout(config, data, criterion, stored)
+    else:
+        readout = choose_readout(config, data, criterion, loop)
+        is_free = readout.mean is not None and config.dataset.common["scale_target"] == "auto"
+        if is_free and start is not None and start.get("task") == data.task:
+            readout = stored_readout(config, data, criterion, start)
+    prepared = prepare_targets(data, readout)
+    return prepared, merged(readout, data.train.targets, prepared.train.targets)
+
+
 @dataclass(frozen=True)
 class Loaders:
     """The batches of a run. ``train_split`` has the samples of ``train``: all, or a few to overfit."""
@@ -73,8 +107,11 @@ class Loaders:
     train_split: AnySplit
 
 
-def build_loaders(config: Config, data: Data, device: torch.device) -> Loaders:
-    """The loaders that the config asks for. Raises ConfigError without training samples."""
+def build_loaders(config: Config, data: Data, device: torch.device, group: Group | None = None) -> Loaders:
+    """The loaders that the config asks for, of this process's share where a ``group`` trains together.
+
+    Raises ConfigError without training samples.
+    """
     batch_size, accumulate = config.train.batch_size, config.train.accumulate
     window, overfit = batch_size * accumulate, config.train.overfit_batches
     if not len(data.train):
@@ -86,9 +123,11 @@ def build_loaders(config: Config, data: Data, device: torch.device) -> Loaders:
     if overfit is not None:
         train_split = first_samples(train_split, overfit * window, config.seed)
         val_split = test_split = seed = None
-    train = load(split=train_split, batch_size=window, seed=seed, augment=augment)
+    shares = {} if group is None else {"share": group.share()}
+    turns = {} if group is None else {"share": group.share(by_turns=True)}
+    train = load(split=train_split, batch_size=window, seed=seed, augment=augment, **shares)
     val, test = (
-        load(split=split, batch_size=batch_size, seed=None, augment=None) if split else None
+        load(split=split, batch_size=batch_size, seed=None, augment=None, **turns) if split else None
         for split in (val_split, test_split)
     )
     return Loaders(train, val, test, train_split)

@@ -126,6 +126,7 @@ class Run:
         step_name: for the header and the record: ``plain, loss guard``.
         averaged: the model with averaged weights, or None.
         readout: outputs and targets in the unit of the data, for metrics.
+        gather: gives the values of all processes that train together, in their order; None for one alone.
         announce: called with a topic, a line for people and a word to record.
     """
 
@@ -145,6 +146,7 @@ class Run:
     hooks: list[Hook] = field(default_factory=list)
     averaged: Model | None = None
     readout: Readout = RAW
+    gather: Callable[[Any], list[Any]] | None = None
     announce: Callable[[str, str, str], None] = lambda topic, text, word: None
 
     @property

@@ -59,6 +59,11 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def count_devices(name: str) -> int:
+    """``devices=auto``: the GPUs, or the one device there is."""
+    return max(1, _cuda_count()) if name in ("auto", "cuda") else 1
+
+
 def device_name(device: torch.device) -> str:
     """The device as people know it, a GPU with its model."""
     if device.type != "cuda":

@@ -19,6 +19,7 @@ from trainctl.config.settings import Config
 from trainctl.config.values import parse_values
 from trainctl.data.fingerprint import described_data
 from trainctl.data.progress import shown_by
+from trainctl.distributed.group import Group
 from trainctl.errors import Problem, TrainctlError, WorkerError, memory_error
 from trainctl.paths import short_path
 from trainctl.registry import plugins, trust
@@ -27,6 +28,7 @@ from trainctl.runs.directory import point_latest
 from trainctl.runs.record import RunRecord, now
 from trainctl.training import artifacts
 from trainctl.training.build import Built, build
+from trainctl.training.devices import keep_whole_batch
 from trainctl.training.display import Display
 from trainctl.training.hooks.checkpointer import Checkpointer
 from trainctl.training.hooks.console import Console
@@ -49,10 +51,13 @@ class Session:
 
     Args:
         record: the ``run.json`` of the run.
+        group: the processes that train it together, of which this is rank 0.
     """
 
-    def __init__(self, request: Request, record: RunRecord, display: Display) -> None:
-        self.request, self.record, self.display = request, record, display
+    def __init__(
+        self, request: Request, record: RunRecord, display: Display, group: Group | None = None
+    ) -> None:
+        self.request, self.record, self.display, self.group = request, record, display, group
         self.directory = request.directory
 
     def run(self) -> None:
@@ -82,11 +87,10 @@ class Session:
         self.config = config
         self.trackers = build_trackers(config.trackers)
         if request.resumed is None:
-            self.built = build(config)
+            self.built = build(config, group=self.group)
         else:
-            self.built = build(
-                config, recorded=recorded, stored=described_data(request.resumed.content.state)
-            )
+            stored = described_data(request.resumed.content.state)
+            self.built = build(config, recorded=recorded, stored=stored, group=self.group)
         record.update(
             environment=environment_of(self.built, self.plugins),
             parameters=self.built.parameters,
@@ -119,6 +123,8 @@ class Session:
             self.checkpointer.saved_step = run.state.step
         if (guard := run.hook("guard")) is not None:
             guard.keep = capsule_keeper(request, self.built, self.plugins)
+            if self.group is not None:
+                guard.keep = keep_whole_batch(self.group, guard.keep)
         return said
 
     def _make_tracking(self) -> Tracking:
@@ -166,7 +172,8 @@ class Session:
                     test = self._test()
                 except TrainctlError as error:
                     # These come between two steps: the run is whole.
-                    if error.status in ("interrupted", "terminated") or isinstance(error, WorkerError):
+                    stopped = error.status in ("interrupted", "terminated")
+                    if stopped or (isinstance(error, WorkerError) and self.group is None):
                         run.save()
                         saved = Problem(f"saved in {short_path(self.checkpointer.path(run))}")
                         error.problems = (*error.problems, saved)
@@ -204,11 +211,15 @@ class Session:
         self.confusion = artifacts.make_confusion(self.request, built)
         is_test = built.test is not None or self.confusion is None
         split, loader = ("test", built.test) if is_test else ("val", run.val_loader)
+        if self.group is not None:
+            self.group.first((split, self.confusion is not None))
         if loader is None:
             return {}
         if run.state.best is not None and run.state.best["step"] != run.state.step:
             best = self.directory / "checkpoints" / folder_name(run.state.best["step"])
             run.result.load_state_dict(read_checkpoint(best, training=False).model)
+        if self.group is not None:
+            self.group.share_state(run.result.state_dict())
         values = evaluate_split(artifacts.counting(run, self.confusion), split, loader)
         return values if split == "test" else {}
 

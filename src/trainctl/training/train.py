@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
+from trainctl.distributed.context import launched
+from trainctl.distributed.launch import Ranks
 from trainctl.runs.directory import lock
 from trainctl.runs.git_state import GitState, read_git_state
 from trainctl.runs.record import RunRecord, read_record
@@ -28,10 +30,13 @@ def train(request: Request, display: Display) -> dict[str, Any]:
         record = open_record(request, read_git_state() if request.resumed is None else None)
         try:
             # torch is imported here, after the config was checked and the directory locked.
-            with importing():
-                from trainctl.training.session import Session
+            with _ranks(request) as ranks:
+                with importing():
+                    from trainctl.training.session import Session
+                    from trainctl.training.together import together
 
-            Session(request, record, display).run()
+                with together(request, record, ranks) as group:
+                    Session(request, record, display, group).run()
         except BaseException as error:
             display.close()
             if before is not None and not record.begun:
@@ -43,6 +48,18 @@ def train(request: Request, display: Display) -> dict[str, Any]:
                 record_failure(record, error)
             raise
     return record.values
+
+
+def _ranks(request: Request) -> contextlib.AbstractContextManager[Ranks | None]:
+    """The other processes of the run, to be started; None for one device, or where a launcher did it."""
+    count, alone = request.config.devices, contextlib.nullcontext()
+    if launched() is not None:
+        return alone
+    if count == "auto":
+        with importing():
+            from trainctl.training.runtime import count_devices
+        count = count_devices(request.config.device)
+    return alone if count == 1 else Ranks(count, request.directory)
 
 
 def open_record(request: Request, git: GitState | None) -> RunRecord:

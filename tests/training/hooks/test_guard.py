@@ -486,7 +486,7 @@ def test_one_bad_batch_makes_a_window_of_batches_bad(skip: int) -> None:
     guard = Guard(max_skipped_steps=skip)
     # Windows of 24 are 3 batches of 8: the 8th batch is the second of the third window.
     run, keeping = guarded(guard, loss=Breaking(8, math.nan), steps=5, batch_size=24, samples=120)
-    run.step = partial(accumulated_step, batch_size=8, guard=guard)
+    run.step = partial(accumulated_step, cut=lambda window: torch.split(window, 8), guard=guard)
     guard.keep = kept
     if skip:
         fit(run)

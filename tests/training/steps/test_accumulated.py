@@ -44,7 +44,7 @@ def test_the_gradient_is_that_of_the_full_batch(batches: int, weights: list[floa
             inputs,
             targets,
             nullcontext(),
-            batch_size=size,
+            cut=lambda window: torch.split(window, size),
         ),
     ]
     assert float(losses[0]) == pytest.approx(float(losses[1]), abs=1e-6)

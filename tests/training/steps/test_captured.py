@@ -216,7 +216,7 @@ def test_with_a_rate_that_float32_holds_they_are_equal_to_the_last_bit(graphs: A
 
 def test_a_window_of_batches_is_captured_whole(graphs: list[Tape], said: Any) -> None:
     def windows(run: Run) -> None:
-        run.step = partial(accumulated_step, batch_size=2)
+        run.step = partial(accumulated_step, cut=lambda window: torch.split(window, 2))
 
     _, expected, _, losses = both(exact_adam, graphs, said, windows)
     assert graphs[0].replays > 150

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from trainctl.inference.trained_run import Trained
 
 _OPTIONS = {"--input": "new.csv", "--output": "predictions.csv", "--batch-size": "256", **CHECKPOINT}
+_NUMBERS = 1 << 16
 _EXAMPLE = "--input new.csv --output predictions.csv"
 
 
@@ -46,7 +48,11 @@ def run(words: list[str]) -> int:
     print(f"{short_path(trained.directory)}, {trained.checkpoint.name}")
     for notice in trained.notices:
         print(notice)
-    _predict(trained, source, output, size or trained.config.train.batch_size)
+    if size is None:
+        # Small samples are not worth a call of the model for as few as in training.
+        numbers = math.prod(trained.raw_sample()["shape"])
+        size = max(trained.config.train.batch_size, _NUMBERS // max(1, numbers))
+    _predict(trained, source, output, size)
     return 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from trainctl.distributed.context import as_many_devices
 from trainctl.errors import ConfigError
 from trainctl.paths import short_path
 from trainctl.runs.directory import find, lock
@@ -47,6 +48,7 @@ def _resume(
 ) -> int:
     from trainctl.training.request import make_request, read_run
 
+    overrides = [*overrides, *as_many_devices(overrides)]
     read_run(directory)  # a folder without a run gets no lock
     with lock(directory):
         request = make_request(

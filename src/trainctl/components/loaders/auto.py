@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from trainctl.data import AnySplit, Split
+from trainctl.data.sampler import Share
 from trainctl.registry import LOADERS, Count, NonNegativeInt, Positive
 
 
@@ -23,6 +24,7 @@ def auto(
     workers: NonNegativeInt | Literal["auto"] = "auto",
     prefetch: Count = 2,
     timeout: Positive = 120.0,
+    share: Share | None = None,
 ) -> Any:
     """Resident for data in memory, workers for data that is loaded sample by sample.
 
@@ -30,6 +32,7 @@ def auto(
         workers: processes that load samples; 0 loads in the training process.
         prefetch: batches that each worker makes ahead.
         timeout: seconds without a batch after which the workers count as hung (exit 8).
+        share: of this process among those that train one model.
     """
     chosen = LOADERS.load("resident" if isinstance(split, Split) else "workers")
-    return chosen(split, transform, batch_size, device, seed, augment, workers, prefetch, timeout)
+    return chosen(split, transform, batch_size, device, seed, augment, workers, prefetch, timeout, share)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from trainctl.data import AnySplit, ItemSplit, Split
-from trainctl.data.sampler import cursor_after, epoch_order
+from trainctl.data.sampler import Share, cursor_after, epoch_order
 from trainctl.registry import LOADERS, Count, NonNegativeInt, Positive
 from trainctl.registry.protocols import START, Batch, Cursor
 
@@ -31,6 +31,7 @@ class ResidentLoader:
         workers: processes that load items; 0 loads in the training process.
         prefetch: batches that each worker makes ahead.
         timeout: seconds without a batch after which the workers count as hung (exit 8).
+        share: of this process among those that train one model; each of them holds the whole split.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class ResidentLoader:
         workers: NonNegativeInt | Literal["auto"] = "auto",
         prefetch: Count = 2,
         timeout: Positive = 120.0,
+        share: Share | None = None,
     ) -> None:
         self.note = "resident"
         if isinstance(split, ItemSplit):
@@ -53,7 +55,7 @@ class ResidentLoader:
         self.transform, self.augment = transform, augment
         self.batch_size = batch_size
         self.device = device
-        self.seed = seed
+        self.seed, self.share = seed, share or Share()
 
     def __len__(self) -> int:
         """Batches an epoch; the last one may be smaller."""
@@ -69,20 +71,25 @@ class ResidentLoader:
         order = None if self.seed is None else epoch_order(len(targets), self.seed, cursor.epoch)
         if order is not None:
             order = order.to(self.device)
-        while cursor.position < len(targets):
-            start, epoch = cursor.position, cursor.epoch
+        epoch = cursor.epoch
+        while cursor.epoch == epoch and cursor.position < len(targets):
+            count = min(size, len(targets) - cursor.position)
+            start, end = (
+                cursor.position + bound for bound in self.share.bounds(cursor.position // size, count)
+            )
+            cursor = cursor_after(cursor, count, len(targets))
+            if start == end:
+                continue
             if order is None:
                 # Copies: a model may change its inputs in place.
-                raw, answers = inputs[start : start + size].clone(), targets[start : start + size].clone()
+                raw, answers = inputs[start:end].clone(), targets[start:end].clone()
             else:
-                index = order[start : start + size]
+                index = order[start:end]
                 raw, answers = inputs.index_select(0, index), targets.index_select(0, index)
                 if self.augment is not None:
                     raw = self.augment(raw, index, epoch)
-            cursor = cursor_after(cursor, len(answers), len(targets))
-            yield Batch(self.transform(raw), answers, len(answers), cursor)
-            if cursor.epoch != epoch:
-                return
+            self.share.taken(count)
+            yield Batch(self.transform(raw), answers, count, cursor)
 
 
 def _loaded(

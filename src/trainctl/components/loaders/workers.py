@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from trainctl.data import ItemSplit, Split
-from trainctl.data.sampler import cursor_after, epoch_order
+from trainctl.data.sampler import Share, cursor_after, epoch_order
 from trainctl.data.worker_pool import Feed
 from trainctl.errors import ConfigError
 from trainctl.registry import LOADERS, Count, NonNegativeInt, Positive
@@ -31,6 +31,7 @@ class WorkersLoader:
             hundred samples.
         prefetch: batches that each worker makes ahead.
         timeout: seconds without a batch after which the workers count as hung (exit 8).
+        share: of this process among those that train one model; its workers load nothing else.
 
     Raises ConfigError for a sample that cannot be loaded, WorkerError where a worker died or hangs.
     """
@@ -46,6 +47,7 @@ class WorkersLoader:
         workers: NonNegativeInt | Literal["auto"] = "auto",
         prefetch: Count = 2,
         timeout: Positive = 120.0,
+        share: Share | None = None,
     ) -> None:
         if isinstance(split, Split):
             raise ConfigError(
@@ -54,14 +56,17 @@ class WorkersLoader:
             )
         self.split, self.transform, self.augment = split, transform, augment
         self.batch_size, self.device, self.seed = batch_size, device, seed
+        self.share = share = share or Share()
+        begin, end = share.bounds(share.rank, batch_size)
         self.feed = Feed(
             split,
-            batch_size,
+            end - begin,
             seed,
             workers=workers,
             prefetch=prefetch,
             timeout=timeout,
             pin=device.type == "cuda",
+            sharing=share.neighbours,
         )
         self._targets = split.targets.to(device)
         self._stream: Any = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
@@ -85,16 +90,31 @@ class WorkersLoader:
     def batches(self, cursor: Cursor = START) -> Iterator[Batch]:
         """The batches of the cursor's epoch from its position on."""
         epoch = cursor.epoch
-        order = epoch_order(len(self.split), self.seed, epoch)[cursor.position :]
-        on_device, start = order.to(self.device), 0
-        for raw in self.feed.batches(order, epoch):
-            index = on_device[start : start + len(raw)]
-            start += len(raw)
+        order = epoch_order(len(self.split), self.seed, epoch)
+        own = self._own(cursor)
+        numbers = torch.cat([order[start:end] for start, end, _, _ in own]) if own else order[:0]
+        on_device, first = numbers.to(self.device), 0
+        for raw, (_, _, count, after) in zip(self.feed.batches(numbers, epoch), own, strict=True):
+            index = on_device[first : first + len(raw)]
+            first += len(raw)
             inputs = self._copied(raw)
             if self.augment is not None:
                 inputs = self.augment(inputs, index, epoch)
-            cursor = cursor_after(cursor, len(raw), len(self.split))
-            yield Batch(self.transform(inputs), self._targets.index_select(0, index), len(raw), cursor)
+            self.share.taken(count)
+            yield Batch(self.transform(inputs), self._targets.index_select(0, index), count, after)
+
+    def _own(self, cursor: Cursor) -> list[tuple[int, int, int, Cursor]]:
+        """Of each batch of this process: where it begins and ends in the order, how many samples all have
+        together, and where the next batch begins."""
+        own, epoch, samples = [], cursor.epoch, len(self.split)
+        while cursor.epoch == epoch and cursor.position < samples:
+            count = min(self.batch_size, samples - cursor.position)
+            begin, end = self.share.bounds(cursor.position // self.batch_size, count)
+            after = cursor_after(cursor, count, samples)
+            if begin < end:
+                own.append((cursor.position + begin, cursor.position + end, count, after))
+            cursor = after
+        return own
 
     def _copied(self, raw: Tensor) -> Tensor:
         """The batch on the device. On a GPU it is copied while the step before is still being computed."""

@@ -18,7 +18,7 @@ import pyarrow
 import torch
 from pyarrow import compute
 
-from trainctl.data.tables.columns import LARGEST, SIGNS, Column, present, read_column
+from trainctl.data.tables.columns import LARGEST, SIGNS, Column, as_kind, present, read_column
 from trainctl.data.tables.numbers import Notation, floats
 from trainctl.data.tables.pieces import Array, Cells, Layout, pieces
 from trainctl.data.tables.texts import Codes, Texts
@@ -139,6 +139,25 @@ class Reader:
     def _present_in_file(self) -> tuple[list[str | None], Codes]:
         unique, codes = self._texts_in_file()
         return [present(text or "", self._marks) for text in unique], codes
+
+
+def column_of(cells: Cells, like: Column, marks: Sequence[str] | None) -> Column:
+    """Cells as a column of the kind, notation and place of ``like``."""
+    if like.kind == "number" and not like.notation.comma and not like.notation.unit:
+        values = _floats(cells)
+        nothing = 0 if values is None else np.count_nonzero(np.isnan(values))
+        if values is not None and nothing == cells.null_count:
+            beyond = np.abs(values[~np.isnan(values)]) > LARGEST
+            if not beyond.any():
+                texts = Texts(len(cells), lambda: _present_parts(cells, marks))
+                return replace(like, values=torch.from_numpy(values.copy()), texts=texts, plain=True)
+    return as_kind(replace(like, texts=Texts.coded(*_present_parts(cells, marks))))
+
+
+def _present_parts(cells: Cells, marks: Sequence[str] | None) -> tuple[list[str | None], Codes]:
+    coded = _Coded()
+    coded.add(cells)
+    return [present(text, marks) for text in coded.position], coded.codes()
 
 
 class _Coded:

@@ -26,6 +26,7 @@ from pyarrow import csv as arrow_csv
 from trainctl.data.files import opened
 from trainctl.data.progress import Progress
 from trainctl.data.tables.text import no_encoding, rows, undecodable, unreadable
+from trainctl.errors import ConfigError
 
 Array = np.ndarray[Any, Any]
 Cells = Any
@@ -75,6 +76,10 @@ class Piece:
     zeros: bool = True
     uneven: Sequence[tuple[int, list[str]]] = ()
 
+    def without_first(self, count: int) -> Piece:
+        """The rows behind the first ``count``."""
+        return replace(self, lines=self.lines[count:], columns=[cells[count:] for cells in self.columns])
+
 
 class Utf8:
     """The content of a text file as UTF-8, without a byte order mark."""
@@ -113,6 +118,38 @@ class Utf8:
             if text or not found:
                 return text.encode()
             found = self._content.read(size)
+
+
+Rows = Iterator[tuple[int, list[str], str]]
+"""The line of a row, its cells, and why it is none."""
+
+
+def blocks(layout: Layout, columns: Sequence[int]) -> Iterator[Piece | Rows]:
+    """All rows, in pieces where pyarrow splits them, else one by one: a reader may do without some."""
+    with opened(layout.file) as (content, _):
+        source = Utf8(content, layout)
+        rest, line, is_last = b"", layout.line, False
+        while not is_last:
+            block = source.take(max(_PIECE, len(rest)))
+            is_last = not block
+            rest += block if block or not rest or rest.endswith(b"\n") else b"\n"
+            try:
+                found = _rows_in(rest, layout, line, is_last=is_last)
+            except ConfigError:  # bytes that are no text
+                found = None
+            if found is None:
+                yield _one_by_one(chain([rest], iter(source.take, b"")), layout, line)
+                return
+            if found.size:
+                piece = found.split(columns) if found.regular else None
+                yield piece or _one_by_one([found.content], layout, line)
+            rest, line = rest[found.size :], line + found.newlines
+
+
+def _one_by_one(content: Iterable[bytes], layout: Layout, line: int) -> Rows:
+    # A byte that cannot be decoded becomes a character that no number and no category has.
+    for begins, cells, wrong in rows(_lines(content, layout, line, "replace"), layout.delimiter, 0):
+        yield line + begins, cells, wrong
 
 
 def pieces(layout: Layout, columns: Sequence[int] | None = None) -> Iterator[Piece]:
@@ -163,11 +200,11 @@ class _Whole:
     lines: range | Array
 
     def read(self, columns: Sequence[int]) -> Piece:
-        return (self._split(columns) if self.regular else None) or next(
+        return (self.split(columns) if self.regular else None) or next(
             _careful([self.content], self.layout, self.line, columns, at_once=True)
         )
 
-    def _split(self, columns: Sequence[int]) -> Piece | None:
+    def split(self, columns: Sequence[int]) -> Piece | None:
         """The cells as pyarrow splits them; None unless each row has as many as it must have."""
         content, width = self.content, self.layout.width
         if self.layout.delimiter == " ":
@@ -199,7 +236,7 @@ class _Whole:
         lines = self.lines
         if all(column.null_count for column in cells):
             if len(columns) < width:
-                whole = self._split(range(width))
+                whole = self.split(range(width))
                 return whole and replace(whole, columns=[whole.columns[column] for column in columns])
             blank = np.logical_and.reduce([column.is_null().to_numpy(False) for column in cells])
             if blank.any():
@@ -306,9 +343,9 @@ def _careful(
             return
 
 
-def _lines(blocks: Iterable[bytes], layout: Layout, line: int) -> Iterator[str]:
+def _lines(blocks: Iterable[bytes], layout: Layout, line: int, errors: str = "strict") -> Iterator[str]:
     """The lines with their ends, which are those of Python's csv."""
-    decoder, rest = codecs.getincrementaldecoder("utf-8")(), ""
+    decoder, rest = codecs.getincrementaldecoder("utf-8")(errors), ""
     for block in chain(blocks, [b""]):
         try:
             rest += decoder.decode(block, final=not block)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -32,7 +32,7 @@ class Batch:
         errors: why the others could not be read, by place in ``names``.
     """
 
-    names: tuple[int | str, ...]
+    names: Sequence[int | str]
     inputs: Tensor
     errors: Mapping[int, str] = field(default_factory=dict)
 

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from trainctl.data.files import opened
+from trainctl.data.tables.bulk import column_of
 from trainctl.data.tables.columns import Column, as_kind, is_number, present, quoted
 from trainctl.data.tables.header import has_header, short_header, unique_names
+from trainctl.data.tables.pieces import Layout, Piece, blocks
 from trainctl.data.tables.rows import show_names
 from trainctl.data.tables.table import column_like, encode
 from trainctl.data.tables.text import choose_delimiter, find_encoding, no_encoding, rows
@@ -150,14 +152,39 @@ class TableFile:
         )
 
     def batches(self, size: int) -> Iterator[Batch]:
-        found, number = self._rows(), 0
-        if self.has_header:
-            next(found)
-        while chunk := list(islice(found, size)):
+        number = 0
+        for part in self._parts(size):
+            batch = self._split_batch(number, part) if isinstance(part, Piece) else self._batch(number, part)
+            yield batch
+            number += len(batch.names)
             if not self._file.closed:
                 self.done = self._file.tell()
-            yield self._batch(number, chunk)
-            number += len(chunk)
+        self.done = self.total
+
+    def _parts(self, size: int) -> Iterator[Piece | list[_Row]]:
+        """The rows below the header, by pyarrow where it splits them as the careful reader does."""
+        layout = Layout(self.path, self.encoding, self.delimiter, self.width)
+        is_plain = self.encoding in ("utf-8", "utf-8-sig") and not self.skip_lines
+        header = int(self.has_header)
+        found: Iterable[Piece | Iterator[_Row]] = [self._rows()]
+        if is_plain:
+            found = blocks(layout, sorted(set(self.places)))
+        for part in found:
+            if isinstance(part, Piece):
+                yield part.without_first(header)
+            else:
+                rest = islice(part, header, None)
+                while chunk := list(islice(rest, size)):
+                    yield chunk
+            header = 0
+
+    def _split_batch(self, before: int, piece: Piece) -> Batch:
+        where = {place: index for index, place in enumerate(sorted(set(self.places)))}
+        columns = [
+            column_of(piece.columns[where[place]], replace(column, number=place + 1), self.marks)
+            for column, place in zip(self.columns, self.places, strict=True)
+        ]
+        return self._read(before, columns, cast(Sequence[int], piece.lines), {})
 
     def _batch(self, before: int, chunk: Sequence[_Row]) -> Batch:
         errors: dict[int, str] = {}
@@ -178,6 +205,11 @@ class TableFile:
             )
             for column, place in zip(self.columns, self.places, strict=True)
         ]
+        return self._read(before, columns, [line for line, _, _ in chunk], errors)
+
+    def _read(
+        self, before: int, columns: Sequence[Column], lines: Sequence[int], errors: dict[int, str]
+    ) -> Batch:
         for column, categories in zip(columns, self.categories, strict=True):
             wrong_here = dict(column.bad)
             if self.reading["missing"] != "mean":
@@ -186,20 +218,22 @@ class TableFile:
             for row, reason in wrong_here.items():
                 text = (column.texts or ())[row]
                 what = "the cell" if text is None else quoted(text)
-                errors.setdefault(row, f"line {chunk[row][0]}, {column.place}: {what} {reason}")
+                errors.setdefault(row, f"line {lines[row]}, {column.place}: {what} {reason}")
             if column.kind == "text":
                 known = {None, *categories}
-                self.unknown[column.place] += sum(text not in known for text in column.texts or ())
+                counts = {} if column.texts is None else column.texts.counts()
+                self.unknown[column.place] += sum(n for text, n in counts.items() if text not in known)
         if self.dtype is None:
             inputs = encode(columns, self.categories, wide=self.wide)
         else:
-            inputs = self._numbers(columns, self.dtype, chunk, errors)
-        good = [row for row in range(len(chunk)) if row not in errors]
-        names = tuple(range(before + 1, before + len(chunk) + 1))
-        return Batch(names, inputs[torch.tensor(good, dtype=torch.int64)], errors)
+            inputs = self._numbers(columns, self.dtype, lines, errors)
+        if errors:
+            good = [row for row in range(len(lines)) if row not in errors]
+            inputs = inputs[torch.tensor(good, dtype=torch.int64)]
+        return Batch(range(before + 1, before + len(lines) + 1), inputs, errors)
 
     def _numbers(
-        self, columns: Sequence[Column], dtype: str, chunk: Sequence[_Row], errors: dict[int, str]
+        self, columns: Sequence[Column], dtype: str, lines: Sequence[int], errors: dict[int, str]
     ) -> Tensor:
         """The cells as ``dtype``, (N, columns); adds to ``errors``."""
         values = torch.stack([column.values for column in columns], dim=1).numpy()
@@ -212,7 +246,7 @@ class TableFile:
             if inexact[row, place]:
                 why = "is too large to be read exactly: use an .npz file"
             text = (column.texts or ())[row]
-            errors.setdefault(row, f"line {chunk[row][0]}, {column.place}: {text!r} {why}")
+            errors.setdefault(row, f"line {lines[row]}, {column.place}: {text!r} {why}")
         return inputs
 
     def remarks(self) -> list[str]:

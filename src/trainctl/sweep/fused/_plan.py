@@ -63,6 +63,8 @@ def _reasons(config: Config) -> Iterator[str]:
         yield "scheduler=reduce_on_plateau waits for each model's own evaluations"
     if config.loader.name not in ("auto", "resident"):
         yield f"loader={config.loader.name} makes batches for one model"
+    if config.devices != 1:
+        yield f"devices={config.devices} trains one model"
     if config.device == "mps":
         yield "device=mps has no stacked form"
     plain = {"accumulate": 1, "precision": "fp32", "clip_norm": None, "ema": None, "overfit_batches": None}

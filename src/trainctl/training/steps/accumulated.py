@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -20,10 +21,10 @@ def accumulated_step(
     targets: Tensor,
     precision: AbstractContextManager[Any],
     *,
-    batch_size: int,
+    cut: Callable[[Tensor], Sequence[Tensor]],
     guard: Guard | None = None,
 ) -> Tensor:
-    """One step on a window of batches of ``batch_size``; one batch's activations are in memory at a time.
+    """One step on a window that ``cut`` cuts into batches; one batch's activations are in memory at a time.
 
     Each batch counts by its share of the window's samples, or of their weights where the criterion weighs
     classes, so that the gradient is that of the whole window. The step is left out where a ``guard`` refuses
@@ -33,13 +34,17 @@ def accumulated_step(
     weigh = getattr(criterion, "batch_weight", len)
     total, window_loss = weigh(targets), torch.zeros((), device=targets.device)
     optimizer.zero_grad()
-    for batch, answers in zip(torch.split(inputs, batch_size), torch.split(targets, batch_size), strict=True):
-        with precision:
-            loss = criterion(model(batch), answers)
-        if guard is not None and not guard.accepts_loss(loss):
-            return loss.detach()  # type: ignore[no-any-return]
-        loss = loss * (weigh(answers) / total)
-        loss.backward()
+    batches = list(zip(cut(inputs), cut(targets), strict=True))
+    for number, (batch, answers) in enumerate(batches, 1):
+        # On several devices the gradients travel once, with the last batch.
+        unsent = nullcontext if number == len(batches) else getattr(model, "no_sync", nullcontext)
+        with unsent():
+            with precision:
+                loss = criterion(model(batch), answers)
+            if guard is not None and not guard.accepts_loss(loss):
+                return loss.detach()  # type: ignore[no-any-return]
+            loss = loss * (weigh(answers) / total)
+            loss.backward()
         window_loss += loss.detach()
     if guard is None or guard.accepts_gradients(window_loss):
         optimizer.step()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from trainctl.config.settings import Config
@@ -28,19 +29,26 @@ class Step:
     name: str
 
 
-def unguarded_step(config: Config, loop: Any) -> Step:
-    """The step without a guard: the loop's own, or several batches as one."""
+Cut = Callable[[Tensor], Sequence[Tensor]]
+
+
+def unguarded_step(config: Config, loop: Any, cut: Cut | None = None) -> Step:
+    """The step without a guard: the loop's own, or several batches as one, which ``cut`` cuts, if given."""
     if config.loop.name != "optimizer":
         return Step(loop.step, f"loop={config.loop.name}")
     if config.train.accumulate > 1:
-        step = partial(accumulated_step, batch_size=config.train.batch_size)
+        step = partial(accumulated_step, cut=cut or partial(_split, batch_size=config.train.batch_size))
         return Step(step, f"accumulated over {config.train.accumulate} batches")
     return Step(loop.step, "plain")
 
 
-def choose_step(config: Config, loop: Any, guard: Guard | None) -> Step:
-    """The step that the config asks for, with ``guard`` where there is one."""
-    chosen = unguarded_step(config, loop)
+def _split(window: Tensor, batch_size: int) -> Sequence[Tensor]:
+    return torch.split(window, batch_size)
+
+
+def choose_step(config: Config, loop: Any, guard: Guard | None, cut: Cut | None = None) -> Step:
+    """The step that the config asks for, with ``guard`` where there is one; ``cut`` as in unguarded_step."""
+    chosen = unguarded_step(config, loop, cut)
     if guard is None:
         return chosen
     take: Callable[..., Tensor]
@@ -49,7 +57,7 @@ def choose_step(config: Config, loop: Any, guard: Guard | None) -> Step:
     elif config.loop.name != "optimizer":
         take = guarded_rung(chosen.take, guard)
     elif config.train.accumulate > 1:
-        take = partial(accumulated_step, batch_size=config.train.batch_size, guard=guard)
+        take = partial(chosen.take, guard=guard)
     else:
         take = partial(guarded_step, guard=guard)
     return Step(take, f"{chosen.name}, {guard.watches} guard")

@@ -1,0 +1,154 @@
+"""The processes that train one model, and what they tell each other."""
+
+from __future__ import annotations
+
+import io
+import os
+import platform
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from trainctl.data.sampler import Share
+from trainctl.distributed.context import World
+from trainctl.errors import RankError
+
+
+class Group:
+    """The processes of one run. Every method but :meth:`replicated` must be called by all of them, in the
+    same order; each raises RuntimeError where another one has gone, or gives no answer in time."""
+
+    def __init__(self, world: World) -> None:
+        self.world, self.rank, self.size = world, world.rank, world.size
+        self.device = torch.device("cpu")
+        self._flag = torch.zeros((), dtype=torch.int64)
+        # NCCL works on CUDA tensors only, and waits on the device: what is agreed goes between the hosts.
+        self._hosts: Any = dist.new_group(backend="gloo") if _has_cuda() else dist.group.WORLD
+
+    def sum(self, values: Tensor) -> Tensor:
+        """``values``, added up over all processes, in place."""
+        dist.all_reduce(values)
+        return values
+
+    def any(self, flag: bool) -> bool:
+        """Whether it is true in any process."""
+        self._flag.fill_(int(flag))
+        dist.all_reduce(self._flag, dist.ReduceOp.MAX, group=self._hosts)
+        return bool(self._flag)
+
+    def gather(self, value: Any) -> list[Any]:
+        """Each process's ``value`` in the order of ranks; tensors come to this one's device, its own stays as
+        it is. They are pickled, between processes that are one program."""
+        buffer = io.BytesIO()
+        torch.save(value, buffer)
+        own = torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)
+        sizes = [torch.zeros((), dtype=torch.int64) for _ in range(self.size)]
+        dist.all_gather(sizes, torch.tensor(len(own)), group=self._hosts)
+        most = max(int(size) for size in sizes)
+        padded = torch.zeros(most, dtype=torch.uint8)
+        padded[: len(own)] = own
+        received = [torch.zeros(most, dtype=torch.uint8) for _ in range(self.size)]
+        dist.all_gather(received, padded, group=self._hosts)
+        return [
+            torch.load(
+                io.BytesIO(bytes(each[: int(size)].numpy())), map_location=self.device, weights_only=False
+            )
+            if rank != self.rank
+            else value
+            for rank, (each, size) in enumerate(zip(received, sizes, strict=True))
+        ]
+
+    def first(self, value: Any) -> Any:
+        """The value of rank 0."""
+        return self.gather(value if self.rank == 0 else None)[0]
+
+    def share(self, *, by_turns: bool = False) -> Share:
+        """This process's share of a split."""
+        world = self.world
+        return Share(world.rank, world.size, world.local_size, by_turns=by_turns)
+
+    def wait(self) -> None:
+        """Wait until all have come here."""
+        self.any(False)
+
+    @contextmanager
+    def first_on_each_machine(self) -> Iterator[None]:
+        """Inside, one process of each machine does what the others then find done: a download, a cache."""
+        if self.world.local_rank > 0:
+            self.wait()
+        try:
+            yield
+        finally:
+            if self.world.local_rank == 0:
+                self.wait()
+        self.wait()
+
+    def share_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Give every process rank 0's values of ``tensors``, in place."""
+        for tensor in tensors.values():
+            dist.broadcast(tensor, 0)
+
+    def replicated(self, model: Any, *, bucket_mb: float, find_unused: bool) -> Any:
+        """``model`` as the step calls it: each backward pass leaves the mean of all gradients in it.
+
+        Li et al., PyTorch Distributed: experiences on accelerating data parallel training (VLDB 2020).
+        """
+        from torch.nn.parallel import DistributedDataParallel  # no part of a run on one device
+
+        devices = [self.device] if self.device.type == "cuda" else None
+        return DistributedDataParallel(
+            model,
+            device_ids=devices,
+            bucket_cap_mb=bucket_mb,
+            find_unused_parameters=find_unused,
+            gradient_as_bucket_view=True,
+        )
+
+
+def _has_cuda() -> bool:
+    return torch.cuda.is_available() and dist.is_nccl_available()
+
+
+@contextmanager
+def joined(world: World, timeout: float, store: Any = None) -> Iterator[Group]:
+    """The group of these processes inside.
+
+    Args:
+        timeout: seconds after which a process that does not answer counts as hung.
+        store: where they meet; None is what MASTER_ADDR and MASTER_PORT say.
+
+    Raises RankError where another process has gone, or does not answer.
+    """
+    try:
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if _has_cuda() else "gloo",
+            store=store,
+            rank=world.rank,
+            world_size=world.size,
+            timeout=timedelta(seconds=timeout),
+        )
+        yield Group(world)
+    except RuntimeError as error:
+        if isinstance(error, dist.DistError) or "gloo" in str(error):
+            reason = str(error).partition("\n")[0]
+            raise RankError(
+                f"another process of this run has gone, or did not answer for {timeout:g} s: {reason}",
+                "its last lines are in logs/ of the run; trainctl resume goes on from the last checkpoint",
+            ) from error
+        raise
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def meeting_place(world: World, port: int = 0) -> Any:
+    """A store on this machine, on a free port at rank 0, who tells the others which."""
+    # On this machine nothing has to leave the loopback interface.
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if platform.system() == "Darwin" else "lo")
+    here, is_master = "127.0.0.1", world.rank == 0
+    return dist.TCPStore(here, port, world.size, is_master=is_master, wait_for_workers=False)  # type: ignore[attr-defined]

@@ -1,0 +1,140 @@
+"""Starts the other processes of a run on this machine, and ends them. Imports no torch.
+
+The process that was called is rank 0, so that a run on several devices has the display, the lock, the signals
+and the exit code of any other; the others are its children and load torch while it does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from trainctl.distributed.context import World
+from trainctl.errors import RankError
+
+Process = subprocess.Popen
+_GRACE, _GRACE_AFTER_ERROR, _LAST_LINES = 10.0, 3.0, 3
+_MODULE = "trainctl.cli.rank"
+
+
+class Ranks:
+    """The processes of ranks 1 to ``size - 1``, as a context manager that leaves none behind.
+
+    Each reads one line from its standard input, the run to do, and ends where that closes: it ends with this
+    process however this one ends. What it writes goes to ``logs/rank-N.log``.
+    """
+
+    def __init__(self, size: int, directory: Path) -> None:
+        self.world = World(0, size, 0, size)
+        self.directory = directory
+        self._children: list[subprocess.Popen[bytes]] = []
+
+    def __enter__(self) -> Ranks:
+        for rank in range(1, self.world.size):
+            place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": self.world.size}
+            environment = {**os.environ, **{name: str(value) for name, value in place.items()}}
+            environment["LOCAL_WORLD_SIZE"] = environment["WORLD_SIZE"]
+            with open_rank_log(self.directory, rank) as log:
+                child = Process(
+                    [sys.executable, "-m", _MODULE],
+                    stdin=subprocess.PIPE,
+                    stdout=log,
+                    stderr=log,
+                    env=environment,
+                    start_new_session=True,  # Ctrl-C reaches rank 0 alone, who tells the others
+                )
+            self._children.append(child)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        until = time.monotonic() + (0.0 if error[0] else _GRACE)
+        for child in self._children:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(max(0.0, until - time.monotonic()))
+        for child in self._children:
+            with contextlib.suppress(OSError):
+                child.stdin.close()  # type: ignore[union-attr]
+        until = time.monotonic() + (_GRACE_AFTER_ERROR if error[0] else _GRACE)
+        for child in self._children:
+            try:
+                child.wait(max(0.0, until - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+
+    def tell(self, message: Mapping[str, Any]) -> None:
+        """Give each of them the run to do."""
+        line = json.dumps(message).encode() + b"\n"
+        for child in self._children:
+            with contextlib.suppress(BrokenPipeError):  # it has gone, and the first agreement will say so
+                child.stdin.write(line)  # type: ignore[union-attr]
+                child.stdin.flush()  # type: ignore[union-attr]
+
+    def failure(self, wait: float = 2.0) -> RankError | None:
+        """How the first of them failed, within ``wait`` seconds; None where none did."""
+        until = time.monotonic() + wait
+        while True:
+            for rank, child in enumerate(self._children, 1):
+                if (code := child.poll()) not in (None, 0):
+                    return failed_rank(self.directory, rank, code)
+            if time.monotonic() >= until:
+                return None
+            time.sleep(0.05)
+
+
+def failed_rank(directory: Path, rank: int, code: int) -> RankError:
+    """The error for a rank that ended with ``code``, negative for a signal, with its last lines."""
+    how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+    path = rank_log(directory, rank)
+    with contextlib.suppress(OSError):
+        lines = [line for line in path.read_text("utf-8", "replace").splitlines() if line.strip()]
+        if code > 0 and lines:
+            how += ": " + " ".join(line.strip() for line in lines[-_LAST_LINES:])
+    error = RankError(f"rank {rank} {how}", f"see {path}; trainctl resume goes on from the last checkpoint")
+    if code > 0 and code != 1:
+        error.exit_code = code
+    return error
+
+
+def rank_log(directory: Path, rank: int) -> Path:
+    """Where a rank other than 0 writes."""
+    return directory / "logs" / f"rank-{rank}.log"
+
+
+def open_rank_log(directory: Path, rank: int) -> Any:
+    """The log of a rank, open for appending."""
+    path = rank_log(directory, rank)
+    path.parent.mkdir(exist_ok=True)
+    return path.open("ab")
+
+
+def own_log(directory: Path, rank: int) -> None:
+    """Have this process write to its log from here on, where it sees the run's directory."""
+    if directory.is_dir():
+        with open_rank_log(directory, rank) as log:
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()
+                os.dup2(log.fileno(), stream.fileno())
+
+
+def end_with_parent() -> str:
+    """In a rank: the line that says which run to do. From then on the process ends where rank 0 does."""
+    line = sys.stdin.readline()
+
+    def watch() -> None:
+        with contextlib.suppress(OSError, ValueError):
+            while sys.stdin.read(4096):
+                pass
+        time.sleep(1.0)  # an orderly end of its own comes first
+        os._exit(RankError.exit_code)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
+    return line

@@ -1,0 +1,271 @@
+"""One run in several processes: what differs from a run in one.
+
+Every process builds the same run from the same config. Each takes a slice of every batch; the loss and the
+gradients are those of the whole batch, so all of them take the same step, reach the same decisions and hold
+the same weights. Rank 0 alone logs, saves and shows.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trainctl import errors
+from trainctl.checkpoint.snapshot import RandomStates
+from trainctl.config.settings import Config
+from trainctl.data.sampler import Share, derived_seed
+from trainctl.distributed.group import Group
+from trainctl.errors import ConfigError, Problem, TrainctlError
+from trainctl.registry import LOADERS
+from trainctl.registry.protocols import Criterion, named_modules
+from trainctl.training import runtime
+from trainctl.training.run import Control, Hook, Run
+from trainctl.training.steps.choose import Step
+
+
+def check_devices(config: Config, group: Group) -> None:
+    """Raise ConfigError for what trains on one device only."""
+    size, train = group.size, config.train
+    refused = {
+        f"loop={config.loop.name}": (config.loop.name != "optimizer", "use loop=optimizer"),
+        f"compile={config.compile}": (config.compile is not False, "use compile=false"),
+        "profile=true": (config.profile, "profile one device: devices=1"),
+        f"train.batch_size={train.batch_size}": (
+            train.batch_size < size,
+            f"each device needs a sample of each batch: use batch_size={size} or more",
+        ),
+        f"loader={config.loader.name}": (
+            "share" not in LOADERS.takes(config.loader.name),
+            "its constructor takes no share of the data; use loader=auto",
+        ),
+    }
+    found = [
+        Problem(f"{what}: not on several devices (devices={size})", remedy)
+        for what, (is_refused, remedy) in refused.items()
+        if is_refused
+    ]
+    if found:
+        raise ConfigError(found)
+
+
+def check_same_data(group: Group, fingerprint: Mapping[str, Any]) -> None:
+    """Raise ConfigError where a process has read other data than rank 0."""
+    found = group.gather((platform.node(), dict(fingerprint)))
+    for rank, (host, other) in enumerate(found):
+        if other != found[0][1]:
+            raise ConfigError(
+                f"rank {rank} on {host} has other data than rank 0 on {found[0][0]}",
+                "give every machine the same files",
+            )
+
+
+def choose_device(config: Config, group: Group) -> torch.device:
+    """This process's device: a GPU each where there are any, else the CPU. The group's tensors go there."""
+    name, local = config.device, group.world.local_rank
+    if name == "auto":
+        name = "cuda" if runtime.choose_device("auto").type == "cuda" else "cpu"
+    if name not in ("cuda", "cpu"):
+        raise ConfigError(f"device={name}: not on several devices", "use device=cuda, cpu or auto")
+    group.device = runtime.choose_device(f"cuda:{local}" if name == "cuda" else "cpu")
+    return group.device
+
+
+def choose_threads(config: Config, group: Group) -> runtime.Threads:
+    """CPU threads of a process: as asked, else its part of the cores."""
+    if isinstance(config.threads, int):
+        number, note = config.threads, "as asked, in each process"
+    else:
+        number = max(1, torch.get_num_threads() // group.world.local_size)
+        note = f"in each of {group.world.local_size} processes"
+    torch.set_num_threads(number)
+    return runtime.Threads(number, note)
+
+
+def attach(run: Run, config: Config, group: Group) -> None:
+    """Have ``run`` agree, evaluate and save with the other processes.
+
+    From here on draws such as dropout masks come from the seed and the rank; rank 0's are one device's.
+    """
+    run.control, run.gather = AgreedControl(group), group.gather
+    run.attach([RanksRandomStates(group, group.device)])
+    if group.rank > 0:
+        runtime.seed_everything(derived_seed("rank", config.seed, group.rank))
+
+
+def synchronised(model: Any, device: torch.device) -> Any:
+    """``model`` with batch statistics over all devices, where torch has that: on CUDA."""
+    if device.type == "cuda" and isinstance(model, nn.Module):
+        return nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+    return model
+
+
+def unequal(model: Any, device: torch.device) -> list[str]:
+    """Notices on what cannot be equal to a run on one device."""
+    kinds = [module for _, module in named_modules(model)]
+    said = []
+    if any(isinstance(each, nn.modules.dropout._DropoutNd) and each.p > 0 for each in kinds):
+        said.append("dropout: each device draws masks of its own, so losses differ from one device's")
+    if device.type != "cuda" and any(isinstance(each, nn.modules.batchnorm._BatchNorm) for each in kinds):
+        said.append(
+            "batch norm: each device normalizes its own slice, so losses differ from one device's"
+            " (torch synchronises it on CUDA only)"
+        )
+    return said
+
+
+class _MeanOverRanks(torch.autograd.Function):
+    """The mean of a loss over the whole batch. Its gradient is this process's part of it, times the number of
+    processes, since DistributedDataParallel divides by that."""
+
+    @staticmethod
+    def forward(context: Any, loss: Tensor, weight: Any, group: Group) -> Tensor:
+        own = torch.as_tensor(weight, dtype=torch.float64, device=loss.device)
+        both = group.sum(torch.stack((loss.detach().double() * own, own)))
+        context.factor = (group.size * own / both[1]).to(loss.dtype)
+        return (both[0] / both[1]).to(loss.dtype)
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        return gradients[0] * context.factor, None, None
+
+
+class Shared:
+    """The model and the criterion as the step calls them on slices of a batch.
+
+    Called as a criterion, it gives the loss of the whole batch, the same in every process. Slices count by
+    their samples, or by the weights of their classes where the criterion weighs those.
+
+    Args:
+        model: leaves the mean of all gradients after each backward pass.
+        share: of the training batches, which says whether the newest slice counts.
+    """
+
+    def __init__(self, model: Any, criterion: Criterion, share: Share, group: Group, config: Config) -> None:
+        self.model, self.criterion, self.share, self.group = model, criterion, share, group
+        self.name, self.batch_size = config.strategy.name, config.train.batch_size
+        self._weigh: Callable[[Tensor], Any] = getattr(criterion, "batch_weight", len)
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> Any:
+        loss = self.criterion(outputs, targets)
+        return _MeanOverRanks.apply(loss, self._weight(targets), self.group)
+
+    def batch_weight(self, targets: Tensor) -> Tensor:
+        """The weight of these slices in all processes together, a scalar."""
+        own = torch.as_tensor(self._weight(targets), dtype=torch.float64, device=targets.device)
+        return self.group.sum(own.clone())
+
+    def cut(self, window: Tensor) -> Sequence[Tensor]:
+        """This process's part of a window in pieces, one a batch: as many in every process, none empty."""
+        count = self.share.count
+        return torch.tensor_split(window, max(1, min(-(-count // self.batch_size), count // self.group.size)))
+
+    def step(self, step: Step) -> Step:
+        """``step`` with this model and criterion in place of the run's own."""
+
+        def take(_: Any, __: Any, optimizer: Any, inputs: Tensor, targets: Tensor, precision: Any) -> Tensor:
+            loss: Tensor = step.take(self.model, self, optimizer, inputs, targets, precision)
+            return loss
+
+        return Step(take, f"{step.name}, {self.name} on {self.group.size} devices")
+
+    def _weight(self, targets: Tensor) -> Any:
+        return 0.0 if self.share.idle else self._weigh(targets)
+
+
+def shared(config: Config, model: Any, criterion: Criterion, loader: Any, group: Group) -> Shared:
+    """What ``config.strategy`` makes of model and criterion."""
+    settings = config.strategy
+    replica = group.replicated(model, bucket_mb=settings.bucket_mb, find_unused=settings.find_unused)
+    return Shared(replica, criterion, loader.share, group, config)
+
+
+class AgreedControl(Control):
+    """Requests of the hooks of all processes, obeyed by all of them after the same step."""
+
+    def __init__(self, group: Group) -> None:
+        super().__init__()
+        self.group = group
+
+    def agreed(self) -> bool:
+        if not self.group.any(self._asked):
+            return False
+        error = self.error and (type(self.error).__name__, [vars(each) for each in self.error.problems])
+        told = self.group.gather((self.reason, error, self.saving))
+        self.reason = next((reason for reason, _, _ in told if reason is not None), None)
+        failed = next((error for _, error, _ in told if error is not None), None)
+        self.error = self.error or (None if failed is None else _as_error(*failed))
+        self.saving = any(saving for _, _, saving in told)
+        return True
+
+    def interrupt(self) -> None:
+        """Nothing: the other processes wait for this one at the end of the evaluation."""
+
+
+def _as_error(name: str, problems: list[dict[str, str]]) -> TrainctlError:
+    kind: type[TrainctlError] = getattr(errors, name)
+    return kind([Problem(**each) for each in problems])
+
+
+class RanksRandomStates(Hook):
+    """The random states of all processes, gathered before each checkpoint.
+
+    Rank 0's are stored as those of a run on one device, the others beside them: a run goes on exactly on as
+    many devices; on more, or fewer, a process without a state of its own draws anew.
+    """
+
+    name = "random"
+
+    def __init__(self, group: Group, device: torch.device) -> None:
+        self.group, self.own = group, RandomStates(device)
+        self._all: list[Mapping[str, Any]] = []
+
+    def settle(self, run: Run) -> None:
+        self._all = self.group.gather(self.own.state_dict())
+
+    def state_dict(self) -> dict[str, Any]:
+        first, *others = self._all or [self.own.state_dict()]
+        return {**first, "ranks": [_on_host(each) for each in others]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        states = [state_dict, *state_dict.get("ranks", [])]
+        if self.group.rank == 0 or len(states) == self.group.size:
+            self.own.load_state_dict(states[self.group.rank])
+
+
+def _on_host(states: Mapping[str, Any]) -> dict[str, Any]:
+    """Random states, whose tensors torch wants on the CPU."""
+    return {
+        name: value.cpu() if isinstance(value, Tensor) else tuple(_cpu(each) for each in value)
+        for name, value in states.items()
+    }
+
+
+def _cpu(value: Any) -> Any:
+    return value.cpu() if isinstance(value, Tensor) else value
+
+
+class FollowingCheckpointer(Hook):
+    """In the place of rank 0's checkpointer: takes part in what comes before a checkpoint."""
+
+    name = "checkpoints"
+
+    def end(self, run: Run) -> None:
+        run.save()
+
+
+def keep_whole_batch(group: Group, keep: Any) -> Any:
+    """A guard's ``keep`` that stores the slices of all processes together; None where others store."""
+
+    def kept(run: Run, inputs: Tensor, targets: Tensor, random_state: Tensor, why: str) -> str:
+        idle = bool(run.train_loader.share.idle)  # type: ignore[attr-defined]
+        slices = [each for each in group.gather((inputs, targets, idle)) if not each[2]]
+        if keep is None:
+            return "of rank 0"
+        whole = (torch.cat([each[part] for each in slices]) for part in (0, 1))
+        return str(keep(run, *whole, random_state, why))
+
+    return kept

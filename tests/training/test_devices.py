@@ -1,0 +1,203 @@
+"""A run on several devices is the run on one: losses, evaluations, weights, decisions."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.helpers.ranks import warm_ranks as warm_ranks
+from trainctl.distributed import launch
+
+pytestmark = pytest.mark.usefixtures("warm_ranks")
+FEW = (
+    "threads=1",
+    "strategy.timeout=30",
+    "dataset.limit=203",
+    "train.batch_size=32",
+    "train.epochs=2",
+    "display.mode=none",
+)
+
+
+def rows(run: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (Path(run) / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights(run: str) -> dict[str, torch.Tensor]:
+    newest = sorted(Path(run, "checkpoints").glob("step-*"))[-1]
+    return load_file(newest / "model.safetensors")
+
+
+def assert_same_run(one: str, other: str, tolerance: float = 2e-6) -> None:
+    """Every loss, every evaluation that both have, and the final weights."""
+    mine, theirs = ({(row["step"], *row): row for row in rows(run)} for run in (one, other))
+    both = [(row, theirs[key]) for key, row in mine.items()]
+    assert len(both) > 8
+    for left, right in both:
+        for key, value in left.items():
+            if key in ("samples_per_second", "seconds"):
+                continue
+            assert right[key] == pytest.approx(value, rel=tolerance, abs=tolerance), (key, left["step"])
+    final = weights(other)
+    for name, tensor in weights(one).items():
+        assert torch.allclose(tensor, final[name], rtol=1e-4, atol=20 * tolerance), name
+
+
+@pytest.mark.parametrize(
+    ("words", "devices"),
+    [
+        (("optim=adam",), 2),
+        (("optim=adam",), 3),
+        (("optim=sgd_momentum", "lr=0.1", "train.clip_norm=0.1"), 3),
+        # The windows of the last epoch's end, and the batches in them, are smaller than the others.
+        (("train.accumulate=3", "loss.class_weights=balanced"), 2),
+        (("train.accumulate=2", "train.batch_size=4", "dataset.limit=61"), 3),
+        # The last batch has one sample: fewer than devices.
+        (("loss.class_weights=balanced", "dataset.limit=191"), 3),
+        (("train.ema=0.9", "scheduler=reduce_on_plateau", "scheduler.patience=0"), 2),
+        (("model.freeze=[layers.0.*]", "optim=adamw"), 2),
+        (("guard=full", "train.patience=1", "lr=0.03", "train.epochs=5"), 2),
+        (("dataset=thermometer", "model=linear", "loss=huber", "train.batch_size=3", "train.epochs=4"), 2),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else str(value),
+)
+def test_every_number_is_that_of_one_device(
+    words: tuple[str, ...], devices: int, trainctl: Callable[..., Any]
+) -> None:
+    given = [*FEW, *words]
+    for run, count in (("one", 1), ("several", devices)):
+        outcome = trainctl(*given, f"devices={count}", f"hydra.run.dir={run}")
+        assert outcome.code == 0, outcome.err
+    assert_same_run("one", "several")
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> str:
+    """A folder of 40 tiny pictures in two classes, loaded one by one."""
+    from PIL import Image
+
+    for name, shade in (("dark", 40), ("light", 200)):
+        folder = tmp_path / "images" / name
+        folder.mkdir(parents=True)
+        for number in range(20):
+            Image.new("L", (4, 4), shade + number).save(folder / f"{number}.png")
+    return str(tmp_path / "images")
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_samples_loaded_one_by_one_are_loaded_by_the_process_that_needs_them(
+    workers: int, images: str, trainctl: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if workers:
+        monkeypatch.setattr(launch, "Process", subprocess.Popen)
+    given = (
+        "threads=1", "strategy.timeout=30", "dataset=image_folder", f"dataset.path={images}",
+        "dataset.val=0.2", "dataset.size=[4,4]", "dataset.cache=false", "loader=workers",
+        f"loader.workers={workers}", "dataset.augment=[RandomHorizontalFlip]", "train.batch_size=5",
+        "train.epochs=2",
+    )  # fmt: skip
+    for run, count in (("one", 1), ("several", 2)):
+        outcome = trainctl(*given, f"devices={count}", f"hydra.run.dir={run}")
+        assert outcome.code == 0, outcome.err
+    assert_same_run("one", "several")
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 2), (2, 1), (1, 2), (2, 3)])
+def test_a_run_resumes_on_any_number_of_devices(
+    before: int, after: int, trainctl: Callable[..., Any]
+) -> None:
+    given = (*FEW, "checkpoint.every_steps=3", "checkpoint.keep_last=10")
+    assert trainctl(*given, f"devices={before}", "hydra.run.dir=whole").code == 0
+    assert trainctl(*given, f"devices={before}", "train.max_steps=10", "hydra.run.dir=parts").code == 0
+    outcome = trainctl("resume", "parts", "train.max_steps=null", f"devices={after}")
+    assert outcome.code == 0, outcome.err
+    assert_same_run("whole", "parts")
+    if before == after:
+        for name, tensor in weights("whole").items():
+            assert torch.equal(tensor, weights("parts")[name])
+
+
+FAULTY = """
+import math, os, signal
+import torch
+from torch import nn
+from trainctl.registry import MODELS
+
+@MODELS.register("faulty")
+class Faulty(nn.Sequential):
+    def __init__(self, input_shape, output_size, fault: str = "", rank: str = "1"):
+        super().__init__(nn.Flatten(), nn.Linear(math.prod(input_shape), output_size))
+        self.fault, self.own, self.calls = fault, os.environ.get("RANK", "0") == rank, 0
+
+    def forward(self, inputs):
+        self.calls += self.training
+        if self.own and self.fault != "none" and self.calls == 12:
+            if self.fault == "not_finite":
+                return super().forward(inputs) * math.nan
+            if self.fault == "raise":
+                raise ValueError("the model gave up")
+            os.kill(os.getpid(), getattr(signal, self.fault))
+        return super().forward(inputs)
+"""
+
+
+@pytest.fixture
+def faulty(trainctl: Callable[..., Any], tmp_path: Path) -> Callable[..., Any]:
+    """Train a model whose rank 1 meets a fault in its twelfth forward pass."""
+    (tmp_path / "faulty.py").write_text(FAULTY)
+
+    def call(fault: str, *words: str) -> Any:
+        given = (*FEW, "plugins=[./faulty.py]", "model.name=faulty", f"+model.fault={fault}", "devices=2")
+        return trainctl(*given, "checkpoint.every_steps=2", "train.epochs=4", "hydra.run.dir=run", *words)
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "says"),
+    [
+        ("raise", 2, "faulty.py line 19: ValueError: the model gave up"),
+        ("SIGKILL", 8, "rank 1 was killed by signal 9"),
+        ("SIGSTOP", 8, "did not answer for 3 s"),
+    ],
+)
+def test_a_rank_that_fails_ends_all(fault: str, code: int, says: str, faulty: Callable[..., Any]) -> None:
+    outcome = faulty(fault, "strategy.timeout=3")
+    assert outcome.code == code, outcome.err
+    assert says in outcome.err
+    record = json.loads(Path("run/run.json").read_text())
+    assert (record["status"], record["exit_code"]) == ("failed", code)
+    assert says in record["reason"]
+
+
+def test_after_a_fault_the_run_goes_on(faulty: Callable[..., Any], trainctl: Callable[..., Any]) -> None:
+    assert faulty("SIGKILL").code == 8
+    outcome = trainctl("resume", "run", "+model.fault=none", "--trust-plugins")
+    assert outcome.code == 0, outcome.err
+    assert rows("run")[-1]["step"] == 28
+
+
+def test_a_signal_to_any_rank_stops_all_at_the_same_step(
+    faulty: Callable[..., Any], trainctl: Callable[..., Any]
+) -> None:
+    outcome = faulty("SIGTERM")
+    assert outcome.code == 143, outcome.err
+    stopped = sorted(Path("run/checkpoints").glob("step-*"))[-1].name
+    assert stopped > "step-00000009"
+    assert f"terminated at step {int(stopped.partition('-')[2])}" in outcome.err
+    assert "terminated at step" in (Path("run/logs/rank-1.log")).read_text()
+
+
+def test_a_bad_loss_of_one_slice_stops_all_and_the_whole_batch_is_kept(faulty: Callable[..., Any]) -> None:
+    outcome = faulty("not_finite")
+    assert outcome.code == 6, outcome.err
+    capsule = next(Path("run/capsules").iterdir())
+    assert capsule.name == "step-00000011"
+    assert load_file(capsule / "training.safetensors")["batch.inputs"].shape[0] == 32
