@@ -454,6 +454,18 @@ def test_a_flipped_byte_is_noticed(trainctl: Program, parts: Path) -> None:
     assert trainctl("replay", str(path)).code == 0
 
 
+def test_a_damaged_learning_rate_is_a_damaged_capsule(trainctl: Program, parts: Path) -> None:
+    path = break_down(trainctl, TURNING)
+    kept = read_checkpoint(path)
+    for lr in ("null", '"x"', "[]"):
+        state = json.loads(json.dumps(kept.state).replace('["lr", 0.01]', f'["lr", {lr}]'))
+        assert state != kept.state
+        shutil.rmtree(path)
+        save_checkpoint(path.parent, CheckpointData(kept.model, kept.training, state), path.name)
+        outcome = trainctl("replay", str(path))
+        assert (outcome.code, "does not fit its config" in outcome.err) == (4, True), outcome.err
+
+
 def test_what_is_no_capsule_is_refused(trainctl: Program, parts: Path, tmp_path: Path) -> None:
     path = break_down(trainctl, TURNING, "checkpoint.every_steps=2")
     (other,) = (tmp_path / "run/checkpoints").glob("step-*")

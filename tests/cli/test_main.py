@@ -44,6 +44,12 @@ BAD = [
     (["-m", "lr=glob(*)"], 2, ["lr=glob(*): gives no value"]),
     (["-m", "train.clip_norm=choice(null,1.0)"], 2, ["write train.clip_norm=null,1.0"]),
     (["hydra.job.chdir=true"], 2, ["hydra.job.chdir=true: a run stays"]),
+    (["hydra.verbose=true"], 2, ["hydra.verbose: has no effect"]),
+    (["hydra.job.name=mine"], 2, ["hydra.job.name: has no effect", "name=NAME names a run"]),
+    (["hydra/launcher=basic"], 2, ["hydra/launcher=basic: has an effect on sweeps only", "add -m"]),
+    (["dataset=csv", "dataset.path=caf\udce9.csv"], 2, ["dataset.path=caf", "is not UTF-8 text"]),
+    (["+tracker.a.name=csv", "+tracker.b.name=csv"], 2, ["tracker.b: tracker.a writes to the same place"]),
+    (["name=a\nb"], 2, ["not a valid name for a run", "one line of visible characters"]),
     (["-m", "lr=1e-2,1e-3", "hydra.sweep.subdir=x"], 2, ["hydra.sweep.subdir: the jobs"]),
     (["++model._target_=os.system"], 3, ["model._target_=os.system: refused"]),
     (["++train._partial_=true"], 3, ["train._partial_=true: refused"]),
@@ -65,6 +71,17 @@ def test_a_wrong_word_is_told_what_to_type_instead(
     assert "Traceback" not in outcome.err
     assert all(len(line) < 400 for line in outcome.err.splitlines())
     assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.parametrize("indent", ["", "    "], ids=["imported", "built"])
+def test_a_plugin_that_exits_is_an_error_of_its_own(trainctl, tmp_path: Path, indent: str) -> None:
+    (tmp_path / "p.py").write_text(
+        "from trainctl.registry import MODELS\n@MODELS.register('gone')\n"
+        f"def gone(input_shape, output_size):\n    pass\n{indent}raise SystemExit(7)\n"
+    )
+    outcome = trainctl("plugins=[p.py]", "model.name=gone", "~model.hidden")
+    assert outcome.code == 2
+    assert "p.py" in outcome.err
 
 
 def test_debug_shows_the_traceback_and_keeps_the_exit_code(tmp_path: Path) -> None:

@@ -277,7 +277,9 @@ def test_a_difference_is_relative_to_what_is_large() -> None:
 
 
 @pytest.mark.quick(2)
-@pytest.mark.parametrize("name", ["../models/prod", "/tmp/prod", "a/b", "a\0b", ".."])
+@pytest.mark.parametrize(
+    "name", ["../models/prod", "/tmp/prod", "a/b", "a\0b", "..", "a\nb", "\ud800", 300 * "n"]
+)
 def test_a_name_is_no_path(trainctl, tmp_path: Path, name: str) -> None:
     assert trainctl("epochs=1", "threads=1", "model=linear", "hydra.run.dir=run").code == 0
     record = json.loads((tmp_path / "run/run.json").read_text())
@@ -296,3 +298,17 @@ def test_a_file_is_replaced_only_when_told(trainctl, tmp_path: Path) -> None:
     assert "run.safetensors exists" in outcome.err
     assert (tmp_path / "run.safetensors").read_text() == "precious"
     assert trainctl("export", "run", "--format", "safetensors", "--force").code == 0
+
+
+def test_a_model_may_write_into_its_inputs(trainctl, tmp_path: Path) -> None:
+    Path("p.py").write_text(
+        f"{PLUGIN.replace('Centre(train.inputs)', 'nn.Identity()')}\nfrom trainctl.registry import MODELS\n"
+        "@MODELS.register('writes')\nclass Writes(nn.Module):\n"
+        "    def __init__(self, input_shape, output_size):\n"
+        "        super().__init__()\n        self.layer = nn.Linear(input_shape[0], output_size)\n"
+        "    def forward(self, inputs):\n        return self.layer(inputs.relu_().mul_(2))\n"
+    )
+    words = ("plugins=[p.py]", "dataset.name=own", "model.name=writes", "hydra.run.dir=run")
+    assert trainctl("epochs=1", "threads=1", *words).code == 0
+    outcome = trainctl("export", "run", "--format", "safetensors")
+    assert outcome.code == 0, outcome.err
