@@ -96,6 +96,7 @@ RUNGS = re.findall(
 )
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize(("command", "expected"), RUNGS, ids=[command for command, _ in RUNGS])
 def test_the_rungs_print_what_their_page_says(command: str, expected: str, trainctl) -> None:
     printed = " ".join(trainctl(*shlex.split(command)[1:]).out.split())

@@ -297,6 +297,7 @@ def test_gradients_that_overflow_in_their_sum_are_told(trainctl: Program, parts:
     assert where(path) == "in the gradient of 1.first.bias: that of each batch is finite, their sum is not"
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("deferred", [False, True])
 @pytest.mark.parametrize("words", [(), ("train.precision=bf16",)], ids=["fp32", "bf16"])
 def test_the_loss_is_that_of_training_to_the_last_bit(

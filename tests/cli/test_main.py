@@ -91,6 +91,7 @@ def test_debug_shows_the_traceback_and_keeps_the_exit_code(tmp_path: Path) -> No
     assert "optim.lr=abc" in done.stderr
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize(
     ("words", "code"),
     [
@@ -172,6 +173,7 @@ def test_hydras_own_views_work(trainctl, words: list[str]) -> None:
     assert trainctl(*words).code == 0
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize(
     ("wrapped", "place"),
     [

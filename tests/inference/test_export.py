@@ -158,6 +158,7 @@ def test_what_was_trained_in_bf16_computes_in_float32(trainctl, folder: Path) ->
 # ------------------------------------------------------------------ what is refused
 
 
+@pytest.mark.slow
 def test_an_export_that_drops_the_preprocessing_is_found(
     trainctl, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

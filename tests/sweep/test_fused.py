@@ -261,6 +261,7 @@ def test_on_a_gpu_each_is_what_it_is_on_its_own(ask: Ask) -> None:
 # ------------------------------------------------------------------ what goes wrong
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("scheduler", [pytest.param("none", marks=pytest.mark.slow), "cosine"])
 def test_a_loss_that_is_not_finite_ends_its_own_run_only(ask: Ask, trainctl, scheduler: str) -> None:
     jobs = jobs_of("optim=sgd", "train.epochs=4", f"scheduler={scheduler}")
@@ -405,6 +406,7 @@ def test_only_what_stays_is_written(four: list[Request]) -> None:
             verify_checkpoint(request.directory / "checkpoints" / name)
 
 
+@pytest.mark.slow
 def test_all_that_is_asked_for_is_written(ask: Ask) -> None:
     words = ("checkpoint.every_steps=7", "checkpoint.keep_last=99", "optim=sgd")
     for pair in both_ways(ask, jobs_of(*words)):

@@ -392,6 +392,7 @@ def test_a_search_with_plugins_is_carried_on_where_they_are(trainctl, tmp_path: 
     assert not (other / "touched").exists()
 
 
+@pytest.mark.slow
 def test_the_space_can_come_from_a_file(trainctl, tmp_path: Path) -> None:
     put(
         tmp_path / "conf/local.yaml",

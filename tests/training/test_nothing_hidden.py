@@ -69,7 +69,7 @@ class Look(Hook):
         self.seen.append(parts(run))
 
 
-@pytest.mark.quick(8)
+@pytest.mark.quick(4)
 @pytest.mark.parametrize("words", [*(f"experiment={name}" for name in EXPERIMENTS), *OTHERS])
 def test_a_run_trains_with_what_was_built(words: str, tmp_path: Any) -> None:
     if "lightning" in words:

@@ -205,6 +205,7 @@ def test_under_a_schedule_the_new_course_counts_as_followed_from_the_start(
     )
 
 
+@pytest.mark.slow
 def test_a_plateau_keeps_its_reductions_under_a_new_learning_rate(trainctl, tmp_path: Path) -> None:
     words = ("scheduler=reduce_on_plateau", "scheduler.patience=0", "scheduler.threshold=0.5", "optim=sgd")
     assert trainctl(*WORDS, *words, *EVERY).code == 0
@@ -399,6 +400,7 @@ def test_what_is_best_is_asked_anew_where_it_is_another_value(trainctl, whole: P
 # ------------------------------------------------------------------ what is carried on
 
 
+@pytest.mark.slow
 def test_early_stopping_counts_on_across_an_interruption(trainctl, tmp_path: Path) -> None:
     words = ("batch_size=320", "threads=1", "lr=0.1", "epochs=50", "train.patience=3", *EVERY)
     assert trainctl(*words).code == 0
@@ -416,6 +418,7 @@ def test_early_stopping_counts_on_across_an_interruption(trainctl, tmp_path: Pat
     assert "finished" in finished.out
 
 
+@pytest.mark.slow
 def test_more_patience_lets_a_stopped_run_go_on(trainctl, tmp_path: Path) -> None:
     words = ("batch_size=320", "threads=1", "lr=0.1", "epochs=50", "display.mode=none")
     assert trainctl(*words, "train.patience=2", "hydra.run.dir=run").code == 0

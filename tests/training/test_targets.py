@@ -84,6 +84,7 @@ def test_only_the_training_split_counts(trainctl) -> None:
     assert scales[0] != scales[1]
 
 
+@pytest.mark.slow
 def test_exports_and_load_give_the_unit_of_the_data(trainctl) -> None:
     write(2000.0, width=0.5)
     assert trainctl(*TABLE, "epochs=40", "hydra.run.dir=r").code == 0
@@ -141,6 +142,7 @@ def test_resume_keeps_the_scale_and_verify_finds_the_same(trainctl) -> None:
     assert "the model's outputs are in the unit that it was trained with" in refused.err
 
 
+@pytest.mark.slow
 def test_a_run_of_an_earlier_version_keeps_raw_targets(trainctl) -> None:
     """Its config has no scale_target, its checkpoint no target_scale."""
     write(5.0)

@@ -125,6 +125,7 @@ def test_the_wrong_number_of_class_weights_is_refused(trainctl) -> None:
     assert "2 weights for 10 classes" in outcome.err
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize(
     ("words", "messages"),
     [

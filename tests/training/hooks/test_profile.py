@@ -97,6 +97,7 @@ def test_a_short_run_measures_fewer_steps(tmp_path: Path, steps: int, measured: 
     assert (found and found.steps) == measured
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("samples", [8, 20, 200])
 def test_no_evaluation_is_among_the_steps(tmp_path: Path, samples: int) -> None:
     """Epochs of 1, 3 and 25 steps."""
