@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -80,8 +81,9 @@ def modules_of(source: Path) -> dict[str, Path]:
     return found
 
 
-def imports_of(path: Path) -> Iterator[tuple[str, str]]:
-    """What a file imports, dotted, and of which kind: "", lazy or type-only."""
+@functools.cache  # each planted import is looked for in a copy of the whole source
+def imports_of(source: str) -> list[tuple[str, str]]:
+    """What a source text imports, dotted, and of which kind: "", lazy or type-only."""
 
     def visit(node: ast.AST, kind: str) -> Iterator[tuple[str, str]]:
         if isinstance(node, ast.Import):
@@ -95,7 +97,7 @@ def imports_of(path: Path) -> Iterator[tuple[str, str]]:
         for child in ast.iter_child_nodes(node):
             yield from visit(child, kind)
 
-    yield from visit(ast.parse(path.read_text(encoding="utf-8")), "")
+    return list(visit(ast.parse(source), ""))
 
 
 def arrows_of(source: Path) -> list[Arrow]:
@@ -103,7 +105,7 @@ def arrows_of(source: Path) -> list[Arrow]:
     modules = modules_of(source)
     arrows = []
     for name, path in modules.items():
-        for target, kind in imports_of(path):
+        for target, kind in imports_of(path.read_text(encoding="utf-8")):
             root, _, end = target.partition(".")
             if root != "trainctl":
                 continue
@@ -165,7 +167,7 @@ def strangers(source: Path) -> list[str]:
     """Imports of what only some rooms may import, and of torch where it must come later."""
     wrong = []
     for name, path in modules_of(source).items():
-        for target, kind in imports_of(path):
+        for target, kind in imports_of(path.read_text(encoding="utf-8")):
             outside = target.partition(".")[0]
             if outside in OUTSIDE and room(name) not in OUTSIDE[outside]:
                 wrong.append(f"{name} imports {outside}")

@@ -19,6 +19,8 @@ def blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL)
 
 
+# The examples of the other pages take half a minute.
+QUICK_PAGES = ("README.md", "devices.md")
 COMMANDS = [
     (page.name, line.partition("  #")[0].strip())
     for page in PAGES
@@ -29,7 +31,13 @@ COMMANDS = [
 ]
 
 
-@pytest.mark.parametrize(("page", "command"), COMMANDS, ids=[command for _, command in COMMANDS])
+@pytest.mark.parametrize(
+    ("page", "command"),
+    [
+        pytest.param(page, command, marks=[] if page in QUICK_PAGES else [pytest.mark.slow], id=command)
+        for page, command in COMMANDS
+    ],
+)
 def test_a_command_runs(
     page: str, command: str, trainctl, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
@@ -88,6 +96,7 @@ RUNGS = re.findall(
 )
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize(("command", "expected"), RUNGS, ids=[command for command, _ in RUNGS])
 def test_the_rungs_print_what_their_page_says(command: str, expected: str, trainctl) -> None:
     printed = " ".join(trainctl(*shlex.split(command)[1:]).out.split())

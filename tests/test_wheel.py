@@ -58,6 +58,7 @@ def test_it_carries_the_configs_the_digits_and_the_licences(wheel: Path) -> None
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     ("words", "expected"),
     [

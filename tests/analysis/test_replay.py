@@ -297,6 +297,7 @@ def test_gradients_that_overflow_in_their_sum_are_told(trainctl: Program, parts:
     assert where(path) == "in the gradient of 1.first.bias: that of each batch is finite, their sum is not"
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("deferred", [False, True])
 @pytest.mark.parametrize("words", [(), ("train.precision=bf16",)], ids=["fp32", "bf16"])
 def test_the_loss_is_that_of_training_to_the_last_bit(
@@ -452,6 +453,18 @@ def test_a_flipped_byte_is_noticed(trainctl: Program, parts: Path) -> None:
             assert str(path) in outcome.err
         (path / name).write_bytes(content)
     assert trainctl("replay", str(path)).code == 0
+
+
+def test_a_damaged_learning_rate_is_a_damaged_capsule(trainctl: Program, parts: Path) -> None:
+    path = break_down(trainctl, TURNING)
+    kept = read_checkpoint(path)
+    for lr in ("null", '"x"', "[]"):
+        state = json.loads(json.dumps(kept.state).replace('["lr", 0.01]', f'["lr", {lr}]'))
+        assert state != kept.state
+        shutil.rmtree(path)
+        save_checkpoint(path.parent, CheckpointData(kept.model, kept.training, state), path.name)
+        outcome = trainctl("replay", str(path))
+        assert (outcome.code, "does not fit its config" in outcome.err) == (4, True), outcome.err
 
 
 def test_what_is_no_capsule_is_refused(trainctl: Program, parts: Path, tmp_path: Path) -> None:

@@ -207,6 +207,7 @@ class TestTheNumbers:
         assert first["step"] == 1
         assert result.loss == first["train/loss"]
 
+    @pytest.mark.slow
     def test_of_lenet_on_mnist_with_a_schedule(self, mnist_root: Path) -> None:
         words = ("experiment=mnist_lenet", f"dataset.root={mnist_root}", "threads=1", "device=cpu")
         result, _ = traced(*words, "scheduler.warmup=4")
@@ -280,6 +281,7 @@ class TestTheNumbers:
         outputs = {each.dtype for layer in result.layers if layer.kind == "Linear" for each in layer.outputs}
         assert {*outputs, result.targets.dtype} == dtypes
 
+    @pytest.mark.slow
     def test_of_modules_and_an_optimizer_in_plain_python(self) -> None:
         words = ("model=scratch_mlp", "loss=scratch_cross_entropy", "optim=scratch_adam", "threads=1")
         result, _ = traced(*words, "loader=scratch")

@@ -202,6 +202,7 @@ PLANTED: list[tuple[str, str, Callable[[Any, Any, Any], Any]]] = [
 ]  # fmt: skip
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize(("first", "after", "change"), PLANTED, ids=[first for first, _, _ in PLANTED])
 def test_a_planted_difference_is_named(
     trainctl, run: Path, first: str, after: str, change: Callable[[Any, Any, Any], Any]
@@ -223,6 +224,7 @@ def test_another_state_of_a_plateau_is_the_schedulers(trainctl, tmp_path: Path) 
     assert "differs, first in: step 8: scheduler: num_bad_epochs: 4 recorded, " in outcome.out
 
 
+@pytest.mark.slow
 def test_changed_data_is_named(trainctl, tmp_path: Path) -> None:
     write_table(tmp_path / "table.csv")
     assert trainctl(*TABLE, *EVERY, "hydra.run.dir=run").code == 0
@@ -233,6 +235,7 @@ def test_changed_data_is_named(trainctl, tmp_path: Path) -> None:
     assert "differs, first in: data: other targets in train" in outcome.out
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(("key", "step"), [("train/loss", 5), ("lr", 8), ("val/accuracy", 8)])
 def test_another_value_in_the_metrics_is_named(trainctl, run: Path, key: str, step: int) -> None:
     rows = metrics(run)

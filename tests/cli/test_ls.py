@@ -37,3 +37,11 @@ def test_options_in_sub_folders_are_listed_and_can_be_typed(trainctl, tmp_path: 
 
 def test_groups_do_not_come_out_of_hydras_own_folder() -> None:
     assert not [group for group in find_options() if "hydra" in group]
+
+
+def test_a_file_that_nests_without_end_is_listed(trainctl, tmp_path: Path) -> None:
+    (tmp_path / "conf/optim").mkdir(parents=True)
+    for text in ("# Mine\nname: adam\nlr: " + "[" * 900 + "]" * 900, "# Mine\nlr: " + "1" * 5000):
+        (tmp_path / "conf/optim/own.yaml").write_text(text)
+        assert "Mine" in trainctl("ls", "optim").out
+        assert trainctl("ls", "optim=own").code == 0

@@ -44,6 +44,12 @@ BAD = [
     (["-m", "lr=glob(*)"], 2, ["lr=glob(*): gives no value"]),
     (["-m", "train.clip_norm=choice(null,1.0)"], 2, ["write train.clip_norm=null,1.0"]),
     (["hydra.job.chdir=true"], 2, ["hydra.job.chdir=true: a run stays"]),
+    (["hydra.verbose=true"], 2, ["hydra.verbose: has no effect"]),
+    (["hydra.job.name=mine"], 2, ["hydra.job.name: has no effect", "name=NAME names a run"]),
+    (["hydra/launcher=basic"], 2, ["hydra/launcher=basic: has an effect on sweeps only", "add -m"]),
+    (["dataset=csv", "dataset.path=caf\udce9.csv"], 2, ["dataset.path=caf", "is not UTF-8 text"]),
+    (["+tracker.a.name=csv", "+tracker.b.name=csv"], 2, ["tracker.b: tracker.a writes to the same place"]),
+    (["name=a\nb"], 2, ["not a valid name for a run", "one line of visible characters"]),
     (["-m", "lr=1e-2,1e-3", "hydra.sweep.subdir=x"], 2, ["hydra.sweep.subdir: the jobs"]),
     (["++model._target_=os.system"], 3, ["model._target_=os.system: refused"]),
     (["++train._partial_=true"], 3, ["train._partial_=true: refused"]),
@@ -53,6 +59,7 @@ BAD = [
 ]
 
 
+@pytest.mark.quick(10)
 @pytest.mark.parametrize(("words", "code", "messages"), BAD, ids=[" ".join(words) for words, _, _ in BAD])
 def test_a_wrong_word_is_told_what_to_type_instead(
     trainctl, words: list[str], code: int, messages: list[str], tmp_path: Path
@@ -66,6 +73,17 @@ def test_a_wrong_word_is_told_what_to_type_instead(
     assert not (tmp_path / "outputs").exists()
 
 
+@pytest.mark.parametrize("indent", ["", "    "], ids=["imported", "built"])
+def test_a_plugin_that_exits_is_an_error_of_its_own(trainctl, tmp_path: Path, indent: str) -> None:
+    (tmp_path / "p.py").write_text(
+        "from trainctl.registry import MODELS\n@MODELS.register('gone')\n"
+        f"def gone(input_shape, output_size):\n    pass\n{indent}raise SystemExit(7)\n"
+    )
+    outcome = trainctl("plugins=[p.py]", "model.name=gone", "~model.hidden")
+    assert outcome.code == 2
+    assert "p.py" in outcome.err
+
+
 def test_debug_shows_the_traceback_and_keeps_the_exit_code(tmp_path: Path) -> None:
     done = run("lr=abc", cwd=tmp_path, TRAINCTL_DEBUG="1")
     assert done.returncode == 2
@@ -73,6 +91,7 @@ def test_debug_shows_the_traceback_and_keeps_the_exit_code(tmp_path: Path) -> No
     assert "optim.lr=abc" in done.stderr
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize(
     ("words", "code"),
     [
@@ -89,6 +108,7 @@ def test_no_torch_is_imported_where_none_is_needed(words: list[str], code: int, 
     assert not {"torch", "rich"} & modules_after(*words, cwd=tmp_path, code=code)
 
 
+@pytest.mark.slow
 def test_completion_offers_options_verbs_and_short_keys_without_torch(tmp_path: Path) -> None:
     program = (
         "import sys; from trainctl.cli.main import main; main(['-sc', 'query=bash']);"
@@ -153,6 +173,7 @@ def test_hydras_own_views_work(trainctl, words: list[str]) -> None:
     assert trainctl(*words).code == 0
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize(
     ("wrapped", "place"),
     [

@@ -182,6 +182,7 @@ def test_an_entry_of_a_list_can_be_set_also_where_the_component_is_chosen(
     assert compose(*words).config.model.arguments["hidden"] == hidden
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize(
     ("content", "message"),
     [

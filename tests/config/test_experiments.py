@@ -28,6 +28,7 @@ def test_each_leads_its_whole_life_without_its_data(trainctl) -> None:
     assert f"{len(EXPERIMENTS)} configs: " in outcome.out
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     "group",
     # A fifth of a second an option: the two long families only in `make test-all`.

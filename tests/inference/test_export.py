@@ -74,6 +74,7 @@ def test_a_program_takes_raw_images_in_batches_of_any_size(trainctl, folder: Pat
     assert (folder / path).stat().st_size < 400_000
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("kind", ["torch", "onnx"])
 def test_a_program_takes_raw_rows_with_codes_and_missing_values(trainctl, folder: Path, kind: str) -> None:
     path = f"model{SUFFIX[kind]}"
@@ -157,6 +158,7 @@ def test_what_was_trained_in_bf16_computes_in_float32(trainctl, folder: Path) ->
 # ------------------------------------------------------------------ what is refused
 
 
+@pytest.mark.slow
 def test_an_export_that_drops_the_preprocessing_is_found(
     trainctl, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,6 +214,7 @@ class Branching(nn.Module):
 """
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_be_followed_is_refused_with_the_reason(trainctl, folder: Path) -> None:
     (folder / "own.py").write_text(PLUGIN + OWN_MODEL)
     words = ("plugins=[./own.py]", "dataset.name=own", "model.name=branching", "epochs=1", "batch_size=30")
@@ -274,7 +277,10 @@ def test_a_difference_is_relative_to_what_is_large() -> None:
     assert exporting._difference(expected, expected[:, :1]) == numpy.inf
 
 
-@pytest.mark.parametrize("name", ["../models/prod", "/tmp/prod", "a/b", "a\0b", ".."])
+@pytest.mark.quick(2)
+@pytest.mark.parametrize(
+    "name", ["../models/prod", "/tmp/prod", "a/b", "a\0b", "..", "a\nb", "\ud800", 300 * "n"]
+)
 def test_a_name_is_no_path(trainctl, tmp_path: Path, name: str) -> None:
     assert trainctl("epochs=1", "threads=1", "model=linear", "hydra.run.dir=run").code == 0
     record = json.loads((tmp_path / "run/run.json").read_text())
@@ -293,3 +299,17 @@ def test_a_file_is_replaced_only_when_told(trainctl, tmp_path: Path) -> None:
     assert "run.safetensors exists" in outcome.err
     assert (tmp_path / "run.safetensors").read_text() == "precious"
     assert trainctl("export", "run", "--format", "safetensors", "--force").code == 0
+
+
+def test_a_model_may_write_into_its_inputs(trainctl, tmp_path: Path) -> None:
+    Path("p.py").write_text(
+        f"{PLUGIN.replace('Centre(train.inputs)', 'nn.Identity()')}\nfrom trainctl.registry import MODELS\n"
+        "@MODELS.register('writes')\nclass Writes(nn.Module):\n"
+        "    def __init__(self, input_shape, output_size):\n"
+        "        super().__init__()\n        self.layer = nn.Linear(input_shape[0], output_size)\n"
+        "    def forward(self, inputs):\n        return self.layer(inputs.relu_().mul_(2))\n"
+    )
+    words = ("plugins=[p.py]", "dataset.name=own", "model.name=writes", "hydra.run.dir=run")
+    assert trainctl("epochs=1", "threads=1", *words).code == 0
+    outcome = trainctl("export", "run", "--format", "safetensors")
+    assert outcome.code == 0, outcome.err

@@ -249,6 +249,7 @@ ANSWERS: tuple[tuple[Any, ...], ...] = (
 )
 
 
+@pytest.mark.quick(20)
 @pytest.mark.parametrize(
     ("spoil", "holding", "verb", "answer"),
     [

@@ -81,6 +81,7 @@ def test_an_option_file_of_ones_own(trainctl, my_model: Path) -> None:
     assert "Mine" in listed
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -48,6 +48,7 @@ def _name_plugin(run: Path, file: Path) -> None:
     (run / "run.json").write_text(json.dumps(record))
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("words", USES, ids=[words[0] for words in USES])
 def test_a_digest_in_the_run_is_no_trust(words: tuple[str, ...], trainctl: Callable, foreign: Path) -> None:
     outcome = trainctl(*words)
@@ -105,6 +106,7 @@ def test_every_job_of_a_sweep_is_asked_for_before_one_starts(trainctl: Callable,
     assert not Path("sw/1").exists()
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize(
     "reference", ["${oc.env:SECRET}", "${oc.env:SECRET,x}", "${oc.decode:a}", "${${name}:SECRET}"]
 )

@@ -26,6 +26,7 @@ from tests.reliability import (
     malice,
     mutations,
     power,
+    ranks,
     streams,
     words,
 )
@@ -38,6 +39,7 @@ _MUTATIONS = 400
 _RESUMES = 24
 _READINGS = 6
 _READERS_GONE = 3
+_RANKS_KILLED = 60
 _SHOWN = 5
 # Large, and used by no trial: each fork would copy their memory's tables. The server ignores what ends it.
 _LEFT_OUT = ("__main__", "lightning", "parquet", "torchvision", "sweep.server")
@@ -152,6 +154,7 @@ _KINDS = (
     _Kind("resumes at the same moment", _resumes_at_once, 3),
     _Kind("readers beside a writer", lambda bench: contention.beside_a_writer(bench.made, _READINGS), 2),
     _Kind("killed between best and its pointer", _killed_with_a_best, 3),
+    _Kind("ranks killed or stopped", lambda bench: ranks.killed(bench.root / "ranks", _RANKS_KILLED)),
     _Kind("streams closed, full, left alone", _broken_streams, 6),
     _Kind("command lines", lambda bench: words.typed(bench.root / "peace" / RUN, _LINES, seed=0)),
     *(_Kind(f"bites without {safeguard}", partial(_without, safeguard)) for safeguard in bites.SAFEGUARDS),
@@ -162,6 +165,7 @@ _KINDS = (
         lambda bench: contention.bites(bench.course, bench.made, bench.root / "bites"),
     ),
     _Kind("bites: streams", _stream_bites),
+    _Kind("bites: ranks", lambda bench: ranks.bites(bench.root / "rank-bites")),
 )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from trainctl.runs import git_state
 from trainctl.runs.git_state import read_git_state
 
 
@@ -76,6 +77,24 @@ def test_secrets_and_large_files_are_left_out_and_named(repository: Path, tmp_pa
     assert "gone.txt" in text
     assert "SECRET" not in text
     assert "abcdefgh" not in text
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "is_secret"),
+    [
+        ("service-account.json", "{}", True),
+        (".kube/config", "x", True),
+        ("prod.tfvars", "x", True),
+        ("a.yaml", "db_password: hunter2hunter2", True),
+        ("a.py", 'engine("postgres://me:hunter2@host/db")', True),
+        ("a.py", "password = read_password_of(1)", False),
+        ("a.py", "token = tokenizer.encode(text1)", False),
+        ("a.yaml", "password: ${oc.env:PASSWORD1}", False),
+    ],
+)
+def test_what_looks_like_a_secret(name: str, text: str, is_secret: bool) -> None:
+    found = git_state._SECRET_NAME.search(name) or git_state._SECRET_TEXT.search(b"+" + text.encode() + b"\n")
+    assert bool(found) == is_secret
 
 
 def test_many_changes_end_at_a_megabyte(repository: Path, tmp_path: Path) -> None:

@@ -106,6 +106,7 @@ def test_an_ordinary_config_builds_without_its_data(tmp_path: Path, words: tuple
         )
 
 
+@pytest.mark.slow
 def test_a_path_that_is_typed_may_be_absent(tmp_path: Path) -> None:
     _, result = built(tmp_path / "life", "dataset=csv", settings=("dataset.path=absent.csv",))
     assert result.status == "passed", result.reason

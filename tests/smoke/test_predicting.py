@@ -41,6 +41,7 @@ def table(header: str = HEADER, above: str = "", encoding: str = "utf-8") -> Cal
     return lambda: Path("data.csv").write_bytes(text.encode(encoding))
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize(
     ("make", "words", "kind"),
     [

@@ -96,6 +96,7 @@ def test_what_comes_with_trainctl_can_be_left_out(trainctl, tmp_path: Path) -> N
     assert not {"optim=sgd", "model=mlp", "metric=accuracy"} & {*listed}
 
 
+@pytest.mark.quick(4)
 @pytest.mark.parametrize(
     ("words", "said"),
     [

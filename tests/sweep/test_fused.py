@@ -153,6 +153,7 @@ def assert_equal(one: Any, other: Any, *, close: bool = False) -> None:
 # ------------------------------------------------------------------ the same as one by one
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     "words",
     [
@@ -260,6 +261,7 @@ def test_on_a_gpu_each_is_what_it_is_on_its_own(ask: Ask) -> None:
 # ------------------------------------------------------------------ what goes wrong
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("scheduler", [pytest.param("none", marks=pytest.mark.slow), "cosine"])
 def test_a_loss_that_is_not_finite_ends_its_own_run_only(ask: Ask, trainctl, scheduler: str) -> None:
     jobs = jobs_of("optim=sgd", "train.epochs=4", f"scheduler={scheduler}")
@@ -317,6 +319,7 @@ class _Stopping(Silent):
             os.kill(os.getpid(), self.number)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "kind", "status"),
     [
@@ -403,6 +406,7 @@ def test_only_what_stays_is_written(four: list[Request]) -> None:
             verify_checkpoint(request.directory / "checkpoints" / name)
 
 
+@pytest.mark.slow
 def test_all_that_is_asked_for_is_written(ask: Ask) -> None:
     words = ("checkpoint.every_steps=7", "checkpoint.keep_last=99", "optim=sgd")
     for pair in both_ways(ask, jobs_of(*words)):
@@ -442,6 +446,7 @@ def test_verify_shows_what_is_not_the_same(four: list[Request], trainctl) -> Non
 # ------------------------------------------------------------------ who trains together
 
 
+@pytest.mark.quick(5)
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
@@ -512,6 +517,7 @@ class Odd(nn.Module):
 """
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [
@@ -546,6 +552,7 @@ def test_what_torch_would_compute_one_by_one_is_trained_one_by_one(ask: Ask) -> 
         assert "torch has no stacked form" in (request.directory / "train.log").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sharing", [1, 2])
 def test_what_does_not_fit_into_memory_trains_in_turns(
     ask: Ask, monkeypatch: pytest.MonkeyPatch, sharing: int

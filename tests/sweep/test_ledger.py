@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,7 +44,7 @@ def test_a_line_that_a_kill_cut_short_does_not_count_and_is_written_over(tmp_pat
     with (ledger.directory / "jobs.jsonl").open("ab") as file:
         file.write(b'{"key": "ke')
     assert len(ledger.jobs()) == 2
-    ledger.add([Job("key2", 2, ("seed=2",), "seed=2")])
+    ledger.add([Job("key2", 2, ("seed=2",), "seed=2", {"config.yaml": "a: 1\n"})])
     assert [job.key for job in ledger.jobs()] == ["key0", "key1", "key2"]
 
 
@@ -53,6 +54,15 @@ def test_a_damaged_line_is_named(line: bytes, tmp_path: Path) -> None:
     path = ledger.directory / "jobs.jsonl"
     path.write_bytes(path.read_bytes() + line)
     with pytest.raises(ConfigError, match=r"jobs\.jsonl is damaged in line 2"):
+        ledger.jobs()
+
+
+@pytest.mark.parametrize("stored", [None, 3, {}, {"config.yaml": "\ud800"}, {"config.yaml": None}])
+def test_a_job_with_files_that_no_sweep_stores_is_refused(stored: Any, tmp_path: Path) -> None:
+    ledger = make(tmp_path, 1)
+    path = ledger.directory / "jobs.jsonl"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "files": stored}) + "\n")
+    with pytest.raises(UnsafeInputError, match=r"jobs\.jsonl line 1"):
         ledger.jobs()
 
 
@@ -68,9 +78,10 @@ def test_what_is_no_sweep_is_refused(content: bytes, tmp_path: Path) -> None:
 
 def test_a_row_that_cannot_be_read_is_one_of_a_job_that_waits(tmp_path: Path) -> None:
     ledger = make(tmp_path)
-    (ledger.directory / "ledger/0.json").write_text('{"state": "don')
-    row = ledger.row(ledger.jobs()[0])
-    assert row == Row(reason=f"{ledger.directory}/ledger/0.json is damaged")
+    for text in ('{"state": "don', '{"state": "done", "attempts": 1, "seconds": 1e999}'):
+        (ledger.directory / "ledger/0.json").write_text(text)
+        row = ledger.row(ledger.jobs()[0])
+        assert row == Row(reason=f"{ledger.directory}/ledger/0.json is damaged")
 
 
 def test_a_job_runs_as_long_as_its_process_lives_and_is_heard_of(tmp_path: Path) -> None:

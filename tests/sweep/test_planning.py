@@ -23,6 +23,7 @@ def plan(*words: str) -> Plan:
     return make_plan(check_jobs(Composer(), ["threads=1", *words]))
 
 
+@pytest.mark.slow
 def test_jobs_that_differ_in_numbers_only_are_one_shape() -> None:
     def key(*words: str) -> str:
         return shape_key(Composer().compose(words).config)

@@ -104,6 +104,7 @@ def test_the_first_failure_can_end_it(trainctl, tmp_path: Path, launcher: str) -
         assert states(tmp_path / "sweep") == ["done", "failed", "waiting"]
 
 
+@pytest.mark.slow
 def test_a_sweep_is_carried_on_by_its_launcher(trainctl, tmp_path: Path, monkeypatch) -> None:
     words = ("optim=sgd", "hydra/launcher=basic", "hydra.sweep.dir=sweep")
     assert trainctl("-m", "lr=1e-3,1e30", *words, *FAST).code == 1
@@ -182,6 +183,7 @@ def test_a_sweep_that_was_killed_right_after_it_took_its_directory(
     assert len(Ledger(directory).jobs()) == (0 if searches else 2)
 
 
+@pytest.mark.slow
 def test_the_same_sweep_again_does_nothing_and_a_larger_one_only_what_is_new(
     trainctl, tmp_path: Path
 ) -> None:

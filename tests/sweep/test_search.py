@@ -78,6 +78,7 @@ def test_the_syntax_of_hydras_sweepers(composer: Composer, word: str, domain: ob
         assert type(getattr(found, "low", 0)) is type(getattr(domain, "low", 0))
 
 
+@pytest.mark.quick(4)
 @pytest.mark.parametrize(
     ("words", "messages"),
     [
@@ -391,6 +392,7 @@ def test_a_search_with_plugins_is_carried_on_where_they_are(trainctl, tmp_path: 
     assert not (other / "touched").exists()
 
 
+@pytest.mark.slow
 def test_the_space_can_come_from_a_file(trainctl, tmp_path: Path) -> None:
     put(
         tmp_path / "conf/local.yaml",

@@ -209,6 +209,7 @@ def register_fixed(make: Any) -> dict[str, str]:
         ),
         (lambda x: x.squeeze(1), SYNTHETIC, "cross_entropy", ["(N,)", "must give outputs of shape (N, 3)"]),
         (lambda x: x.expand(-1, 3), SYNTHETIC, "mse", ["int64", "use loss=cross_entropy"]),
+        (lambda x: x.expand(-1, 3), SYNTHETIC, "nll", ["needs log-probabilities", "use loss=cross_entropy"]),
         (lambda x: x, REGRESSION, "cross_entropy", ["float32", "use loss=mse"]),
         (lambda x: (x, x), REGRESSION, "mse", ["returns a tuple"]),
         (lambda x: {"outputs": x}, REGRESSION, "mse", ["returns a dict"]),
@@ -243,6 +244,18 @@ class WiderInTraining(Odd):
         return torch.cat([outputs, outputs], 1) if self.training else outputs
 
 
+class AnotherState(Odd):
+    def state_dict(self, *words: Any, **named: Any) -> Any:
+        return {**super().state_dict(*words, **named), "more": torch.ones(1)}
+
+
+class Growing(Odd):
+    def forward(self, inputs: Tensor) -> Tensor:
+        if self.training:
+            self.late = nn.Linear(1, 1)
+        return super().forward(inputs)
+
+
 class Detached(Odd):
     def forward(self, inputs: Tensor) -> Tensor:
         return super().forward(inputs).detach()
@@ -269,6 +282,8 @@ class Double(Odd):
     [
         (TupleInTraining, "odd returns a tuple in training mode, not one tensor"),
         (WiderInTraining, "odd gives (N, 6) in training mode, else (N, 3) | both must be the same"),
+        (AnotherState, "odd does not take its own state back"),
+        (Growing, "odd changes its parameters in training mode: late.bias"),
         (Detached, "odd: the loss depends on no parameter that trains"),
         (WithText, "odd: its state _extra_state is dict, not a tensor"),
         (OnlyGet, "odd has a get_extra_state, and no set_extra_state that takes it back"),

@@ -95,6 +95,7 @@ def items(change: bool) -> tuple[str, ...]:
     return (*own(change), "dataset.name=items", "loader.workers=0")
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("kind", [csv, npz, images, items, own])
 def test_other_inputs_are_refused_by_every_verb_for_every_kind_of_dataset(
     trainctl, tmp_path: Path, kind: Callable[[bool], tuple[str, ...]]
@@ -184,6 +185,7 @@ def test_checkpoints_without_a_fingerprint_are_read(trainctl, tmp_path: Path) ->
     assert same_end(cut, tmp_path / "run")
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     ("word", "said"),
     [

@@ -50,6 +50,7 @@ def assert_same_run(one: str, other: str, tolerance: float = 2e-6) -> None:
         assert torch.allclose(tensor, final[name], rtol=1e-4, atol=20 * tolerance), name
 
 
+@pytest.mark.quick(5)
 @pytest.mark.parametrize(
     ("words", "devices"),
     [
@@ -109,6 +110,7 @@ def test_samples_loaded_one_by_one_are_loaded_by_the_process_that_needs_them(
     assert_same_run("one", "several")
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize(("before", "after"), [(2, 2), (2, 1), (1, 2), (2, 3)])
 def test_a_run_resumes_on_any_number_of_devices(
     before: int, after: int, trainctl: Callable[..., Any]
@@ -165,7 +167,7 @@ def faulty(trainctl: Callable[..., Any], tmp_path: Path) -> Callable[..., Any]:
     [
         ("raise", 2, "faulty.py line 19: ValueError: the model gave up"),
         ("SIGKILL", 8, "rank 1 was killed by signal 9"),
-        ("SIGSTOP", 8, "did not answer for 3 s"),
+        pytest.param("SIGSTOP", 8, "did not answer for 3 s", marks=pytest.mark.slow),
     ],
 )
 def test_a_rank_that_fails_ends_all(fault: str, code: int, says: str, faulty: Callable[..., Any]) -> None:

@@ -298,6 +298,7 @@ def test_many_values_a_class_are_written_but_not_shown(trainctl: Any, tmp_path: 
     assert "test/per_class_accuracy/19" in lines[-1]
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     ("chosen", "monitor", "lower"),
     [("[mae]", "val/mae", True), ("[r2]", "val/r2", False), ("[]", "auto", True)],

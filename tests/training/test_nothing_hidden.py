@@ -69,6 +69,7 @@ class Look(Hook):
         self.seen.append(parts(run))
 
 
+@pytest.mark.quick(4)
 @pytest.mark.parametrize("words", [*(f"experiment={name}" for name in EXPERIMENTS), *OTHERS])
 def test_a_run_trains_with_what_was_built(words: str, tmp_path: Any) -> None:
     if "lightning" in words:
@@ -102,6 +103,7 @@ def test_a_step_that_is_replaced_is_noticed() -> None:
     assert look.seen[0]["step"] is not before["step"]
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize(
     ("words", "name"),
     [

@@ -69,6 +69,7 @@ COURSES = [
 ]
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize(("words", "steps"), COURSES, ids=[" ".join(words) for words, _ in COURSES])
 def test_a_run_interrupted_after_any_step_ends_as_one_that_was_not(
     trainctl, tmp_path: Path, words: tuple[str, ...], steps: Sequence[int]
@@ -89,6 +90,7 @@ def test_a_run_interrupted_after_any_step_ends_as_one_that_was_not(
         }
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("workers", [0, 2])
 def test_worker_fed_data_goes_on_with_the_next_sample(trainctl, tmp_path: Path, workers: int) -> None:
     (tmp_path / "items.py").write_text(PLUGIN)
@@ -169,6 +171,7 @@ def test_an_older_checkpoint_than_that_of_a_change_takes_the_change_on(trainctl,
     assert metrics(last) == metrics(again)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     ("name", "argument"),
     [
@@ -202,6 +205,7 @@ def test_under_a_schedule_the_new_course_counts_as_followed_from_the_start(
     )
 
 
+@pytest.mark.slow
 def test_a_plateau_keeps_its_reductions_under_a_new_learning_rate(trainctl, tmp_path: Path) -> None:
     words = ("scheduler=reduce_on_plateau", "scheduler.patience=0", "scheduler.threshold=0.5", "optim=sgd")
     assert trainctl(*WORDS, *words, *EVERY).code == 0
@@ -262,6 +266,7 @@ def test_a_finished_run_says_so_and_is_left_alone(trainctl, whole: Path) -> None
     }
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize(
     "words",
     [
@@ -395,6 +400,7 @@ def test_what_is_best_is_asked_anew_where_it_is_another_value(trainctl, whole: P
 # ------------------------------------------------------------------ what is carried on
 
 
+@pytest.mark.slow
 def test_early_stopping_counts_on_across_an_interruption(trainctl, tmp_path: Path) -> None:
     words = ("batch_size=320", "threads=1", "lr=0.1", "epochs=50", "train.patience=3", *EVERY)
     assert trainctl(*words).code == 0
@@ -412,6 +418,7 @@ def test_early_stopping_counts_on_across_an_interruption(trainctl, tmp_path: Pat
     assert "finished" in finished.out
 
 
+@pytest.mark.slow
 def test_more_patience_lets_a_stopped_run_go_on(trainctl, tmp_path: Path) -> None:
     words = ("batch_size=320", "threads=1", "lr=0.1", "epochs=50", "display.mode=none")
     assert trainctl(*words, "train.patience=2", "hydra.run.dir=run").code == 0

@@ -84,6 +84,7 @@ def test_only_the_training_split_counts(trainctl) -> None:
     assert scales[0] != scales[1]
 
 
+@pytest.mark.slow
 def test_exports_and_load_give_the_unit_of_the_data(trainctl) -> None:
     write(2000.0, width=0.5)
     assert trainctl(*TABLE, "epochs=40", "hydra.run.dir=r").code == 0
@@ -105,6 +106,7 @@ def test_exports_and_load_give_the_unit_of_the_data(trainctl) -> None:
     assert set(model.state_dict()) == {"linear.weight", "linear.bias"}
 
 
+@pytest.mark.slow
 def test_a_fused_sweep_gives_what_each_run_gives(trainctl) -> None:
     write(3000.0)
     assert (
@@ -117,6 +119,7 @@ def test_a_fused_sweep_gives_what_each_run_gives(trainctl) -> None:
     assert values("s/0")["test/mae"] == pytest.approx(values("r")["test/mae"], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_runs_of_scaled_and_of_raw_losses_are_ranked_apart(trainctl) -> None:
     write(10.0)
     assert trainctl(*TABLE, "epochs=1", "hydra.run.dir=runs/a").code == 0
@@ -139,6 +142,7 @@ def test_resume_keeps_the_scale_and_verify_finds_the_same(trainctl) -> None:
     assert "the model's outputs are in the unit that it was trained with" in refused.err
 
 
+@pytest.mark.slow
 def test_a_run_of_an_earlier_version_keeps_raw_targets(trainctl) -> None:
     """Its config has no scale_target, its checkpoint no target_scale."""
     write(5.0)
@@ -156,6 +160,7 @@ def test_a_run_of_an_earlier_version_keeps_raw_targets(trainctl) -> None:
     assert trainctl("export", "r", "--format", "torch").code == 0
 
 
+@pytest.mark.slow
 def test_weights_of_another_run_keep_its_unit(trainctl) -> None:
     write(5000.0)
     write(8000.0, width=20, name="other.csv")
@@ -183,6 +188,7 @@ def test_the_data_of_the_tutorials_stays_as_it_is(trainctl, words: tuple[str, ..
     assert json.loads(Path("r/run.json").read_text())["target_scale"] is None
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     ("words", "why"),
     [
@@ -285,6 +291,7 @@ def test_rates_are_compared_with_counts(trainctl) -> None:
     assert plain.code in (0, 6), "a rate below 0 has no logarithm"
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     ("loss", "targets", "low"), [("bce_with_logits", "binary", 0), ("soft_margin", "sign", -1)]
 )
@@ -296,6 +303,7 @@ def test_probabilities_are_compared_with_zeros_and_ones(trainctl, loss: str, tar
     assert all(low <= each["prediction"] <= 1 for each in json.loads(outcome.out)["worst"])
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(("loss", "targets"), [("hinge_embedding", "sign"), ("multi_label_margin", "labels")])
 def test_scores_are_compared_with_nothing(trainctl, loss: str, targets: str) -> None:
     words = ("dataset=synthetic", "dataset.task=regression", f"++dataset.targets={targets}", f"loss={loss}")

@@ -88,6 +88,7 @@ def test_early_stopping_says_so(trainctl, tmp_path: Path) -> None:
     assert record(tmp_path / "run")["last"]["epoch"] < 50
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize(
     "words",
     [
@@ -152,6 +153,7 @@ FAILING = [
 ]
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize(
     ("words", "code", "messages"), FAILING, ids=[" ".join(words) for words, _, _ in FAILING]
 )
@@ -277,6 +279,7 @@ def test_a_signal_during_start_up_is_not_lost(
         assert record(tmp_path / "run")["status"] in ("interrupted", "terminated")
 
 
+@pytest.mark.slow
 def test_a_vanished_run_directory_is_named(tmp_path: Path) -> None:
     import shutil
 

@@ -298,7 +298,7 @@ def _fold(entries: Sequence[Entry], varying: Sequence[str]) -> tuple[dict[Any, d
 
 
 def _seed(entry: Entry) -> Any:
-    return entry.settings.get("seed", entry.directory)
+    return _same(entry.settings.get("seed", entry.directory))
 
 
 def _group(

@@ -89,7 +89,7 @@ def replay(capsule: Capsule, config: Config, device: torch.device) -> Replay:
     optimizer = construct(config.optim, parameters=parameters.groups(config, model))
     step = unguarded_step(config, construct(config.loop, config=config)).take
     precision = runtime.precision_context(config.train.precision, device)
-    _restore(capsule, model, optimizer, device)
+    lr = _restore(capsule, model, optimizer, device)
     model.train()
 
     inputs, targets = capsule.inputs.to(device), capsule.targets.to(device)
@@ -97,7 +97,7 @@ def replay(capsule: Capsule, config: Config, device: torch.device) -> Replay:
     watch = Watch(model, criterion)
     with watch.attached(optimizer):
         step(model, criterion, optimizer, inputs, targets, precision)
-    lr, place = float(optimizer.param_groups[0]["lr"]), _find(watch, *data)
+    place = _find(watch, *data)
     of_several = f", batch {watch.batch} of the step's" if config.train.accumulate > 1 else ""
     is_same = device.type == capsule.device
     differs = f", not {capsule.device} as in training: dropout masks and other random numbers differ"
@@ -116,7 +116,8 @@ def replay(capsule: Capsule, config: Config, device: torch.device) -> Replay:
     return Replay(capsule.step, capsule.why, settings, watch.loss, place, line, likely, rows)
 
 
-def _restore(capsule: Capsule, model: Any, optimizer: Any, device: torch.device) -> None:
+def _restore(capsule: Capsule, model: Any, optimizer: Any, device: torch.device) -> float:
+    """Give everything its state; returns the learning rate."""
     state, tensors = capsule.content.state, capsule.content.training
     try:
         model.load_state_dict(capsule.content.model)
@@ -127,6 +128,7 @@ def _restore(capsule: Capsule, model: Any, optimizer: Any, device: torch.device)
             torch.cuda.set_rng_state(capsule.random_state, device)
         elif device.type == capsule.device:
             (torch.mps if device.type == "mps" else torch).set_rng_state(capsule.random_state)
+        return float(optimizer.param_groups[0]["lr"])
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(f"the capsule does not fit its config: {reason}") from error

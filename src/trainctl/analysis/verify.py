@@ -135,7 +135,7 @@ def recorded_config(era: ConfigVersion, record: Mapping[str, Any]) -> Config:
     device, threads = recorded if config.device == "auto" else config.device, config.threads
     try:
         runtime.choose_device(device)
-    except ConfigError:
+    except (ConfigError, RuntimeError):  # not there, or no device at all
         device = "auto"
     if threads == "auto":
         threads = era.threads or environment.get("threads") or threads

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
 from trainctl.checkpoint.format import CheckpointData, read_checkpoint
+from trainctl.data.files import identity
 from trainctl.errors import CheckpointError, UnsafeInputError
 
 _INPUTS, _TARGETS, _RANDOM = "batch.inputs", "batch.targets", "batch.random"
@@ -77,8 +78,19 @@ def of(
 def read(path: Path) -> Capsule:
     """Read the capsule in the folder ``path``, verified as a checkpoint is.
 
-    Raises CheckpointError where it is damaged or not a capsule, UnsafeInputError for a link or a pickle.
+    One that training replaces meanwhile is read again. Raises CheckpointError where it is damaged or not a
+    capsule, UnsafeInputError for a link or a pickle.
     """
+    before = identity(path)
+    try:
+        return _read(path)
+    except CheckpointError:
+        if identity(path) == before:
+            raise
+    return read(path)
+
+
+def _read(path: Path) -> Capsule:
     try:
         links = [each for each in sorted(path.iterdir()) if each.is_symlink()]
     except OSError as error:

@@ -34,6 +34,8 @@ from trainctl.training.startup import collector_paused, importing, load_librarie
 from trainctl.ui.errors import show_error
 from trainctl.ui.streams import unbreakable_streams
 
+_OF_SWEEPS = ("hydra/launcher=", "hydra/sweeper=", "hydra.launcher.", "hydra.sweeper.")
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; returns its exit code. Errors are shown, never raised.
@@ -70,7 +72,7 @@ def answered(work: Callable[[], int]) -> int:
         return _report(storage_error(error, "reading or writing"))
     except MemoryError:
         return _report(ConfigError("there is not enough memory", "see ulimit -v, or use a machine with more"))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if (told := _told(error) or memory_error(error)) is not None:
             return _report(told)
         if isinstance(error, ValueError) and "embedded null" in str(error):
@@ -203,13 +205,10 @@ def _refuse_unsupported(options: Any) -> None:
         raise ConfigError("--resolve: requires --cfg", "trainctl --cfg job --resolve")
     if options.package is not None and not options.cfg:
         raise ConfigError("--package: requires --cfg", "trainctl --cfg job --package model")
-    wrong, right = (
-        ("hydra.run.dir", "hydra.sweep.dir") if options.multirun else ("hydra.sweep.dir", "hydra.run.dir")
-    )
+    several = options.multirun or "hydra.mode=MULTIRUN" in options.overrides
+    wrong, right = ("hydra.run.dir", "hydra.sweep.dir") if several else ("hydra.sweep.dir", "hydra.run.dir")
     if not options.cfg and any(word.lstrip("+").startswith(f"{wrong}=") for word in options.overrides):
-        raise ConfigError(
-            f"{wrong}: the directory of {'a sweep' if options.multirun else 'a run'} is {right}"
-        )
+        raise ConfigError(f"{wrong}: the directory of {'a sweep' if several else 'a run'} is {right}")
 
 
 def _show(options: Any, parser: Any) -> int:
@@ -276,6 +275,8 @@ def _train(options: Any, words: list[str]) -> int:
     overrides += as_many_devices(overrides)
     with held_back(), collector_paused():
         composed = composer.compose(overrides)
+    if of_sweeps := [word for word in overrides if word.lstrip("+").startswith(_OF_SWEEPS)]:
+        raise ConfigError(f"{of_sweeps[0]}: has an effect on sweeps only", "add -m, or leave it out")
     named = any(word.lstrip("+").startswith("hydra.run.dir=") for word in overrides)
     where, files = Path(run_directory(composed)), stored_files(composed)
     directory: Path | None = None

@@ -121,7 +121,7 @@ class Composer:
         if full is None:
             raise ConfigError(problems)
         refuse_unsafe(full)
-        _refuse_ignored(full)
+        _refuse_ignored(full, usable)
         problems += _unchosen_trackers(full, usable)
         try:
             notices = drop_unused_arguments(full, usable, self._load_once, self._load_option)
@@ -318,8 +318,18 @@ def _in_range(override: Override) -> float:
     return (float(value.stop or 0) - float(value.start or 0)) / float(value.step)
 
 
-def _refuse_ignored(full: DictConfig) -> None:
+_WITHOUT_EFFECT = (
+    *("hydra.verbose", "hydra.runtime.", "hydra.job.id", "hydra.job.num", "hydra.job.name"),
+    *("hydra.job.config_name", "hydra.job.override_dirname", "hydra.job.env_copy"),
+)
+
+
+def _refuse_ignored(full: DictConfig, overrides: Sequence[str]) -> None:
     """Raise ConfigError for settings of Hydra that would have no effect."""
+    folders = [str(full.hydra[mode]._get_node("dir")._value()) for mode in ("run", "sweep")]
+    for key in [split_override(override)[1] for override in overrides]:
+        if key.startswith(_WITHOUT_EFFECT) and not any(f"${{{key}}}" in folder for folder in folders):
+            raise ConfigError(f"{key}: has no effect", "leave it out; name=NAME names a run")
     if full.hydra.job.chdir:
         raise ConfigError(
             "hydra.job.chdir=true: a run stays in the folder where it was started",

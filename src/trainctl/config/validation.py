@@ -54,9 +54,12 @@ def check(values: Mapping[str, Any]) -> Config:
     metrics = check_metrics(values.get("train"), problems)
     trackers = check_trackers(values.get(TRACKERS.group), problems)
     name, train = values.get("name"), parts.get("train")
-    if isinstance(name, str) and (name in ("", "last") or "/" in name):
+    if isinstance(name, str) and (name in ("", "last") or "/" in name or not name.isprintable()):
         problems.append(
-            Problem(f"name={name}: not a valid name for a run", "last means the newest run, a / a directory")
+            Problem(
+                f"name={name}: not a valid name for a run",
+                "last means the newest run, a / a directory; a name is one line of visible characters",
+            )
         )
     if train is not None and train.epochs is None and train.max_steps is None:
         problems.append(Problem("train.epochs and train.max_steps are both null", "set one, e.g. epochs=5"))
@@ -131,6 +134,7 @@ def check_trackers(node: Any, problems: list[Problem]) -> dict[str, Component]:
         )
         return {}
     chosen: dict[str, Component] = {}
+    targets: dict[Any, Any] = {}
     for label, entry in node.items():
         key = f"{TRACKERS.group}.{label}"
         if not isinstance(entry, Mapping):
@@ -143,8 +147,14 @@ def check_trackers(node: Any, problems: list[Problem]) -> dict[str, Component]:
             problems.append(_unknown_member(TRACKERS, given, name))
             continue
         component = _check_arguments(TRACKERS, name, _without_name(entry), key, problems)
-        if component is not None and "name" in entry:
-            chosen[str(label)] = component
+        if component is None or "name" not in entry:
+            continue
+        target = (name, component.arguments.get("uri"))
+        if target in targets:
+            other = f"{TRACKERS.group}.{targets[target]}"
+            problems.append(Problem(f"{key}: {other} writes to the same place", "leave one of them out"))
+        targets[target] = label
+        chosen[str(label)] = component
     return chosen
 
 
@@ -218,7 +228,10 @@ def _validate(
         checked = model.model_validate_json(json.dumps(dict(values)))
     except ValidationError as error:
         for detail in error.errors(include_url=False):
-            key = str(detail["loc"][0]) if detail["loc"] else ""
+            if not detail["loc"]:  # of the JSON as a whole
+                problems += _not_text(prefix, values) or [Problem(f"{prefix or owner}: {detail['msg']}")]
+                return None
+            key = str(detail["loc"][0])
             if key not in seen:
                 seen.add(key)
                 kind = detail["type"] if len(detail["loc"]) == 1 else "inside"
@@ -232,6 +245,15 @@ def _validate(
         )
         checked = None
     return checked
+
+
+def _not_text(prefix: str, values: Mapping[str, Any]) -> list[Problem]:
+    """A problem for each value with half a character, which bytes that are not UTF-8 become, too."""
+    return [
+        Problem(f"{_full_key(prefix, key)}={show(value)}: is not UTF-8 text", "use other characters")
+        for key, value in values.items()
+        if (text := json.dumps(value, ensure_ascii=False)).encode(errors="ignore").decode() != text
+    ]
 
 
 def _full_key(prefix: str, key: str) -> str:

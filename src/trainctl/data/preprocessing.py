@@ -20,7 +20,7 @@ _KINDS: Mapping[str, tuple[str, str, frozenset[str]]] = {
     kind: (module, name, frozenset(holds.split()))
     for kind, module, name, holds in (
         ("identity", "torch.nn.modules.linear", "Identity", ""),
-        ("standardize", "trainctl.data", "Standardize", "factor offset"),
+        ("standardize", "trainctl.data.types", "Standardize", "factor offset"),
         ("standardize_channels", "trainctl.data.images.published", "StandardizeChannels", "factor offset"),
         ("affine", "trainctl.data.tables.transform", "Affine", "mean std"),
         ("table", "trainctl.data.tables.transform", "TableTransform", "numbers columns codes mean std"),

@@ -132,7 +132,7 @@ def export(trained: Trained, kind: str, path: Path) -> Exported:
 def _run(form: _Format, path: Path, content: _Content, batch: Tensor) -> Tensor:
     """The predictions of the file. Raises ConfigError where it does not run, as with another batch size."""
     try:
-        return form.run(path, content, batch)
+        return form.run(path, content, batch.clone())  # a model may write into its inputs
     except (OSError, TrainctlError):
         raise
     except Exception as error:  # each library has errors of its own
@@ -149,7 +149,7 @@ def _expected(content: _Content, described: str) -> Tensor:
     # The file computes in the type of its weights, whatever the training precision.
     predictor = Predictor(content.trained, content.transform, "fp32")
     try:
-        return torch.cat([predictor(batch) for batch in content.batches])
+        return torch.cat([predictor(batch.clone()) for batch in content.batches])
     except (RuntimeError, ValueError, IndexError) as error:
         reason = str(error).partition("\n")[0]
         raise ConfigError(

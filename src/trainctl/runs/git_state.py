@@ -17,16 +17,19 @@ DIFF = "git.diff"
 _LARGEST_FILE, _LARGEST_DIFF = 2**18, 2**20
 _SECONDS = 10
 _SECRET_NAME = re.compile(
-    r"(^|/)(\.env|\.netrc|\.npmrc|\.pypirc|\.htpasswd|id_(rsa|dsa|ecdsa|ed25519))|"
-    r"\.(pem|key|p12|pfx|jks|kdbx|asc|gpg|env)$|secret|credential|passw|token|api_?key",
+    r"(^|/)(\.env|\.netrc|\.npmrc|\.pypirc|\.pgpass|\.htpasswd|kubeconfig|id_(rsa|dsa|ecdsa|ed25519))|"
+    r"(^|/)\.(aws|ssh|kube|docker)/|\.(pem|key|p12|pfx|jks|keystore|keytab|kdbx|asc|gpg|env|tfvars|tfstate)$|"
+    r"secret|credential|passw|token|api_?key|service_?-?account",
     re.IGNORECASE,
 )
-# Keys as their makers mark them, and an assignment to a name that sounds like one.
+# Keys as their makers mark them, an assignment to a name that sounds like one (without quotes: a line's last
+# word, with a digit), and an address with a password.
 _SECRET_TEXT = re.compile(
     rb"-----BEGIN [A-Z ]*PRIVATE KEY|\bAKIA[0-9A-Z]{16}\b|\bgh[pousr]_\w{10}|\bgithub_pat_\w{10}|"
-    rb"\bhf_\w{20}|\bsk-\w{20}|"
+    rb"\bhf_\w{20}|\bsk-\w{20}|\bxox[abpr]-\w{10}|\bAIza[\w-]{35}|://[^\s/:@]+:[^\s/@]{3,}@|"
+    rb"(secret|passw(or)?d|api_?key)\w*\s*[:=]\s*(?=\S*\d)[^\s\"'$<({\[]{8,}\s*$|"
     rb"(secret|passw(or)?d|token|api_?key|credential)\w*[\"']?\s*[:=]\s*[\"'][^\"'\s]{8}",
-    re.IGNORECASE,
+    re.IGNORECASE | re.MULTILINE,
 )
 
 

@@ -201,4 +201,6 @@ _MOST_THREADS = 4096
 _USABLE: Mapping[str, Callable[[Any], bool]] = {
     "environment": _usable_environment,
     "best": lambda value: value is None or (isinstance(value, dict) and type(value.get("step")) is int),
+    "reason": lambda value: isinstance(value, str | None),
+    "exit_code": lambda value: value is None or type(value) is int,
 }

@@ -143,10 +143,15 @@ class Ledger:
         if type(job.number) is not int or job.number != line - 1:
             reason = f"the job's number is {job.number!r}, not {line - 1}"
         elif not isinstance(job.files, dict) or set(job.files) - set(STORED_FILES):
-            reason = f"a job stores {' and '.join(STORED_FILES)} only, not {list(job.files)!r}"
-        elif not all(isinstance(text, str) for text in (job.key, job.label, *job.files.values())):
+            named = list(job.files) if isinstance(job.files, dict) else job.files
+            reason = f"a job stores {' and '.join(STORED_FILES)} only, not {named!r}"
+        elif STORED_FILES[0] not in job.files:
+            reason = f"its {STORED_FILES[0]} is missing"
+        elif not all(map(_is_text, (job.key, job.label, *job.files.values()))):
             reason = "its key, label and files must be text"
-        elif not all(isinstance(text, str) for text in (*job.words, *job.notices)):
+        elif any(text.encode(errors="ignore").decode() != text for text in job.files.values()):
+            reason = "its files must be text of whole characters"
+        elif not all(map(_is_text, (*job.words, *job.notices))):
             reason = "its words and notices must be text"
         if reason is not None:
             raise UnsafeInputError(f"{where}: {reason}", "trainctl did not write it")
@@ -243,6 +248,8 @@ def _is_usable(row: Row) -> bool:
         row.state in get_args(JobState)
         and all(value is None or (type(value) is int and abs(value) < 2**62) for value in whole)
         and all(value is None or type(value) in (int, float) for value in (row.seconds, row.beat, row.loss))
+        # Neither NaN nor infinite.
+        and all(value is None or abs(value) < 2**62 for value in (row.seconds, row.beat))
         and all(
             value is None or isinstance(value, str)
             for value in (row.reason, row.started, row.ended, row.host)
@@ -300,7 +307,7 @@ def _is_text(value: Any) -> bool:
 
 
 def _is_text_or_none(value: Any) -> bool:
-    return isinstance(value, str | None)
+    return value is None or _is_text(value)
 
 
 def _is_search(value: Any) -> bool:

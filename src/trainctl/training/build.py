@@ -114,7 +114,8 @@ class Built:
 
     def parts(self) -> dict[str, Stateful]:
         """The parts of a checkpoint beside the model and the state, by name."""
-        return {"random": snapshot.RandomStates(self.device), **self.run.parts()}
+        parts = self.run.parts()  # those of several processes have their own
+        return parts if "random" in parts else {**parts, "random": snapshot.RandomStates(self.device)}
 
     def snapshot(self, *, copied: bool = True) -> CheckpointData:
         """Everything that decides how the run goes on; not ``copied``, it holds until the next step."""

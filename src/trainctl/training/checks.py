@@ -51,6 +51,8 @@ def check_fit(config: Config, model: Model, criterion: Criterion, batch: Batch, 
     _refuse_no_tensor(config, outputs, "")
     kind = getattr(criterion, "target", None)
     _check_target_kind(config, kind, data, outputs, targets)
+    if getattr(criterion, "takes_log_probabilities", False):
+        _check_log_probabilities(config, outputs)
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)
@@ -78,12 +80,17 @@ def _check_training(
 ) -> None:
     """Raise ConfigError where the model in training mode gives no tensor of the ``shape`` that it gives in
     evaluation, or a loss without a gradient."""
-    before = [buffer.clone() for buffer in model.buffers()]
+    before, names = [buffer.clone() for buffer in model.buffers()], set(model.state_dict())
     mode = model.training
     try:
         with random_state_kept(inputs.device):
             model.train()
             outputs = model(inputs.clone())
+            if added := set(model.state_dict()) ^ names:
+                raise ConfigError(
+                    f"model={config.model.name} changes its parameters in training mode: {min(added)}",
+                    "make all of them in __init__: what comes later is neither trained nor loaded",
+                )
             _refuse_no_tensor(config, outputs, " in training mode")
             if outputs.shape != shape:
                 given, wanted = (_listed(tuple(each[1:])) for each in (outputs.shape, shape))
@@ -96,7 +103,7 @@ def _check_training(
         return  # two samples may be too few for a layer that normalizes; the first step says what is wrong
     finally:
         model.train(mode)
-        for buffer, value in zip(model.buffers(), before, strict=True):
+        for buffer, value in zip(model.buffers(), before, strict=False):
             buffer.data.copy_(value)
     # The tutorials' loops compute gradients themselves, or update tensors that need none.
     if config.loop.name == "optimizer" and not loss.requires_grad:
@@ -133,13 +140,21 @@ def check_state(config: Config, model: Model) -> None:
             )
 
     if any(name.endswith(_EXTRA_STATE_KEY_SUFFIX) for name in state):
-        try:
-            model.load_state_dict(state)
-        except RuntimeError as error:
-            raise ConfigError(
-                f"model={config.model.name} has a get_extra_state, and no set_extra_state that takes it back",
-                "keep it in a buffer",
-            ) from error
+        reason = "has a get_extra_state, and no set_extra_state that takes it back"
+    elif isinstance(model, nn.Module) and set(state) - _names(model):
+        reason = "does not take its own state back"
+    else:
+        return
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise ConfigError(f"model={config.model.name} {reason}", "keep it in a buffer") from error
+
+
+def _names(model: nn.Module) -> set[str]:
+    """The names of all parameters and buffers."""
+    named = (model.named_parameters, model.named_buffers)
+    return {name for each in named for name, _ in each(remove_duplicate=False)}
 
 
 def check_batch_of_one(
@@ -205,6 +220,17 @@ def _check_values(config: Config, kind: str | None, data: Data) -> None:
         return
     found = f"found {float(values.min()):g} to {float(values.max()):g} {_type(values)}"
     raise ConfigError(f"loss={config.loss.name} needs {needed}; {found}", remedy)
+
+
+def _check_log_probabilities(config: Config, outputs: torch.Tensor) -> None:
+    """Without the check the loss of any other outputs would fall for ever, and mean nothing."""
+    sums = outputs.float().exp().sum(1)
+    if not bool(((sums - 1).abs() < 1e-2).all()):
+        raise ConfigError(
+            f"loss={config.loss.name} needs log-probabilities; the exponentials of the model's outputs add up"
+            f" to {float(sums.flatten()[0]):.3g}, not to 1",
+            "use loss=cross_entropy, or end the model in LogSoftmax",
+        )
 
 
 def _mismatch(config: Config, outputs: Any, targets: Any) -> str:

@@ -10,6 +10,7 @@ import numpy
 import torch
 from torch import Tensor
 
+from trainctl.components.losses._torch_classes import read_out_by_torch
 from trainctl.components.tasks._base import Task, task_of
 from trainctl.config.settings import Config
 from trainctl.data import AnySplit, Data
@@ -21,8 +22,12 @@ _SETTING = "dataset.scale_target"
 
 
 def output_of(task: Task, criterion: Any) -> str:
-    """What an output is, as the loss declares it; "" where the task reads outputs itself."""
-    return (getattr(criterion, "output", None) or "") if task.reads_out else ""
+    """What an output is, as the loss declares it or torch's class that it is made from; "" where the task
+    reads outputs itself."""
+    if not task.reads_out:
+        return ""
+    declared = getattr(criterion, "output", None)
+    return read_out_by_torch(criterion) if declared is None else declared
 
 
 def choose_readout(config: Config, data: Data, criterion: Any, loop: Any) -> Readout:

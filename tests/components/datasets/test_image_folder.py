@@ -16,6 +16,7 @@ from trainctl.components.datasets.image_folder import image_folder
 from trainctl.data import Data, ItemSplit, Split
 from trainctl.data.images.decoding import Decoder
 from trainctl.data.images.listing import images_below
+from trainctl.data.preprocessing import describe, make_transform
 from trainctl.errors import ConfigError, MissingDataError
 
 RED, GREEN = (220, 30, 30), (30, 200, 40)
@@ -377,6 +378,7 @@ def test_a_file_that_is_something_else_is_broken_whatever_its_name(tmp_path: Pat
 # ------------------------------------------------------------------ whole runs
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_broken_file_met_while_training_ends_the_run_with_its_name(
     trainctl, flat: Path, workers: int
@@ -429,6 +431,27 @@ def test_what_systems_put_beside_the_images_is_no_sample(flat: Path, place: str)
     data = make(flat)
     assert (data.classes, len(data.train)) == (("apple", "pear"), expected)
     assert f"left out: @eaDir/, {'Thumbs/, ' if place else ''}__MACOSX/" in data.note
+
+
+def test_how_images_are_prepared_is_stored_with_the_run(flat: Path) -> None:
+    data = make(flat, mean=0.4)
+    pixels = data.train.inputs[:2]
+    again = make_transform(describe(data)["transform"])
+    assert torch.equal(again(pixels), data.transform(pixels))
+
+
+def test_thumbs_may_be_a_class(flat: Path) -> None:
+    (flat / "pear").rename(flat / "thumbs")
+    assert make(flat).classes == ("apple", "thumbs")
+    found = {image.relative_to(flat).parts[0] for image in images_below(flat).images}
+    assert found == {"apple", "thumbs"}
+
+
+def test_a_pipe_among_the_images_is_a_broken_one(flat: Path) -> None:
+    os.mkfifo(flat / "apple" / "pipe.png")
+    with pytest.raises(ConfigError, match=r"pipe\.png is broken: .*not a regular file"):
+        make(flat)
+    assert "1 broken file left out" in make(flat, bad_files="skip").note
 
 
 def test_linked_folders_are_followed_once(flat: Path, tmp_path: Path) -> None:

@@ -368,6 +368,7 @@ def test_runs_with_and_without_workers_are_equal_and_say_what_they_do(trainctl, 
     assert children() == []
 
 
+@pytest.mark.quick(1)
 @pytest.mark.usefixtures("plugin")
 @pytest.mark.parametrize(("what", "timeout"), [("dies", 60), ("hangs", 2)])
 def test_a_run_whose_worker_fails_keeps_what_it_trained(

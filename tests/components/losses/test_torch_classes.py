@@ -10,9 +10,11 @@ import torch
 from torch import nn
 
 from trainctl.components.losses.cross_entropy import CrossEntropy
+from trainctl.components.tasks._base import task_named
 from trainctl.config.settings import Component
 from trainctl.registry import LOSSES
 from trainctl.training.construct import construct
+from trainctl.training.targets import output_of
 
 NAMES = LOSSES.names()
 
@@ -123,6 +125,7 @@ def test_the_wrong_number_of_class_weights_is_refused(trainctl) -> None:
     assert "2 weights for 10 classes" in outcome.err
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize(
     ("words", "messages"),
     [
@@ -190,3 +193,18 @@ def test_a_loss_of_other_targets_trains(trainctl, tmp_path, name: str, kind: str
     data = ("plugins=./targets.py", "dataset.name=targets", f"dataset.kind={kind}", "train.metrics=[]")
     outcome = trainctl(f"loss={name}", *model, *data, "train.max_steps=5", "batch_size=16", "threads=1")
     assert outcome.code == 0, outcome.err
+
+
+class _Rates(nn.PoissonNLLLoss):
+    pass
+
+
+class _Logits(nn.BCEWithLogitsLoss):
+    pass
+
+
+def test_a_loss_of_ones_own_is_read_out_as_the_one_that_it_is_made_from() -> None:
+    regression = task_named("regression")
+    losses = {_Rates(): "log", _Rates(log_input=False): "", _Logits(): "logit", nn.MSELoss(): ""}
+    for loss, output in losses.items():
+        assert output_of(regression, loss) == output

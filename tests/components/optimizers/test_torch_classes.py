@@ -79,6 +79,7 @@ def test_it_trains_by_name_and_its_state_comes_back(trainctl, name: str) -> None
         assert torch.equal(own, copied)
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -46,6 +46,7 @@ def standard(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[float]]
     return {name: train(folder / name, *optim[0]) for name, optim in OPTIMS.items()}
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize(("model", "loss", "optim", "loader"), MIXES)
 @pytest.mark.parametrize(
     "name",

@@ -42,6 +42,7 @@ def standard(tmp_path_factory):
 
 
 class TestSameLosses:
+    @pytest.mark.quick(2)
     @pytest.mark.parametrize("loop", ["autograd", "layers", "parameters", "lightning"])
     def test_on_the_thermometer_line_bit_for_bit(self, loop, standard, trainctl) -> None:
         steps = 1000 if loop != "lightning" else 100
@@ -67,6 +68,7 @@ class TestSameLosses:
             # The evaluation after them, too: the parameters are the same.
             assert last(loop) == last("optimizer")
 
+    @pytest.mark.slow
     def test_under_lightning_with_adam_dropout_and_a_schedule(self, mnist_root, trainctl) -> None:
         words = ("experiment=mnist_rungs", f"dataset.root={mnist_root}", "scheduler=cosine")
         words += ("train.max_steps=60", "threads=1", "display.mode=none")

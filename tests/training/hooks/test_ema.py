@@ -120,6 +120,7 @@ def test_a_checkpoint_holds_the_average_as_the_model_and_the_raw_weights_beside_
     assert all(torch.equal(tensor, own.model[name]) for name, tensor in model.state_dict().items())
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("step", [1, 4, 6, 11])
 def test_a_run_interrupted_after_any_step_ends_as_one_that_was_not(
     trainctl, tmp_path: Path, step: int

@@ -97,6 +97,7 @@ def test_a_short_run_measures_fewer_steps(tmp_path: Path, steps: int, measured: 
     assert (found and found.steps) == measured
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("samples", [8, 20, 200])
 def test_no_evaluation_is_among_the_steps(tmp_path: Path, samples: int) -> None:
     """Epochs of 1, 3 and 25 steps."""
@@ -149,6 +150,7 @@ def test_too_few_steps_are_said_to_be(trainctl) -> None:
     assert "profile: too few steps to measure any" in outcome.out
 
 
+@pytest.mark.slow
 def test_it_may_change_on_resume_and_changes_nothing(trainctl, tmp_path: Path) -> None:
     every = ("checkpoint.every_steps=1", "checkpoint.keep_last=99", "display.mode=none", "model.dropout=0.3")
     assert trainctl(*WORDS, *every).code == 0

@@ -61,7 +61,7 @@ def judged(ledger: Ledger, job: Job, lower_is_better: bool, value: float, epoch:
 
 def test_the_judge_reads_the_other_jobs_and_knows_which_way_is_better(tmp_path: Path) -> None:
     ledger = Ledger.begin(tmp_path, search={"pruner": "median"})
-    jobs = [Job(str(number), number, (), "") for number in range(7)]
+    jobs = [Job(str(number), number, (), "", {"config.yaml": ""}) for number in range(7)]
     ledger.add(jobs)
     for job in jobs[:5]:
         evaluations(ledger.directory_of(job), [0.5, 0.6, 0.7])

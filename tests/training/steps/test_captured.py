@@ -188,6 +188,7 @@ def both(
 # ------------------------------------------------------------------ equal losses
 
 
+@pytest.mark.quick(4)
 @pytest.mark.parametrize("optimizer", [adam, adamw, sgd, momentum], ids=["adam", "adamw", "sgd", "momentum"])
 @pytest.mark.parametrize("scheduler", [None, cosine], ids=["constant", "cosine"])
 def test_the_losses_are_those_of_the_plain_step(
@@ -497,6 +498,7 @@ def composed(*words: str) -> Any:
     return Composer().compose([to_hydra(word) for word in words]).config
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize(
     ("words", "reason"),
     [

@@ -12,6 +12,7 @@ from trainctl.registry.constraints import show
 from trainctl.training.startup import importing
 
 _FORMATS = {"safetensors": ".safetensors", "torch": ".pt2", "onnx": ".onnx"}
+_LONGEST = 200
 
 
 def run(words: list[str]) -> int:
@@ -56,7 +57,8 @@ def run(words: list[str]) -> int:
 def _named_file(name: Any, directory: str, kind: str) -> Path:
     """The file in the current folder that a run's name gives. Raises UnsafeInputError for a path."""
     name = directory if name is None else name
-    if not isinstance(name, str) or name in ("", ".", "..") or set(name) & {"/", "\\", "\0"}:
+    fine = isinstance(name, str) and name.isprintable() and 0 < len(name.encode()) <= _LONGEST
+    if not fine or name in (".", "..") or set(name) & {"/", "\\"}:
         raise UnsafeInputError(
             f"run.json: {show(name)} is no name for a file", f"--output model{_FORMATS[kind]}"
         )

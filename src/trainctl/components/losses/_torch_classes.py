@@ -16,12 +16,25 @@ _INPUTS = "it compares {} inputs; a loss gets the model's outputs and the target
 # What an output is: see trainctl.data.readout. Those that are as the targets are not here.
 _OUTPUTS: Mapping[str, Any] = {
     **dict.fromkeys(("HuberLoss", "L1Loss", "MSELoss", "SmoothL1Loss"), "value"),
+    "BCEWithLogitsLoss": "logit",
     "HingeEmbeddingLoss": "score",
+    "KLDivLoss": property(lambda loss: "" if loss.log_target else "log"),
     "MultiLabelMarginLoss": "labels",
     "MultiLabelSoftMarginLoss": "logit",
     "PoissonNLLLoss": property(lambda loss: "log" if loss.log_input else ""),
     "SoftMarginLoss": "sign",
 }
+
+
+def read_out_by_torch(loss: Any) -> str:
+    """What an output is to be read as, by the class of torch that a loss of one's own is made from: "" if it
+    is no logit and no logarithm, or nobody knows."""
+    for base in type(loss).__mro__:
+        kind = _OUTPUTS.get(base.__name__, "") if base.__module__ == f"torch.{_MODULE}" else ""
+        kind = kind.__get__(loss) if isinstance(kind, property) else kind
+        if kind not in ("", "value"):
+            return str(kind)
+    return ""
 
 
 def _make(loss: type, member: TorchClass) -> Callable[..., Any]:

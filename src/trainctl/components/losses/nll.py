@@ -21,6 +21,8 @@ class NLL(nn.NLLLoss, ClassLoss):
     Shape: outputs (N, classes), targets (N,) int64 → scalar.
     """
 
+    takes_log_probabilities = True
+
     def __init__(
         self,
         class_counts: Tensor | None = None,

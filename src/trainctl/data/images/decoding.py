@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, BinaryIO, Literal, TypeVar
 
 import numpy
 import torch
@@ -33,6 +35,15 @@ def in_threads(make: Callable[[str], _Made], paths: Sequence[str]) -> Iterator[_
         pool.shutdown(cancel_futures=True)
 
 
+def _opened(path: str) -> BinaryIO:
+    """The file. Raises OSError, also for a pipe or a device, which one could wait for endlessly."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file")
+    return os.fdopen(descriptor, "rb")
+
+
 @dataclass(frozen=True)
 class Decoder:
     """Reads an image file: upright, on white where it is transparent, in colour or grey, resized.
@@ -51,7 +62,7 @@ class Decoder:
 
     def __call__(self, path: str) -> Tensor:
         try:
-            with Image.open(path, formats=_FORMATS) as image:
+            with _opened(path) as file, Image.open(file, formats=_FORMATS) as image:
                 return self._decode(image)
         except Exception as error:  # decoders raise errors of many kinds
             reason = str(error).partition("\n")[0] or type(error).__name__

@@ -72,9 +72,11 @@ def _walk(
     """Each folder with its files' names, links followed; counts what is left out."""
     for parent, folders, names in os.walk(folder, followlinks=True):
         entered = []
+        # Thumbnails lie beside their images; in a folder without any, thumbs/ is a class.
+        has_images = any(Path(name).suffix.lower() in SUFFIXES for name in names)
         for name in sorted(folders):
             found = inode(Path(parent, name))
-            if is_of_a_system(name) or name.lower() in _THUMBNAILS:
+            if is_of_a_system(name) or (has_images and name.lower() in _THUMBNAILS):
                 if name[0] != ".":
                     left_out[name] += 1
             elif found in seen:

@@ -21,7 +21,7 @@ from trainctl.data.tables.header import has_header, short_header, unique_names
 from trainctl.data.tables.pieces import Layout, Piece, blocks
 from trainctl.data.tables.rows import show_names
 from trainctl.data.tables.table import column_like, encode
-from trainctl.data.tables.text import choose_delimiter, find_encoding, rows
+from trainctl.data.tables.text import choose_delimiter, find_encoding, no_encoding, rows
 from trainctl.data.tables.texts import Texts
 from trainctl.errors import ConfigError, nearest
 from trainctl.inference.readers.base import Batch, convert, require_readable, why_bad
@@ -86,7 +86,10 @@ class TableFile:
 
     def _text(self, content: BinaryIO) -> io.TextIOWrapper:
         # A byte that cannot be decoded becomes a character that no number and no category has.
-        return io.TextIOWrapper(content, encoding=self.encoding, errors="replace", newline="")
+        try:
+            return io.TextIOWrapper(content, encoding=self.encoding, errors="replace", newline="")
+        except (LookupError, ValueError) as error:
+            raise no_encoding(self.encoding) from error
 
     def _rows(self) -> Iterator[_Row]:
         with opened(self.path) as (content, self._file), self._text(content) as text:
