@@ -1,0 +1,148 @@
+"""Several processes that train one run: one of them, or all, are killed or stopped at random moments."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from tests.helpers.ranks import ForkedRank
+from tests.reliability.children import Trial, none_missed, spawn
+from tests.reliability.runs import RUN, Patch, nothing
+from trainctl.cli.main import main
+from trainctl.distributed import launch
+from trainctl.training.devices import RanksRandomStates
+
+_WORDS = [
+    "dataset=synthetic", "dataset.shape=[8]", "dataset.outputs=3", "model.hidden=[8]", "threads=1",
+    "train.batch_size=16", "train.max_steps=60", "display.mode=none", "checkpoint.every_steps=4",
+    "checkpoint.keep_last=2", "strategy.timeout=20", f"hydra.run.dir={RUN}",
+]  # fmt: skip
+_LASTS, _LEFT = 1.0, 10.0
+_PIDS = Path("ranks.txt")
+
+
+class _Noted(ForkedRank):
+    """A rank whose process is written down for whoever kills it."""
+
+    def __init__(self, command: list[str], **others: Any) -> None:
+        super().__init__(command, **others)
+        with _PIDS.open("a") as file:
+            file.write(f"{self.pid}\n")
+
+
+def killed(root: Path, times: int, patch: Patch = nothing) -> list[Trial]:
+    """A random process, or all, killed or stopped at a random moment; resumed on one to three devices."""
+    reference = root / "reference"
+    reference.mkdir(parents=True)
+    ended = spawn(partial(_train, nothing, "devices=2"), reference)
+    if ended.code:
+        return [Trial("a run of two devices left in peace", lambda folder: str(ended))]
+    return [
+        Trial(f"ranks killed, {number}", partial(_once, reference, number, patch)) for number in range(times)
+    ]
+
+
+def bites(root: Path) -> list[Trial]:
+    """Without the random states of all ranks a resumed run is another one."""
+
+    def forget() -> None:
+        RanksRandomStates.state_dict = lambda self: self.own.state_dict()  # type: ignore[method-assign]
+        RanksRandomStates.load_state_dict = lambda self, state: None  # type: ignore[method-assign]
+
+    return [Trial("random states of ranks", partial(none_missed, killed(root, 12, forget)))]
+
+
+def _train(patch: Patch, *words: str) -> int:
+    launch.Process = _Noted  # type: ignore[misc, assignment]
+    patch()
+    # Dropout shows whether each rank goes on with its own random numbers.
+    return main([*_WORDS, "model.dropout=0.2", *words])
+
+
+def _resume(patch: Patch, devices: int) -> int:
+    launch.Process = _Noted  # type: ignore[misc, assignment]
+    patch()
+    return main(["resume", str(RUN), f"devices={devices}"])
+
+
+def _once(reference: Path, seed: int, patch: Patch, folder: Path) -> str | None:
+    draw = random.Random(seed)
+    whom, after = draw.choice(["rank 0", "rank 1", "all", "stopped"]), draw.uniform(0.1, _LASTS)
+    devices = draw.choice([1, 2, 2, 3])
+    if whom == "rank 0":
+        ended = spawn(partial(_train, patch, "devices=2"), folder, kill_after=after)
+    else:
+        ended = spawn(partial(_with_a_killer, patch, whom, after), folder, timeout=60)
+    if ended.timed_out and whom != "rank 0":
+        return f"{whom}: {ended}"
+    if left := _left(folder):
+        return f"{whom} after {after:.2f} s: processes {left} are left"
+    again = spawn(partial(_resume, patch, devices), folder, timeout=60)
+    if again.code in (2, 4):  # killed before there was anything to go on from
+        shutil.rmtree(folder / "outputs", ignore_errors=True)
+        again = spawn(partial(_train, patch, "devices=2"), folder, timeout=60)
+        devices = 2
+    if again.code:
+        return f"{whom} after {after:.2f} s, then devices={devices}: {again}"
+    return _difference(reference / RUN, folder / RUN, exact=devices == 2)
+
+
+def _with_a_killer(patch: Patch, whom: str, after: float) -> int:
+    """Train in this process, with another one that kills rank 1, or this one, too, after a while."""
+    own = os.getpid()
+    if os.fork() == 0:
+        time.sleep(after)
+        pids = [int(line) for line in _PIDS.read_text().split()] if _PIDS.exists() else []
+        for pid in [*pids, *([own] if whom == "all" else [])]:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP if whom == "stopped" else signal.SIGKILL)
+        os._exit(0)
+    return _train(patch, "devices=2", "strategy.timeout=2" if whom == "stopped" else "strategy.timeout=20")
+
+
+def _left(folder: Path) -> Sequence[int]:
+    """The ranks that are still there ten seconds later; they are ended."""
+    pids = [int(line) for line in (folder / _PIDS).read_text().split()] if (folder / _PIDS).exists() else []
+    until = time.monotonic() + _LEFT
+    while (living := [pid for pid in pids if _is_alive(pid)]) and time.monotonic() < until:
+        time.sleep(0.05)
+    for pid in living:
+        os.kill(pid, signal.SIGKILL)
+    return living
+
+
+def _is_alive(pid: int) -> bool:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+def _difference(one: Path, other: Path, *, exact: bool) -> str | None:
+    mine, theirs = ({(row["step"], *row): row for row in _rows(run)} for run in (one, other))
+    if mine.keys() != theirs.keys():
+        return f"other rows: {sorted(mine.keys() ^ theirs.keys())[:3]}"
+    if not exact:
+        return None  # dropout masks are those of other processes
+    for key, row in mine.items():
+        if any(row[name] != theirs[key][name] for name in row if name != "samples_per_second"):
+            return f"{row} became {theirs[key]}"
+    last = "checkpoints/step-00000060/model.safetensors"
+    weights, others = load_file(one / last), load_file(other / last)
+    wrong = [name for name, tensor in weights.items() if not torch.equal(tensor, others[name])]
+    return f"other weights: {wrong[0]}" if wrong else None
+
+
+def _rows(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
