@@ -51,7 +51,7 @@ def assert_same_run(one: str, other: str, tolerance: float = 2e-6) -> None:
         assert torch.allclose(tensor, final[name], rtol=1e-4, atol=20 * tolerance), name
 
 
-@pytest.mark.quick(5)
+@pytest.mark.quick(4)
 @pytest.mark.parametrize(
     ("words", "devices"),
     [
