@@ -1,11 +1,12 @@
 """From Enter to the first step, and back to the prompt: trainctl against bare scripts doing the same work.
 
-    python benchmarks/startup.py [--rounds 7]
+    python benchmarks/startup.py [--rounds 7] [--verbs]
 
 New processes in turn, from their start until the line of the first step's loss is read from them, or until
 they have ended; medians and the ratio pair by pair, with one thread and with all. trainctl's time holds
 composing and checking the config, making the run directory, holding out validation data, checkpoints and
-pictures. Its modules are compiled to bytecode before, as pip does it where trainctl is installed.
+pictures. With ``--verbs``: the commands on a finished run, one thread, as a share of ``import torch``. Its
+modules are compiled to bytecode before, as pip does it where trainctl is installed.
 """
 
 from __future__ import annotations
@@ -31,6 +32,43 @@ WORKS = (
     ("debug=one_step, whole", "bare.py", ("debug=one_step",), True),
     ("default run, whole", "bare_run.py", (), True),
 )
+
+# On a small finished run; those of the second part need no torch.
+VERBS = (
+    ("eval", "run"),
+    ("predict", "run", "--input", "rows.npz", "--output", "out.csv"),
+    ("export", "run", "--format", "safetensors", "--output", "out.safetensors", "--force"),
+    ("resume", "run"),
+    ("compare", "run"),
+    ("ls",),
+    ("--cfg", "job"),
+    ("--version",),
+)
+
+
+def verbs(rounds: int) -> None:
+    """Print the seconds of each command, and its share of ``import torch`` in the same round."""
+    import numpy
+
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with tempfile.TemporaryDirectory() as folder:
+        start = [TRAINCTL, "epochs=1", "hydra.run.dir=run", "display.mode=none", "threads=1"]
+        subprocess.run(start, cwd=folder, env=environment, check=True)
+        numpy.savez(Path(folder) / "rows.npz", inputs=numpy.zeros((100, 1, 8, 8), numpy.uint8))
+        commands = [[sys.executable, "-c", "import torch"], *([TRAINCTL, *words] for words in VERBS)]
+        taken: list[list[float]] = [[] for _ in commands]
+        for _ in range(rounds + 1):
+            for seconds, command in zip(taken, commands, strict=True):
+                started = time.perf_counter()
+                subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
+                seconds.append(time.perf_counter() - started)
+    alone = taken[0][1:]
+    print(f"{'import torch':<12} {statistics.median(alone):.2f} s")
+    for words, seconds in zip(VERBS, taken[1:], strict=True):
+        ratios = [one / other for one, other in zip(seconds[1:], alone, strict=True)]
+        print(
+            f"{words[0]:<12} {statistics.median(seconds[1:]):.2f} s   ratio {statistics.median(ratios):.2f}"
+        )
 
 
 def timed(command: list[str], folder: str, threads: int | None, *, whole: bool) -> float:
@@ -78,8 +116,13 @@ def compile_package() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=7)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--verbs", action="store_true", help="the commands on a finished run")
+    given = parser.parse_args()
+    rounds = given.rounds
     compile_package()
+    if given.verbs:
+        verbs(rounds)
+        return
     import torch
 
     versions = f"Python {platform.python_version()}, torch {torch.__version__}"

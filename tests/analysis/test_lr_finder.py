@@ -113,6 +113,7 @@ def test_groups_keep_their_proportion_and_clipping_is_part_of_the_step() -> None
     assert all(other == pytest.approx(4 * first) for first, other in rates)
 
 
+@pytest.mark.slow
 def test_training_with_the_suggestion_beats_a_hundredth_of_it(trainctl, tmp_path: Path) -> None:
     found = range_test(built(), 1e-7, 10.0, 100)
     assert 1e-3 <= found.suggestion <= 3e-2

@@ -275,6 +275,7 @@ def test_parameters_that_were_bad_before_the_step_are_named(trainctl: Program, p
     assert where(path) == "in the parameters, before the step: 1.first.weight"
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_in_a_window_of_batches_the_bad_one_is_told(trainctl: Program, parts: Path, precision: str) -> None:
     words = (TURNING, "model.what='one sample'", "train.accumulate=4", f"train.precision={precision}")

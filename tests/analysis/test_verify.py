@@ -248,6 +248,7 @@ def test_another_value_in_the_metrics_is_named(trainctl, run: Path, key: str, st
     assert outcome.out.count("differs: ") == 1
 
 
+@pytest.mark.slow
 def test_lines_that_are_missing_or_too_many_are_named(trainctl, run: Path) -> None:
     path = run / "metrics.jsonl"
     lines = path.read_text().splitlines(keepends=True)
@@ -331,6 +332,7 @@ def test_a_damaged_checkpoint_is_named_and_the_others_are_used(trainctl, run: Pa
     assert "has no checkpoint" in outcome.err
 
 
+@pytest.mark.slow
 def test_without_the_run_it_began_with_the_beginning_is_left_out(trainctl, run: Path, tmp_path: Path) -> None:
     second = tmp_path / "second"
     assert trainctl(*WORDS, *EVERY, "hydra.run.dir=second", "init_from=run").code == 0

@@ -165,6 +165,7 @@ def test_what_draws_nothing_is_done_for_the_whole_batch() -> None:
 # ------------------------------------------------------------------ in the loaders
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("entries", [OWN, OTHERS[:2]], ids=["own", "torchvision"])
 def test_resident_and_fed_batches_are_equal_from_any_position(entries: list[Any]) -> None:
     items = ItemSplit(range(SAMPLES), torch.arange(SAMPLES), row)

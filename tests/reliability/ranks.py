@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.helpers.ranks import ForkedRank
-from tests.reliability.children import Trial, none_missed, spawn
+from tests.reliability.children import Trial, spawn
 from tests.reliability.runs import RUN, Patch, nothing
 from trainctl.cli.main import main
 from trainctl.distributed import launch
@@ -26,10 +26,10 @@ from trainctl.training.devices import RanksRandomStates
 
 _WORDS = [
     "dataset=synthetic", "dataset.shape=[8]", "dataset.outputs=3", "model.hidden=[8]", "threads=1",
-    "train.batch_size=16", "train.max_steps=60", "display.mode=none", "checkpoint.every_steps=4",
+    "train.batch_size=16", "train.max_steps=120", "display.mode=none", "checkpoint.every_steps=4",
     "checkpoint.keep_last=2", "strategy.timeout=20", f"hydra.run.dir={RUN}",
 ]  # fmt: skip
-_LASTS, _LEFT = 1.0, 10.0
+_LASTS, _LEFT = 1.5, 10.0
 _PIDS = Path("ranks.txt")
 
 
@@ -58,10 +58,22 @@ def bites(root: Path) -> list[Trial]:
     """Without the random states of all ranks a resumed run is another one."""
 
     def forget() -> None:
-        RanksRandomStates.state_dict = lambda self: self.own.state_dict()  # type: ignore[method-assign]
         RanksRandomStates.load_state_dict = lambda self, state: None  # type: ignore[method-assign]
 
-    return [Trial("random states of ranks", partial(none_missed, killed(root, 12, forget)))]
+    def tried(folder: Path) -> str | None:
+        runs = {"whole": [], "parts": ["train.max_steps=20"], "planted": ["train.max_steps=20"]}
+        for name, words in runs.items():
+            (folder / name).mkdir()
+            spawn(partial(_train, nothing, "devices=2", *words), folder / name)
+            patch = forget if name == "planted" else nothing
+            if words:
+                spawn(partial(_resume, patch, 2, "train.max_steps=120"), folder / name)
+        same, other = (
+            _other_weights(folder / "whole" / RUN, folder / name / RUN) for name in ("parts", "planted")
+        )
+        return same or (None if other else "nothing was missed")
+
+    return [Trial("random states of ranks", tried)]
 
 
 def _train(patch: Patch, *words: str) -> int:
@@ -71,21 +83,18 @@ def _train(patch: Patch, *words: str) -> int:
     return main([*_WORDS, "model.dropout=0.2", *words])
 
 
-def _resume(patch: Patch, devices: int) -> int:
+def _resume(patch: Patch, devices: int, *words: str) -> int:
     launch.Process = _Noted  # type: ignore[misc, assignment]
     patch()
-    return main(["resume", str(RUN), f"devices={devices}"])
+    return main(["resume", str(RUN), f"devices={devices}", "strategy.timeout=20", *words])
 
 
 def _once(reference: Path, seed: int, patch: Patch, folder: Path) -> str | None:
     draw = random.Random(seed)
-    whom, after = draw.choice(["rank 0", "rank 1", "all", "stopped"]), draw.uniform(0.1, _LASTS)
+    whom, after = draw.choice(["rank 0", "rank 1", "all", "stopped"]), draw.uniform(0.0, _LASTS)
     devices = draw.choice([1, 2, 2, 3])
-    if whom == "rank 0":
-        ended = spawn(partial(_train, patch, "devices=2"), folder, kill_after=after)
-    else:
-        ended = spawn(partial(_with_a_killer, patch, whom, after), folder, timeout=60)
-    if ended.timed_out and whom != "rank 0":
+    ended = spawn(partial(_with_a_killer, patch, whom, after), folder, timeout=60)
+    if ended.timed_out:
         return f"{whom}: {ended}"
     if left := _left(folder):
         return f"{whom} after {after:.2f} s: processes {left} are left"
@@ -100,12 +109,14 @@ def _once(reference: Path, seed: int, patch: Patch, folder: Path) -> str | None:
 
 
 def _with_a_killer(patch: Patch, whom: str, after: float) -> int:
-    """Train in this process, with another one that kills rank 1, or this one, too, after a while."""
+    """Train in this process, with another one that kills whom it should, some time after rank 1 has begun."""
     own = os.getpid()
     if os.fork() == 0:
+        while not _PIDS.exists():
+            time.sleep(0.01)
         time.sleep(after)
-        pids = [int(line) for line in _PIDS.read_text().split()] if _PIDS.exists() else []
-        for pid in [*pids, *([own] if whom == "all" else [])]:
+        others = [] if whom == "rank 0" else [int(line) for line in _PIDS.read_text().split()]
+        for pid in [*others, *([own] if whom in ("rank 0", "all") else [])]:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGSTOP if whom == "stopped" else signal.SIGKILL)
         os._exit(0)
@@ -138,7 +149,11 @@ def _difference(one: Path, other: Path, *, exact: bool) -> str | None:
     for key, row in mine.items():
         if any(row[name] != theirs[key][name] for name in row if name != "samples_per_second"):
             return f"{row} became {theirs[key]}"
-    last = "checkpoints/step-00000060/model.safetensors"
+    return _other_weights(one, other)
+
+
+def _other_weights(one: Path, other: Path) -> str | None:
+    last = "checkpoints/step-00000120/model.safetensors"
     weights, others = load_file(one / last), load_file(other / last)
     wrong = [name for name, tensor in weights.items() if not torch.equal(tensor, others[name])]
     return f"other weights: {wrong[0]}" if wrong else None

@@ -55,6 +55,7 @@ def test_own_options_and_those_of_config_dir_are_found(trainctl, tmp_path: Path)
     assert not any("strange" in each for each in listed)
 
 
+@pytest.mark.slow
 def test_options_in_sub_folders_are_found(trainctl, tmp_path: Path) -> None:
     recipe = "# @package _global_\nseed: 1\n"
     for name, text in {

@@ -202,6 +202,7 @@ def four(ask: Ask) -> list[Request]:
     return requests
 
 
+@pytest.mark.slow
 def test_the_comparison_would_show_a_wrong_rate_and_a_swapped_model(ask: Ask, four: list[Request]) -> None:
     jobs = jobs_of("optim=sgd_momentum")
     (other,) = ask([(*jobs[0][:-1], f"optim.lr={RATES[0] * 1.01}")], "other")
@@ -476,6 +477,7 @@ def test_what_does_not_stack_trains_alone(composer: Composer, words: tuple[str, 
     assert reason in alone[0]
 
 
+@pytest.mark.slow
 def test_groups_have_all_but_numbers_in_common(composer: Composer) -> None:
     words = [
         ("optim.lr=0.1",),

@@ -62,6 +62,7 @@ def test_each_launcher_gives_the_weights_of_the_same_run_alone(trainctl, tmp_pat
     assert weights(tmp_path / "basic/1") == alone
 
 
+@pytest.mark.slow
 def test_a_sweep_over_components_uses_each_ones_own_arguments(trainctl, tmp_path: Path) -> None:
     outcome = trainctl("-m", "optim=sgd,adam", "experiment=digits_cosine", "hydra.sweep.dir=sweep", *FAST)
     assert outcome.code == 0, outcome.err
@@ -219,6 +220,7 @@ def test_a_verb_for_one_run_says_that_this_is_a_sweep(trainctl) -> None:
     assert trainctl("resume", "sweep", "lr=1").code == 2
 
 
+@pytest.mark.slow
 def test_a_damaged_ledger_is_named(trainctl, tmp_path: Path) -> None:
     assert trainctl("-m", "seed=1,2", "hydra.sweep.dir=sweep", *FAST).code == 0
     jobs = tmp_path / "sweep/jobs.jsonl"

@@ -131,6 +131,7 @@ def test_other_inputs_are_refused_by_every_verb_for_every_kind_of_dataset(
     assert first["fingerprint"] != last["fingerprint"]
 
 
+@pytest.mark.slow
 def test_exchanged_columns_of_a_file_are_found_by_name(trainctl, tmp_path: Path) -> None:
     write_table(tmp_path / "table.csv")
     assert trainctl(*TABLE, *EVERY).code == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ def assert_same_run(one: str, other: str, tolerance: float = 2e-6) -> None:
         assert torch.allclose(tensor, final[name], rtol=1e-4, atol=20 * tolerance), name
 
 
-@pytest.mark.quick(5)
+@pytest.mark.quick(4)
 @pytest.mark.parametrize(
     ("words", "devices"),
     [
@@ -177,6 +178,43 @@ def test_a_rank_that_fails_ends_all(fault: str, code: int, says: str, faulty: Ca
     record = json.loads(Path("run/run.json").read_text())
     assert (record["status"], record["exit_code"]) == ("failed", code)
     assert says in record["reason"]
+
+
+def test_a_rank_that_does_not_even_start_is_named(
+    trainctl: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(command: list[str], **others: Any) -> subprocess.Popen[bytes]:
+        program = "print('no module named torch'); raise SystemExit(3)"
+        return subprocess.Popen([sys.executable, "-c", program], **others)
+
+    monkeypatch.setattr(launch, "Process", fails)
+    outcome = trainctl(*FEW, "devices=2", "hydra.run.dir=run")
+    assert outcome.code == 3
+    assert "rank 1 ended with exit code 3: no module named torch" in outcome.err
+
+
+def test_a_model_with_parameters_that_are_not_used(trainctl: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "idle.py").write_text(IDLE)
+    given = (*FEW, "plugins=[./idle.py]", "model.name=idle", "devices=2")
+    outcome = trainctl(*given, "hydra.run.dir=run")
+    assert outcome.code == 2
+    assert "strategy.find_unused=true" in outcome.err
+    assert trainctl(*given, "strategy.find_unused=true", "hydra.run.dir=again").code == 0
+
+
+IDLE = """
+from torch import nn
+from trainctl.registry import MODELS
+
+@MODELS.register("idle")
+class Idle(nn.Module):
+    def __init__(self, input_shape, output_size):
+        super().__init__()
+        self.used, self.idle = nn.Linear(64, output_size), nn.Linear(3, 3)
+
+    def forward(self, inputs):
+        return self.used(inputs.flatten(1))
+"""
 
 
 def test_after_a_fault_the_run_goes_on(faulty: Callable[..., Any], trainctl: Callable[..., Any]) -> None:

@@ -273,6 +273,7 @@ def counts(path: str = "p.npz") -> None:
     numpy.savez(path, x=inputs, y=generator.poisson(rate).astype("float32"))
 
 
+@pytest.mark.slow
 def test_rates_are_compared_with_counts(trainctl) -> None:
     counts()
     words = ("dataset=npz", "dataset.path=p.npz", "loss=poisson_nll", "model=linear", "lr=0.05", *FAST)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import os
 import platform
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from trainctl.data.sampler import Share
 from trainctl.distributed.context import World
-from trainctl.errors import RankError
+from trainctl.errors import ConfigError, RankError
 
 
 class Group:
@@ -134,6 +135,11 @@ def joined(world: World, timeout: float, store: Any = None) -> Iterator[Group]:
         )
         yield Group(world)
     except RuntimeError as error:
+        if "Expected to have finished reduction" in str(error):
+            raise ConfigError(
+                "the model has parameters that a step does not use, and devices wait for their gradients",
+                "strategy.find_unused=true looks for them in each step",
+            ) from error
         if isinstance(error, dist.DistError) or "gloo" in str(error):
             reason = str(error).partition("\n")[0]
             raise RankError(
@@ -144,6 +150,19 @@ def joined(world: World, timeout: float, store: Any = None) -> Iterator[Group]:
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def announce(world: World, store: Any) -> None:
+    """Say at ``store`` that this process has come."""
+    store.set(f"rank {world.rank}", "here")
+
+
+def await_others(world: World, store: Any, look: Callable[[], None]) -> None:
+    """Wait until all others have come; ``look`` is called meanwhile, and may raise."""
+    names = [f"rank {rank}" for rank in range(1, world.size)]
+    while not store.check(names):
+        look()
+        time.sleep(0.02)
 
 
 def meeting_place(world: World, port: int = 0) -> Any:

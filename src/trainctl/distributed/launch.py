@@ -78,6 +78,11 @@ class Ranks:
                 child.stdin.write(line)  # type: ignore[union-attr]
                 child.stdin.flush()  # type: ignore[union-attr]
 
+    def require_all(self) -> None:
+        """Raise RankError where one of them has failed."""
+        if (failed := self.failure(wait=0.0)) is not None:
+            raise failed
+
     def failure(self, wait: float = 2.0) -> RankError | None:
         """How the first of them failed, within ``wait`` seconds; None where none did."""
         until = time.monotonic() + wait
@@ -127,14 +132,17 @@ def own_log(directory: Path, rank: int) -> None:
 
 def end_with_parent() -> str:
     """In a rank: the line that says which run to do. From then on the process ends where rank 0 does."""
-    line = sys.stdin.readline()
+    # Unbuffered: a thread that waits in sys.stdin keeps its lock, at which the interpreter's end would abort.
+    line = b""
+    while not line.endswith(b"\n") and (more := os.read(0, 1 << 16)):
+        line += more
 
     def watch() -> None:
-        with contextlib.suppress(OSError, ValueError):
-            while sys.stdin.read(4096):
+        with contextlib.suppress(OSError):
+            while os.read(0, 4096):
                 pass
         time.sleep(1.0)  # an orderly end of its own comes first
         os._exit(RankError.exit_code)
 
     threading.Thread(target=watch, name="parent", daemon=True).start()
-    return line
+    return line.decode()

@@ -15,7 +15,7 @@ from trainctl.config.config_diff import Change
 from trainctl.config.stored_config import parse_config
 from trainctl.data.fingerprint import described_data
 from trainctl.distributed.context import World, launched
-from trainctl.distributed.group import Group, joined, meeting_place
+from trainctl.distributed.group import Group, announce, await_others, joined, meeting_place
 from trainctl.distributed.launch import Ranks, own_log
 from trainctl.errors import RankError, TrainctlError
 from trainctl.registry import plugins
@@ -49,6 +49,7 @@ def together(request: Request, record: RunRecord, ranks: Ranks | None) -> Iterat
     if ranks is not None:
         store = meeting_place(world)
         ranks.tell({"port": store.port, **_message(request, record)})
+        await_others(world, store, ranks.require_all)
     try:
         with joined(world, request.config.strategy.timeout, store) as group:
             if ranks is None:
@@ -95,6 +96,7 @@ def follow_launched(world: World) -> None:
 def follow_parent(world: World, message: Mapping[str, Any]) -> None:
     """Be one of the processes that rank 0 has started."""
     store = meeting_place(world, message["port"])
+    announce(world, store)
     with joined(world, message["timeout"], store) as group:
         _follow(message, group)
 

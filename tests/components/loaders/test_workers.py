@@ -101,6 +101,7 @@ def equal(first: list[Any], second: list[Any]) -> bool:
     )
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("seed", [0, None])
 def test_any_number_of_workers_gives_the_same_bytes(make, seed: int | None) -> None:
     loaders = [make(random_sample, workers, seed) for workers in (0, 1, 2)]

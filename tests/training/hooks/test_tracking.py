@@ -292,6 +292,7 @@ def test_several_in_a_file_and_more_on_the_command_line(trainctl, tmp_path: Path
     assert list(record(tmp_path / "run")["trackers"]) == ["tensorboard"]
 
 
+@pytest.mark.slow
 def test_in_a_sweep_a_list_is_one_choice(trainctl, tmp_path: Path) -> None:
     words = ("seed=1,2", "tracker=[csv,tensorboard]", "hydra.sweep.dir=sweep", "sweep.jobs=1")
     outcome = trainctl("-m", *WORDS, *words)
