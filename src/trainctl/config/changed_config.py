@@ -14,7 +14,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from trainctl.config.composer import check_tree
 from trainctl.config.config_diff import Change
-from trainctl.config.hydra_errors import first_line
 from trainctl.config.overrides import to_hydra
 from trainctl.config.safety import refuse_unsafe
 from trainctl.config.settings import Config
@@ -26,6 +25,7 @@ from trainctl.config.stored_config import (
     resolved,
     version_at,
 )
+from trainctl.config.values import first_line
 from trainctl.errors import ConfigError, Problem
 from trainctl.paths import conf_directory
 from trainctl.registry import COMPONENTS, TRACKERS, plugins

@@ -26,13 +26,14 @@ from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from trainctl.config.hydra_errors import explain_override, explain_value, first_line
+from trainctl.config.hydra_errors import explain_override, explain_value
 from trainctl.config.overrides import split_override, to_hydra
 from trainctl.config.safety import refuse_unsafe, refuse_unsafe_overrides
 from trainctl.config.settings import Config
 from trainctl.config.sources import TrainctlSearchPath, register_search_path
 from trainctl.config.unused_arguments import drop_unused_arguments
 from trainctl.config.validation import check
+from trainctl.config.values import first_line
 from trainctl.errors import ConfigError, Problem, nearest, signal_behind
 from trainctl.paths import conf_directory, user_conf
 from trainctl.registry import COMPONENTS, TRACKERS, plugins

@@ -9,6 +9,7 @@ from yaml import MarkedYAMLError, YAMLError
 from trainctl.config.overrides import split_override
 from trainctl.config.sources import BLANK
 from trainctl.config.validation import check_component, known_keys, unknown_key
+from trainctl.config.values import first_line
 from trainctl.errors import Problem, nearest
 from trainctl.paths import conf_directory, user_conf
 from trainctl.registry import COMPONENTS, TRACKERS
@@ -119,11 +120,3 @@ def _explain_missing(override: str, error: MissingConfigException) -> Problem:
         remedy += f"for a plugin's member without an option file: {group}.{option}.name={option}; "
     listed = f"there are: {', '.join(options)}" if options else f"there is no group {group}"
     return Problem(f"{given}: there is no such option", remedy + listed)
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, with the second where the first ends in a colon."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if not lines:
-        return type(error).__name__
-    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]

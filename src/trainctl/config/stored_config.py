@@ -13,10 +13,11 @@ from yaml import YAMLError
 
 from trainctl.config.composer import Composed, check_tree
 from trainctl.config.config_diff import Change, find_changes
-from trainctl.config.hydra_errors import explain_value, first_line
+from trainctl.config.hydra_errors import explain_value
 from trainctl.config.overrides import PATH_KEYS
 from trainctl.config.safety import refuse_environment, refuse_unsafe
 from trainctl.config.settings import Config
+from trainctl.config.values import first_line
 from trainctl.errors import ConfigError
 from trainctl.registry import plugins
 from trainctl.runs.record import refuse_nested_yaml

@@ -12,7 +12,6 @@ from omegaconf import OmegaConf
 from omegaconf._utils import get_yaml_loader
 from omegaconf.errors import OmegaConfBaseException
 
-from trainctl.config.hydra_errors import first_line
 from trainctl.config.safety import refuse_unsafe
 from trainctl.errors import ConfigError
 from trainctl.paths import conf_directory
@@ -51,6 +50,14 @@ def parse_values(content: bytes, where: str) -> dict[str, Any]:
         raise ConfigError(f"{where}: not a run's config", "give a run directory")
     refuse_unsafe(values)
     return _resolved(values) if b"${" in content else flatten(values)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, with the second where the first ends in a colon."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
 
 
 @cache
