@@ -219,6 +219,9 @@ def test_only_the_split_that_is_evaluated_has_to_be_the_same(trainctl, tmp_path:
     write_table(tmp_path / "table.csv", shift=1)
     assert "to the last digit" in trainctl("eval", "run").out
     assert trainctl("eval", "run", "--split", "val").code == 2
+    outcome = trainctl("eval", "run", "--split", "all")
+    assert outcome.code == 2
+    assert "not what the run was trained on" in outcome.err
     write_table(tmp_path / "test.csv", shift=1)
     outcome = trainctl("eval", "run", "--json")
     assert outcome.code == 2

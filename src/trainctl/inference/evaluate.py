@@ -88,8 +88,7 @@ def score(
         raise ConfigError(
             f"--split {split}: dataset {data.name} has none", f"it has: {', '.join([*present, 'all'])}"
         )
-    # All samples are other splits than those of training.
-    changed = trained.changes_of(data, split) if own and split != "all" else []
+    changed = _changes(trained, data, split) if own else []
     if changed and not allow_change:
         raise ConfigError(
             refusal(changed),
@@ -158,6 +157,14 @@ def as_trained(trained: Trained, data: Data) -> Data:
         )
     data = trained.task.as_trained(data, trained.output_size, trained.classes)
     return replace(trained.prepared(data), transform=trained.transform())
+
+
+def _changes(trained: Trained, data: Data, split: str) -> list[str]:
+    """How the samples to evaluate differ from the run's; ``all`` are compared as the splits of training."""
+    if split != "all":
+        return trained.changes_of(data, split)
+    as_split = build_data(trained.config.dataset, trained.reading)
+    return trained.changes_of(as_split, "train", "val", "test")
 
 
 def _unsplit(dataset: Component) -> Component:
