@@ -127,7 +127,7 @@ def test_a_model_of_token_numbers(trainctl, tmp_path: Path, kind: str) -> None:
     ids = train_on_tokens(trainctl, tmp_path)
     path = f"run{SUFFIX[kind]}"
     for on_what in ("on 60 samples of tokens", "on 64 random samples (dataset=tokens cannot be built"):
-        outcome = trainctl("export", "run", "--format", kind)
+        outcome = trainctl("export", "run", "--format", kind, "--force")
         assert outcome.code == 0, outcome.err
         assert on_what in outcome.out
         if kind != "safetensors":

@@ -19,7 +19,7 @@ from trainctl.distributed import launch
 pytestmark = pytest.mark.usefixtures("warm_ranks")
 FEW = (
     "threads=1",
-    "strategy.timeout=30",
+    "strategy.timeout=60",
     "dataset.limit=203",
     "train.batch_size=32",
     "train.epochs=2",
@@ -100,7 +100,7 @@ def test_samples_loaded_one_by_one_are_loaded_by_the_process_that_needs_them(
     if workers:
         monkeypatch.setattr(launch, "Process", subprocess.Popen)
     given = (
-        "threads=1", "strategy.timeout=30", "dataset=image_folder", f"dataset.path={images}",
+        "threads=1", "strategy.timeout=60", "dataset=image_folder", f"dataset.path={images}",
         "dataset.val=0.2", "dataset.size=[4,4]", "dataset.cache=false", "loader=workers",
         f"loader.workers={workers}", "dataset.augment=[RandomHorizontalFlip]", "train.batch_size=5",
         "train.epochs=2",
