@@ -105,8 +105,8 @@ def _report(error: TrainctlError) -> int:
 def _dispatch(words: list[str]) -> int:
     if (world := launched()) is not None and _trains_together(words, world) and world.rank > 0:
         return _follow(world)
-    if words and "=" not in words[0] and words[0][:1] not in ("-", "+", "~", ""):
-        return _run_verb(words[0], words[1:])
+    if (verb := _verb(words)) is not None:
+        return _run_verb(verb, words[1:])
     if "--version" in words:
         print(f"trainctl {__version__}")
         return 0
@@ -115,12 +115,17 @@ def _dispatch(words: list[str]) -> int:
     return _run_hydra(words)
 
 
+def _verb(words: list[str]) -> str | None:
+    """The command that the first word names; None where all of them are Hydra's."""
+    return words[0] if words and "=" not in words[0] and words[0][:1] not in ("-", "+", "~", "") else None
+
+
 def _trains_together(words: list[str], world: World) -> bool:
     """Whether the processes that torchrun or srun has started train one model, as they should.
 
     Raises ConfigError for a command of one process.
     """
-    verb = words[0] if words and "=" not in words[0] and words[0][:1] not in ("-", "+", "~", "") else None
+    verb = _verb(words)
     if verb in (None, "resume") and not {"-m", "--multirun"} & set(words):
         return not {"--version", "--help", "-h", "--cfg", "-c", "--info", "-i"} & set(words)
     raise ConfigError(

@@ -42,9 +42,9 @@ class Group:
         dist.all_reduce(self._flag, dist.ReduceOp.MAX, group=self._hosts)
         return bool(self._flag)
 
-    def gather(self, value: Any) -> list[Any]:
-        """Each process's ``value`` in the order of ranks; tensors come to this one's device, its own stays as
-        it is. They are pickled, between processes that are one program."""
+    def gather(self, value: Any, device: torch.device | None = None) -> list[Any]:
+        """Each process's ``value`` in the order of ranks; its own stays as it is. The tensors of others come
+        to ``device``, by default this process's. They are pickled, between processes that are one program."""
         buffer = io.BytesIO()
         torch.save(value, buffer)
         own = torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)
@@ -57,7 +57,9 @@ class Group:
         dist.all_gather(received, padded, group=self._hosts)
         return [
             torch.load(
-                io.BytesIO(bytes(each[: int(size)].numpy())), map_location=self.device, weights_only=False
+                io.BytesIO(bytes(each[: int(size)].numpy())),
+                map_location=device or self.device,
+                weights_only=False,
             )
             if rank != self.rank
             else value

@@ -224,28 +224,16 @@ class RanksRandomStates(Hook):
         self._all: list[Mapping[str, Any]] = []
 
     def settle(self, run: Run) -> None:
-        self._all = self.group.gather(self.own.state_dict())
+        self._all = self.group.gather(self.own.state_dict(), torch.device("cpu"))
 
     def state_dict(self) -> dict[str, Any]:
         first, *others = self._all or [self.own.state_dict()]
-        return {**first, "ranks": [_on_host(each) for each in others]}
+        return {**first, "ranks": others}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         states = [state_dict, *state_dict.get("ranks", [])]
         if self.group.rank == 0 or len(states) == self.group.size:
             self.own.load_state_dict(states[self.group.rank])
-
-
-def _on_host(states: Mapping[str, Any]) -> dict[str, Any]:
-    """Random states, whose tensors torch wants on the CPU."""
-    return {
-        name: value.cpu() if isinstance(value, Tensor) else tuple(_cpu(each) for each in value)
-        for name, value in states.items()
-    }
-
-
-def _cpu(value: Any) -> Any:
-    return value.cpu() if isinstance(value, Tensor) else value
 
 
 class FollowingCheckpointer(Hook):

@@ -12,7 +12,7 @@ import contextlib
 import io
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -127,23 +127,12 @@ Rows = Iterator[tuple[int, list[str], str]]
 def blocks(layout: Layout, columns: Sequence[int]) -> Iterator[Piece | Rows]:
     """All rows, in pieces where pyarrow splits them, else one by one: a reader may do without some."""
     with opened(layout.file) as (content, _):
-        source = Utf8(content, layout)
-        rest, line, is_last = b"", layout.line, False
-        while not is_last:
-            block = source.take(max(_PIECE, len(rest)))
-            is_last = not block
-            rest += block if block or not rest or rest.endswith(b"\n") else b"\n"
-            try:
-                found = _rows_in(rest, layout, line, is_last=is_last)
-            except ConfigError:  # bytes that are no text
-                found = None
-            if found is None:
-                yield _one_by_one(chain([rest], iter(source.take, b"")), layout, line)
-                return
-            if found.size:
+        for found, line in _wholes(Utf8(content, layout), layout, strict=False):
+            if isinstance(found, _Whole):
                 piece = found.split(columns) if found.regular else None
                 yield piece or _one_by_one([found.content], layout, line)
-            rest, line = rest[found.size :], line + found.newlines
+            else:
+                yield _one_by_one(found, layout, line)
 
 
 def _one_by_one(content: Iterable[bytes], layout: Layout, line: int) -> Rows:
@@ -160,22 +149,42 @@ def pieces(layout: Layout, columns: Sequence[int] | None = None) -> Iterator[Pie
     columns = range(layout.width) if columns is None else columns
     progress = Progress(f"reading {layout.file.name}", layout.file.stat().st_size)
     with opened(layout.file) as (content, stored):
-        source = Utf8(content, layout)
-        rest, line = _skipped(source, layout.offset), layout.line
-        is_last = False
-        while not is_last:
-            block = source.take(max(_PIECE, len(rest)))
-            is_last = not block
-            rest += block if block or not rest or rest.endswith(b"\n") else b"\n"
-            progress.update(stored.tell())
+        for found, line in _wholes(
+            Utf8(content, layout), layout, read=lambda: progress.update(stored.tell())
+        ):
+            if isinstance(found, _Whole):
+                yield found.read(columns)
+            else:
+                yield from _careful(found, layout, line, columns)
+
+
+def _wholes(
+    source: Utf8, layout: Layout, *, strict: bool = True, read: Callable[[], object] = lambda: None
+) -> Iterator[tuple[_Whole | Iterable[bytes], int]]:
+    """Whole rows, and the lines before them; from where nothing tells the ends of rows, the rest of the file.
+
+    Args:
+        strict: raise ConfigError for bytes that are not text, where such a rest begins otherwise.
+        read: called whenever more of the file was read.
+    """
+    rest, line, is_last = _skipped(source, layout.offset), layout.line, False
+    while not is_last:
+        block = source.take(max(_PIECE, len(rest)))
+        is_last = not block
+        rest += block if block or not rest or rest.endswith(b"\n") else b"\n"
+        read()
+        try:
             found = _rows_in(rest, layout, line, is_last=is_last)
-            if found is None:
-                yield from _careful(chain([rest], iter(source.take, b"")), layout, line, columns)
-                return
-            if not found.size:
-                continue
-            yield found.read(columns)
-            rest, line = rest[found.size :], line + found.newlines
+        except ConfigError:
+            if strict:
+                raise
+            found = None
+        if found is None:
+            yield chain([rest], iter(source.take, b"")), line
+            return
+        if found.size:
+            yield found, line
+        rest, line = rest[found.size :], line + found.newlines
 
 
 def _skipped(source: Utf8, size: int) -> bytes:
