@@ -221,6 +221,14 @@ def test_under_torchrun_other_commands_stop(words, trainctl, monkeypatch: pytest
     assert "works in one process" in outcome.err
 
 
+def test_under_torchrun_training_needs_a_meeting_place(trainctl, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    outcome = trainctl("model=mlp")
+    assert outcome.code == 2
+    assert "MASTER_ADDR" in outcome.err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from trainctl.distributed.context import World, as_many_devices, launched
+from trainctl.distributed.context import World, as_many_devices, check_meeting_place, launched
 from trainctl.errors import ConfigError
 
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
@@ -69,6 +69,39 @@ def test_the_first_host_is_where_they_meet(hosts: str, first: str, monkeypatch: 
     given(monkeypatch, {**SRUN, "SLURM_STEP_NODELIST": hosts})
     launched()
     assert os.environ["MASTER_ADDR"] == first
+
+
+@pytest.mark.parametrize("count", ["abc", "-3", ""])
+def test_a_step_without_a_number_of_tasks_is_refused(count: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    given(monkeypatch, {**SRUN, "SLURM_STEP_NUM_TASKS": count})
+    with pytest.raises(ConfigError, match=f"WORLD_SIZE={count}, .*does not say which process"):
+        launched()
+
+
+def test_a_job_without_a_number_meets_at_a_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    given(monkeypatch, {**SRUN, "SLURM_JOB_ID": "x"})
+    launched()
+    assert os.environ["MASTER_PORT"] == "15000"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({}, "MASTER_ADDR, where the processes meet, is not"),
+        ({"MASTER_ADDR": "n1"}, "MASTER_PORT=: no port"),
+        ({"MASTER_ADDR": "n1", "MASTER_PORT": "x"}, "MASTER_PORT=x: no port"),
+        ({"MASTER_ADDR": "n1", "MASTER_PORT": "0"}, "MASTER_PORT=0: no port"),
+        ({"MASTER_ADDR": "n1", "MASTER_PORT": "65536"}, "MASTER_PORT=65536: no port"),
+    ],
+)
+def test_where_they_meet_is_checked(
+    wrong: dict[str, str], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given(monkeypatch, wrong)
+    with pytest.raises(ConfigError, match=said):
+        check_meeting_place()
 
 
 @pytest.mark.parametrize("wrong", [{"RANK": "4"}, {"RANK": "x"}, {"LOCAL_RANK": "2"}])

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 from trainctl import __version__
 from trainctl.cli.completion import FLAGS, complete
-from trainctl.distributed.context import World, as_many_devices, launched
+from trainctl.distributed.context import World, as_many_devices, check_meeting_place, launched
 from trainctl.errors import (
     ConfigError,
     InterruptedRunError,
@@ -103,8 +103,10 @@ def _report(error: TrainctlError) -> int:
 
 
 def _dispatch(words: list[str]) -> int:
-    if (world := launched()) is not None and _trains_together(words, world) and world.rank > 0:
-        return _follow(world)
+    if (world := launched()) is not None and _trains_together(words, world):
+        check_meeting_place()
+        if world.rank > 0:
+            return _follow(world)
     if (verb := _verb(words)) is not None:
         return _run_verb(verb, words[1:])
     if "--version" in words:

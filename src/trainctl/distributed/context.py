@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from trainctl.errors import ConfigError
 
+_REMEDY = "start it with torchrun or srun, which set all of it; or unset WORLD_SIZE"
 
 class World(NamedTuple):
     """The place of a process among those that train one model.
@@ -26,7 +27,7 @@ class World(NamedTuple):
 def launched() -> World | None:
     """The place that torchrun or srun gave this process; None where it is alone.
 
-    Raises ConfigError for variables that make no sense together.
+    Raises ConfigError for variables that make no sense, alone or together.
     """
     _from_slurm()
     names = "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"
@@ -44,9 +45,18 @@ def launched() -> World | None:
         said = ", ".join(f"{name}={value}" for name, value in given.items())
         raise ConfigError(
             f"{said}: this does not say which process this one is",
-            "start it with torchrun or srun, which set all of it; or unset WORLD_SIZE",
+            _REMEDY,
         )
     return world
+
+
+def check_meeting_place() -> None:
+    """Raises ConfigError unless MASTER_ADDR and MASTER_PORT say where processes of a launcher meet."""
+    port = os.environ.get("MASTER_PORT", "")
+    if not os.environ.get("MASTER_ADDR"):
+        raise ConfigError("WORLD_SIZE is set, and MASTER_ADDR, where the processes meet, is not", _REMEDY)
+    if not (port.isdecimal() and 0 < int(port) < 1 << 16):
+        raise ConfigError(f"MASTER_PORT={port}: no port from 1 to 65535, where the processes meet", _REMEDY)
 
 
 def as_many_devices(overrides: list[str]) -> list[str]:
@@ -70,7 +80,7 @@ def as_many_devices(overrides: list[str]) -> list[str]:
 def _from_slurm() -> None:
     """Say in torch's words what srun says in its own. The script of an sbatch job itself is no rank."""
     slurm = os.environ
-    if "WORLD_SIZE" in slurm or int(slurm.get("SLURM_STEP_NUM_TASKS") or 1) < 2:
+    if "WORLD_SIZE" in slurm or slurm.get("SLURM_STEP_NUM_TASKS", "1") == "1":
         return
     if not slurm.get("SLURM_STEP_ID", "").isdigit() or "SLURM_PROCID" not in slurm:
         return
@@ -82,8 +92,8 @@ def _from_slurm() -> None:
         LOCAL_WORLD_SIZE=per_node.partition(",")[0],
     )
     slurm.setdefault("MASTER_ADDR", _first_host(slurm.get("SLURM_STEP_NODELIST", "localhost")))
-    job = int(slurm.get("SLURM_JOB_ID") or 0)
-    slurm.setdefault("MASTER_PORT", str(15_000 + job % 20_000))
+    job = slurm.get("SLURM_JOB_ID", "")
+    slurm.setdefault("MASTER_PORT", str(15_000 + int(job if job.isdecimal() else 0) % 20_000))
 
 
 def _first_host(hosts: str) -> str:

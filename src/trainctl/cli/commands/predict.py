@@ -48,21 +48,20 @@ def run(words: list[str]) -> int:
     print(f"{short_path(trained.directory)}, {trained.checkpoint.name}")
     for notice in trained.notices:
         print(notice)
-    if size is None:
-        # Small samples are not worth a call of the model for as few as in training.
-        numbers = math.prod(trained.raw_sample()["shape"])
-        size = max(trained.config.train.batch_size, _NUMBERS // max(1, numbers))
     _predict(trained, source, output, size)
     return 0
 
 
-def _predict(trained: Trained, source: Path, output: Path, size: int) -> None:
+def _predict(trained: Trained, source: Path, output: Path, size: int | None) -> None:
     from trainctl.inference.predict import Predictor, Table, predict
     from trainctl.inference.readers import open_source
     from trainctl.ui.prediction import progress
 
     try:
-        opened = open_source(source, trained.raw_sample(), trained.reading, trained.config.dataset.arguments)
+        raw = trained.raw_sample()
+        # Small samples are not worth a call of the model for as few as in training.
+        size = size or max(trained.config.train.batch_size, _NUMBERS // max(1, math.prod(raw["shape"])))
+        opened = open_source(source, raw, trained.reading, trained.config.dataset.arguments)
     except (KeyError, TypeError, IndexError) as error:
         raise CheckpointError(f"{trained.checkpoint} does not say how its data was read: {error}") from error
     for notice in opened.notices:
