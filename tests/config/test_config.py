@@ -121,7 +121,7 @@ BAD_SETTINGS: list[tuple[str, Any, str, str]] = [
     ("guard.gradients", 1, "1", "true or false"),
     ("sweep.jobs", 0, "0", "auto or a whole number of at least 1 and of at most 1024"),
     ("sweep.fail_fast", "no", "no", "true or false"),
-    ("strategy.name", "dp", "dp", "ddp"),
+    ("strategy.name", "dp", "dp", "ddp or fsdp"),
     ("strategy.bucket_mb", 0, "0", "a number greater than 0"),
     ("strategy.find_unused", "no", "no", "true or false"),
     ("strategy.timeout", 0, "0", "a number greater than 0"),

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import faulthandler
 import gc
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
 import pytest
+import torch
 
+from trainctl.checkpoint.format import read_checkpoint
 from trainctl.cli import rank
 from trainctl.cli.main import answered
 from trainctl.distributed import launch
@@ -85,7 +89,33 @@ class ForkedRank:
 def warm_ranks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The other ranks of a test's runs are forks of the test process, and none is left after it."""
     monkeypatch.setattr(launch, "Process", ForkedRank)
+    # Where a backward pass through FSDP is a process's first, torch refuses those of its forks.
+    torch.ones((), requires_grad=True).backward()
     ForkedRank.started.clear()
     yield
     left = [rank.pid for rank in ForkedRank.started if rank.returncode is None]
     assert not left
+
+
+def rows(run: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (Path(run) / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights(run: str) -> dict[str, torch.Tensor]:
+    """Of the newest checkpoint, whatever number of processes wrote it."""
+    return dict(read_checkpoint(sorted(Path(run, "checkpoints").glob("step-*"))[-1]).model)
+
+
+def assert_same_run(one: str, other: str, tolerance: float = 2e-6) -> None:
+    """Every loss, every evaluation that both have, and the final weights."""
+    mine, theirs = ({(row["step"], *row): row for row in rows(run)} for run in (one, other))
+    both = [(row, theirs[key]) for key, row in mine.items()]
+    assert len(both) > 8
+    for left, right in both:
+        for key, value in left.items():
+            if key in ("samples_per_second", "seconds"):
+                continue
+            assert right[key] == pytest.approx(value, rel=tolerance, abs=tolerance), (key, left["step"])
+    final = weights(other)
+    for name, tensor in weights(one).items():
+        assert torch.allclose(tensor, final[name], rtol=1e-4, atol=20 * tolerance), name

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.helpers.ranks import assert_same_run, rows, weights
 from tests.helpers.ranks import warm_ranks as warm_ranks
 from trainctl.distributed import launch
 
@@ -25,30 +26,6 @@ FEW = (
     "train.epochs=2",
     "display.mode=none",
 )
-
-
-def rows(run: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (Path(run) / "metrics.jsonl").read_text().splitlines()]
-
-
-def weights(run: str) -> dict[str, torch.Tensor]:
-    newest = sorted(Path(run, "checkpoints").glob("step-*"))[-1]
-    return load_file(newest / "model.safetensors")
-
-
-def assert_same_run(one: str, other: str, tolerance: float = 2e-6) -> None:
-    """Every loss, every evaluation that both have, and the final weights."""
-    mine, theirs = ({(row["step"], *row): row for row in rows(run)} for run in (one, other))
-    both = [(row, theirs[key]) for key, row in mine.items()]
-    assert len(both) > 8
-    for left, right in both:
-        for key, value in left.items():
-            if key in ("samples_per_second", "seconds"):
-                continue
-            assert right[key] == pytest.approx(value, rel=tolerance, abs=tolerance), (key, left["step"])
-    final = weights(other)
-    for name, tensor in weights(one).items():
-        assert torch.allclose(tensor, final[name], rtol=1e-4, atol=20 * tolerance), name
 
 
 @pytest.mark.quick(4)

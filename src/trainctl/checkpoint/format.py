@@ -3,7 +3,9 @@
 A checkpoint is a folder ``step-00000860`` with ``model.safetensors`` (parameters and buffers),
 ``training.safetensors`` (the tensors of optimizer, scheduler, hooks and random states), ``state.json``
 (everything else) and ``manifest.json``, which lists the other files' sizes and SHA-256 and is written last.
-No pickle is written or read.
+Where several processes have a part of each tensor, process N writes ``model-N.safetensors`` and
+``training-N.safetensors`` beside those of process 0: a tensor that is in several files is cut along its first
+dimension, in the order of the processes. No pickle is written or read.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from trainctl.runs import strict_json
 _MANIFEST_VERSION = 2
 MODEL, TRAINING, STATE = "model.safetensors", "training.safetensors", "state.json"
 FILES = (MODEL, TRAINING, STATE)
+"""Those of a checkpoint that one process has written."""
 _UNREADABLE = (
     OSError,
     ValueError,
@@ -37,7 +40,7 @@ _UNREADABLE = (
     MemoryError,
     RuntimeError,
 )
-_LARGEST_MANIFEST = 1 << 16
+_LARGEST_MANIFEST = 1 << 20  # bytes; a process adds 270
 _PIECE = 1 << 24  # bytes
 
 
@@ -104,15 +107,29 @@ def write(store: Store, content: CheckpointData, name: str, *, finite: bool = Tr
     if name in store.list(committed=False):
         return
     try:
-        entries = {
-            MODEL: _put(store, name, MODEL, tensor_files.pieces(_unshared(content.model))),
-            TRAINING: _put(store, name, TRAINING, tensor_files.pieces(_unshared(content.training))),
-            STATE: _put(store, name, STATE, [memoryview(json.dumps(dict(content.state), indent=1).encode())]),
-        }
-        store.commit(name, manifest_bytes(entries))
+        commit(store, name, content, put_tensors(store, name, content))
     except BaseException:
         store.discard(name)
         raise
+
+
+def put_tensors(store: Store, name: str, content: CheckpointData, rank: int = 0) -> dict[str, Any]:
+    """Write the two files of tensors of a process; their entries in the manifest."""
+    both = zip(_files_of(rank), (content.model, content.training), strict=True)
+    return {file: _put(store, name, file, tensor_files.pieces(_unshared(each))) for file, each in both}
+
+
+def commit(store: Store, name: str, content: CheckpointData, entries: Mapping[str, Any]) -> None:
+    """Write the state, and last the manifest with the ``entries`` of all files of tensors."""
+    state = [memoryview(json.dumps(dict(content.state), indent=1).encode())]
+    store.commit(name, manifest_bytes({**entries, STATE: _put(store, name, STATE, state)}))
+
+
+def _files_of(rank: int) -> tuple[str, str]:
+    """The files of tensors that a process writes."""
+    if rank == 0:
+        return MODEL, TRAINING
+    return f"model-{rank}.safetensors", f"training-{rank}.safetensors"
 
 
 def _put(store: Store, name: str, file: str, pieces: Iterable[memoryview]) -> dict[str, Any]:
@@ -191,8 +208,12 @@ def read(store: Store, name: str, *, training: bool = True) -> CheckpointData:
     where = f"{store}/{name}"
     try:
         entries = _entries(store, name)
-        model = _read(store, name, MODEL, entries[MODEL])
-        tensors = _read(store, name, TRAINING, entries[TRAINING], keep=training)
+        model: dict[str, Tensor] = {}
+        tensors: dict[str, Tensor] = {}
+        for rank in range(_writers(entries)):
+            of_model, of_training = _files_of(rank)
+            _join(model, _read(store, name, of_model, entries[of_model]))
+            _join(tensors, _read(store, name, of_training, entries[of_training], keep=training))
         data = store.get(name, STATE, entries[STATE]["size"])
         if manifest_entry(data) != entries[STATE]:
             raise CheckpointError(f"{where}/{STATE} is damaged: it does not match its manifest")
@@ -202,6 +223,17 @@ def read(store: Store, name: str, *, training: bool = True) -> CheckpointData:
         return CheckpointData(model, tensors, upgraded(state))
     except _UNREADABLE as error:
         raise CheckpointError(f"{where} is no usable checkpoint: {_reason(error)}") from error
+
+
+def _writers(entries: Mapping[str, Any]) -> int:
+    """The number of processes that have written a checkpoint with these files."""
+    return len(entries) // 2
+
+
+def _join(tensors: dict[str, Tensor], more: Mapping[str, Tensor]) -> None:
+    """Add the tensors of the next process; one that is there already goes on with this part."""
+    for name, part in more.items():
+        tensors[name] = torch.cat((tensors[name], part)) if name in tensors else part
 
 
 def is_count(value: Any) -> bool:
@@ -218,7 +250,8 @@ def _entries(store: Store, name: str) -> dict[str, dict[str, Any]]:
     content = store.get(name, MANIFEST, _LARGEST_MANIFEST)
     manifest = strict_json.parse(content)
     entries: dict[str, dict[str, Any]] = manifest["files"]
-    if manifest["version"] != _MANIFEST_VERSION or sorted(entries) != sorted(FILES):
+    files = {STATE, *(file for rank in range(_writers(entries)) for file in _files_of(rank))}
+    if manifest["version"] != _MANIFEST_VERSION or entries.keys() != files:
         raise CheckpointError(f"{where}/{MANIFEST} is damaged, or of another version")
     # A manifest that is not byte for byte what is written here was damaged, or written by something else.
     sizes = [entry["size"] for entry in entries.values()]

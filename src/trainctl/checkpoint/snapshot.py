@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from trainctl.checkpoint.format import CheckpointData
+from trainctl.checkpoint.shards import is_sharded, local_part
 from trainctl.errors import CheckpointError
 from trainctl.registry.protocols import Model, Stateful
 
@@ -25,17 +26,20 @@ def take(
     parts: Mapping[str, Stateful],
     *,
     copied: bool = True,
+    parts_only: bool = False,
 ) -> CheckpointData:
     """Copy everything that decides how a run goes on: training may continue while the copy is written.
 
-    Not ``copied``, tensors on the CPU are those of the run.
+    Not ``copied``, tensors on the CPU are those of the run. Of sharded tensors this process's parts are
+    taken; ``parts_only`` takes nothing else, for a process that saves beside another one.
 
     Args:
         model: parameters and buffers by name.
         plain: plain JSON values, which go into the state as they are; ``step`` is among them.
         parts: what has a state of its own, by name. Reading it must have no side effects.
     """
-    return assemble(model, plain, {name: part.state_dict() for name, part in parts.items()}, copied=copied)
+    states = {name: part.state_dict() for name, part in parts.items()}
+    return assemble(model, plain, states, copied=copied, parts_only=parts_only)
 
 
 def assemble(
@@ -44,16 +48,18 @@ def assemble(
     states: Mapping[str, Mapping[str, Any]],
     *,
     copied: bool = True,
+    parts_only: bool = False,
 ) -> CheckpointData:
     """The content of a checkpoint, from a model and from states that were read before."""
     tensors: dict[str, Tensor] = {}
     parts = {name: pack(state, tensors, name) for name, state in states.items()}
     take = _copied if copied else _on_cpu
-    return CheckpointData(
-        {name: take(tensor) for name, tensor in model.items()},
-        {name: take(tensor) for name, tensor in tensors.items()},
-        {**plain, "parts": parts},
-    )
+
+    def taken(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        wanted = {name: tensor for name, tensor in given.items() if not parts_only or is_sharded(tensor)}
+        return {name: take(local_part(tensor)) for name, tensor in wanted.items()}
+
+    return CheckpointData(taken(model), taken(tensors), {**plain, "parts": parts})
 
 
 def weights(model: Model) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from io import BufferedReader
 from pathlib import Path
 from typing import Protocol
@@ -52,18 +52,21 @@ class LocalStore:
 
     The files go, synced, into a temporary folder, which is renamed on commit: a kill at any moment leaves the
     old names and at most one folder with a leading dot.
+
+    Args:
+        begun: names that another process has begun, and will commit, with the number of that process.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, begun: Mapping[str, int] | None = None) -> None:
         self.folder = folder
-        self._open: set[str] = set()
+        self._open: dict[str, int] = dict(begun or {})
 
     def __str__(self) -> str:
         return str(self.folder)
 
     def put(self, name: str, file: str, pieces: Iterable[memoryview]) -> None:
         if name not in self._open:
-            self._create_temporary(name)
+            self.begin(name)
         files.write_pieces(self._temporary(name) / file, pieces)
 
     def commit(self, name: str, manifest: bytes) -> None:
@@ -71,11 +74,11 @@ class LocalStore:
         files.write(temporary / MANIFEST, manifest)
         files.sync_folder(temporary)
         files.rename(temporary, self.folder / name)
-        self._open.discard(name)
+        self._open.pop(name, None)
 
     def discard(self, name: str) -> None:
         shutil.rmtree(self._temporary(name), ignore_errors=True)
-        self._open.discard(name)
+        self._open.pop(name, None)
 
     def get(self, name: str, file: str, largest: int) -> bytes:
         path = self.folder / name / file
@@ -104,16 +107,17 @@ class LocalStore:
                 shutil.rmtree(path, ignore_errors=True)
 
     def _temporary(self, name: str) -> Path:
-        return self.folder / f".{name}.{os.getpid()}"
+        return self.folder / f".{name}.{self._open.get(name, os.getpid())}"
 
-    def _create_temporary(self, name: str) -> None:
+    def begin(self, name: str) -> None:
+        """Make the folder that the files of ``name`` go into. Raises OSError."""
         # A killed process may have left one of this name: process ids are reused.
         self.discard(name)
         # Not the parents: a run directory that was deleted must not come back in part.
         self.folder.mkdir(exist_ok=True)
         files.sync_folder(self.folder.parent)
         self._temporary(name).mkdir()
-        self._open.add(name)
+        self._open[name] = os.getpid()
 
 
 def refuse_foreign(checkpoint: Path) -> None:

@@ -74,12 +74,22 @@ class Sweep(_Settings):
     fail_fast: bool
 
 
-class Strategy(_Settings):
-    """How several devices train one model."""
+class Ddp(_Settings):
+    """Each device has the whole model."""
 
-    name: Literal["ddp"] = "ddp"
+    name: Annotated[Literal["ddp"], Field(description="ddp or fsdp")] = "ddp"
     bucket_mb: Positive = 25.0
     find_unused: bool = False
+    timeout: Positive = 600.0
+
+
+class Fsdp(_Settings):
+    """Each device has a part of the model."""
+
+    name: Literal["fsdp"]
+    wrap: Literal["auto"] | list[str] = "auto"
+    min_parameters: Count = 100_000
+    precision: Literal["fp32", "bf16"] = "fp32"
     timeout: Positive = 600.0
 
 
@@ -107,8 +117,10 @@ GROUPS: dict[str, type[_Settings]] = {
     "guard": Guard,
     "display": Display,
     "sweep": Sweep,
-    "strategy": Strategy,
+    "strategy": Ddp,
 }
+STRATEGIES: dict[str, type[_Settings]] = {"ddp": Ddp, "fsdp": Fsdp}
+"""What the group ``strategy`` holds, by its ``name``."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +153,7 @@ class Config:
     guard: Guard
     display: Display
     sweep: Sweep
-    strategy: Strategy
+    strategy: Ddp | Fsdp
     model: Component
     loss: Component
     optim: Component

@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field, PydanticSchemaGenerationError, TypeAdapte
 from pydantic import create_model as create_pydantic_model
 
 from trainctl.config.overrides import ALIASES
-from trainctl.config.settings import GROUPS, STRICT, Component, Config, TopLevel
+from trainctl.config.settings import GROUPS, STRATEGIES, STRICT, Component, Config, TopLevel
 from trainctl.errors import ConfigError, Problem, nearest
 from trainctl.registry import COMPONENTS, METRICS, TRACKERS, Parameter, Registry
 from trainctl.registry.constraints import describe, show
@@ -25,7 +25,8 @@ M = TypeVar("M", bound=BaseModel)
 
 def known_keys() -> list[str]:
     """Every key that can be typed without knowing which components are chosen."""
-    settings = [f"{group}.{key}" for group, model in GROUPS.items() for key in model.model_fields]
+    models = [*GROUPS.items(), *(("strategy", model) for model in STRATEGIES.values())]
+    settings = {f"{group}.{key}" for group, model in models for key in model.model_fields}
     groups = [*GROUPS, *COMPONENTS, TRACKERS.group, "experiment", "debug"]
     return sorted([*TopLevel.model_fields, *settings, *groups, *ALIASES])
 
@@ -46,6 +47,8 @@ def check(values: Mapping[str, Any]) -> Config:
         if not isinstance(node, Mapping):
             problems.append(_not_a_group(group, node, f"{group}=default"))
             continue
+        if group == "strategy":
+            model = STRATEGIES.get(str(node.get("name")), model)
         parts[group] = _validate(model, group, node, problems)
     components = {
         group: check_component(registry, values.get(group), problems)
@@ -303,6 +306,9 @@ def unknown_key(key: str) -> Problem:
         fields = list(GROUPS[group].model_fields)
         close = nearest(leaf, fields)
         remedy = f"did you mean {group}.{close}? " if close else ""
+        if group == "strategy":
+            owners = [name for name, model in STRATEGIES.items() if leaf in model.model_fields]
+            remedy = f"it is one of strategy={owners[0]}; " if owners else remedy
         return Problem(f"{key}: there is no such key", f"{remedy}{group} has: {', '.join(fields)}")
     close = nearest(key, known_keys())
     remedy = f"did you mean {close}?" if close else "trainctl --cfg job shows all keys"

@@ -9,6 +9,7 @@ from trainctl.errors import ConfigError
 
 _REMEDY = "start it with torchrun or srun, which set all of it; or unset WORLD_SIZE"
 
+
 class World(NamedTuple):
     """The place of a process among those that train one model.
 

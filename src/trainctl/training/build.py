@@ -7,16 +7,16 @@ import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from trainctl.checkpoint import snapshot
-from trainctl.checkpoint.format import CheckpointData
+from trainctl.checkpoint.format import CheckpointData, check_finite
 from trainctl.components.optimizers._lean import stock_classes
-from trainctl.config.settings import Config, Train
+from trainctl.config.settings import Config, Ddp, Train
 from trainctl.data import preprocessing
 from trainctl.data.fingerprint import data_fingerprint, described_data, differences
 from trainctl.data.readout import RAW
@@ -124,6 +124,13 @@ class Built:
         plain = {**state.state_dict(), "data": self.described, "data_fingerprint": fingerprint}
         return snapshot.take(self.run.result.state_dict(), plain, self.parts(), copied=copied)
 
+    def shards(self) -> CheckpointData:
+        """What this process adds to a checkpoint of rank 0's: its parts of sharded tensors, all finite."""
+        step, model = {"step": self.run.state.step}, self.run.result.state_dict()
+        content = snapshot.take(model, step, self.parts(), copied=False, parts_only=True)
+        check_finite(content.model, content.step)
+        return content
+
     def while_waiting(self, look: Callable[[], None]) -> None:
         """Have ``look`` called about once a second while the loop waits for a batch; it may raise."""
         for loader in self.loaders:
@@ -160,20 +167,14 @@ def build(
         config = overfit.simplified(config)
     device = _prepare_device(config, group)
     begun = None if config.init_from is None else parameters.best_of(config.init_from)
-    with nullcontext() if group is None else group.first_on_each_machine():
-        data = read_data(config, stored, begun) if data is None else data
-    if group is not None:
-        devices.check_same_data(group, data.fingerprint)
+    data = _read(config, data, stored, begun, group)
     data.transform.to(device)  # the statistics it was fitted with, if it has any
     runtime.seed_everything(config.seed)
     criterion = _build_criterion(config, data, device)
     loop = construct(config.loop, config=config)
 
     runtime.seed_everything(config.seed)
-    model, start, notices = _build_model(config, data, device, begun)
-    if group is not None:
-        notices += devices.unequal(model, device)
-        model = devices.synchronised(model, device)
+    model, start, notices = _build_model(config, data, device, begun, group)
     with runtime.random_state_kept(device):
         data, merging = prepare(config, data, criterion, loop, stored, start)
         metrics = choose_metrics(config.metrics, data)
@@ -181,24 +182,15 @@ def build(
         loaders = build_loaders(config, data, device, group)
     if config.train.overfit_batches is not None:
         notices.append(overfit.notice(len(loaders.train), len(loaders.train_split)))
-    optimizer = _build_optimizer(config, model)
-    check_loop(config.loop, loop, model, criterion, optimizer)
-    precision = runtime.precision_context(config.train.precision, device)
-    total_steps = count_steps(config.train, data, len(loaders.train))
-    scheduler = _build_scheduler(config, optimizer, total_steps, loaders, lower_is_better)
-    plateau = scheduler if isinstance(scheduler, ReduceLROnPlateau) else None
-    stepped = None if plateau is not None else scheduler
-    shared = None if group is None else devices.shared(config, model, criterion, loaders.train, group)
-    plain = unguarded_step(config, loop, None if shared is None else shared.cut)
-    parts = model, criterion, optimizer, stepped, loaders.train, loaders.val
-    run = Run(*parts, metrics, precision, total_steps, plain.take)
-    run.readout = (data.readout or RAW).on(device)
-
     batch = next(iter(loaders.train.batches()))
-    check_state(config, model)
-    check_fit(config, model, criterion, batch, data)
-    count = 1 if group is None else group.size
-    check_batch_of_one(config, model, batch.inputs, len(loaders.train_split), count)
+    _check(config, _Parts(loop, model, criterion, loaders), batch, data, group)
+    averaged = None if config.train.ema is None else copy.deepcopy(model)
+    if group is not None:
+        loaders = devices.lay_out(config, group, model, averaged, loaders, batch)
+
+    parts = _Parts(loop, model, criterion, loaders)
+    run, plain, shared, plateau = _assemble(config, data, parts, metrics, lower_is_better, group)
+    run.averaged = averaged
     threads = _choose_threads(config, run, batch, group)
     _attach(run, config, monitor, lower_is_better, plateau, threads)
     if group is not None:
@@ -241,6 +233,68 @@ def auto_epochs(data: Data, batches: int) -> int:
     return max(_EPOCHS, min(_MOST_EPOCHS, math.ceil(_TABLE_STEPS / batches)))
 
 
+def _read(
+    config: Config,
+    data: Data | None,
+    stored: Mapping[str, Any] | None,
+    begun: CheckpointData | None,
+    group: Group | None,
+) -> Data:
+    """The data that the config names, or ``data``; the same in every process of ``group``."""
+    with nullcontext() if group is None else group.first_on_each_machine():
+        data = read_data(config, stored, begun) if data is None else data
+    if group is not None:
+        devices.check_same_data(group, data.fingerprint)
+    return data
+
+
+class _Parts(NamedTuple):
+    """What the config names, made and fitted to each other's shapes."""
+
+    loop: Any
+    model: Any
+    criterion: Any
+    loaders: Loaders
+
+
+def _check(config: Config, parts: _Parts, batch: Batch, data: Data, group: Group | None) -> None:
+    """Raise ConfigError where the model does not fit the data or the loss, or cannot be saved."""
+    check_state(config, parts.model)
+    check_fit(config, parts.model, parts.criterion, batch, data)
+    count = 1 if group is None else group.size
+    check_batch_of_one(config, parts.model, batch.inputs, len(parts.loaders.train_split), count)
+
+
+class _Assembled(NamedTuple):
+    """A run without hooks, its step without a guard, and what is attached to it later."""
+
+    run: Run
+    plain: Step
+    shared: devices.Shared | None
+    plateau: ReduceLROnPlateau | None
+
+
+def _assemble(
+    config: Config, data: Data, parts: _Parts, metrics: Any, lower_is_better: bool, group: Group | None
+) -> _Assembled:
+    """Give the model its optimizer, its scheduler and its step."""
+    loop, model, criterion, loaders = parts
+    optimizer = _build_optimizer(config, model)
+    check_loop(config.loop, loop, model, criterion, optimizer)
+    device = next(model.parameters()).device
+    precision = runtime.precision_context(config.train.precision, device)
+    total_steps = count_steps(config.train, data, len(loaders.train))
+    scheduler = _build_scheduler(config, optimizer, total_steps, loaders, lower_is_better)
+    plateau = scheduler if isinstance(scheduler, ReduceLROnPlateau) else None
+    stepped = None if plateau is not None else scheduler
+    shared = None if group is None else devices.shared(config, model, criterion, loaders.train, group)
+    plain = unguarded_step(config, loop, None if shared is None else shared.cut)
+    known = model, criterion, optimizer, stepped, loaders.train, loaders.val
+    run = Run(*known, metrics, precision, total_steps, plain.take)
+    run.readout = (data.readout or RAW).on(device)
+    return _Assembled(run, plain, shared, plateau)
+
+
 def _prepare_device(config: Config, group: Group | None) -> torch.device:
     device = runtime.choose_device(config.device) if group is None else devices.choose_device(config, group)
     runtime.set_deterministic(config.deterministic)
@@ -249,7 +303,7 @@ def _prepare_device(config: Config, group: Group | None) -> torch.device:
 
 
 def _build_model(
-    config: Config, data: Data, device: torch.device, begun: CheckpointData | None
+    config: Config, data: Data, device: torch.device, begun: CheckpointData | None, group: Group | None
 ) -> tuple[Any, Any, list[str]]:
     """The model with its first values, on the device; the data of the run whose values it has, if it has them
     all; notices about them."""
@@ -264,7 +318,11 @@ def _build_model(
             notices.append(f"init_from={config.init_from} was trained on other data: {'; '.join(found)}")
     if config.train.overfit_batches is not None:
         overfit.without_dropout(model)
-    return model.to(device), start, notices
+    model = model.to(device)
+    if group is not None:
+        notices += devices.unequal(model, device)
+        model = devices.synchronised(model, device)
+    return model, start, notices
 
 
 def _build_criterion(config: Config, data: Data, device: torch.device) -> Any:
@@ -312,14 +370,14 @@ def _attach(
         mode = "default" if config.compile is True else config.compile
         hooks.append(Compiled(run.model, mode, train.batch_size))
     if guard.loss or guard.gradients:
-        deferred = None if config.loop.name == "optimizer" else False
+        deferred = None if config.loop.name == "optimizer" and isinstance(config.strategy, Ddp) else False
         hooks.append(Guard(guard.loss, guard.gradients, guard.skip, deferred=deferred))
     if train.clip_norm is not None:
         hooks.append(ClipNorm(train.clip_norm))
     if plateau is not None:
         hooks.append(Plateau(plateau, monitor))
     if train.ema is not None:
-        run.averaged = copy.deepcopy(run.model)
+        assert run.averaged is not None
         hooks.append(Ema(run.model, run.averaged, train.ema))
     if train.overfit_batches is not None:
         hooks.append(overfit.Overfit(len(run.train_loader)))

@@ -8,21 +8,28 @@ the same weights. Rank 0 alone logs, saves and shows.
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from trainctl import errors
+from trainctl.checkpoint.format import CheckpointData, read_checkpoint
+from trainctl.checkpoint.shards import is_sharded, optimizer_takes_whole_tensors
 from trainctl.checkpoint.snapshot import RandomStates
-from trainctl.config.settings import Config
+from trainctl.config.settings import Config, Ddp, Fsdp
 from trainctl.data.sampler import Share, derived_seed
 from trainctl.distributed.group import Group
 from trainctl.errors import ConfigError, Problem, TrainctlError
 from trainctl.registry import LOADERS
-from trainctl.registry.protocols import Criterion, named_modules
+from trainctl.registry.protocols import Batch, Criterion, Loader, named_modules
 from trainctl.training import runtime
+from trainctl.training.hooks.checkpointer import Checkpointer
+from trainctl.training.prepare_data import Loaders
 from trainctl.training.run import Control, Hook, Run
 from trainctl.training.steps.choose import Step
 
@@ -85,12 +92,36 @@ def choose_threads(config: Config, group: Group) -> runtime.Threads:
     return runtime.Threads(number, note)
 
 
+def lay_out(
+    config: Config, group: Group, model: Any, averaged: Any, loaders: Loaders, batch: Batch
+) -> Loaders:
+    """Cut ``model``, and the average of its weights if there is one, among the processes, where the strategy
+    says so; returns loaders for them. Raises ConfigError for a model that cannot be cut."""
+    if isinstance(config.strategy, Fsdp):
+        from trainctl.training.sharded import shard
+
+        shard(config, config.strategy, group, model, averaged)
+    result, spare = model if averaged is None else averaged, batch.inputs
+    others = (
+        None if loader is None else Evaluated(loader, group, result, spare)
+        for loader in (loaders.val, loaders.test)
+    )
+    return replace(loaders, val=next(others), test=next(others))
+
+
 def attach(run: Run, config: Config, group: Group) -> None:
     """Have ``run`` agree, evaluate and save with the other processes.
 
     From here on draws such as dropout masks come from the seed and the rank; rank 0's are one device's.
     """
     run.control, run.gather = AgreedControl(group), group.gather
+    if isinstance(config.strategy, Fsdp):
+        if getattr(run.optimizer, "whole_matrices", False):
+            raise ConfigError(
+                f"optim={config.optim.name} works on whole matrices, which strategy=fsdp cuts",
+                "use strategy=ddp",
+            )
+        optimizer_takes_whole_tensors(run.optimizer)
     run.attach([RanksRandomStates(group, group.device)])
     if group.rank > 0:
         runtime.seed_everything(derived_seed("rank", config.seed, group.rank))
@@ -140,7 +171,7 @@ class Shared:
     their samples, or by the weights of their classes where the criterion weighs those.
 
     Args:
-        model: leaves the mean of all gradients after each backward pass.
+        model: leaves the mean of all gradients after each backward pass, or this process's part of it.
         share: of the training batches, which says whether the newest slice counts.
     """
 
@@ -179,8 +210,41 @@ class Shared:
 def shared(config: Config, model: Any, criterion: Criterion, loader: Any, group: Group) -> Shared:
     """What ``config.strategy`` makes of model and criterion."""
     settings = config.strategy
-    replica = group.replicated(model, bucket_mb=settings.bucket_mb, find_unused=settings.find_unused)
-    return Shared(replica, criterion, loader.share, group, config)
+    if isinstance(settings, Ddp):
+        model = group.replicated(model, bucket_mb=settings.bucket_mb, find_unused=settings.find_unused)
+    return Shared(model, criterion, loader.share, group, config)
+
+
+class Evaluated:
+    """A loader of an evaluation, each of whose batches one of the processes takes.
+
+    All of them evaluate rank 0's buffers, and call a sharded model equally often, since each call gathers
+    parameters from all.
+
+    Args:
+        model: that is evaluated.
+        spare: inputs for a process that has a batch less than others.
+    """
+
+    def __init__(self, loader: Loader, group: Group, model: Any, spare: Tensor) -> None:
+        self.loader, self.group, self.model, self.spare = loader, group, model, spare
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.loader, name)
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def batches(self, *cursor: Any) -> Iterator[Batch]:
+        model, calls = self.model, 0
+        if isinstance(model, nn.Module):
+            self.group.share_state(dict(model.named_buffers()))
+        for batch in self.loader.batches(*cursor):
+            calls += 1
+            yield batch
+        if any(map(is_sharded, model.parameters())):
+            for _ in range(calls, -(-len(self.loader) // self.group.size)):
+                model(self.spare)
 
 
 class AgreedControl(Control):
@@ -236,6 +300,24 @@ class RanksRandomStates(Hook):
             self.own.load_state_dict(states[self.group.rank])
 
 
+def checkpointer(config: Config, group: Group | None) -> Callable[..., Checkpointer]:
+    """The class of rank 0's checkpointer."""
+    if group is None or isinstance(config.strategy, Ddp):
+        return Checkpointer
+    from trainctl.training.sharded import ShardedCheckpointer
+
+    return partial(ShardedCheckpointer, group)
+
+
+def following(config: Config, group: Group, folder: Path, take: Callable[[], CheckpointData]) -> Hook:
+    """What another process has in the place of the checkpointer, which writes into ``folder``."""
+    if isinstance(config.strategy, Ddp):
+        return FollowingCheckpointer()
+    from trainctl.training.sharded import FollowingShards
+
+    return FollowingShards(group, folder, take)
+
+
 class FollowingCheckpointer(Hook):
     """In the place of rank 0's checkpointer: takes part in what comes before a checkpoint."""
 
@@ -245,8 +327,25 @@ class FollowingCheckpointer(Hook):
         run.save()
 
 
-def keep_whole_batch(group: Group, keep: Any) -> Any:
+def take_best(run: Run, group: Group, checkpoint: Path | None) -> None:
+    """Give the model that is tested the values in ``checkpoint``, of which rank 0 tells; None leaves them.
+
+    Rank 0 reads them for all, except where each process has a part of the model.
+    """
+    model: Any = run.result
+    sharded = any(map(is_sharded, model.parameters()))
+    if checkpoint is not None and (sharded or group.rank == 0):
+        model.load_state_dict(read_checkpoint(checkpoint, training=False).model)
+    if not sharded:
+        group.share_state(model.state_dict())
+
+
+def keeper(config: Config, group: Group, keep: Any) -> Any:
     """A guard's ``keep`` that stores the slices of all processes together; None where others store."""
+    if isinstance(config.strategy, Fsdp):
+        from trainctl.training.sharded import keep_no_capsule
+
+        return keep_no_capsule
 
     def kept(run: Run, inputs: Tensor, targets: Tensor, random_state: Tensor, why: str) -> str:
         idle = bool(run.train_loader.share.idle)  # type: ignore[attr-defined]

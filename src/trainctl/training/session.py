@@ -7,6 +7,7 @@ import logging
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -26,11 +27,9 @@ from trainctl.registry import plugins, trust
 from trainctl.runs import files
 from trainctl.runs.directory import point_latest
 from trainctl.runs.record import RunRecord, now
-from trainctl.training import artifacts
+from trainctl.training import artifacts, devices
 from trainctl.training.build import Built, build
-from trainctl.training.devices import keep_whole_batch
 from trainctl.training.display import Display
-from trainctl.training.hooks.checkpointer import Checkpointer
 from trainctl.training.hooks.console import Console
 from trainctl.training.hooks.guard import Keep
 from trainctl.training.hooks.metrics_log import MetricsLog
@@ -108,7 +107,9 @@ class Session:
         self.metrics_log = MetricsLog(self.directory / "metrics.jsonl")
         writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint") if config.checkpoint.overlap else None
         saving = {**checkpointing(config, self.built), "writer": writer, "sync": self.metrics_log.sync}
-        self.checkpointer = Checkpointer(self.directory / "checkpoints", self._hold, **saving)
+        self.checkpointer = devices.checkpointer(config, self.group)(
+            self.directory / "checkpoints", self._hold, **saving
+        )
         console = Console(self.display, -(-run.total_steps // len(run.train_loader)), config.display.every)
         self.tracking = self._make_tracking()
         own = [self.metrics_log, self.checkpointer, console]
@@ -124,7 +125,7 @@ class Session:
         if (guard := run.hook("guard")) is not None:
             guard.keep = capsule_keeper(request, self.built, self.plugins)
             if self.group is not None:
-                guard.keep = keep_whole_batch(self.group, guard.keep)
+                guard.keep = devices.keeper(config, self.group, guard.keep)
         return said
 
     def _make_tracking(self) -> Tracking:
@@ -211,15 +212,17 @@ class Session:
         self.confusion = artifacts.make_confusion(self.request, built)
         is_test = built.test is not None or self.confusion is None
         split, loader = ("test", built.test) if is_test else ("val", run.val_loader)
-        if self.group is not None:
-            self.group.first((split, self.confusion is not None))
-        if loader is None:
-            return {}
+        best: Path | None = None
         if run.state.best is not None and run.state.best["step"] != run.state.step:
             best = self.directory / "checkpoints" / folder_name(run.state.best["step"])
-            run.result.load_state_dict(read_checkpoint(best, training=False).model)
         if self.group is not None:
-            self.group.share_state(run.result.state_dict())
+            self.group.first((split, self.confusion is not None, best))
+        if loader is None:
+            return {}
+        if self.group is not None:
+            devices.take_best(run, self.group, best)
+        elif best is not None:
+            run.result.load_state_dict(read_checkpoint(best, training=False).model)
         values = evaluate_split(artifacts.counting(run, self.confusion), split, loader)
         return values if split == "test" else {}
 

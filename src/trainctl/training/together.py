@@ -23,7 +23,7 @@ from trainctl.runs.directory import find
 from trainctl.runs.record import RunRecord
 from trainctl.training import artifacts
 from trainctl.training.build import build
-from trainctl.training.devices import FollowingCheckpointer, keep_whole_batch
+from trainctl.training.devices import following, keeper, take_best
 from trainctl.training.hooks.signals import Signals
 from trainctl.training.loop import evaluate_split
 from trainctl.training.request import Request
@@ -104,6 +104,7 @@ def follow_parent(world: World, message: Mapping[str, Any]) -> None:
 def _follow(message: Mapping[str, Any], group: Group) -> None:
     """Train with rank 0, from the config that it has checked."""
     group.gather(platform.node())
+    directory = Path(message["directory"])
     resumed = message["resumed"]
     config = parse_config(message["config"], "the run of rank 0", lambda named: None)
     config = replace(config, threads=message["threads"], init_from=message["init_from"])
@@ -115,9 +116,9 @@ def _follow(message: Mapping[str, Any], group: Group) -> None:
         stored = described_data(content.state)
         built = build(config, stored=stored, group=group)
     run, signals = built.run, Signals()
-    run.attach([FollowingCheckpointer(), signals])
+    run.attach([following(config, group, directory / "checkpoints", built.shards), signals])
     if (guard := run.hook("guard")) is not None:
-        guard.keep = keep_whole_batch(group, None)
+        guard.keep = keeper(config, group, None)
     if resumed is not None:
         changes = [Change(**each) for each in resumed["changes"]]
         not_here = content.state["parts"].keys() - built.parts().keys()
@@ -129,9 +130,9 @@ def _follow(message: Mapping[str, Any], group: Group) -> None:
             if error.status in ("interrupted", "terminated"):  # rank 0 saves the run now
                 run.save()
             raise
-        split, counts = group.first(None)
+        split, counts, best = group.first(None)
         loader = built.test if split == "test" else run.val_loader
         if loader is not None:
-            group.share_state(run.result.state_dict())
+            take_best(run, group, best)
             confusion = artifacts.Confusion(built.data.output_size) if counts else None
             evaluate_split(artifacts.counting(run, confusion), split, loader)

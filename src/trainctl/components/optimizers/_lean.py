@@ -43,7 +43,9 @@ def make(optimizer: type[Optimizer], parameters: Iterable[Any], **arguments: Any
     if optimizer in (SGD, Adam, AdamW) and arguments.get("fused") is None:
         groups = [item["params"] if isinstance(item, Mapping) else [item] for item in parameters]
         arguments["fused"] = all(
-            tensor.is_floating_point() and tensor.device.type in ("cpu", "cuda", "mps")
+            tensor.is_floating_point()
+            and tensor.device.type in ("cpu", "cuda", "mps")
+            and not hasattr(tensor, "to_local")  # cut among processes: SGD's kernel does not take it
             for group in groups
             for tensor in group
         )

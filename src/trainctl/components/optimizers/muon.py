@@ -17,6 +17,9 @@ from trainctl.registry import OPTIMIZERS, Count, NonNegative, Positive, Probabil
 class MuonWithAdamW(Optimizer):
     """Two optimizers that share one list of parameter groups, so that schedulers and hooks see one."""
 
+    whole_matrices = True
+    """An update needs the whole matrix: strategy=fsdp, which cuts it, refuses this optimizer."""
+
     def __init__(self, parts: list[Optimizer]) -> None:
         self.parts = parts
         super().__init__(

@@ -159,7 +159,7 @@ class Checkpointer(Hook):
     def _write(self, contents: Sequence[CheckpointData], kept: set[int]) -> None:
         for content in contents:
             self.sync()
-            path = save_checkpoint(self.folder, content, finite=False)
+            path = self.put(content)
             try:
                 verify_checkpoint(path)
             except CheckpointError as error:
@@ -168,6 +168,10 @@ class Checkpointer(Hook):
                     f"what was just saved does not read back: {error}", "check the disk, then resume the run"
                 ) from error
         prune_checkpoints(self.folder, kept, self.keep_last)
+
+    def put(self, content: CheckpointData) -> Path:
+        """Write a checkpoint; returns its folder. Raises OSError."""
+        return save_checkpoint(self.folder, content, finite=False)
 
     def wait(self) -> None:
         """Wait for the checkpoint that is being written. Raises the error of its writing."""

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trainctl.checkpoint.shards import cut_like
 from trainctl.registry.protocols import Model
 from trainctl.training.run import Hook, Run
 
@@ -61,4 +62,4 @@ class Ema(Hook):
         self.updates = state["updates"]
         parameters = dict(self.model.named_parameters())
         for name, raw in state["raw"].items():
-            parameters[name].copy_(raw)
+            parameters[name].copy_(cut_like(raw, parameters[name]))
