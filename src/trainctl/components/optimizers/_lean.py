@@ -45,7 +45,7 @@ def make(optimizer: type[Optimizer], parameters: Iterable[Any], **arguments: Any
         arguments["fused"] = all(
             tensor.is_floating_point()
             and tensor.device.type in ("cpu", "cuda", "mps")
-            and not hasattr(tensor, "to_local")  # cut among processes: SGD's kernel does not take it
+            and (optimizer is not SGD or not hasattr(tensor, "to_local"))  # not on parts of parameters
             for group in groups
             for tensor in group
         )
