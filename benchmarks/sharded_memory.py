@@ -1,9 +1,10 @@
 """Peak memory of a process that holds a part of the model, beside one that holds all of it.
 
-    python benchmarks/sharded_memory.py [--devices 2] [--hidden 8192] [--steps 3]
+    python benchmarks/sharded_memory.py [--devices 2] [--steps 3]
 
-A model of three layers of --hidden (134 million parameters by default) on the digits, with adam: whole commands
-in new processes, checkpoint and test included, and the largest resident memory of each (VmHWM).
+Two models of 134 million parameters on the digits, with adam: a deep one, and one of two large layers, which
+are gathered whole. Whole commands in new processes, checkpoint and test included; the largest resident memory
+of each process (VmHWM).
 """
 
 from __future__ import annotations
@@ -45,22 +46,20 @@ def peaks(words: list[str], folder: Path) -> dict[int, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--devices", type=int, default=2)
-    parser.add_argument("--hidden", type=int, default=8192)
     parser.add_argument("--steps", type=int, default=3)
     given = parser.parse_args()
-    layers = ",".join([str(given.hidden)] * 3)
-    common = [f"model.hidden=[{layers}]", "threads=1", f"train.max_steps={given.steps}", "train.epochs=null"]
-    common += ["dataset.limit=256", "display.mode=none"]
+    common = ["threads=1", f"train.max_steps={given.steps}", "train.epochs=null", "dataset.limit=256"]
     ways = {"one device": [], f"fsdp on {given.devices}": ["strategy=fsdp", f"devices={given.devices}"]}
-    whole = 0.0
-    print("| way | GB of each process | largest, of one device's |")
-    for way, words in ways.items():
-        with tempfile.TemporaryDirectory() as folder:
-            found = list(peaks([*common, *words], Path(folder) / "run").values())
-        whole = whole or max(found)
-        print(
-            f"| {way} | {', '.join(f'{peak:.2f}' for peak in found)} | {max(found) / whole:.2f} |", flush=True
-        )
+    print("| model | way | GB of each process | largest, of one device's |")
+    for hidden in ([4096] * 9, [8192] * 3):
+        whole = 0.0
+        for way, words in ways.items():
+            with tempfile.TemporaryDirectory() as folder:
+                own = [f"model.hidden={hidden}".replace(" ", ""), "display.mode=none"]
+                found = list(peaks([*common, *own, *words], Path(folder) / "run").values())
+            whole = whole or max(found)
+            cells = f"{', '.join(f'{peak:.2f}' for peak in found)} | {max(found) / whole:.2f}"
+            print(f"| {len(hidden)} layers of {hidden[0]} | {way} | {cells} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from tests.reliability import (
     words,
 )
 from tests.reliability.children import Row, Trial, try_all
-from tests.reliability.runs import LONG, RUN, SHORT, Course, own_environment
+from tests.reliability.runs import LONG, RUN, SHORT, Course, own_environment, warm
 
 _RANDOM_KILLS = 120
 _LINES = 180
@@ -155,6 +155,14 @@ _KINDS = (
     _Kind("readers beside a writer", lambda bench: contention.beside_a_writer(bench.made, _READINGS), 2),
     _Kind("killed between best and its pointer", _killed_with_a_best, 3),
     _Kind("ranks killed or stopped", lambda bench: ranks.killed(bench.root / "ranks", _RANKS_KILLED)),
+    _Kind(
+        "ranks of a cut model killed or stopped",
+        lambda bench: ranks.killed(bench.root / "cut", _RANKS_KILLED, *ranks.CUT),
+    ),
+    _Kind(
+        "ranks killed at each operation of a save",
+        lambda bench: ranks.at_every_operation_of_a_save(bench.root / "saves"),
+    ),
     _Kind("streams closed, full, left alone", _broken_streams, 6),
     _Kind("command lines", lambda bench: words.typed(bench.root / "peace" / RUN, _LINES, seed=0)),
     *(_Kind(f"bites without {safeguard}", partial(_without, safeguard)) for safeguard in bites.SAFEGUARDS),
@@ -195,7 +203,7 @@ def _try(root: Path, kinds: Sequence[_Kind], quick: bool) -> list[Row]:
     print(f"{'kind of trial':<42}{'tried':>8}{'missed':>8}{'seconds':>9}")
     if wrong := course.measure(root / "peace"):
         return [_show(Row("left in peace", 1, [wrong], 0.0))]
-    course.warm(root / "peace")
+    warm(root / "peace")
     # What is there stays: a collection in a child would copy the memory it looks through.
     gc.collect()
     gc.freeze()

@@ -8,18 +8,20 @@ import random
 import shutil
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 
 from tests.helpers.ranks import ForkedRank
 from tests.reliability.children import Trial, spawn
-from tests.reliability.runs import RUN, Patch, nothing
+from tests.reliability.disk import BEFORE, Disk, killing
+from tests.reliability.runs import OUTPUTS, RUN, Patch, note_modules, nothing, warm
+from trainctl.checkpoint.format import read_checkpoint
+from trainctl.cli import rank as cli_rank
 from trainctl.cli.main import main
 from trainctl.distributed import launch
 from trainctl.training.devices import RanksRandomStates
@@ -31,6 +33,9 @@ _WORDS = [
 ]  # fmt: skip
 _LASTS, _LEFT = 1.5, 10.0
 _PIDS = Path("ranks.txt")
+_NUMBERS = "numbers.json"
+CUT = ("strategy=fsdp", "strategy.min_parameters=1")
+"""Words of a run whose model is cut among its processes."""
 
 
 class _Noted(ForkedRank):
@@ -42,16 +47,37 @@ class _Noted(ForkedRank):
             file.write(f"{self.pid}\n")
 
 
-def killed(root: Path, times: int, patch: Patch = nothing) -> list[Trial]:
+def killed(root: Path, times: int, *words: str) -> list[Trial]:
     """A random process, or all, killed or stopped at a random moment; resumed on one to three devices."""
     reference = root / "reference"
     reference.mkdir(parents=True)
-    ended = spawn(partial(_train, nothing, "devices=2"), reference)
+    ended = spawn(partial(_train, note_modules, *words), reference)
     if ended.code:
         return [Trial("a run of two devices left in peace", lambda folder: str(ended))]
+    warm(reference)
     return [
-        Trial(f"ranks killed, {number}", partial(_once, reference, number, patch)) for number in range(times)
+        Trial(f"ranks killed, {number}", partial(_once, reference, number, words)) for number in range(times)
     ]
+
+
+def at_every_operation_of_a_save(root: Path) -> list[Trial]:
+    """A process that holds a part of the model is killed at each operation of its second save."""
+    words = (*CUT, "train.max_steps=8", "checkpoint.keep_last=1")
+    reference = root / "reference"
+    reference.mkdir(parents=True)
+    ended = spawn(partial(_train, note_modules, *words), reference)
+    if ended.code:
+        return [Trial("a run of two devices left in peace", lambda folder: str(ended))]
+    warm(reference)
+    trials = []
+    for rank in (0, 1):
+        folder = root / f"rank-{rank}"
+        folder.mkdir()
+        spawn(partial(_on_a_disk, rank, None, words), folder)
+        for number in json.loads((folder / _NUMBERS).read_text()):
+            name = f"rank {rank} killed at operation {number}"
+            trials.append(Trial(name, partial(_killed_on_a_disk, reference, rank, number, words)))
+    return trials
 
 
 def bites(root: Path) -> list[Trial]:
@@ -64,7 +90,7 @@ def bites(root: Path) -> list[Trial]:
         runs = {"whole": [], "parts": ["train.max_steps=20"], "planted": ["train.max_steps=20"]}
         for name, words in runs.items():
             (folder / name).mkdir()
-            spawn(partial(_train, nothing, "devices=2", *words), folder / name)
+            spawn(partial(_train, nothing, *words), folder / name)
             patch = forget if name == "planted" else nothing
             if words:
                 spawn(partial(_resume, patch, 2, "train.max_steps=120"), folder / name)
@@ -76,11 +102,12 @@ def bites(root: Path) -> list[Trial]:
     return [Trial("random states of ranks", tried)]
 
 
-def _train(patch: Patch, *words: str) -> int:
+def _train(afterwards: Callable[[], None], *words: str) -> int:
     launch.Process = _Noted  # type: ignore[misc, assignment]
-    patch()
     # Dropout shows whether each rank goes on with its own random numbers.
-    return main([*_WORDS, "model.dropout=0.2", *words])
+    code = main([*_WORDS, "model.dropout=0.2", "devices=2", *words])
+    afterwards()
+    return code
 
 
 def _resume(patch: Patch, devices: int, *words: str) -> int:
@@ -89,26 +116,60 @@ def _resume(patch: Patch, devices: int, *words: str) -> int:
     return main(["resume", str(RUN), f"devices={devices}", "strategy.timeout=20", *words])
 
 
-def _once(reference: Path, seed: int, patch: Patch, folder: Path) -> str | None:
+def _once(reference: Path, seed: int, words: Sequence[str], folder: Path) -> str | None:
     draw = random.Random(seed)
     whom, after = draw.choice(["rank 0", "rank 1", "all", "stopped"]), draw.uniform(0.0, _LASTS)
     devices = draw.choice([1, 2, 2, 3])
-    ended = spawn(partial(_with_a_killer, patch, whom, after), folder, timeout=60)
+    ended = spawn(partial(_with_a_killer, words, whom, after), folder, timeout=60)
     if ended.timed_out:
         return f"{whom}: {ended}"
+    return _goes_on(reference, folder, words, devices, f"{whom} after {after:.2f} s")
+
+
+def _goes_on(reference: Path, folder: Path, words: Sequence[str], devices: int, what: str) -> str | None:
+    """Why the run does not go on as the reference did; None where it does."""
     if left := _left(folder):
-        return f"{whom} after {after:.2f} s: processes {left} are left"
-    again = spawn(partial(_resume, patch, devices), folder, timeout=60)
+        return f"{what}: processes {left} are left"
+    again = spawn(partial(_resume, nothing, devices), folder, timeout=60)
     if again.code in (2, 4):  # killed before there was anything to go on from
         shutil.rmtree(folder / "outputs", ignore_errors=True)
-        again = spawn(partial(_train, patch, "devices=2"), folder, timeout=60)
+        again = spawn(partial(_train, nothing, *words), folder, timeout=60)
         devices = 2
     if again.code:
-        return f"{whom} after {after:.2f} s, then devices={devices}: {again}"
+        return f"{what}, then devices={devices}: {again}"
     return _difference(reference / RUN, folder / RUN, exact=devices == 2)
 
 
-def _with_a_killer(patch: Patch, whom: str, after: float) -> int:
+def _on_a_disk(rank: int, number: int | None, words: Sequence[str]) -> int:
+    """Train; the process of ``rank`` is killed at its operation ``number``, or notes those on checkpoints."""
+    follow = cli_rank.follow
+    disk = Disk(Path.cwd() / OUTPUTS, None if number is None else killing(number, BEFORE))
+
+    def watched(work: Callable[[], int]) -> int:
+        disk.install()
+        code = work()
+        done = [op for op in disk.ops if op[0] not in ("look", "close")]
+        first = next(index for index, op in enumerate(done) if "step-00000008" in op[1])
+        numbers = [index for index, op in enumerate(done) if "/checkpoints" in op[1] and index >= first]
+        (Path.cwd() / _NUMBERS).write_text(json.dumps(numbers))
+        return code
+
+    if rank == 0:
+        return watched(partial(_train, nothing, *words))
+    cli_rank.follow = partial(watched, follow)
+    return _train(nothing, *words)
+
+
+def _killed_on_a_disk(
+    reference: Path, rank: int, number: int, words: Sequence[str], folder: Path
+) -> str | None:
+    ended = spawn(partial(_on_a_disk, rank, number, words), folder, timeout=60)
+    if ended.timed_out or ended.code != (8 if rank else -signal.SIGKILL):
+        return f"was not killed: {ended}"
+    return _goes_on(reference, folder, words, 2, f"rank {rank} at operation {number}")
+
+
+def _with_a_killer(words: Sequence[str], whom: str, after: float) -> int:
     """Train in this process, with another one that kills whom it should, some time after rank 1 has begun."""
     own = os.getpid()
     if os.fork() == 0:
@@ -120,7 +181,7 @@ def _with_a_killer(patch: Patch, whom: str, after: float) -> int:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGSTOP if whom == "stopped" else signal.SIGKILL)
         os._exit(0)
-    return _train(patch, "devices=2", "strategy.timeout=2" if whom == "stopped" else "strategy.timeout=20")
+    return _train(nothing, *words, "strategy.timeout=2" if whom == "stopped" else "strategy.timeout=20")
 
 
 def _left(folder: Path) -> Sequence[int]:
@@ -153,8 +214,9 @@ def _difference(one: Path, other: Path, *, exact: bool) -> str | None:
 
 
 def _other_weights(one: Path, other: Path) -> str | None:
-    last = "checkpoints/step-00000120/model.safetensors"
-    weights, others = load_file(one / last), load_file(other / last)
+    weights, others = (
+        read_checkpoint(sorted((run / "checkpoints").iterdir())[-1]).model for run in (one, other)
+    )
     wrong = [name for name, tensor in weights.items() if not torch.equal(tensor, others[name])]
     return f"other weights: {wrong[0]}" if wrong else None
 

@@ -132,14 +132,8 @@ class Course:
         disk.watch_openers()
         code = self.start()
         disk.record(Path.cwd() / "ops.json")
-        Path("modules.json").write_text(json.dumps(sorted(sys.modules)))
+        note_modules()
         return code
-
-    def warm(self, folder: Path) -> None:
-        """Import what the child of :meth:`measure` imported: each later one has it then."""
-        for name in json.loads((folder / "modules.json").read_text()):
-            if name not in sys.modules and name.startswith(("numpy.", "torch.", "trainctl.")):
-                importlib.import_module(name)
 
     # ---------------------------------------------------------------- compared
 
@@ -196,6 +190,18 @@ def _record(content: bytes) -> dict[str, Any]:
 
 def _names(run: Path) -> set[str]:
     return {path.name for path in (run / "checkpoints").iterdir() if not path.name.startswith(".")}
+
+
+def note_modules() -> None:
+    """Write down what this process has imported."""
+    Path("modules.json").write_text(json.dumps(sorted(sys.modules)))
+
+
+def warm(folder: Path) -> None:
+    """Import what a child in ``folder`` has noted: each later one has it then."""
+    for name in json.loads((folder / "modules.json").read_text()):
+        if name not in sys.modules and name.startswith(("numpy.", "torch.", "trainctl.")):
+            importlib.import_module(name)
 
 
 def mark_saves(disk: Disk) -> None:

@@ -53,10 +53,13 @@ class Crashing(Small):
 
 @MODELS.register("hanging")
 class Hanging(Small):
-    """Never ends."""
+    """Never ends: its second pass in training, the first being the check of the shapes."""
+
+    passes = 0
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        if self.training:
+        self.passes += self.training
+        if self.passes > 1:
             time.sleep(3600)
         return super().forward(inputs)
 
