@@ -36,6 +36,10 @@ class Group:
         dist.all_reduce(values)
         return values
 
+    def sum_meanwhile(self, values: Tensor) -> Any:
+        """Begin to add up ``values`` in place; ``wait()`` of the result waits for the sums."""
+        return dist.all_reduce(values, async_op=True)
+
     def any(self, flag: bool) -> bool:
         """Whether it is true in any process."""
         self._flag.fill_(int(flag))

@@ -193,8 +193,8 @@ def build(
     run.averaged = averaged
     threads = _choose_threads(config, run, batch, group)
     _attach(run, config, monitor, lower_is_better, plateau, threads)
-    if group is not None:
-        devices.attach(run, config, group)
+    if shared is not None:
+        devices.attach(run, config, shared)
     choices, said = _choose_step(config, run, loop, plain, batch, recorded, shared)
     resumes = getattr(loop, "resumes", True)
     if not resumes:

@@ -109,12 +109,14 @@ def lay_out(
     return replace(loaders, val=next(others), test=next(others))
 
 
-def attach(run: Run, config: Config, group: Group) -> None:
+def attach(run: Run, config: Config, shared: Shared) -> None:
     """Have ``run`` agree, evaluate and save with the other processes.
 
     From here on draws such as dropout masks come from the seed and the rank; rank 0's are one device's.
     """
-    run.control, run.gather = AgreedControl(group), group.gather
+    group = shared.group
+    shared.control.run = run
+    run.control, run.gather = shared.control, group.gather
     if isinstance(config.strategy, Fsdp):
         if getattr(run.optimizer, "whole_matrices", False):
             raise ConfigError(
@@ -150,18 +152,28 @@ def unequal(model: Any, device: torch.device) -> list[str]:
 
 class _MeanOverRanks(torch.autograd.Function):
     """The mean of a loss over the whole batch. Its gradient is this process's part of it, times the number of
-    processes, since DistributedDataParallel divides by that."""
+    processes, since DistributedDataParallel and FSDP divide by that.
+
+    Where the weight of the whole batch is known, the gradient does not wait for the sum: the loss has its
+    value at the end of the backward pass.
+    """
 
     @staticmethod
-    def forward(context: Any, loss: Tensor, weight: Any, group: Group) -> Tensor:
-        own = torch.as_tensor(weight, dtype=torch.float64, device=loss.device)
-        both = group.sum(torch.stack((loss.detach().double() * own, own)))
-        context.factor = (group.size * own / both[1]).to(loss.dtype)
-        return (both[0] / both[1]).to(loss.dtype)
+    def forward(context: Any, loss: Tensor, own: Any, whole: int | None, shared: Shared) -> Tensor:
+        weight = torch.as_tensor(own, dtype=torch.float64, device=loss.device)
+        asked = weight.new_full((), shared.control.asked)
+        parts = torch.stack((loss.detach().double() * weight, weight, asked))
+        value, context.shared = torch.empty_like(loss), shared
+        shared.summed = shared.group.sum_meanwhile(parts), parts, value.detach()
+        if whole is None:
+            shared.finish()
+        context.factor = shared.group.size * (weight / (parts[1] if whole is None else whole)).to(loss.dtype)
+        return value
 
     @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        return gradients[0] * context.factor, None, None
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        torch.autograd.Variable._execution_engine.queue_callback(context.shared.finish)
+        return gradients[0] * context.factor, None, None, None
 
 
 class Shared:
@@ -170,19 +182,36 @@ class Shared:
     Called as a criterion, it gives the loss of the whole batch, the same in every process. Slices count by
     their samples, or by the weights of their classes where the criterion weighs those.
 
+    With the losses travels what hooks have asked for, so that a step waits for the other processes once.
+
     Args:
         model: leaves the mean of all gradients after each backward pass, or this process's part of it.
         share: of the training batches, which says whether the newest slice counts.
+        control: has what hooks ask for, and is told what those of all processes ask for.
     """
 
-    def __init__(self, model: Any, criterion: Criterion, share: Share, group: Group, config: Config) -> None:
-        self.model, self.criterion, self.share, self.group = model, criterion, share, group
+    def __init__(
+        self, model: Any, criterion: Criterion, share: Share, control: AgreedControl, config: Config
+    ) -> None:
+        self.model, self.criterion, self.share, self.control = model, criterion, share, control
+        self.group = control.group
+        self.summed: tuple[Any, Tensor, Tensor] | None = None
         self.name, self.batch_size = config.strategy.name, config.train.batch_size
         self._weigh: Callable[[Tensor], Any] = getattr(criterion, "batch_weight", len)
+        self._counts = self._weigh is len and config.train.accumulate == 1
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Any:
         loss = self.criterion(outputs, targets)
-        return _MeanOverRanks.apply(loss, self._weight(targets), self.group)
+        whole = self.share.count if self._counts else None
+        return _MeanOverRanks.apply(loss, self._weight(targets), whole, self)
+
+    def finish(self) -> None:
+        """Wait for the sum of the losses, and give the loss its value."""
+        if self.summed is not None:
+            (work, parts, value), self.summed = self.summed, None
+            work.wait()
+            value.copy_(parts[0] / parts[1])
+            self.control.asked_by_any |= parts[2] > 0
 
     def batch_weight(self, targets: Tensor) -> Tensor:
         """The weight of these slices in all processes together, a scalar."""
@@ -212,7 +241,7 @@ def shared(config: Config, model: Any, criterion: Criterion, loader: Any, group:
     settings = config.strategy
     if isinstance(settings, Ddp):
         model = group.replicated(model, bucket_mb=settings.bucket_mb, find_unused=settings.find_unused)
-    return Shared(model, criterion, loader.share, group, config)
+    return Shared(model, criterion, loader.share, AgreedControl(group, config.checkpoint.every_steps), config)
 
 
 class Evaluated:
@@ -248,15 +277,36 @@ class Evaluated:
 
 
 class AgreedControl(Control):
-    """Requests of the hooks of all processes, obeyed by all of them after the same step."""
+    """Requests of the hooks of all processes, obeyed by all of them after the same step.
 
-    def __init__(self, group: Group) -> None:
+    That one has been made is told with the losses of the next step, after which it is obeyed. Checkpoints of
+    every so many steps are known to all and come at their step.
+
+    Attributes:
+        asked_by_any: whether a process had a request when the newest losses were added up.
+    """
+
+    run: Run
+
+    def __init__(self, group: Group, every_steps: int | None) -> None:
         super().__init__()
-        self.group = group
+        self.group, self.every_steps = group, every_steps
+        self.asked_by_any: Any = False
+
+    @property
+    def asked(self) -> bool:
+        return self._asked
 
     def agreed(self) -> bool:
-        if not self.group.any(self._asked):
+        state = self.run.state
+        if state.evaluated == state.step:
+            asked = self.group.any(self._asked)
+        else:
+            saves = self.every_steps is not None and state.step % self.every_steps == 0
+            asked = saves or bool(self.asked_by_any)
+        if not asked:
             return False
+        self.asked_by_any = False
         error = self.error and (type(self.error).__name__, [vars(each) for each in self.error.problems])
         told = self.group.gather((self.reason, error, self.saving))
         self.reason = next((reason for reason, _, _ in told if reason is not None), None)

@@ -37,8 +37,8 @@ class Signals(Hook):
     def poll(self, run: Run) -> None:
         if self.received is not None:
             error = TerminatedRunError if self.received in TERMINATING else InterruptedRunError
-            message = f"{error.status} at step {run.state.step}: the run was saved"
-            run.control.stop(error.status, error(message))
+            # Which step is the last one is not yet known: several devices have to agree on it.
+            run.control.stop(error.status, error(f"{error.status}: the run was saved"))
 
     def step(self, run: Run, loss: Tensor) -> None:
         self.poll(run)

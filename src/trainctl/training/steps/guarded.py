@@ -24,15 +24,14 @@ def guarded_step(
 ) -> Tensor:
     """The plain step, left out where the guard refuses its loss or its gradients; returns the loss, a scalar.
 
-    Raises NotFiniteError where no more steps may be left out.
+    The loss is looked at after the backward pass: on several devices it is added up meanwhile. Raises
+    NotFiniteError where no more steps may be left out.
     """
     with precision:
         loss = criterion(model(inputs), targets)
-    if not guard.accepts_loss(loss):
-        return loss.detach()  # type: ignore[no-any-return]
     optimizer.zero_grad()
     loss.backward()
-    if guard.accepts_gradients(loss):
+    if guard.accepts_loss(loss) and guard.accepts_gradients(loss):
         optimizer.step()
     return loss.detach()  # type: ignore[no-any-return]
 
