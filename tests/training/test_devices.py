@@ -57,6 +57,15 @@ def test_every_number_is_that_of_one_device(
     assert_same_run("one", "several")
 
 
+def test_gradients_averaged_by_hand_are_those_of_ddp_bit_for_bit(trainctl: Callable[..., Any]) -> None:
+    for run, loop in (("hand", "data_parallel"), ("torch", "optimizer")):
+        outcome = trainctl(*FEW, "model.dropout=0.2", "devices=2", f"loop={loop}", f"hydra.run.dir={run}")
+        assert outcome.code == 0, outcome.err
+    assert_same_run("hand", "torch", tolerance=0.0)
+    for name, tensor in weights("hand").items():
+        assert torch.equal(tensor, weights("torch")[name])
+
+
 @pytest.fixture
 def images(tmp_path: Path) -> str:
     """A folder of 40 tiny pictures in two classes, loaded one by one."""

@@ -25,7 +25,7 @@ from trainctl.config.settings import Config, Ddp, Fsdp
 from trainctl.data.sampler import Share, derived_seed
 from trainctl.distributed.group import Group
 from trainctl.errors import ConfigError, Problem, TrainctlError
-from trainctl.registry import LOADERS
+from trainctl.registry import LOADERS, LOOPS
 from trainctl.registry.protocols import Batch, Criterion, Loader, named_modules
 from trainctl.training import runtime
 from trainctl.training.hooks.checkpointer import Checkpointer
@@ -38,7 +38,14 @@ def check_devices(config: Config, group: Group) -> None:
     """Raise ConfigError for what trains on one device only."""
     size, train = group.size, config.train
     refused = {
-        f"loop={config.loop.name}": (config.loop.name != "optimizer", "use loop=optimizer"),
+        f"loop={config.loop.name}": (
+            config.loop.name != "optimizer" and not _averages_itself(config),
+            "use loop=optimizer",
+        ),
+        f"loop={config.loop.name} strategy=fsdp": (
+            isinstance(config.strategy, Fsdp) and _averages_itself(config),
+            "use loop=optimizer",
+        ),
         f"compile={config.compile}": (config.compile is not False, "use compile=false"),
         "profile=true": (config.profile, "profile one device: devices=1"),
         f"train.batch_size={train.batch_size}": (
@@ -57,6 +64,11 @@ def check_devices(config: Config, group: Group) -> None:
     ]
     if found:
         raise ConfigError(found)
+
+
+def _averages_itself(config: Config) -> bool:
+    """Whether the loop's step averages the gradients of all processes."""
+    return getattr(LOOPS.load(config.loop.name), "several_devices", False)
 
 
 def check_same_data(group: Group, fingerprint: Mapping[str, Any]) -> None:
@@ -198,7 +210,8 @@ class Shared:
         self.summed: tuple[Any, Tensor, Tensor] | None = None
         self.name, self.batch_size = config.strategy.name, config.train.batch_size
         self._weigh: Callable[[Tensor], Any] = getattr(criterion, "batch_weight", len)
-        self._counts = self._weigh is len and config.train.accumulate == 1
+        # Another loop may look at the loss before the backward pass.
+        self._counts = self._weigh is len and config.train.accumulate == 1 and config.loop.name == "optimizer"
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Any:
         loss = self.criterion(outputs, targets)
@@ -239,7 +252,7 @@ class Shared:
 def shared(config: Config, model: Any, criterion: Criterion, loader: Any, group: Group) -> Shared:
     """What ``config.strategy`` makes of model and criterion."""
     settings = config.strategy
-    if isinstance(settings, Ddp):
+    if isinstance(settings, Ddp) and not _averages_itself(config):
         model = group.replicated(model, bucket_mb=settings.bucket_mb, find_unused=settings.find_unused)
     return Shared(model, criterion, loader.share, AgreedControl(group, config.checkpoint.every_steps), config)
 
