@@ -89,7 +89,7 @@ def refusal(found: list[str]) -> str:
 def _inputs(split: AnySplit) -> str:
     if isinstance(split, Split):
         return _digest(split.inputs)
-    if not len(split):
+    if not len(split) or not getattr(split.load, "repeats", True):
         return ""
     # Only here: a run whose data is in memory does without the machinery of processes.
     from trainctl.data.worker_process import Samples, kept_random_state

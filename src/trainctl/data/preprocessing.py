@@ -46,7 +46,7 @@ def describe_raw(data: Data) -> dict[str, Any] | None:
         return describe_samples(data.train.inputs)
     if data.reading.get("kind") == "image":
         return {"shape": list(data.input_shape), "dtype": "uint8"}
-    return None
+    return getattr(data.train.load, "raw", None)
 
 
 def describe_samples(samples: Tensor) -> dict[str, Any]:

@@ -114,6 +114,38 @@ class Data:
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Datasets:
+    """Splits that are map-style datasets of torch; what a ``Data`` holds beside them is found in samples.
+
+    A split is any object with ``__len__`` and ``__getitem__(index)``. A sample is ``(input, target)``, or a
+    dictionary with an entry for each: the target is called ``target``, ``targets``, ``y``, ``label`` or
+    ``labels``. Inputs are tensors, arrays of NumPy or images of PIL (RGB or L), of one shape and type;
+    targets are numbers, tensors or arrays, whole numbers for classes and floats for values.
+
+    Attributes:
+        train, val, test: the splits; without ``val`` it is held out of ``train``.
+        name: of the data; None: the name that the function is registered under.
+        task: a name in the registry ``TASKS``; None: classification for whole numbers, regression for floats.
+        output_size: number of classes, or of values to predict; None counts them.
+        classes: the classes' names, by number; empty: those of ``train.classes``, if it has them.
+        transform: as in ``Data``; None: uint8 is divided by 255, other floats become float32.
+        inputs: the entry of a dictionary that is the input; empty: the one that is not the target.
+        target: the entry that is the target; empty: see above.
+    """
+
+    train: Any
+    val: Any = None
+    test: Any = None
+    name: str | None = None
+    task: str | None = None
+    output_size: int | None = None
+    classes: Sequence[str] = ()
+    transform: nn.Module | None = None
+    inputs: Sequence[str] = ()
+    target: str = ""
+
+
 class Standardize(nn.Module):
     """``(inputs / scale - mean) / std`` in float32, as one multiplication and one addition.
 

@@ -44,6 +44,15 @@ def kept_random_state() -> Iterator[None]:
         torch.set_rng_state(before[2])
 
 
+def seed_sample(seed: int | None, epoch: int, number: int) -> None:
+    """Seed the random numbers that the loading of a sample draws from Python, NumPy or torch."""
+    drawn = derived_seed("sample", seed, epoch, number)
+    random.seed(drawn)
+    numpy.random.seed(drawn % 2**32)
+    # Not torch.manual_seed, which would queue a call for the GPU at every sample.
+    torch.default_generator.manual_seed(drawn)
+
+
 def load_sample(load: Callable[[Any], Tensor], item: Any) -> Tensor:
     """One raw sample. Raises ConfigError naming the item where it cannot be loaded or is no tensor."""
     try:
@@ -93,11 +102,7 @@ class Samples(Dataset[Any]):
         epoch, numbered = key
         samples: list[Tensor] = []
         for number, item in numbered:
-            seed = derived_seed("sample", self._seed, epoch, number)
-            random.seed(seed)
-            numpy.random.seed(seed % 2**32)
-            # Not torch.manual_seed, which would queue a call for the GPU at every sample.
-            torch.default_generator.manual_seed(seed)
+            seed_sample(self._seed, epoch, number)
             sample = load_sample(self._load, item)
             if samples and (sample.shape, sample.dtype) != (samples[0].shape, samples[0].dtype):
                 raise ConfigError(

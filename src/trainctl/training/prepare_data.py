@@ -35,10 +35,10 @@ def build_data(
     """
     data = construct(dataset, **({} if like is None else {"like": like}))
     if not isinstance(data, Data):
-        raise ConfigError(
-            f"dataset={dataset.name} returned {type(data).__name__}",
-            "a dataset builder returns a trainctl.data.Data",
-        )
+        # Only here: a run whose data is in memory does without the machinery of processes.
+        from trainctl.data.map_style import from_datasets
+
+        data = from_datasets(data, dataset.name)
     data = with_targets(data)
     if data.val is None:
         data = hold_out(data, dataset.common["val"], dataset.common["split_seed"])

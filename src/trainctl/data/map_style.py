@@ -1,0 +1,366 @@
+"""Map-style datasets of torch as splits whose samples are loaded one by one.
+
+Shape, type, task and number of classes are found by looking at some samples. Targets are read once and kept;
+each sample that is loaded later has to have the same target, so a wrong one is not trained on.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
+
+import numpy
+import torch
+from torch import Tensor, nn
+from torch.utils.data import IterableDataset, Subset
+
+from trainctl.data.preprocessing import describe_samples, shown
+from trainctl.data.progress import Progress
+from trainctl.data.types import Data, Datasets, ItemSplit, Standardize
+from trainctl.data.worker_process import kept_random_state, seed_sample
+from trainctl.errors import ConfigError, TrainctlError
+
+_TARGETS = ("target", "targets", "y", "label", "labels")
+_LOOKED_AT = 16
+_FORM = "return (input, target), or a dictionary with an input and a target"
+_DETERMINISTIC = (
+    "a sample's target must be the same whenever it is read, and its shape and type those of others"
+)
+
+
+def from_datasets(returned: Any, name: str) -> Data:
+    """The data of what the dataset function ``name`` returned: ``Datasets``, or a dataset to train on.
+
+    Raises ConfigError for anything else, and for the first sample that is not like the others.
+    """
+    given = returned if isinstance(returned, Datasets) else Datasets(returned)
+    name = given.name or name
+    loads = {
+        label: _load(f"dataset {name}: {label}", source, given)
+        for label in ("train", "val", "test")
+        if (source := getattr(given, label)) is not None or label == "train"
+    }
+    train = loads["train"]
+    for load in loads.values():
+        load.look(train)
+    splits = {label: ItemSplit(range(len(load)), load.targets, load) for label, load in loads.items()}
+    raw, every = (
+        train.raw or {"shape": [], "dtype": "float32"},
+        [load.targets for load in loads.values() if len(load)],
+    )
+    classes = tuple(given.classes or _class_names(given.train))
+    task, outputs = _task(f"dataset {name}", given, every, classes)
+    transform = given.transform or _transform(raw["dtype"])
+    scaled = ", divided by 255" if given.transform is None and raw["dtype"] == "uint8" else ""
+    what = f"{outputs} classes" if task == "classification" else f"{task} of {outputs} values"
+    own = "" if all(load.repeats for load in loads.values()) else _OWN_RANDOM
+    return Data(
+        name=name,
+        task=task,
+        train=splits["train"],
+        val=splits.get("val"),
+        test=splits.get("test"),
+        input_shape=_shape(name, raw, transform),
+        output_size=outputs,
+        transform=transform,
+        classes=classes,
+        note=f"{type(given.train).__name__}: samples {shown(raw)}{scaled}, {what}{own}",
+    )
+
+
+_OWN_RANDOM = "; random numbers of its own, which no seed repeats: no run on it can be repeated exactly"
+
+
+@dataclass
+class Load:
+    """One sample of a dataset by its index, as a tensor; checked against the others and its known target.
+
+    Attributes:
+        where: begins messages.
+        forms: shape and type of an input and of a target; None before :meth:`look`.
+        targets: of all samples, as the dataset has them.
+        repeats: whether a sample is the same each time it is loaded with the same random numbers.
+    """
+
+    where: str
+    source: Any
+    inputs: Sequence[str]
+    target: str
+    forms: tuple[Any, Any] | None = None
+    targets: Tensor = field(default_factory=lambda: torch.empty(0))
+    repeats: bool = True
+    _copy: Any = None
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    @property
+    def raw(self) -> dict[str, Any] | None:
+        """Shape and type of a raw sample."""
+        return None if self.forms is None else {"shape": list(self.forms[0][0]), "dtype": self.forms[0][1]}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_copy": None}
+
+    def __call__(self, index: int) -> Tensor:
+        inputs, target = self.pair(index)
+        if not _same(target, known := self.targets[index]):
+            raise ConfigError(
+                f"{self.where}[{index}] has target {target.tolist()}, it was {known.tolist()} before",
+                _DETERMINISTIC,
+            )
+        return inputs
+
+    def pair(self, index: int) -> tuple[Tensor, Tensor]:
+        """Input and target of a sample. Raises ConfigError that names it where it cannot be used."""
+        given = self._parts(index, self._sample(index))
+        inputs, target = (
+            _tensor(f"{self.where}[{index}]: {what}", value)
+            for what, value in zip(("its input", "its target"), given, strict=True)
+        )
+        if not inputs.dim():
+            raise ConfigError(f"{self.where}[{index}]: its input is one number", "give it the shape (1,)")
+        forms = (_form(inputs), _form(target))
+        if self.forms not in (None, forms):
+            assert self.forms is not None
+            raise ConfigError(
+                f"{self.where}[{index}] is {_pair(forms)}, others are {_pair(self.forms)}",
+                "all samples of a dataset must have the same shape and type",
+            )
+        return inputs, target
+
+    def look(self, train: Load) -> None:
+        """Read the targets; find the shape and type of samples, which are those of ``train``.
+
+        The random numbers of the process stay as they are.
+        """
+        if not len(self):
+            return
+        numbers = list(dict.fromkeys(number * len(self) // _LOOKED_AT for number in range(_LOOKED_AT)))
+        with kept_random_state():
+            first = self._seeded(numbers[0])
+            self.forms = train.forms or (_form(first[0]), _form(first[1]))
+            looked, again = ([self._seeded(number) for number in numbers] for _ in range(2))
+            self.repeats = all(map(_same, *(chain.from_iterable(each) for each in (looked, again))))
+            self.targets = self._read_targets(
+                dict(zip(numbers, [target for _, target in looked], strict=True))
+            )
+
+    def _read_targets(self, looked: Mapping[int, Tensor]) -> Tensor:
+        """All targets: the listed ones where some samples have the same, else read one by one."""
+        like = next(iter(looked.values()))
+        listed = _listed_targets(self.source, len(self), like)
+        if listed is not None and all(_same(target, listed[at]) for at, target in looked.items()):
+            return listed
+        targets = torch.empty((len(self), *like.shape), dtype=like.dtype)
+        progress = Progress(f"reading targets of {self.where}", len(self))
+        for number in range(len(self)):
+            targets[number] = self._seeded(number)[1]
+            progress.update(number + 1)
+        return targets
+
+    def _seeded(self, index: int) -> tuple[Tensor, Tensor]:
+        seed_sample(0, 0, index)
+        return self.pair(index)
+
+    def _sample(self, index: int) -> Any:
+        if self._copy is None:
+            # What it opens on its first access stays out of the dataset that is sent to workers.
+            self._copy = _copied(self.source)
+        try:
+            return self._copy[index]
+        except TrainctlError:
+            raise
+        except Exception as error:
+            reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            raise ConfigError(
+                f"{self.where}[{index}] cannot be loaded: {reason}", _raised_in(error)
+            ) from error
+
+    def _parts(self, index: int, sample: Any) -> tuple[Any, Any]:
+        """The input and the target of a sample. Raises ConfigError for any other form."""
+        where = f"{self.where}[{index}]"
+        if isinstance(sample, Mapping):
+            return self._entries(where, sample)
+        if isinstance(sample, tuple | list) and len(sample) == 2:
+            return sample[0], sample[1]
+        raise ConfigError(f"{where} is {_described(sample)}, not an input and its target", _FORM)
+
+    def _entries(self, where: str, sample: Mapping[Any, Any]) -> tuple[Any, Any]:
+        names = [self.target] if self.target else [name for name in _TARGETS if name in sample]
+        inputs = list(self.inputs) or [name for name in sample if name not in names]
+        absent = [name for name in (*names, *inputs) if name not in sample]
+        if len(names) == len(inputs) == 1 and not absent:
+            return sample[inputs[0]], sample[names[0]]
+        raise ConfigError(
+            f"{where} is a dictionary of {', '.join(map(str, sample))}, of which"
+            f" {', '.join(absent) + ' is not there' if absent else 'one must be the input, one the target'}",
+            "call the target target, y or label and leave out the rest; or name both:"
+            " Datasets(inputs=['NAME'], target='NAME')",
+        )
+
+
+def _load(where: str, source: Any, given: Datasets) -> Load:
+    """A split to be looked at. Raises ConfigError for what is no map-style dataset."""
+    what = type(source).__name__
+    if isinstance(source, IterableDataset):
+        raise ConfigError(
+            f"{where} is an IterableDataset ({what}): its samples have no numbers, so that they cannot be"
+            " shuffled by seed, held out for validation, or found again on resume",
+            "return a dataset with __len__ and __getitem__; what fits into memory can be a list:"
+            " Datasets(train=list(stream))",
+        )
+    absent = [name for name in ("__len__", "__getitem__") if not hasattr(source, name)]
+    if absent or isinstance(source, Tensor | str | Mapping | Datasets):
+        lacks = f", which has no {' and no '.join(absent)}" if absent else ""
+        raise ConfigError(
+            f"{where} is {_described(source)}{lacks}",
+            "return a trainctl.data.Data, or what has __len__ and __getitem__:"
+            " trainctl.data.Datasets(train=…)",
+        )
+    try:
+        len(source)
+    except Exception as error:  # the dataset's own code
+        raise ConfigError(
+            f"{where} ({what}) has no length: {type(error).__name__}: {error}", _raised_in(error)
+        ) from error
+    return Load(where, source, given.inputs, given.target)
+
+
+def _tensor(where: str, value: Any) -> Tensor:
+    """A value of a sample as a tensor on the CPU. Raises ConfigError for what cannot be one."""
+    image = getattr(sys.modules.get("PIL.Image"), "Image", ())
+    if isinstance(value, Tensor) and value.layout == torch.strided and not value.is_nested:
+        return value.detach().cpu()
+    if isinstance(value, image):
+        if value.mode not in ("RGB", "L"):
+            raise ConfigError(
+                f"{where} is an image of mode {value.mode}", "image.convert('RGB') makes a usable one"
+            )
+        pixels = torch.from_numpy(numpy.array(value))
+        return pixels[None] if pixels.dim() == 2 else pixels.permute(2, 0, 1)
+    if isinstance(value, bool | int | float):
+        return torch.tensor(value, dtype=torch.float64 if isinstance(value, float) else None)
+    if isinstance(value, numpy.ndarray | numpy.generic):
+        try:
+            return torch.from_numpy(numpy.array(value))
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"{where} is {_described(value)}, which no tensor can hold: {error}") from error
+    remedy = "give a dense tensor, an array of NumPy, a number, or an image of PIL"
+    raise ConfigError(f"{where} is {_described(value)}", remedy)
+
+
+def _copied(source: Any) -> Any:
+    copied = copy.copy(source)
+    if isinstance(copied, Subset):
+        copied.dataset = _copied(copied.dataset)
+    return copied
+
+
+def _form(value: Tensor) -> tuple[tuple[int, ...], str]:
+    return tuple(value.shape), str(value.dtype).removeprefix("torch.")
+
+
+def _pair(forms: Sequence[tuple[tuple[int, ...], str]]) -> str:
+    """Shapes and types of an input and its target, for messages."""
+    inputs, target = (shown({"shape": shape, "dtype": dtype}) for shape, dtype in forms)
+    return f"{inputs} with target {target}"
+
+
+def _described(value: Any) -> str:
+    """A value in messages: what it is, not what is in it."""
+    if value is None:
+        return "None"
+    if isinstance(value, Tensor | numpy.ndarray):
+        return f"a {type(value).__name__} {tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+    if isinstance(value, tuple | list | Mapping):
+        entries = (
+            list(value)[:8] if isinstance(value, Mapping) else [type(each).__name__ for each in value[:8]]
+        )
+        return f"a {type(value).__name__} of {len(value)} ({', '.join(map(str, entries))})"
+    return f"a {type(value).__name__}"
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Whether both have the same type, shape and values; NaN is NaN."""
+    if one.dtype != other.dtype or one.shape != other.shape:
+        return False
+    return bool(((one == other) | ((one != one) & (other != other))).all())
+
+
+def _listed_targets(source: Any, length: int, like: Tensor) -> Tensor | None:
+    """The ``targets`` that a dataset, or the one it is a part of, lists; None where it does not."""
+    if isinstance(source, Subset):
+        whole = _listed_targets(source.dataset, len(source.dataset), like)  # type: ignore[arg-type]
+        return None if whole is None else whole[torch.as_tensor(list(source.indices), dtype=torch.int64)]
+    listed = getattr(source, "targets", None)
+    try:
+        values = torch.as_tensor(listed, dtype=like.dtype)
+    except (TypeError, ValueError, RuntimeError):
+        return None
+    return values.cpu() if values.shape == (length, *like.shape) else None
+
+
+def _class_names(source: Any) -> Sequence[str]:
+    while isinstance(source, Subset):
+        source = source.dataset
+    names = getattr(source, "classes", None)
+    fine = isinstance(names, list | tuple) and all(isinstance(each, str) for each in names)
+    return names if fine else ()
+
+
+def _task(where: str, given: Datasets, targets: Sequence[Tensor], classes: Sequence[str]) -> tuple[str, int]:
+    """Task and number of outputs. Raises ConfigError where the targets do not tell."""
+    if not targets:
+        return given.task or "classification", given.output_size or max(1, len(classes))
+    first = targets[0][0]
+    values, count = first.is_floating_point() or first.is_complex(), first.numel()
+    task = given.task or ("regression" if values else "classification")
+    if given.task is None and not values and count != 1:
+        raise ConfigError(
+            f"{where}: targets are {shown(describe_samples(first[None]))}: neither one class nor floats",
+            "give one class number a sample, or floats; or say what they are: Datasets(task='regression')",
+        )
+    if given.output_size is not None or task != "classification" or values or count != 1:
+        return task, given.output_size or max(1, count)
+    outputs = max(len(classes), *(int(each.to(torch.int64).max()) + 1 for each in targets))
+    samples = sum(map(len, targets))
+    if outputs > max(samples, len(classes)):
+        raise ConfigError(
+            f"{where}: a target is {outputs - 1}, but {samples} samples cannot have {outputs} classes",
+            "number the classes from 0; or say how many there are: Datasets(output_size=N)",
+        )
+    return task, outputs
+
+
+def _transform(dtype: str) -> nn.Module:
+    if dtype == "uint8":
+        return Standardize(255.0)
+    return Standardize() if dtype in ("float64", "float16", "bfloat16") else nn.Identity()
+
+
+def _shape(name: str, raw: Mapping[str, Any], transform: nn.Module) -> tuple[int, ...]:
+    """The shape of a sample after ``transform``."""
+    if isinstance(transform, nn.Identity | Standardize):
+        return tuple(raw["shape"])
+    try:
+        return tuple(transform(torch.zeros((1, *raw["shape"]), dtype=getattr(torch, raw["dtype"]))).shape[1:])
+    except Exception as error:  # the transform is the user's own
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise ConfigError(
+            f"dataset {name}: its transform does not take samples {shown(raw, 'N')}: {reason}"
+        ) from error
+
+
+def _raised_in(error: BaseException) -> str:
+    """The remedy of an error in a dataset's own code: where it was raised."""
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    if traceback is None:
+        return ""
+    return f"raised in {traceback.tb_frame.f_code.co_filename} line {traceback.tb_lineno}"
