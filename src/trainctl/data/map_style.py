@@ -309,8 +309,9 @@ def _class_names(source: Any) -> Sequence[str]:
     while isinstance(source, Subset):
         source = source.dataset
     names = getattr(source, "classes", None)
-    fine = isinstance(names, list | tuple) and all(isinstance(each, str) for each in names)
-    return names if fine else ()
+    if isinstance(names, list | tuple) and all(isinstance(each, str) for each in names):
+        return tuple(names)
+    return ()
 
 
 def _task(where: str, given: Datasets, targets: Sequence[Tensor], classes: Sequence[str]) -> tuple[str, int]:
