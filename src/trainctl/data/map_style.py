@@ -10,7 +10,6 @@ import copy
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Any
 
 import numpy
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset, Subset
 
+from trainctl.data.inputs import Inputs, OfInputs, Shape, parts_of, sample_shape
 from trainctl.data.preprocessing import describe_samples, shown
 from trainctl.data.progress import Progress
 from trainctl.data.types import Data, Datasets, ItemSplit, Standardize
@@ -48,14 +48,12 @@ def from_datasets(returned: Any, name: str) -> Data:
     for load in loads.values():
         load.look(train)
     splits = {label: ItemSplit(range(len(load)), load.targets, load) for label, load in loads.items()}
-    raw, every = (
-        train.raw or {"shape": [], "dtype": "float32"},
-        [load.targets for load in loads.values() if len(load)],
-    )
+    raw = train.raw or _form(train.first)
+    every = [load.targets for load in loads.values() if len(load)]
     classes = tuple(given.classes or _class_names(given.train))
     task, outputs = _task(f"dataset {name}", given, every, classes)
-    transform = given.transform or _transform(raw["dtype"])
-    scaled = ", divided by 255" if given.transform is None and raw["dtype"] == "uint8" else ""
+    transform = _transform(given, raw["dtype"])
+    scaled = ", uint8 divided by 255" if given.transform is None and "uint8" in shown(raw) else ""
     what = f"{outputs} classes" if task == "classification" else f"{task} of {outputs} values"
     own = "" if all(load.repeats for load in loads.values()) else _OWN_RANDOM
     return Data(
@@ -64,7 +62,7 @@ def from_datasets(returned: Any, name: str) -> Data:
         train=splits["train"],
         val=splits.get("val"),
         test=splits.get("test"),
-        input_shape=_shape(name, raw, transform),
+        input_shape=_shape(name, train.first, transform),
         output_size=outputs,
         transform=transform,
         classes=classes,
@@ -83,6 +81,7 @@ class Load:
         where: begins messages.
         forms: shape and type of an input and of a target; None before :meth:`look`.
         targets: of all samples, as the dataset has them.
+        first: an input.
         repeats: whether a sample is the same each time it is loaded with the same random numbers.
     """
 
@@ -93,6 +92,7 @@ class Load:
     forms: tuple[Any, Any] | None = None
     targets: Tensor = field(default_factory=lambda: torch.empty(0))
     repeats: bool = True
+    first: Any = field(default_factory=lambda: torch.empty(0))
     _copy: Any = None
 
     def __len__(self) -> int:
@@ -101,12 +101,12 @@ class Load:
     @property
     def raw(self) -> dict[str, Any] | None:
         """Shape and type of a raw sample."""
-        return None if self.forms is None else {"shape": list(self.forms[0][0]), "dtype": self.forms[0][1]}
+        return None if self.forms is None else dict(self.forms[0])
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_copy": None}
 
-    def __call__(self, index: int) -> Tensor:
+    def __call__(self, index: int) -> Any:
         inputs, target = self.pair(index)
         if not _same(target, known := self.targets[index]):
             raise ConfigError(
@@ -115,20 +115,23 @@ class Load:
             )
         return inputs
 
-    def pair(self, index: int) -> tuple[Tensor, Tensor]:
+    def pair(self, index: int) -> tuple[Any, Tensor]:
         """Input and target of a sample. Raises ConfigError that names it where it cannot be used."""
-        given = self._parts(index, self._sample(index))
-        inputs, target = (
-            _tensor(f"{self.where}[{index}]: {what}", value)
-            for what, value in zip(("its input", "its target"), given, strict=True)
-        )
-        if not inputs.dim():
-            raise ConfigError(f"{self.where}[{index}]: its input is one number", "give it the shape (1,)")
+        where = f"{self.where}[{index}]"
+        given, answer = self._parts(where, self._sample(index))
+        if isinstance(given, Mapping | tuple) and given:
+            named = given.items() if isinstance(given, Mapping) else enumerate(given)
+            inputs: Any = Inputs(
+                {str(name): _input(f"{where}: its input {name}", each) for name, each in named}
+            )
+        else:
+            inputs = _input(f"{where}: its input", given)
+        target = _tensor(f"{where}: its target", answer)
         forms = (_form(inputs), _form(target))
         if self.forms not in (None, forms):
             assert self.forms is not None
             raise ConfigError(
-                f"{self.where}[{index}] is {_pair(forms)}, others are {_pair(self.forms)}",
+                f"{self.where}[{index}] is {_shown(forms)}, others are {_shown(self.forms)}",
                 "all samples of a dataset must have the same shape and type",
             )
         return inputs, target
@@ -142,10 +145,10 @@ class Load:
             return
         numbers = list(dict.fromkeys(number * len(self) // _LOOKED_AT for number in range(_LOOKED_AT)))
         with kept_random_state():
-            first = self._seeded(numbers[0])
-            self.forms = train.forms or (_form(first[0]), _form(first[1]))
+            self.first, target = self._seeded(numbers[0])
+            self.forms = train.forms or (_form(self.first), _form(target))
             looked, again = ([self._seeded(number) for number in numbers] for _ in range(2))
-            self.repeats = all(map(_same, *(chain.from_iterable(each) for each in (looked, again))))
+            self.repeats = all(map(_same, *(_tensors(each) for each in (looked, again))))
             self.targets = self._read_targets(
                 dict(zip(numbers, [target for _, target in looked], strict=True))
             )
@@ -181,9 +184,8 @@ class Load:
                 f"{self.where}[{index}] cannot be loaded: {reason}", _raised_in(error)
             ) from error
 
-    def _parts(self, index: int, sample: Any) -> tuple[Any, Any]:
-        """The input and the target of a sample. Raises ConfigError for any other form."""
-        where = f"{self.where}[{index}]"
+    def _parts(self, where: str, sample: Any) -> tuple[Any, Any]:
+        """The input, or several, and the target of a sample. Raises ConfigError for any other form."""
         if isinstance(sample, Mapping):
             return self._entries(where, sample)
         if isinstance(sample, tuple | list) and len(sample) == 2:
@@ -194,13 +196,13 @@ class Load:
         names = [self.target] if self.target else [name for name in _TARGETS if name in sample]
         inputs = list(self.inputs) or [name for name in sample if name not in names]
         absent = [name for name in (*names, *inputs) if name not in sample]
-        if len(names) == len(inputs) == 1 and not absent:
-            return sample[inputs[0]], sample[names[0]]
+        if len(names) == 1 and inputs and not absent:
+            taken = {name: sample[name] for name in inputs}
+            return taken if len(taken) > 1 else taken[inputs[0]], sample[names[0]]
+        wrong = f"{', '.join(absent)} is not there" if absent else "one must be the target, the others inputs"
         raise ConfigError(
-            f"{where} is a dictionary of {', '.join(map(str, sample))}, of which"
-            f" {', '.join(absent) + ' is not there' if absent else 'one must be the input, one the target'}",
-            "call the target target, y or label and leave out the rest; or name both:"
-            " Datasets(inputs=['NAME'], target='NAME')",
+            f"{where} is a dictionary of {', '.join(map(str, sample))}: {wrong}",
+            "call the target target, y or label; or name them: Datasets(inputs=['NAME'], target='NAME')",
         )
 
 
@@ -261,14 +263,21 @@ def _copied(source: Any) -> Any:
     return copied
 
 
-def _form(value: Tensor) -> tuple[tuple[int, ...], str]:
-    return tuple(value.shape), str(value.dtype).removeprefix("torch.")
+def _form(value: Any) -> dict[str, Any]:
+    """The shape and type of a value of a sample."""
+    return describe_samples(value[None])
 
 
-def _pair(forms: Sequence[tuple[tuple[int, ...], str]]) -> str:
+def _shown(forms: Sequence[Mapping[str, Any]]) -> str:
     """Shapes and types of an input and its target, for messages."""
-    inputs, target = (shown({"shape": shape, "dtype": dtype}) for shape, dtype in forms)
-    return f"{inputs} with target {target}"
+    return " with target ".join(map(shown, forms))
+
+
+def _input(where: str, value: Any) -> Tensor:
+    tensor = _tensor(where, value)
+    if not tensor.dim():
+        raise ConfigError(f"{where} is one number", "give it the shape (1,)")
+    return tensor
 
 
 def _described(value: Any) -> str:
@@ -290,6 +299,10 @@ def _same(one: Tensor, other: Tensor) -> bool:
     if one.dtype != other.dtype or one.shape != other.shape:
         return False
     return bool(((one == other) | ((one != one) & (other != other))).all())
+
+
+def _tensors(pairs: Sequence[tuple[Any, Tensor]]) -> list[Tensor]:
+    return [tensor for inputs, target in pairs for tensor in (*parts_of(inputs), target)]
 
 
 def _listed_targets(source: Any, length: int, like: Tensor) -> Tensor | None:
@@ -338,23 +351,25 @@ def _task(where: str, given: Datasets, targets: Sequence[Tensor], classes: Seque
     return task, outputs
 
 
-def _transform(dtype: str) -> nn.Module:
+def _transform(given: Datasets, dtype: Any) -> nn.Module:
+    """What the dataset asks for, or what makes numbers of a model's kind of each input."""
+    if isinstance(dtype, Mapping):
+        return OfInputs(given.transform or [_transform(given, each) for each in dtype.values()])
+    if given.transform is not None:
+        return given.transform
     if dtype == "uint8":
         return Standardize(255.0)
     return Standardize() if dtype in ("float64", "float16", "bfloat16") else nn.Identity()
 
 
-def _shape(name: str, raw: Mapping[str, Any], transform: nn.Module) -> tuple[int, ...]:
+def _shape(name: str, sample: Any, transform: nn.Module) -> Shape:
     """The shape of a sample after ``transform``."""
-    if isinstance(transform, nn.Identity | Standardize):
-        return tuple(raw["shape"])
     try:
-        return tuple(transform(torch.zeros((1, *raw["shape"]), dtype=getattr(torch, raw["dtype"]))).shape[1:])
+        return sample_shape(transform(sample[None]))
     except Exception as error:  # the transform is the user's own
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-        raise ConfigError(
-            f"dataset {name}: its transform does not take samples {shown(raw, 'N')}: {reason}"
-        ) from error
+        given = shown(_form(sample), "1")
+        raise ConfigError(f"dataset {name}: its transform does not take samples {given}: {reason}") from error
 
 
 def _raised_in(error: BaseException) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trainctl.data.inputs import Shape
 from trainctl.data.readout import Readout
 from trainctl.errors import ConfigError
 
@@ -82,7 +83,8 @@ class Data:
     Attributes:
         task: a name in the registry ``TASKS``.
         train, val, test: the splits; ``val`` is None until :func:`hold_out` makes it, ``test`` may be None.
-        input_shape: one sample's shape after ``transform``, without the batch dimension.
+        input_shape: one sample's shape after ``transform``, without the batch dimension; of several inputs by
+            their names.
         output_size: number of classes, or of values to predict.
         transform: turns a raw batch into the model's input, on the device, for the whole batch at once.
         fit: makes ``transform`` from the training split, after validation data has been held out of it; None
@@ -101,7 +103,7 @@ class Data:
     task: str
     train: AnySplit
     test: AnySplit | None
-    input_shape: tuple[int, ...]
+    input_shape: Shape
     output_size: int
     transform: nn.Module
     val: AnySplit | None = None
@@ -120,8 +122,9 @@ class Datasets:
 
     A split is any object with ``__len__`` and ``__getitem__(index)``. A sample is ``(input, target)``, or a
     dictionary with an entry for each: the target is called ``target``, ``targets``, ``y``, ``label`` or
-    ``labels``. Inputs are tensors, arrays of NumPy or images of PIL (RGB or L), of one shape and type;
-    targets are numbers, tensors or arrays, whole numbers for classes and floats for values.
+    ``labels``. Inputs are tensors, arrays of NumPy or images of PIL (RGB or L), of one shape and type; several
+    are a tuple or a dictionary of them, whose entries the model's ``forward`` gets by position or by name.
+    Targets are numbers, tensors or arrays, whole numbers for classes and floats for values.
 
     Attributes:
         train, val, test: the splits; without ``val`` it is held out of ``train``.
@@ -130,7 +133,7 @@ class Datasets:
         output_size: number of classes, or of values to predict; None counts them.
         classes: the classes' names, by number; empty: those of ``train.classes``, if it has them.
         transform: as in ``Data``; None: uint8 is divided by 255, other floats become float32.
-        inputs: the entry of a dictionary that is the input; empty: the one that is not the target.
+        inputs: the entries of a dictionary that are inputs; empty: all but the target.
         target: the entry that is the target; empty: see above.
     """
 

@@ -33,6 +33,7 @@ from torch.multiprocessing.reductions import shared_cache
 from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
+from trainctl.data.inputs import Shape, sample_shape
 from trainctl.data.types import ItemSplit
 from trainctl.data.worker_process import SIGNALS, Failure, Key, Samples, begin, kept_random_state, memory_full
 from trainctl.errors import ConfigError, WorkerError
@@ -80,7 +81,7 @@ class Feed:
         self._plan = _Plan(split)
         self._loader: _Loader | None = None
         self._iterator: _Iterator | None = None
-        self._shape: torch.Size | None = None
+        self._shape: Shape | None = None
         self._turn = 0
 
     def batches(self, order: Tensor, epoch: int) -> Iterator[Tensor]:
@@ -117,7 +118,7 @@ class Feed:
         start = 0
         for batch in self.batches(torch.arange(len(self.split)), 0):
             if samples is None:
-                samples = torch.empty((len(self.split), *batch.shape[1:]), dtype=batch.dtype)
+                samples = batch.index_select(0, torch.zeros(len(self.split), dtype=torch.int64))
             samples[start : start + len(batch)] = batch
             start += len(batch)
         return torch.empty(0) if samples is None else samples
@@ -138,7 +139,7 @@ class Feed:
         """One batch made in this process, whose own random numbers it leaves alone."""
         with kept_random_state():
             batch = self._samples[self._plan.key(epoch, index)]
-        return batch.pin_memory() if self._pin and isinstance(batch, Tensor) else batch
+        return batch.pin_memory() if self._pin and not isinstance(batch, Failure) else batch
 
     @contextmanager
     def _explaining(self) -> Iterator[None]:
@@ -172,11 +173,12 @@ class Feed:
     def _checked(self, batch: Tensor | Failure) -> Tensor:
         if isinstance(batch, Failure):
             raise batch.kind(batch.problems)
+        shape = sample_shape(batch)
         if self._shape is None:
-            self._shape = batch.shape[1:]
-        if batch.shape[1:] != self._shape:
+            self._shape = shape
+        if shape != self._shape:
             raise ConfigError(
-                f"samples have shapes {tuple(self._shape)} and {tuple(batch.shape[1:])}",
+                f"samples have shapes {self._shape} and {shape}",
                 "all samples of a dataset must have the same shape",
             )
         return batch

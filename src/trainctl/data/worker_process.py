@@ -22,8 +22,9 @@ from typing import Any
 import numpy
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import Dataset
 
+from trainctl.data.inputs import Inputs, parts_of, stacked
 from trainctl.data.sampler import derived_seed
 from trainctl.errors import ConfigError, Problem, TrainctlError, WorkerError
 
@@ -62,7 +63,7 @@ def load_sample(load: Callable[[Any], Tensor], item: Any) -> Tensor:
     except Exception as error:
         reason = str(error).partition("\n")[0]
         raise ConfigError(f"{item} cannot be loaded: {type(error).__name__}: {reason}") from error
-    if not isinstance(sample, Tensor):
+    if not isinstance(sample, Tensor | Inputs):
         raise ConfigError(f"{item} was loaded as {type(sample).__name__}, not as a tensor")
     return sample
 
@@ -104,16 +105,16 @@ class Samples(Dataset[Any]):
         for number, item in numbered:
             seed_sample(self._seed, epoch, number)
             sample = load_sample(self._load, item)
-            if samples and (sample.shape, sample.dtype) != (samples[0].shape, samples[0].dtype):
-                raise ConfigError(
-                    f"{item} has shape {tuple(sample.shape)} {sample.dtype},"
-                    f" {numbered[0][1]} has {tuple(samples[0].shape)} {samples[0].dtype}",
-                    "all samples of a dataset must have the same shape and type",
-                )
             samples.append(sample)
+            for one, first in zip(parts_of(sample), parts_of(samples[0]), strict=True):
+                if (one.shape, one.dtype) != (first.shape, first.dtype):
+                    raise ConfigError(
+                        f"{item} has shape {tuple(one.shape)} {one.dtype},"
+                        f" {numbered[0][1]} has {tuple(first.shape)} {first.dtype}",
+                        "all samples of a dataset must have the same shape and type",
+                    )
         try:
-            # In a worker the stack is created directly in shared memory.
-            batch: Tensor = default_collate(samples)
+            batch: Tensor = stacked(samples)
         except (RuntimeError, OSError) as error:
             reason = str(error).partition("\n")[0]
             raise memory_full(f"a data worker cannot pass on a batch: {reason}") from error
