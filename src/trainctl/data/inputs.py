@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -137,6 +138,13 @@ def plain_shape(shape: Shape) -> Any:
 def made_shape(plain: Any) -> Shape:
     """The inverse of :func:`plain_shape`."""
     return {name: tuple(each) for name, each in plain.items()} if isinstance(plain, dict) else tuple(plain)
+
+
+def count_numbers(shape: Any) -> int:
+    """The numbers of one sample of a shape, as JSON values or not."""
+    if isinstance(shape, Mapping):
+        return sum(map(count_numbers, shape.values()))
+    return math.prod(shape)
 
 
 def shown_shape(shape: Shape) -> str:

@@ -122,8 +122,8 @@ class Datasets:
 
     A split is any object with ``__len__`` and ``__getitem__(index)``. A sample is ``(input, target)``, or a
     dictionary with an entry for each: the target is called ``target``, ``targets``, ``y``, ``label`` or
-    ``labels``. Inputs are tensors, arrays of NumPy or images of PIL (RGB or L), of one shape and type; several
-    are a tuple or a dictionary of them, whose entries the model's ``forward`` gets by position or by name.
+    ``labels``. Inputs are tensors, arrays of NumPy or images of PIL (RGB or L), of one shape and type; a
+    tuple or a dictionary holds several, which the model's ``forward`` gets by position or by name.
     Targets are numbers, tensors or arrays, whole numbers for classes and floats for values.
 
     Attributes:

@@ -51,7 +51,7 @@ def build_model(model: Component, input_shape: Shape, output_size: int) -> Any:
         if not several:
             raise
         raise ConfigError(
-            f"{error}; the samples have several inputs: input_shape={shape}", error.problems[0].remedy
+            str(error), f"input_shape={shape}: choose a model whose forward takes each of these inputs"
         ) from error
     check_part(model, built, Model)
     if several:
