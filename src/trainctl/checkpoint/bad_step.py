@@ -107,14 +107,8 @@ def _read(path: Path) -> Capsule:
     kept = state.get("capsule")
     if not isinstance(kept, dict):
         raise CheckpointError(f"{path} is a checkpoint, not a capsule", "see the run's capsules folder")
-    several = {
-        key.removeprefix(f"{_INPUTS}."): tensors[key] for key in tensors if key.startswith(f"{_INPUTS}.")
-    }
-    batch = {
-        "inputs": Inputs(several) if several else tensors.get(_INPUTS),
-        "targets": tensors.get(_TARGETS),
-    }
     try:
+        batch = {"inputs": _inputs(state["data"], tensors), "targets": tensors.get(_TARGETS)}
         values = {**state["data"], **kept, **batch, "random_state": tensors.get(_RANDOM), "content": content}
         values["plugins"] = [{key: each[key] for key in _PLUGIN_KEYS} for each in kept["plugins"]]
         return Capsule.model_validate(values)
@@ -134,3 +128,11 @@ def newest(run: Path) -> Path:
             f"{run} has no capsule", "the guard saves one when it stops a run at a loss that is not finite"
         )
     return found[-1]
+
+
+def _inputs(data: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Any:
+    """The inputs as the step got them; None where they are missing."""
+    shape = data["input_shape"]
+    if isinstance(shape, dict):  # in its order: that of the tensors is the alphabet's
+        return Inputs({name: tensors[f"{_INPUTS}.{name}"] for name in shape})
+    return tensors.get(_INPUTS)

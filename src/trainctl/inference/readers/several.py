@@ -17,7 +17,7 @@ from trainctl.inference.readers.base import Batch
 
 
 class SeveralArrays:
-    """One array of the file for each input, by its name; of positions as ``numpy.savez(file, a, b)`` names them."""
+    """One array of the file for each input, by its name; ``numpy.savez(file, a, b)`` names positions."""
 
     unit = "row"
 
