@@ -109,7 +109,8 @@ def _write(trained: Trained, samples: Tensor, folder: Path) -> tuple[Path, dict[
         shape = trained.raw_sample()["shape"]
         names = list(shape) if isinstance(shape, dict) and not are_positions(shape) else ()
         if names:
-            numpy.savez(path, **{name: part.numpy() for name, part in zip(names, arrays, strict=True)})
+            named: dict[str, Any] = {name: part.numpy() for name, part in zip(names, arrays, strict=True)}
+            numpy.savez(path, **named)
         else:
             numpy.savez(path, *(part.numpy() for part in arrays))
     return path, settings

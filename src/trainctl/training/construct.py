@@ -43,8 +43,10 @@ def build_model(model: Component, input_shape: Shape, output_size: int) -> Any:
 
     Of several inputs its ``forward`` gets each as an argument, its constructor their shapes in the same form.
     """
+    shape: Any = input_shape
     several = isinstance(input_shape, dict)
-    shape: Any = tuple(input_shape.values()) if several and are_positions(input_shape) else input_shape
+    if isinstance(input_shape, dict) and are_positions(input_shape):
+        shape = tuple(input_shape.values())
     try:
         built = construct(model, input_shape=shape, output_size=output_size)
     except ConfigError as error:

@@ -35,15 +35,11 @@ class SeveralArrays:
             for name, array in zip(names, stored, strict=True)
         }
         totals = {name: file.total for name, file in self.files.items()}
-        self.total = min(totals.values())
+        self.total, self.done = min(totals.values()), 0
         if self.total != max(totals.values()):
             counts = ", ".join(f"{total} of {name}" for name, total in totals.items())
             raise ConfigError(f"--input {path}: {counts}", "give each array a row for each sample")
         self.notices = [notice for file in self.files.values() for notice in file.notices]
-
-    @property
-    def done(self) -> int:
-        return min(file.done for file in self.files.values())
 
     def batches(self, size: int) -> Iterator[Batch]:
         for batches in zip(*(file.batches(size) for file in self.files.values()), strict=True):
@@ -55,6 +51,7 @@ class SeveralArrays:
                 read = [place for place in range(len(batch.names)) if place not in batch.errors]
                 good = [row for row, place in enumerate(read) if place not in errors]
                 parts[name] = batch.inputs[torch.tensor(good, dtype=torch.int64)]
+            self.done = min(file.done for file in self.files.values())
             yield Batch(batches[0].names, Inputs(parts), errors)  # type: ignore[arg-type]
 
     def remarks(self) -> list[str]:
