@@ -163,8 +163,9 @@ def agree(result: Trace, hand: ByHand) -> None:
     assert result.gradient_norm == pytest.approx(math.sqrt(sum(norm(each) ** 2 for each in known)), rel=1e-5)
     (whole,) = result.layers[0].outputs
     assert (whole.low, whole.high) == (float(hand.outputs.min()), float(hand.outputs.max()))
-    assert result.inputs.shape == tuple(hand.inputs.shape)
-    assert (result.inputs.low, result.inputs.high) == (float(hand.inputs.min()), float(hand.inputs.max()))
+    inputs = result.inputs["inputs"]
+    assert inputs.shape == tuple(hand.inputs.shape)
+    assert (inputs.low, inputs.high) == (float(hand.inputs.min()), float(hand.inputs.max()))
 
 
 def shapes(result: Trace) -> dict[str, tuple[int, ...]]:
