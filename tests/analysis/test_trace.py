@@ -228,7 +228,7 @@ class TestTheNumbers:
         hand = by_hand(*words, parts=3)
         agree(result, hand)
         assert float(hand.outputs[:32].max()) < float(hand.outputs.max())
-        assert result.inputs.shape == (96, 1, 8, 8)
+        assert result.inputs["inputs"].shape == (96, 1, 8, 8)
         assert {layer.calls for layer in result.layers} == {3}
         assert shapes(result)[""] == (32, 10)
         assert result.accumulate == 3

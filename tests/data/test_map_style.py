@@ -151,7 +151,7 @@ WRONG: dict[str, tuple[Any, str]] = {
     "objects": (lambda x, y: (numpy.array([None, "a"]), y), "which no tensor can hold"),
     "sparse": (lambda x, y: (x.to_sparse(), y), "train[14]: its input is a Tensor (2,) float32"),
     "palette": (lambda x, y: (Image.new("P", (2, 2)), y), "train[14]: its input is an image of mode P"),
-    "keys": (lambda x, y: {"a": x, "b": x, "y": y}, "is a dictionary of a, b, y, of which one must be"),
+    "keys": (lambda x, y: {"a": x, "b": x}, "is a dictionary of a, b: one must be the target, the others"),
     "raises": (lambda x, y: {}["key"], "train[14] cannot be loaded: KeyError: 'key'"),
 }
 
@@ -188,7 +188,7 @@ class NoNumber(NoLength):
         (NoNumber(), "train (NoNumber) has no length: NotImplementedError: unknown"),
         (torch.rand(4, 2), "train is a Tensor (4, 2) float32"),
         (Datasets(Made(), test=Made(lambda x, y: (x[:1], y), every=True)), "made: test[0] is (1,) float32"),
-        (Datasets([{"a": 1}], target="b"), "is a dictionary of a, of which b is not there"),
+        (Datasets([{"a": 1}], target="b"), "is a dictionary of a: b is not there"),
         (Made(lambda x, y: (x, torch.tensor([1, 0])), every=True), "neither one class nor floats"),
         (Made(lambda x, y: (x, y + 70), every=True), "20 samples cannot have 72 classes"),
     ],
