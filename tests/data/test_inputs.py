@@ -124,10 +124,12 @@ def test_several_inputs_live_the_whole_life_of_a_config(trainctl, tmp_path: Path
         (["dataset.augment=[RandomHorizontalFlip]"], "samples have several inputs"),
         (["dataset.form=more"], "train[0]: its input id is a str"),
         (["train.capture=true"], "samples have several inputs"),
+        (["loader=scratch"], "loader=scratch: samples have several inputs"),
     ],
 )
 def test_what_does_not_fit_several_inputs_is_said(trainctl, words: list[str], message: str) -> None:
-    outcome = trainctl(*WORDS, *words)
+    base = [word for word in WORDS if not word.startswith("loader.")]
+    outcome = trainctl(*base, *words)
     assert outcome.code == 2
     assert message in outcome.err
 

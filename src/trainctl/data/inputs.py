@@ -155,14 +155,16 @@ def shown_shape(shape: Shape) -> str:
 
 
 class OfInputs(nn.Module):
-    """A transform for each tensor of an Inputs, in order; or one for all, of a dictionary of tensors."""
+    """A transform for each tensor of an Inputs, by its name; or one for all, of a dictionary of tensors."""
 
-    def __init__(self, transforms: nn.Module | Sequence[nn.Module]) -> None:
+    def __init__(self, transforms: nn.Module | Mapping[str, nn.Module]) -> None:
         super().__init__()
-        self.transforms = transforms if isinstance(transforms, nn.Module) else nn.ModuleList(transforms)
+        self.whole = transforms if isinstance(transforms, nn.Module) else None
+        named = {} if isinstance(transforms, nn.Module) else transforms
+        self.names, self.each = list(named), nn.ModuleList(named.values())  # any name, "a.b", too
 
     def forward(self, inputs: Inputs) -> Inputs:
-        if isinstance(self.transforms, nn.ModuleList):
-            pairs = zip(inputs.parts.items(), self.transforms, strict=True)
-            return Inputs({name: transform(part) for (name, part), transform in pairs})
-        return Inputs(self.transforms(dict(inputs.parts)))
+        if self.whole is not None:
+            return Inputs(self.whole(dict(inputs.parts)))
+        pairs = zip(self.names, self.each, strict=True)
+        return Inputs({name: transform(inputs.parts[name]) for name, transform in pairs})

@@ -48,7 +48,8 @@ def from_datasets(returned: Any, name: str) -> Data:
     for load in loads.values():
         load.look(train)
     splits = {label: ItemSplit(range(len(load)), load.targets, load) for label, load in loads.items()}
-    raw = train.raw or _form(train.first)
+    first = torch.empty(0) if train.like is None else train.like[0]
+    raw = describe_samples(first[None])
     every = [load.targets for load in loads.values() if len(load)]
     classes = tuple(given.classes or _class_names(given.train))
     task, outputs = _task(f"dataset {name}", given, every, classes)
@@ -62,7 +63,7 @@ def from_datasets(returned: Any, name: str) -> Data:
         train=splits["train"],
         val=splits.get("val"),
         test=splits.get("test"),
-        input_shape=_shape(name, train.first, transform),
+        input_shape=_shape(name, first, transform),
         output_size=outputs,
         transform=transform,
         classes=classes,
@@ -79,9 +80,8 @@ class Load:
 
     Attributes:
         where: begins messages.
-        forms: shape and type of an input and of a target; None before :meth:`look`.
+        like: input and target of the first sample of ``train``; None before :meth:`look`.
         targets: of all samples, as the dataset has them.
-        first: an input.
         repeats: whether a sample is the same each time it is loaded with the same random numbers.
     """
 
@@ -89,10 +89,9 @@ class Load:
     source: Any
     inputs: Sequence[str]
     target: str
-    forms: tuple[Any, Any] | None = None
+    like: tuple[Any, Tensor] | None = None
     targets: Tensor = field(default_factory=lambda: torch.empty(0))
     repeats: bool = True
-    first: Any = field(default_factory=lambda: torch.empty(0))
     _copy: Any = None
 
     def __len__(self) -> int:
@@ -101,7 +100,7 @@ class Load:
     @property
     def raw(self) -> dict[str, Any] | None:
         """Shape and type of a raw sample."""
-        return None if self.forms is None else dict(self.forms[0])
+        return None if self.like is None else describe_samples(self.like[0][None])
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_copy": None}
@@ -127,11 +126,9 @@ class Load:
         else:
             inputs = _input(f"{where}: its input", given)
         target = _tensor(f"{where}: its target", answer)
-        forms = (_form(inputs), _form(target))
-        if self.forms not in (None, forms):
-            assert self.forms is not None
+        if self.like is not None and _form(inputs, target) != _form(*self.like):
             raise ConfigError(
-                f"{self.where}[{index}] is {_shown(forms)}, others are {_shown(self.forms)}",
+                f"{where} is {_shown(inputs, target)}, others are {_shown(*self.like)}",
                 "all samples of a dataset must have the same shape and type",
             )
         return inputs, target
@@ -145,8 +142,7 @@ class Load:
             return
         numbers = list(dict.fromkeys(number * len(self) // _LOOKED_AT for number in range(_LOOKED_AT)))
         with kept_random_state():
-            self.first, target = self._seeded(numbers[0])
-            self.forms = train.forms or (_form(self.first), _form(target))
+            self.like = train.like or self._seeded(numbers[0])
             looked, again = ([self._seeded(number) for number in numbers] for _ in range(2))
             self.repeats = all(map(_same, *(_tensors(each) for each in (looked, again))))
             self.targets = self._read_targets(
@@ -263,14 +259,15 @@ def _copied(source: Any) -> Any:
     return copied
 
 
-def _form(value: Any) -> dict[str, Any]:
-    """The shape and type of a value of a sample."""
-    return describe_samples(value[None])
+def _form(inputs: Any, target: Tensor) -> Any:
+    """What must be equal in all samples; cheap, because each sample is compared."""
+    named = inputs.parts if isinstance(inputs, Inputs) else {"": inputs}
+    return {name: (part.shape, part.dtype) for name, part in named.items()}, target.shape, target.dtype
 
 
-def _shown(forms: Sequence[Mapping[str, Any]]) -> str:
+def _shown(*values: Any) -> str:
     """Shapes and types of an input and its target, for messages."""
-    return " with target ".join(map(shown, forms))
+    return " with target ".join(shown(describe_samples(value[None])) for value in values)
 
 
 def _input(where: str, value: Any) -> Tensor:
@@ -298,7 +295,7 @@ def _same(one: Tensor, other: Tensor) -> bool:
     """Whether both have the same type, shape and values; NaN is NaN."""
     if one.dtype != other.dtype or one.shape != other.shape:
         return False
-    return bool(((one == other) | ((one != one) & (other != other))).all())
+    return torch.equal(one, other) or bool(((one == other) | ((one != one) & (other != other))).all())
 
 
 def _tensors(pairs: Sequence[tuple[Any, Tensor]]) -> list[Tensor]:
@@ -354,7 +351,7 @@ def _task(where: str, given: Datasets, targets: Sequence[Tensor], classes: Seque
 def _transform(given: Datasets, dtype: Any) -> nn.Module:
     """What the dataset asks for, or what makes numbers of a model's kind of each input."""
     if isinstance(dtype, Mapping):
-        return OfInputs(given.transform or [_transform(given, each) for each in dtype.values()])
+        return OfInputs(given.transform or {name: _transform(given, each) for name, each in dtype.items()})
     if given.transform is not None:
         return given.transform
     if dtype == "uint8":
@@ -368,7 +365,7 @@ def _shape(name: str, sample: Any, transform: nn.Module) -> Shape:
         return sample_shape(transform(sample[None]))
     except Exception as error:  # the transform is the user's own
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-        given = shown(_form(sample), "1")
+        given = shown(describe_samples(sample[None]), "1")
         raise ConfigError(f"dataset {name}: its transform does not take samples {given}: {reason}") from error
 
 
