@@ -14,7 +14,7 @@ from PIL import Image
 from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 
 from tests.helpers.runs import EVERY, killed_after, metrics, record, same_end, weights
-from trainctl.data import Datasets, Standardize
+from trainctl.data import Datasets, Standardize, map_style, worker_pool
 from trainctl.data.map_style import from_datasets
 from trainctl.errors import ConfigError
 
@@ -151,6 +151,7 @@ WRONG: dict[str, tuple[Any, str]] = {
     "objects": (lambda x, y: (numpy.array([None, "a"]), y), "which no tensor can hold"),
     "sparse": (lambda x, y: (x.to_sparse(), y), "train[14]: its input is a Tensor (2,) float32"),
     "palette": (lambda x, y: (Image.new("P", (2, 2)), y), "train[14]: its input is an image of mode P"),
+    "nested": (lambda x, y: ({"a": x, "b": (x, x)}, y), "train[14]: its input b is a tuple of 2"),
     "keys": (lambda x, y: {"a": x, "b": x}, "is a dictionary of a, b: one must be the target, the others"),
     "raises": (lambda x, y: {}["key"], "train[14] cannot be loaded: KeyError: 'key'"),
 }
@@ -273,3 +274,18 @@ def test_tensor_datasets_and_empty_splits() -> None:
     data = from_datasets(Datasets(TensorDataset(inputs, targets), test=[]), "made")
     assert (data.task, data.output_size, len(data.test or ())) == ("regression", 3, 0)
     assert torch.equal(data.train.targets, targets)
+
+
+@pytest.mark.slow
+def test_targets_of_slow_samples_are_read_by_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(map_style, "_LONG", 0.0)
+    feeds: list[Any] = []
+    monkeypatch.setattr(
+        worker_pool.Feed,
+        "close",
+        lambda feed, close=worker_pool.Feed.close: (feeds.append(feed.workers), close(feed)),
+    )
+    many = [(torch.tensor([float(number)]), number * number) for number in range(700)]
+    data = from_datasets(Datasets(many, output_size=490000), "made")
+    assert data.train.targets.tolist() == [number * number for number in range(700)]
+    assert feeds[0] > 0

@@ -7,25 +7,26 @@ each sample that is loaded later has to have the same target, so a wrong one is 
 from __future__ import annotations
 
 import copy
-import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy
 import torch
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset, Subset
 
-from trainctl.data.inputs import Inputs, OfInputs, Shape, parts_of, sample_shape
+from trainctl.data.inputs import OfInputs, Shape, parts_of, sample_shape
 from trainctl.data.preprocessing import describe_samples, shown
 from trainctl.data.progress import Progress
+from trainctl.data.sample_values import as_inputs, as_tensor, described, form, raised_in, same, shown_pair
 from trainctl.data.types import Data, Datasets, ItemSplit, Standardize
-from trainctl.data.worker_process import kept_random_state, seed_sample
+from trainctl.data.worker_process import Samples, kept_random_state, seed_sample
 from trainctl.errors import ConfigError, TrainctlError
 
 _TARGETS = ("target", "targets", "y", "label", "labels")
-_LOOKED_AT = 16
+_LOOKED_AT, _SEED = 16, 0
+_LONG, _BATCH, _TIMEOUT = 60.0, 64, 600.0
 _FORM = "return (input, target), or a dictionary with an input and a target"
 _DETERMINISTIC = (
     "a sample's target must be the same whenever it is read, and its shape and type those of others"
@@ -107,7 +108,7 @@ class Load:
 
     def __call__(self, index: int) -> Any:
         inputs, target = self.pair(index)
-        if not _same(target, known := self.targets[index]):
+        if not same(target, known := self.targets[index]):
             raise ConfigError(
                 f"{self.where}[{index}] has target {target.tolist()}, it was {known.tolist()} before",
                 _DETERMINISTIC,
@@ -118,17 +119,11 @@ class Load:
         """Input and target of a sample. Raises ConfigError that names it where it cannot be used."""
         where = f"{self.where}[{index}]"
         given, answer = self._parts(where, self._sample(index))
-        if isinstance(given, Mapping | tuple) and given:
-            named = given.items() if isinstance(given, Mapping) else enumerate(given)
-            inputs: Any = Inputs(
-                {str(name): _input(f"{where}: its input {name}", each) for name, each in named}
-            )
-        else:
-            inputs = _input(f"{where}: its input", given)
-        target = _tensor(f"{where}: its target", answer)
-        if self.like is not None and _form(inputs, target) != _form(*self.like):
+        inputs = as_inputs(f"{where}: its input", given)
+        target = as_tensor(f"{where}: its target", answer)
+        if self.like is not None and form(inputs, target) != form(*self.like):
             raise ConfigError(
-                f"{where} is {_shown(inputs, target)}, others are {_shown(*self.like)}",
+                f"{where} is {shown_pair(inputs, target)}, others are {shown_pair(*self.like)}",
                 "all samples of a dataset must have the same shape and type",
             )
         return inputs, target
@@ -143,27 +138,51 @@ class Load:
         numbers = list(dict.fromkeys(number * len(self) // _LOOKED_AT for number in range(_LOOKED_AT)))
         with kept_random_state():
             self.like = train.like or self._seeded(numbers[0])
+            started = time.perf_counter()
             looked, again = ([self._seeded(number) for number in numbers] for _ in range(2))
-            self.repeats = all(map(_same, *(_tensors(each) for each in (looked, again))))
+            seconds = (time.perf_counter() - started) / 2 / len(numbers) * len(self)
+            self.repeats = all(map(same, *(_tensors(each) for each in (looked, again))))
             self.targets = self._read_targets(
-                dict(zip(numbers, [target for _, target in looked], strict=True))
+                dict(zip(numbers, [target for _, target in looked], strict=True)), seconds
             )
 
-    def _read_targets(self, looked: Mapping[int, Tensor]) -> Tensor:
-        """All targets: the listed ones where some samples have the same, else read one by one."""
+    def _read_targets(self, looked: Mapping[int, Tensor], seconds: float) -> Tensor:
+        """All targets: the listed ones where some samples have the same, else read from samples.
+
+        ``seconds`` is how long that takes in this process; from a minute on, workers do it.
+        """
         like = next(iter(looked.values()))
         listed = _listed_targets(self.source, len(self), like)
-        if listed is not None and all(_same(target, listed[at]) for at, target in looked.items()):
+        if listed is not None and all(same(target, listed[at]) for at, target in looked.items()):
             return listed
         targets = torch.empty((len(self), *like.shape), dtype=like.dtype)
-        progress = Progress(f"reading targets of {self.where}", len(self))
-        for number in range(len(self)):
-            targets[number] = self._seeded(number)[1]
-            progress.update(number + 1)
+        progress, at = Progress(f"reading targets of {self.where}", len(self)), 0
+        read: Iterator[Tensor] = (self._seeded(number)[1][None] for number in range(len(self)))
+        for batch in self._read_by_workers() if seconds > _LONG and self._can_be_sent() else read:
+            targets[at : at + len(batch)] = batch
+            at += len(batch)
+            progress.update(at)
         return targets
 
+    def _can_be_sent(self) -> bool:
+        try:
+            Samples(self, None).seal()
+        except ConfigError:
+            return False
+        return True
+
+    def _read_by_workers(self) -> Iterator[Tensor]:
+        from trainctl.data.worker_pool import Feed  # only here is it needed
+
+        split = ItemSplit(range(len(self)), torch.empty(0), _Target(self))
+        feed = Feed(split, _BATCH, _SEED, workers="auto", prefetch=2, timeout=_TIMEOUT)
+        try:
+            yield from feed.batches(torch.arange(len(self)), 0)
+        finally:
+            feed.close()
+
     def _seeded(self, index: int) -> tuple[Tensor, Tensor]:
-        seed_sample(0, 0, index)
+        seed_sample(_SEED, 0, index)
         return self.pair(index)
 
     def _sample(self, index: int) -> Any:
@@ -177,7 +196,7 @@ class Load:
         except Exception as error:
             reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
             raise ConfigError(
-                f"{self.where}[{index}] cannot be loaded: {reason}", _raised_in(error)
+                f"{self.where}[{index}] cannot be loaded: {reason}", raised_in(error)
             ) from error
 
     def _parts(self, where: str, sample: Any) -> tuple[Any, Any]:
@@ -186,7 +205,7 @@ class Load:
             return self._entries(where, sample)
         if isinstance(sample, tuple | list) and len(sample) == 2:
             return sample[0], sample[1]
-        raise ConfigError(f"{where} is {_described(sample)}, not an input and its target", _FORM)
+        raise ConfigError(f"{where} is {described(sample)}, not an input and its target", _FORM)
 
     def _entries(self, where: str, sample: Mapping[Any, Any]) -> tuple[Any, Any]:
         names = [self.target] if self.target else [name for name in _TARGETS if name in sample]
@@ -200,6 +219,16 @@ class Load:
             f"{where} is a dictionary of {', '.join(map(str, sample))}: {wrong}",
             "call the target target, y or label; or name them: Datasets(inputs=['NAME'], target='NAME')",
         )
+
+
+@dataclass(frozen=True)
+class _Target:
+    """The target of a sample, for workers."""
+
+    load: Load
+
+    def __call__(self, index: int) -> Tensor:
+        return self.load.pair(index)[1]
 
 
 def _load(where: str, source: Any, given: Datasets) -> Load:
@@ -216,7 +245,7 @@ def _load(where: str, source: Any, given: Datasets) -> Load:
     if absent or isinstance(source, Tensor | str | Mapping | Datasets):
         lacks = f", which has no {' and no '.join(absent)}" if absent else ""
         raise ConfigError(
-            f"{where} is {_described(source)}{lacks}",
+            f"{where} is {described(source)}{lacks}",
             "return a trainctl.data.Data, or what has __len__ and __getitem__:"
             " trainctl.data.Datasets(train=…)",
         )
@@ -224,32 +253,9 @@ def _load(where: str, source: Any, given: Datasets) -> Load:
         len(source)
     except Exception as error:  # the dataset's own code
         raise ConfigError(
-            f"{where} ({what}) has no length: {type(error).__name__}: {error}", _raised_in(error)
+            f"{where} ({what}) has no length: {type(error).__name__}: {error}", raised_in(error)
         ) from error
     return Load(where, source, given.inputs, given.target)
-
-
-def _tensor(where: str, value: Any) -> Tensor:
-    """A value of a sample as a tensor on the CPU. Raises ConfigError for what cannot be one."""
-    image = getattr(sys.modules.get("PIL.Image"), "Image", ())
-    if isinstance(value, Tensor) and value.layout == torch.strided and not value.is_nested:
-        return value.detach().cpu()
-    if isinstance(value, image):
-        if value.mode not in ("RGB", "L"):
-            raise ConfigError(
-                f"{where} is an image of mode {value.mode}", "image.convert('RGB') makes a usable one"
-            )
-        pixels = torch.from_numpy(numpy.array(value))
-        return pixels[None] if pixels.dim() == 2 else pixels.permute(2, 0, 1)
-    if isinstance(value, bool | int | float):
-        return torch.tensor(value, dtype=torch.float64 if isinstance(value, float) else None)
-    if isinstance(value, numpy.ndarray | numpy.generic):
-        try:
-            return torch.from_numpy(numpy.array(value))
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"{where} is {_described(value)}, which no tensor can hold: {error}") from error
-    remedy = "give a dense tensor, an array of NumPy, a number, or an image of PIL"
-    raise ConfigError(f"{where} is {_described(value)}", remedy)
 
 
 def _copied(source: Any) -> Any:
@@ -257,45 +263,6 @@ def _copied(source: Any) -> Any:
     if isinstance(copied, Subset):
         copied.dataset = _copied(copied.dataset)
     return copied
-
-
-def _form(inputs: Any, target: Tensor) -> Any:
-    """What must be equal in all samples; cheap, because each sample is compared."""
-    named = inputs.parts if isinstance(inputs, Inputs) else {"": inputs}
-    return {name: (part.shape, part.dtype) for name, part in named.items()}, target.shape, target.dtype
-
-
-def _shown(*values: Any) -> str:
-    """Shapes and types of an input and its target, for messages."""
-    return " with target ".join(shown(describe_samples(value[None])) for value in values)
-
-
-def _input(where: str, value: Any) -> Tensor:
-    tensor = _tensor(where, value)
-    if not tensor.dim():
-        raise ConfigError(f"{where} is one number", "give it the shape (1,)")
-    return tensor
-
-
-def _described(value: Any) -> str:
-    """A value in messages: what it is, not what is in it."""
-    if value is None:
-        return "None"
-    if isinstance(value, Tensor | numpy.ndarray):
-        return f"a {type(value).__name__} {tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
-    if isinstance(value, tuple | list | Mapping):
-        entries = (
-            list(value)[:8] if isinstance(value, Mapping) else [type(each).__name__ for each in value[:8]]
-        )
-        return f"a {type(value).__name__} of {len(value)} ({', '.join(map(str, entries))})"
-    return f"a {type(value).__name__}"
-
-
-def _same(one: Tensor, other: Tensor) -> bool:
-    """Whether both have the same type, shape and values; NaN is NaN."""
-    if one.dtype != other.dtype or one.shape != other.shape:
-        return False
-    return torch.equal(one, other) or bool(((one == other) | ((one != one) & (other != other))).all())
 
 
 def _tensors(pairs: Sequence[tuple[Any, Tensor]]) -> list[Tensor]:
@@ -367,13 +334,3 @@ def _shape(name: str, sample: Any, transform: nn.Module) -> Shape:
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
         given = shown(describe_samples(sample[None]), "1")
         raise ConfigError(f"dataset {name}: its transform does not take samples {given}: {reason}") from error
-
-
-def _raised_in(error: BaseException) -> str:
-    """The remedy of an error in a dataset's own code: where it was raised."""
-    traceback = error.__traceback__
-    while traceback is not None and traceback.tb_next is not None:
-        traceback = traceback.tb_next
-    if traceback is None:
-        return ""
-    return f"raised in {traceback.tb_frame.f_code.co_filename} line {traceback.tb_lineno}"
