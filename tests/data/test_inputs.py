@@ -154,3 +154,11 @@ def test_inputs_are_cut_joined_and_moved_like_a_tensor() -> None:
     assert picked.parts["b"].tolist() == [[4], [0]]
     joined[:2] = batch[3:]
     assert joined.parts["a"][:, 0].tolist() == [3, 4, 2, 3, 4]
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("plugin")
+def test_several_inputs_train_on_a_gpu(trainctl) -> None:
+    outcome = trainctl(*WORDS, "device=cuda", "loader.workers=2")
+    assert outcome.code == 0, outcome.err
+    assert "steps are not captured as a CUDA graph: samples have several inputs" in outcome.out

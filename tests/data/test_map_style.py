@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,12 @@ from PIL import Image
 from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 
 from tests.helpers.runs import EVERY, killed_after, metrics, record, same_end, weights
-from trainctl.data import Datasets, Standardize, map_style, worker_pool
+from trainctl.config.settings import Component
+from trainctl.data import Data, Datasets, Standardize, map_style, worker_pool
 from trainctl.data.map_style import from_datasets
 from trainctl.errors import ConfigError
+from trainctl.registry import DATASETS
+from trainctl.training.prepare_data import build_data
 
 PLUGIN = """
 import random
@@ -153,6 +157,7 @@ WRONG: dict[str, tuple[Any, str]] = {
     "palette": (lambda x, y: (Image.new("P", (2, 2)), y), "train[14]: its input is an image of mode P"),
     "nested": (lambda x, y: ({"a": x, "b": (x, x)}, y), "train[14]: its input b is a tuple of 2"),
     "keys": (lambda x, y: {"a": x, "b": x}, "is a dictionary of a, b: one must be the target, the others"),
+    "leaves": (lambda x, y: sys.exit(3), "train[14] cannot be loaded: SystemExit: 3"),
     "raises": (lambda x, y: {}["key"], "train[14] cannot be loaded: KeyError: 'key'"),
 }
 
@@ -219,6 +224,23 @@ def test_arrays_images_and_numbers_become_tensors() -> None:
         2,
         "list: samples (3,) float64, 2 classes",
     )
+
+
+def test_a_data_of_datasets_is_refused_with_the_way_to_write_it() -> None:
+    DATASETS.register("mixed")(lambda: Data("mixed", "classification", Made(), None, (2,), 2, Standardize()))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="dataset=mixed: train of its Data is a Made") as caught:
+        build_data(Component("dataset", "mixed", {}, {"val": 0, "split_seed": 0}))
+    assert "Datasets(train=" in caught.value.problems[0].remedy
+
+
+def test_workers_are_started_only_for_samples_that_take_time() -> None:
+    def workers(seconds: float) -> int:
+        data = from_datasets([(FACTORS, number % 2) for number in range(600)], "made")
+        data.train.load.seconds = seconds  # type: ignore[union-attr]
+        feed = worker_pool.Feed(data.train, 60, 0, workers="auto", prefetch=1, timeout=9.0)  # type: ignore[arg-type]
+        return feed.workers
+
+    assert (workers(1e-5), workers(0.01) > 0) == (0, True)
 
 
 class Listed(Made):

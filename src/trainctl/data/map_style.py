@@ -7,6 +7,7 @@ each sample that is loaded later has to have the same target, so a wrong one is 
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -83,6 +84,7 @@ class Load:
         where: begins messages.
         like: input and target of the first sample of ``train``; None before :meth:`look`.
         targets: of all samples, as the dataset has them.
+        seconds: what a sample takes.
         repeats: whether a sample is the same each time it is loaded with the same random numbers.
     """
 
@@ -93,6 +95,7 @@ class Load:
     like: tuple[Any, Tensor] | None = None
     targets: Tensor = field(default_factory=lambda: torch.empty(0))
     repeats: bool = True
+    seconds: float = math.inf
     _copy: Any = None
 
     def __len__(self) -> int:
@@ -138,18 +141,19 @@ class Load:
         numbers = list(dict.fromkeys(number * len(self) // _LOOKED_AT for number in range(_LOOKED_AT)))
         with kept_random_state():
             self.like = train.like or self._seeded(numbers[0])
+            looked = [self._seeded(number) for number in numbers]
             started = time.perf_counter()
-            looked, again = ([self._seeded(number) for number in numbers] for _ in range(2))
-            seconds = (time.perf_counter() - started) / 2 / len(numbers) * len(self)
+            again = [self._seeded(number) for number in numbers]
+            self.seconds = (time.perf_counter() - started) / len(numbers)
             self.repeats = all(map(same, *(_tensors(each) for each in (looked, again))))
             self.targets = self._read_targets(
-                dict(zip(numbers, [target for _, target in looked], strict=True)), seconds
+                dict(zip(numbers, [target for _, target in looked], strict=True))
             )
 
-    def _read_targets(self, looked: Mapping[int, Tensor], seconds: float) -> Tensor:
+    def _read_targets(self, looked: Mapping[int, Tensor]) -> Tensor:
         """All targets: the listed ones where some samples have the same, else read from samples.
 
-        ``seconds`` is how long that takes in this process; from a minute on, workers do it.
+        Workers do it where it would take more than a minute here.
         """
         like = next(iter(looked.values()))
         listed = _listed_targets(self.source, len(self), like)
@@ -158,7 +162,9 @@ class Load:
         targets = torch.empty((len(self), *like.shape), dtype=like.dtype)
         progress, at = Progress(f"reading targets of {self.where}", len(self)), 0
         read: Iterator[Tensor] = (self._seeded(number)[1][None] for number in range(len(self)))
-        for batch in self._read_by_workers() if seconds > _LONG and self._can_be_sent() else read:
+        for batch in (
+            self._read_by_workers() if self.seconds * len(self) > _LONG and self._can_be_sent() else read
+        ):
             targets[at : at + len(batch)] = batch
             at += len(batch)
             progress.update(at)
@@ -193,7 +199,7 @@ class Load:
             return self._copy[index]
         except TrainctlError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
             raise ConfigError(
                 f"{self.where}[{index}] cannot be loaded: {reason}", raised_in(error)

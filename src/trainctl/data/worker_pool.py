@@ -13,6 +13,7 @@ A sample's random numbers are seeded by (seed, epoch, sample), so a batch is the
 from __future__ import annotations
 
 import atexit
+import math
 import multiprocessing
 import os
 import signal
@@ -38,7 +39,7 @@ from trainctl.data.types import ItemSplit
 from trainctl.data.worker_process import SIGNALS, Failure, Key, Samples, begin, kept_random_state, memory_full
 from trainctl.errors import ConfigError, WorkerError
 
-_FEW_SAMPLES = 512
+_FEW_SAMPLES, _QUICK = 512, 1.0
 _MAX_WORKERS = 8
 _LOOK_SECONDS = 1.0
 
@@ -53,7 +54,7 @@ class Feed:
         split: the samples.
         seed: with epoch and sample it seeds the random numbers of ``load``.
         workers: processes; 0 loads in this one; ``auto`` as many as there are cores, at most 8, and none for
-            a few hundred samples.
+            a few hundred samples, or those that all load in a second.
         prefetch: batches that each worker makes ahead.
         timeout: seconds to wait for a batch before its worker counts as hung.
         sharing: processes that share this machine's cores, this one included.
@@ -73,7 +74,7 @@ class Feed:
         sharing: int = 1,
     ) -> None:
         self.split, self.batch_size = split, batch_size
-        self.workers = _count(len(split), batch_size, sharing) if workers == "auto" else workers
+        self.workers = _count(split, batch_size, sharing) if workers == "auto" else workers
         self.while_waiting: Callable[[], object] = lambda: None
         """Called about once a second while waiting for a batch; an exception from it ends the waiting."""
         self._samples = Samples(split.load, seed)
@@ -219,11 +220,16 @@ def _forget_read() -> None:
         shared_cache.free_dead_references()  # type: ignore[no-untyped-call]
 
 
-def _count(samples: int, batch_size: int, sharing: int) -> int:
-    """Workers for ``auto``; none for few samples, because starting workers takes seconds."""
+def _count(split: ItemSplit, batch_size: int, sharing: int) -> int:
+    """Workers for ``auto``; none for few or quick samples, because starting workers takes seconds."""
+    samples, each = len(split), getattr(split.load, "seconds", math.inf)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     cores = max(1, cores // sharing)
-    return 0 if samples < _FEW_SAMPLES else min(cores, _MAX_WORKERS, -(-samples // batch_size))
+    return (
+        0
+        if samples < _FEW_SAMPLES or samples * each < _QUICK
+        else min(cores, _MAX_WORKERS, -(-samples // batch_size))
+    )
 
 
 class _Plan:
