@@ -70,7 +70,7 @@ def plugin(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("plugin")
 def test_names_positions_and_resident_samples_train_the_same(trainctl, tmp_path: Path) -> None:
-    ways = ["names", "dataset.form=tuple", "dataset.form=chosen", "loader=resident"]
+    ways = ["names", "dataset.form=tuple", "loader=resident"]
     for way in ways:
         words = (*WORDS[:-1], f"hydra.run.dir={way}", *([way] if "=" in way else []))
         outcome = trainctl(*words)
@@ -83,7 +83,7 @@ def test_names_positions_and_resident_samples_train_the_same(trainctl, tmp_path:
 def test_a_run_on_several_inputs_is_resumed_evaluated_predicted_with_and_exported(
     trainctl, tmp_path: Path
 ) -> None:
-    shown = trainctl(*WORDS)
+    shown = trainctl(*WORDS, "dataset.form=chosen")
     assert "samples image (1, 4, 4) uint8, age (1,) float32, uint8 divided by 255" in shown.out
     assert trainctl("eval", "run").out.count("the same as recorded") == 1
     rows = {"image": numpy.zeros((3, 1, 4, 4), numpy.uint8), "age": numpy.array([[0.2], [numpy.nan], [0.9]])}
@@ -115,6 +115,7 @@ def test_several_inputs_live_the_whole_life_of_a_config(trainctl, tmp_path: Path
     assert trainctl(*WORDS[:-1], "devices=2", "hydra.run.dir=two").code == 0
 
 
+@pytest.mark.quick(3)
 @pytest.mark.usefixtures("plugin")
 @pytest.mark.parametrize(
     ("words", "message"),
