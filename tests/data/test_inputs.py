@@ -115,7 +115,7 @@ def test_several_inputs_live_the_whole_life_of_a_config(trainctl, tmp_path: Path
     assert trainctl(*WORDS[:-1], "devices=2", "hydra.run.dir=two").code == 0
 
 
-@pytest.mark.quick(3)
+@pytest.mark.quick(1)
 @pytest.mark.usefixtures("plugin")
 @pytest.mark.parametrize(
     ("words", "message"),
@@ -135,6 +135,7 @@ def test_what_does_not_fit_several_inputs_is_said(trainctl, words: list[str], me
     assert message in outcome.err
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("plugin")
 def test_a_bad_step_of_several_inputs_is_kept_and_replayed(trainctl, tmp_path: Path) -> None:
     assert trainctl(*WORDS, "dataset.form=bad").code == 6
