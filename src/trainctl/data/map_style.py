@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset, Subset
 
-from trainctl.data.inputs import OfInputs, Shape, parts_of, sample_shape
+from trainctl.data.inputs import Inputs, OfInputs, Shape, parts_of, sample_shape
 from trainctl.data.preprocessing import describe_samples, shown
 from trainctl.data.progress import Progress
 from trainctl.data.sample_values import as_inputs, as_tensor, described, form, raised_in, same, shown_pair
@@ -29,6 +29,7 @@ _TARGETS = ("target", "targets", "y", "label", "labels")
 _LOOKED_AT, _SEED = 16, 0
 _LONG, _BATCH, _TIMEOUT = 60.0, 64, 600.0
 _FORM = "return (input, target), or a dictionary with an input and a target"
+_OWN_RANDOM = "; random numbers of its own, which no seed repeats: no run on it can be repeated exactly"
 _DETERMINISTIC = (
     "a sample's target must be the same whenever it is read, and its shape and type those of others"
 )
@@ -56,7 +57,8 @@ def from_datasets(returned: Any, name: str) -> Data:
     classes = tuple(given.classes or _class_names(given.train))
     task, outputs = _task(f"dataset {name}", given, every, classes)
     transform = _transform(given, raw["dtype"])
-    scaled = ", uint8 divided by 255" if given.transform is None and "uint8" in shown(raw) else ""
+    which = "uint8 " if isinstance(first, Inputs) else ""
+    scaled = f", {which}divided by 255" if given.transform is None and " uint8" in shown(raw) else ""
     what = f"{outputs} classes" if task == "classification" else f"{task} of {outputs} values"
     own = "" if all(load.repeats for load in loads.values()) else _OWN_RANDOM
     return Data(
@@ -71,9 +73,6 @@ def from_datasets(returned: Any, name: str) -> Data:
         classes=classes,
         note=f"{type(given.train).__name__}: samples {shown(raw)}{scaled}, {what}{own}",
     )
-
-
-_OWN_RANDOM = "; random numbers of its own, which no seed repeats: no run on it can be repeated exactly"
 
 
 @dataclass
