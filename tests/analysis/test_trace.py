@@ -163,8 +163,9 @@ def agree(result: Trace, hand: ByHand) -> None:
     assert result.gradient_norm == pytest.approx(math.sqrt(sum(norm(each) ** 2 for each in known)), rel=1e-5)
     (whole,) = result.layers[0].outputs
     assert (whole.low, whole.high) == (float(hand.outputs.min()), float(hand.outputs.max()))
-    assert result.inputs.shape == tuple(hand.inputs.shape)
-    assert (result.inputs.low, result.inputs.high) == (float(hand.inputs.min()), float(hand.inputs.max()))
+    inputs = result.inputs["inputs"]
+    assert inputs.shape == tuple(hand.inputs.shape)
+    assert (inputs.low, inputs.high) == (float(hand.inputs.min()), float(hand.inputs.max()))
 
 
 def shapes(result: Trace) -> dict[str, tuple[int, ...]]:
@@ -227,7 +228,7 @@ class TestTheNumbers:
         hand = by_hand(*words, parts=3)
         agree(result, hand)
         assert float(hand.outputs[:32].max()) < float(hand.outputs.max())
-        assert result.inputs.shape == (96, 1, 8, 8)
+        assert result.inputs["inputs"].shape == (96, 1, 8, 8)
         assert {layer.calls for layer in result.layers} == {3}
         assert shapes(result)[""] == (32, 10)
         assert result.accumulate == 3

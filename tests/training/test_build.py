@@ -341,7 +341,7 @@ def test_what_is_no_model_and_no_dataset_is_refused() -> None:
     with pytest.raises(ConfigError, match="model=number built a int"):
         build_model(Component("model", "number"), (3,), 2)
     DATASETS.register("list")(lambda: [1])
-    with pytest.raises(ConfigError, match="dataset=list returned list"):
+    with pytest.raises(ConfigError, match=r"dataset list: train\[0\] is a int, not an input and its target"):
         build_data(Component("dataset", "list", {}, {"val": 0, "split_seed": 0}))
 
 

@@ -33,7 +33,7 @@ WEIGHT = Parameter(
 STEP = Trace(
     title="one training step: net on data",
     settings=(("model", "net: 14 parameters"), ("precision", "bf16")),
-    inputs=Values((8, 4), "float32", -2.0, 2.0, 0),
+    inputs={"inputs": Values((8, 4), "float32", -2.0, 2.0, 0)},
     targets=Values((8,), "int64", 0.0, 1.0, 0),
     layers=(
         Layer("", "Net", 0, OUTPUTS, 1, 14, 14),
@@ -174,7 +174,7 @@ def test_a_refused_step_says_what_did_not_happen() -> None:
 def test_what_is_remarkable_stands_beside_its_row() -> None:
     odd = replace(
         STEP,
-        inputs=Values((8, 4), "float32", None, None, 32),
+        inputs={"inputs": Values((8, 4), "float32", None, None, 32)},
         layers=(
             replace(STEP.layers[0], trainable=6),
             replace(STEP.layers[1], trainable=0, calls=3),

@@ -14,6 +14,7 @@ from trainctl.analysis.anomalies import Call, Watch, forward_line, values_of
 from trainctl.checkpoint import snapshot
 from trainctl.checkpoint.bad_step import Capsule
 from trainctl.config.settings import Config
+from trainctl.data.inputs import made_shape, parts_of
 from trainctl.errors import CheckpointError, ConfigError
 from trainctl.training import parameters, runtime
 from trainctl.training.construct import build_model, construct
@@ -83,7 +84,7 @@ def replay(capsule: Capsule, config: Config, device: torch.device) -> Replay:
     torch.set_float32_matmul_precision(config.train.matmul)
     if device.type == "cpu":
         torch.set_num_threads(min(max(1, capsule.threads), _MAX_THREADS))
-    model = build_model(config.model, tuple(capsule.input_shape), capsule.output_size).to(device)
+    model = build_model(config.model, made_shape(capsule.input_shape), capsule.output_size).to(device)
     counts = None if capsule.class_counts is None else torch.tensor(capsule.class_counts)
     criterion = construct(config.loss, class_counts=counts).to(device)
     optimizer = construct(config.optim, parameters=parameters.groups(config, model))
@@ -93,18 +94,19 @@ def replay(capsule: Capsule, config: Config, device: torch.device) -> Replay:
     model.train()
 
     inputs, targets = capsule.inputs.to(device), capsule.targets.to(device)
-    data = Call("inputs", "", values_of([inputs])), Call("targets", "", values_of([targets]))
+    data = Call("inputs", "", values_of(parts_of(inputs))), Call("targets", "", values_of([targets]))
     watch = Watch(model, criterion)
     with watch.attached(optimizer):
         step(model, criterion, optimizer, inputs, targets, precision)
     place = _find(watch, *data)
+    shapes = [str(tuple(each.shape)) for each in parts_of(inputs)]
     of_several = f", batch {watch.batch} of the step's" if config.train.accumulate > 1 else ""
     is_same = device.type == capsule.device
     differs = f", not {capsule.device} as in training: dropout masks and other random numbers differ"
     settings = (
         ("loss", f"{watch.loss:.7g}{of_several}"),
         ("learning rate", f"{lr:g}"),
-        ("batch", f"inputs {tuple(inputs.shape)}, targets {tuple(targets.shape)}"),
+        ("batch", f"inputs {' '.join(shapes)}, targets {tuple(targets.shape)}"),
         ("training", f"{config.model.name}, {config.loss.name}, {config.optim.name}"),
         ("precision", config.train.precision),
         ("device", f"{device}{'' if is_same else differs}"),

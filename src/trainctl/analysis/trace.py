@@ -22,6 +22,7 @@ from torch import Tensor
 from trainctl.analysis.trace_report import Layer, Parameter, Timing, Trace, Values, with_findings
 from trainctl.checkpoint.snapshot import RandomStates
 from trainctl.config.settings import Config
+from trainctl.data.inputs import Inputs
 from trainctl.errors import NotFiniteError
 from trainctl.registry.protocols import named_modules
 from trainctl.training.build import Built
@@ -49,7 +50,7 @@ def trace(built: Built, config: Config) -> Trace:
     batch = next(iter(run.train_loader.batches()))
     inputs, targets = batch.inputs, batch.targets
     # A model may change its inputs in place.
-    kept, seen = (inputs.clone(), targets.clone()), (_values(inputs), _values(targets))
+    kept, seen = (inputs.clone(), targets.clone()), (_values_by_name(inputs), _values(targets))
     wait = _waiting(built.device)
     random_before = RandomStates(built.device).state_dict()
     watch = _Watch(run)
@@ -195,6 +196,12 @@ def _tensors(outputs: Any) -> Iterator[Tensor]:
     elif isinstance(outputs, Sequence) and not isinstance(outputs, str):
         for each in outputs:
             yield from _tensors(each)
+
+
+def _values_by_name(inputs: Any) -> dict[str, Values]:
+    if isinstance(inputs, Inputs):
+        return {f"input {name}": _values(part) for name, part in inputs.parts.items()}
+    return {"inputs": _values(inputs)}
 
 
 def _values(tensor: Tensor) -> Values:

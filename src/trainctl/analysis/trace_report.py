@@ -169,7 +169,7 @@ class Trace:
 
     title: str
     settings: tuple[tuple[str, str], ...]
-    inputs: Values
+    inputs: Mapping[str, Values]
     targets: Values
     layers: tuple[Layer, ...]
     parameters: tuple[Parameter, ...]
@@ -203,8 +203,8 @@ def _not_finite(result: Trace, first: tuple[str, str] | None) -> str | None:
     where = ""
     if bad_values:
         where = f"; {_some(bad_values)} was not finite before the step"
-    elif result.inputs.not_finite:
-        where = f"; {result.inputs.not_finite:,} values of the inputs are not finite"
+    elif bad_inputs := sum(each.not_finite for each in result.inputs.values()):
+        where = f"; {bad_inputs:,} values of the inputs are not finite"
     elif first is not None:
         where = f"; the first output that is not finite is that of {_layer(*first)}"
     if not math.isfinite(result.loss):

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from trainctl.checkpoint.format import CheckpointData, read_checkpoint
 from trainctl.data.files import identity
+from trainctl.data.inputs import Inputs
 from trainctl.errors import CheckpointError, UnsafeInputError
 
 _INPUTS, _TARGETS, _RANDOM = "batch.inputs", "batch.targets", "batch.random"
@@ -39,7 +40,7 @@ class Capsule(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, arbitrary_types_allowed=True)
 
     content: CheckpointData
-    inputs: Tensor
+    inputs: Tensor | Inputs
     targets: Tensor
     random_state: Tensor
     device: str
@@ -47,7 +48,7 @@ class Capsule(BaseModel):
     why: str
     config: str
     plugins: list[dict[str, str]]
-    input_shape: list[int]
+    input_shape: list[int] | dict[str, list[int]]
     output_size: int
     class_counts: list[int] | None
 
@@ -69,7 +70,11 @@ def of(
     ``random_state`` is torch's before the step, of the batch's device. ``described`` has ``why``, ``config``
     and ``plugins``.
     """
-    batch = {_INPUTS: inputs.detach().cpu(), _TARGETS: targets.detach().cpu(), _RANDOM: random_state}
+    batch = {_TARGETS: targets.detach().cpu(), _RANDOM: random_state}
+    if isinstance(inputs, Inputs):
+        batch |= {f"{_INPUTS}.{name}": part for name, part in inputs.detach().cpu().parts.items()}
+    else:
+        batch[_INPUTS] = inputs.detach().cpu()
     where = {"device": inputs.device.type, "threads": torch.get_num_threads()}
     state = {**before.state, "capsule": {**where, **described}}
     return CheckpointData(before.model, {**before.training, **batch}, state)
@@ -102,8 +107,8 @@ def _read(path: Path) -> Capsule:
     kept = state.get("capsule")
     if not isinstance(kept, dict):
         raise CheckpointError(f"{path} is a checkpoint, not a capsule", "see the run's capsules folder")
-    batch = {"inputs": tensors.get(_INPUTS), "targets": tensors.get(_TARGETS)}
     try:
+        batch = {"inputs": _inputs(state["data"], tensors), "targets": tensors.get(_TARGETS)}
         values = {**state["data"], **kept, **batch, "random_state": tensors.get(_RANDOM), "content": content}
         values["plugins"] = [{key: each[key] for key in _PLUGIN_KEYS} for each in kept["plugins"]]
         return Capsule.model_validate(values)
@@ -123,3 +128,11 @@ def newest(run: Path) -> Path:
             f"{run} has no capsule", "the guard saves one when it stops a run at a loss that is not finite"
         )
     return found[-1]
+
+
+def _inputs(data: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Any:
+    """The inputs as the step got them; None where they are missing."""
+    shape = data["input_shape"]
+    if isinstance(shape, dict):  # in its order: that of the tensors is the alphabet's
+        return Inputs({name: tensors[f"{_INPUTS}.{name}"] for name in shape})
+    return tensors.get(_INPUTS)

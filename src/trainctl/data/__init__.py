@@ -4,6 +4,6 @@ The names below are public: a dataset of one's own returns a ``Data``. Imported 
 rooms above it.
 """
 
-from trainctl.data.types import AnySplit, Data, ItemSplit, Split, Standardize
+from trainctl.data.types import AnySplit, Data, Datasets, ItemSplit, Split, Standardize
 
-__all__ = ["AnySplit", "Data", "ItemSplit", "Split", "Standardize"]
+__all__ = ["AnySplit", "Data", "Datasets", "ItemSplit", "Split", "Standardize"]

@@ -209,9 +209,10 @@ def make_augment(entries: Sequence[str | Mapping[str, Any]], split: AnySplit, se
 
         with kept_random_state():
             raw = load_sample(split.load, split.items[0])
-    if raw.dim() != 3:
+    if not isinstance(raw, Tensor) or raw.dim() != 3:
+        given = f"shape {tuple(raw.shape)}" if isinstance(raw, Tensor) else "several inputs"
         raise ConfigError(
-            f"dataset.augment: images are (channels, height, width), samples have shape {tuple(raw.shape)}",
+            f"dataset.augment: images are (channels, height, width), samples have {given}",
             "use dataset.augment=[]",
         )
     return Augment([_tried(transform, raw) for transform in transforms], seed, len(split))

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainctl.data.inputs import parts_of
 from trainctl.data.sampler import epoch_order
 from trainctl.data.types import AnySplit, Data, Split
 from trainctl.errors import CheckpointError
@@ -89,7 +90,7 @@ def refusal(found: list[str]) -> str:
 def _inputs(split: AnySplit) -> str:
     if isinstance(split, Split):
         return _digest(split.inputs)
-    if not len(split):
+    if not len(split) or not getattr(split.load, "repeats", True):
         return ""
     # Only here: a run whose data is in memory does without the machinery of processes.
     from trainctl.data.worker_process import Samples, kept_random_state
@@ -99,7 +100,7 @@ def _inputs(split: AnySplit) -> str:
     with kept_random_state():
         made = Samples(split.load, 0)[(0, [(number, split.items[number]) for number in numbers])]
     # What cannot be loaded is named when its batch is made.
-    return _digest(made) if isinstance(made, Tensor) else ""
+    return " ".join(map(_digest, parts_of(made)))
 
 
 def _digest(values: Any) -> str:

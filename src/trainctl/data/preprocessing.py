@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trainctl.data.inputs import Inputs, stacked
 from trainctl.data.types import Data, ItemSplit, Split
 
 # By module and name, so that only the run's own module is imported.
@@ -46,11 +47,14 @@ def describe_raw(data: Data) -> dict[str, Any] | None:
         return describe_samples(data.train.inputs)
     if data.reading.get("kind") == "image":
         return {"shape": list(data.input_shape), "dtype": "uint8"}
-    return None
+    return getattr(data.train.load, "raw", None)
 
 
 def describe_samples(samples: Tensor) -> dict[str, Any]:
-    """Shape and type of one of ``samples``, (N, …)."""
+    """Shape and type of one of ``samples``, (N, …); of several inputs by their names."""
+    if isinstance(samples, Inputs):
+        each = {name: describe_samples(part) for name, part in samples.parts.items()}
+        return {key: {name: each[name][key] for name in each} for key in ("shape", "dtype")}
     return {"shape": list(samples.shape[1:]), "dtype": str(samples.dtype).removeprefix("torch.")}
 
 
@@ -105,6 +109,11 @@ def _is_nan(value: Any) -> bool:
 
 def shown(raw: Mapping[str, Any], first: str = "") -> str:
     """The shape and type of raw samples, for people; ``first`` names a dimension before the others."""
+    if isinstance(raw["shape"], Mapping):
+        parts = ({"shape": raw["shape"][name], "dtype": raw["dtype"][name]} for name in raw["shape"])
+        return ", ".join(
+            f"{name} {shown(part, first)}" for name, part in zip(raw["shape"], parts, strict=True)
+        )
     sizes = [*filter(None, [first]), *map(str, raw["shape"])]
     return f"({', '.join(sizes)}{',' if len(sizes) == 1 else ''}) {raw['dtype']}"
 
@@ -113,4 +122,5 @@ def first_samples(split: Split | ItemSplit, count: int) -> Tensor:
     """The first raw samples of a split, (at most ``count``, …)."""
     if isinstance(split, Split):
         return split.inputs[:count]
-    return torch.stack([split.load(item) for item in list(split.items[:count])])
+    samples: Tensor = stacked([split.load(item) for item in list(split.items[:count])])
+    return samples

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trainctl.data.inputs import Shape
 from trainctl.data.readout import Readout
 from trainctl.errors import ConfigError
 
@@ -82,7 +83,8 @@ class Data:
     Attributes:
         task: a name in the registry ``TASKS``.
         train, val, test: the splits; ``val`` is None until :func:`hold_out` makes it, ``test`` may be None.
-        input_shape: one sample's shape after ``transform``, without the batch dimension.
+        input_shape: one sample's shape after ``transform``, without the batch dimension; of several inputs by
+            their names.
         output_size: number of classes, or of values to predict.
         transform: turns a raw batch into the model's input, on the device, for the whole batch at once.
         fit: makes ``transform`` from the training split, after validation data has been held out of it; None
@@ -101,7 +103,7 @@ class Data:
     task: str
     train: AnySplit
     test: AnySplit | None
-    input_shape: tuple[int, ...]
+    input_shape: Shape
     output_size: int
     transform: nn.Module
     val: AnySplit | None = None
@@ -112,6 +114,39 @@ class Data:
     reading: Mapping[str, Any] = field(default_factory=dict)
     readout: Readout | None = None
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Datasets:
+    """Splits that are map-style datasets of torch; what a ``Data`` holds beside them is found in samples.
+
+    A split is any object with ``__len__`` and ``__getitem__(index)``. A sample is ``(input, target)``, or a
+    dictionary with an entry for each: the target is called ``target``, ``targets``, ``y``, ``label`` or
+    ``labels``. Inputs are tensors, arrays of NumPy or images of PIL (RGB or L), of one shape and type; a
+    tuple or a dictionary holds several, which the model's ``forward`` gets by position or by name.
+    Targets are numbers, tensors or arrays, whole numbers for classes and floats for values.
+
+    Attributes:
+        train, val, test: the splits; without ``val`` it is held out of ``train``.
+        name: of the data; None: the name that the function is registered under.
+        task: a name in the registry ``TASKS``; None: classification for whole numbers, regression for floats.
+        output_size: number of classes, or of values to predict; None counts them.
+        classes: the classes' names, by number; empty: those of ``train.classes``, if it has them.
+        transform: as in ``Data``; None: uint8 is divided by 255, other floats become float32.
+        inputs: the entries of a dictionary that are inputs; empty: all but the target.
+        target: the entry that is the target; empty: see above.
+    """
+
+    train: Any
+    val: Any = None
+    test: Any = None
+    name: str | None = None
+    task: str | None = None
+    output_size: int | None = None
+    classes: Sequence[str] = ()
+    transform: nn.Module | None = None
+    inputs: Sequence[str] = ()
+    target: str = ""
 
 
 class Standardize(nn.Module):

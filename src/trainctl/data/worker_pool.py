@@ -13,6 +13,7 @@ A sample's random numbers are seeded by (seed, epoch, sample), so a batch is the
 from __future__ import annotations
 
 import atexit
+import math
 import multiprocessing
 import os
 import signal
@@ -33,11 +34,12 @@ from torch.multiprocessing.reductions import shared_cache
 from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
+from trainctl.data.inputs import Shape, sample_shape
 from trainctl.data.types import ItemSplit
 from trainctl.data.worker_process import SIGNALS, Failure, Key, Samples, begin, kept_random_state, memory_full
 from trainctl.errors import ConfigError, WorkerError
 
-_FEW_SAMPLES = 512
+_FEW_SAMPLES, _QUICK = 512, 1.0
 _MAX_WORKERS = 8
 _LOOK_SECONDS = 1.0
 
@@ -52,7 +54,7 @@ class Feed:
         split: the samples.
         seed: with epoch and sample it seeds the random numbers of ``load``.
         workers: processes; 0 loads in this one; ``auto`` as many as there are cores, at most 8, and none for
-            a few hundred samples.
+            a few hundred samples, or those that all load in a second.
         prefetch: batches that each worker makes ahead.
         timeout: seconds to wait for a batch before its worker counts as hung.
         sharing: processes that share this machine's cores, this one included.
@@ -72,7 +74,7 @@ class Feed:
         sharing: int = 1,
     ) -> None:
         self.split, self.batch_size = split, batch_size
-        self.workers = _count(len(split), batch_size, sharing) if workers == "auto" else workers
+        self.workers = _count(split, batch_size, sharing) if workers == "auto" else workers
         self.while_waiting: Callable[[], object] = lambda: None
         """Called about once a second while waiting for a batch; an exception from it ends the waiting."""
         self._samples = Samples(split.load, seed)
@@ -80,7 +82,7 @@ class Feed:
         self._plan = _Plan(split)
         self._loader: _Loader | None = None
         self._iterator: _Iterator | None = None
-        self._shape: torch.Size | None = None
+        self._shape: Shape | None = None
         self._turn = 0
 
     def batches(self, order: Tensor, epoch: int) -> Iterator[Tensor]:
@@ -117,7 +119,7 @@ class Feed:
         start = 0
         for batch in self.batches(torch.arange(len(self.split)), 0):
             if samples is None:
-                samples = torch.empty((len(self.split), *batch.shape[1:]), dtype=batch.dtype)
+                samples = batch.index_select(0, torch.zeros(len(self.split), dtype=torch.int64))
             samples[start : start + len(batch)] = batch
             start += len(batch)
         return torch.empty(0) if samples is None else samples
@@ -138,7 +140,7 @@ class Feed:
         """One batch made in this process, whose own random numbers it leaves alone."""
         with kept_random_state():
             batch = self._samples[self._plan.key(epoch, index)]
-        return batch.pin_memory() if self._pin and isinstance(batch, Tensor) else batch
+        return batch.pin_memory() if self._pin and not isinstance(batch, Failure) else batch
 
     @contextmanager
     def _explaining(self) -> Iterator[None]:
@@ -172,11 +174,12 @@ class Feed:
     def _checked(self, batch: Tensor | Failure) -> Tensor:
         if isinstance(batch, Failure):
             raise batch.kind(batch.problems)
+        shape = sample_shape(batch)
         if self._shape is None:
-            self._shape = batch.shape[1:]
-        if batch.shape[1:] != self._shape:
+            self._shape = shape
+        if shape != self._shape:
             raise ConfigError(
-                f"samples have shapes {tuple(self._shape)} and {tuple(batch.shape[1:])}",
+                f"samples have shapes {self._shape} and {shape}",
                 "all samples of a dataset must have the same shape",
             )
         return batch
@@ -217,11 +220,16 @@ def _forget_read() -> None:
         shared_cache.free_dead_references()  # type: ignore[no-untyped-call]
 
 
-def _count(samples: int, batch_size: int, sharing: int) -> int:
-    """Workers for ``auto``; none for few samples, because starting workers takes seconds."""
+def _count(split: ItemSplit, batch_size: int, sharing: int) -> int:
+    """Workers for ``auto``; none for few or quick samples, because starting workers takes seconds."""
+    samples, each = len(split), getattr(split.load, "seconds", math.inf)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     cores = max(1, cores // sharing)
-    return 0 if samples < _FEW_SAMPLES else min(cores, _MAX_WORKERS, -(-samples // batch_size))
+    return (
+        0
+        if samples < _FEW_SAMPLES or samples * each < _QUICK
+        else min(cores, _MAX_WORKERS, -(-samples // batch_size))
+    )
 
 
 class _Plan:

@@ -22,8 +22,9 @@ from typing import Any
 import numpy
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import Dataset
 
+from trainctl.data.inputs import Inputs, parts_of, stacked
 from trainctl.data.sampler import derived_seed
 from trainctl.errors import ConfigError, Problem, TrainctlError, WorkerError
 
@@ -44,6 +45,15 @@ def kept_random_state() -> Iterator[None]:
         torch.set_rng_state(before[2])
 
 
+def seed_sample(seed: int | None, epoch: int, number: int) -> None:
+    """Seed the random numbers that the loading of a sample draws from Python, NumPy or torch."""
+    drawn = derived_seed("sample", seed, epoch, number)
+    random.seed(drawn)
+    numpy.random.seed(drawn % 2**32)
+    # Not torch.manual_seed, which would queue a call for the GPU at every sample.
+    torch.default_generator.manual_seed(drawn)
+
+
 def load_sample(load: Callable[[Any], Tensor], item: Any) -> Tensor:
     """One raw sample. Raises ConfigError naming the item where it cannot be loaded or is no tensor."""
     try:
@@ -53,7 +63,7 @@ def load_sample(load: Callable[[Any], Tensor], item: Any) -> Tensor:
     except Exception as error:
         reason = str(error).partition("\n")[0]
         raise ConfigError(f"{item} cannot be loaded: {type(error).__name__}: {reason}") from error
-    if not isinstance(sample, Tensor):
+    if not isinstance(sample, Tensor | Inputs):
         raise ConfigError(f"{item} was loaded as {type(sample).__name__}, not as a tensor")
     return sample
 
@@ -93,22 +103,18 @@ class Samples(Dataset[Any]):
         epoch, numbered = key
         samples: list[Tensor] = []
         for number, item in numbered:
-            seed = derived_seed("sample", self._seed, epoch, number)
-            random.seed(seed)
-            numpy.random.seed(seed % 2**32)
-            # Not torch.manual_seed, which would queue a call for the GPU at every sample.
-            torch.default_generator.manual_seed(seed)
+            seed_sample(self._seed, epoch, number)
             sample = load_sample(self._load, item)
-            if samples and (sample.shape, sample.dtype) != (samples[0].shape, samples[0].dtype):
-                raise ConfigError(
-                    f"{item} has shape {tuple(sample.shape)} {sample.dtype},"
-                    f" {numbered[0][1]} has {tuple(samples[0].shape)} {samples[0].dtype}",
-                    "all samples of a dataset must have the same shape and type",
-                )
             samples.append(sample)
+            for one, first in zip(parts_of(sample), parts_of(samples[0]), strict=True):
+                if (one.shape, one.dtype) != (first.shape, first.dtype):
+                    raise ConfigError(
+                        f"{item} has shape {tuple(one.shape)} {one.dtype},"
+                        f" {numbered[0][1]} has {tuple(first.shape)} {first.dtype}",
+                        "all samples of a dataset must have the same shape and type",
+                    )
         try:
-            # In a worker the stack is created directly in shared memory.
-            batch: Tensor = default_collate(samples)
+            batch: Tensor = stacked(samples)
         except (RuntimeError, OSError) as error:
             reason = str(error).partition("\n")[0]
             raise memory_full(f"a data worker cannot pass on a batch: {reason}") from error

@@ -10,7 +10,7 @@ import logging
 import os
 import platform
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from trainctl import __version__
 from trainctl.components.tasks._base import Task, task_named
 from trainctl.config.settings import Component
+from trainctl.data.inputs import Inputs, are_positions, made_shape, parts_of, plain_shape, shown_shape
 from trainctl.data.preprocessing import describe_samples, first_samples, make_transform, shown
 from trainctl.data.readout import RAW, Readout
 from trainctl.errors import ConfigError, StorageError, TrainctlError
@@ -49,8 +50,23 @@ class Pipeline(nn.Module):
         super().__init__()
         self.transform, self.model, self.readout, self.predict = transform, model, readout, task.predict
 
-    def forward(self, inputs: Tensor) -> Tensor:
+    def forward(self, inputs: Any) -> Tensor:
         return self.predict(self.readout(self.model(self.transform(inputs)).to(torch.float32)))
+
+
+class OfSeveral(nn.Module):
+    """A pipeline whose samples have several inputs, as arguments.
+
+    Shape: raw samples (N, *raw) of each → as the pipeline's.
+    """
+
+    def __init__(self, pipeline: Pipeline, names: Sequence[str]) -> None:
+        super().__init__()
+        self.pipeline, self.names = pipeline, names
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        found: Tensor = self.pipeline(Inputs(dict(zip(self.names, inputs, strict=True))))
+        return found
 
 
 @dataclass(frozen=True)
@@ -120,7 +136,7 @@ def export(trained: Trained, kind: str, path: Path) -> Exported:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
     if kind == "safetensors":
-        takes = f"model inputs {shown({'shape': trained.input_shape, 'dtype': 'float32'}, 'N')}"
+        takes = f"model inputs {shown_shape(trained.input_shape)} float32"
         gives = "outputs" if trained.readout.mean is None else "outputs in the loss's unit"
     else:
         takes, gives = f"raw samples {shown(raw, 'N')}", trained.task.predictions
@@ -172,11 +188,17 @@ def _samples(trained: Trained, raw: Mapping[str, Any]) -> tuple[Tensor, str]:
         data = build_data(trained.config.dataset, trained.reading)
         split = next(split for split in (data.test, data.val, data.train) if split is not None and len(split))
         found = first_samples(split, _SAMPLES).contiguous()
-        if describe_samples(found) == {"shape": list(raw["shape"]), "dtype": raw["dtype"]} and len(found) > 2:
+        if describe_samples(found) == dict(raw) and len(found) > 2:
             return found, f"{len(found)} samples of {data.name}"
         reason = "the data has changed"
     except TrainctlError as error:
         reason = str(error)
+    return _random(raw), f"64 random samples ({reason})"
+
+
+def _random(raw: Mapping[str, Any]) -> Any:
+    if isinstance(raw["shape"], dict):
+        return Inputs({name: _random({key: raw[key][name] for key in raw}) for name in raw["shape"]})
     shape, dtype = (64, *raw["shape"]), getattr(torch, raw["dtype"])
     generator = torch.Generator().manual_seed(0)
     if dtype.is_floating_point or dtype.is_complex:
@@ -184,7 +206,7 @@ def _samples(trained: Trained, raw: Mapping[str, Any]) -> tuple[Tensor, str]:
     else:
         # Bytes are pixels. Other integers may be indices, of which there are two at least.
         samples = torch.randint(0, 256 if dtype == torch.uint8 else 2, shape, generator=generator)
-    return samples.to(dtype), f"64 random samples ({reason})"
+    return samples.to(dtype)
 
 
 def _metadata(trained: Trained, raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -195,7 +217,7 @@ def _metadata(trained: Trained, raw: Mapping[str, Any]) -> dict[str, Any]:
         "run": trained.directory.name,
         "step": trained.step,
         "model": {"name": model.name, "arguments": model.arguments},
-        "input_shape": list(trained.input_shape),
+        "input_shape": plain_shape(trained.input_shape),
         "output_size": trained.output_size,
         "task": trained.task.name,
         "classes": list(trained.classes),
@@ -250,7 +272,7 @@ def _run_safetensors(path: Path, content: _Content, samples: Tensor) -> Tensor:
     with safe_open(path, framework="pt") as stored:
         about = json.loads(stored.metadata()[_KEY])
     component = Component("model", about["model"]["name"], about["model"]["arguments"])
-    model = build_model(component, tuple(about["input_shape"]), about["output_size"])
+    model = build_model(component, made_shape(about["input_shape"]), about["output_size"])
     model.load_state_dict(load_file(path))
     model.eval()
     described = about["transform"]
@@ -270,10 +292,13 @@ def _program(content: _Content, kind: str, export: Callable[..., Any]) -> Any:
             "use --format safetensors for its weights; a torch.nn model can be exported whole",
         )
     pipeline = Pipeline(content.transform, trained.model, trained.readout.for_programs(), trained.task).eval()
-    batch = torch.export.Dim("batch")
+    # A copy: the program would keep the whole tensor that a view belongs to.
+    batch, rows = content.batches[1][:2].clone(), {0: torch.export.Dim("batch")}
+    several = OfSeveral(pipeline, list(batch.parts)) if isinstance(batch, Inputs) else None
+    arguments = tuple(parts_of(batch))
+    shapes = {"inputs": rows if several is None else tuple(rows for _ in arguments)}
     try:
-        # A copy: the program would keep the whole tensor that a view belongs to.
-        return export(pipeline, (content.batches[1][:2].clone(),), dynamic_shapes={"inputs": {0: batch}})
+        return export(several or pipeline, arguments, dynamic_shapes=shapes)
     except Exception as error:  # a custom model may fail in any way when it is traced
         reason = " ".join(str(error).split())
         reason = reason if len(reason) <= 200 else f"{reason[:199]}…"
@@ -292,7 +317,7 @@ def _encode_program(content: _Content) -> bytes:
 
 def _run_program(path: Path, content: _Content, samples: Tensor) -> Tensor:
     with torch.no_grad():
-        found: Tensor = torch.export.load(path).module()(samples)
+        found: Tensor = torch.export.load(path).module()(*parts_of(samples))
     return found
 
 
@@ -300,7 +325,7 @@ def _encode_onnx(content: _Content) -> bytes:
     export = partial(
         torch.onnx.export,
         dynamo=True,
-        input_names=["inputs"],
+        input_names=_input_names(content.batches[0]),
         output_names=[content.trained.task.predictions],
         external_data=False,
         verbose=False,
@@ -313,6 +338,13 @@ def _encode_onnx(content: _Content) -> bytes:
     return encoded
 
 
+def _input_names(samples: Any) -> list[str]:
+    """The names of the program's inputs; those of positions are input_0, input_1 …"""
+    if not isinstance(samples, Inputs):
+        return ["inputs"]
+    return [f"input_{name}" if are_positions(samples.parts) else name for name in samples.parts]
+
+
 def _run_onnx(path: Path, content: _Content, samples: Tensor) -> Tensor:
     import onnxruntime
 
@@ -320,7 +352,8 @@ def _run_onnx(path: Path, content: _Content, samples: Tensor) -> Tensor:
     options.log_severity_level = 3
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    (found,) = session.run(None, {"inputs": numpy.ascontiguousarray(samples.numpy())})
+    arrays = (numpy.ascontiguousarray(part.numpy()) for part in parts_of(samples))
+    (found,) = session.run(None, dict(zip(_input_names(samples), arrays, strict=True)))
     return torch.from_numpy(numpy.asarray(found))
 
 

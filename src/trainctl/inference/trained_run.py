@@ -18,6 +18,7 @@ from trainctl.config.settings import Config
 from trainctl.config.stored_config import read_config
 from trainctl.data import Data
 from trainctl.data.fingerprint import data_fingerprint, differences, refusal
+from trainctl.data.inputs import Shape, made_shape
 from trainctl.data.preprocessing import describe_samples, first_samples, make_transform
 from trainctl.data.readout import Readout
 from trainctl.errors import CheckpointError, ConfigError
@@ -58,7 +59,7 @@ class Trained:
     model: Model
     device: torch.device
     task: Task
-    input_shape: tuple[int, ...]
+    input_shape: Shape
     output_size: int
     classes: tuple[str, ...]
     class_counts: Tensor | None
@@ -252,11 +253,11 @@ def _described(chosen: Path, content: CheckpointData) -> dict[str, Any]:
         counts, raw, reading = data.get("class_counts"), data.get("raw"), data.get("reading") or {}
         fine = {
             "task": data["task"] in TASKS.names(),
-            "input_shape": _counts(shape),
+            "input_shape": _shape(shape),
             "output_size": type(size) is int and size > 0,
             "classes": isinstance(names, list) and all(isinstance(name, str) for name in names),
             "class_counts": counts is None or (_counts(counts, 0) and len(counts) == size),
-            "raw": raw is None or (_counts(raw["shape"]) and raw["dtype"] in _DTYPES),
+            "raw": raw is None or (_shape(raw["shape"]) and _dtypes(raw["dtype"])),
             "reading": isinstance(reading, dict),
         }
         if not all(fine.values()):
@@ -265,7 +266,7 @@ def _described(chosen: Path, content: CheckpointData) -> dict[str, Any]:
         raise CheckpointError(f"{chosen}: the description of its data is damaged: {error}") from error
     return {
         "task": task_named(data["task"]),
-        "input_shape": tuple(shape),
+        "input_shape": made_shape(shape),
         "output_size": size,
         "classes": tuple(names),
         "class_counts": None if counts is None else torch.tensor(counts),
@@ -291,3 +292,12 @@ def _readout(config: Config, known: Mapping[str, Any], content: CheckpointData, 
 
 def _counts(values: Any, least: int = 1) -> bool:
     return isinstance(values, Sequence) and all(type(each) is int and each >= least for each in values)
+
+
+def _shape(value: Any) -> bool:
+    """Whether it is the shape of a sample, or those of its inputs by name."""
+    return bool(value) and all(map(_counts, value.values())) if isinstance(value, dict) else _counts(value)
+
+
+def _dtypes(value: Any) -> bool:
+    return all(each in _DTYPES for each in (value.values() if isinstance(value, dict) else [value]))

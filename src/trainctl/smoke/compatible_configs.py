@@ -1,7 +1,8 @@
 """The configs that a component is tried with: the smallest ones that fit its task.
 
 The ``target`` of a loss and the ``task`` of a metric decide. Components that declare nothing are tried with
-several configs until one builds: a user's own component needs no entry here.
+several configs until one builds, a user's own models with the user's own datasets, too: a component of
+one's own needs no entry here.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from trainctl.components.tasks._base import Task, task_named
 from trainctl.errors import ConfigError
-from trainctl.registry import COMPONENTS, LOSSES, METRICS, MODELS, TASKS
+from trainctl.registry import COMPONENTS, DATASETS, LOSSES, METRICS, MODELS, TASKS
 from trainctl.smoke.cases import Case
 
 _IMAGES = ("dataset=synthetic", "++dataset.shape=[3,32,32]")
@@ -33,6 +34,9 @@ def compatible_configs(case: Case, name: str) -> Iterator[tuple[str, ...]]:
     by_task = [_of_task(task_named(task)) for task in TASKS.names()]
     plain = [("optim=sgd", "model=linear", *words) for words in by_task if words]
     tried = [*_declared(case, name), *by_task, _HANDWRITING, _IMAGES, ("optim=sgd",), *plain, _ITEMS]
+    partners = {MODELS.group: DATASETS, DATASETS.group: MODELS}.get(case.group)
+    if partners is not None:
+        tried += [(f"{partners.group}.name={own}",) for own in partners.foreign()]
     if case.group == MODELS.group:
         # Plain SGD halves the checkpoints; Adam's moments are tested with the other groups.
         tried = [("optim=sgd", *words) for words in tried if "optim=sgd" not in words]

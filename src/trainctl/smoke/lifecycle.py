@@ -240,7 +240,7 @@ class LifecycleTest(CaseBuilder):
         # A custom transform depends on the settings of its dataset.
         transform = _settings(trained.config.dataset) if described is None else described["kind"]
         raw = trained.raw_sample()
-        inputs = (transform, raw["dtype"], tuple(raw["shape"]), trained.input_shape)
+        inputs = (transform, raw["dtype"], raw["shape"], trained.input_shape)
         return repr((_settings(trained.config.model), inputs, trained.task.name, trained.output_size))
 
 

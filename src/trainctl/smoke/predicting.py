@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from trainctl.data.inputs import are_positions, parts_of
 from trainctl.data.preprocessing import first_samples
 from trainctl.inference.predict import Predictor, Table, predict
 from trainctl.inference.readers import open_source
@@ -104,8 +105,14 @@ def _write(trained: Trained, samples: Tensor, folder: Path) -> tuple[Path, dict[
     else:
         path = folder / "samples.npz"
         # NumPy has no bfloat16; float32 holds all of its values.
-        arrays = samples.float() if str(samples.dtype) == "torch.bfloat16" else samples
-        numpy.savez(path, x=arrays.numpy())
+        arrays = [part.float() if part.dtype == torch.bfloat16 else part for part in parts_of(samples)]
+        shape = trained.raw_sample()["shape"]
+        names = list(shape) if isinstance(shape, dict) and not are_positions(shape) else ()
+        if names:
+            named: dict[str, Any] = {name: part.numpy() for name, part in zip(names, arrays, strict=True)}
+            numpy.savez(path, **named)
+        else:
+            numpy.savez(path, *(part.numpy() for part in arrays))
     return path, settings
 
 

@@ -19,6 +19,7 @@ from trainctl.components.optimizers._lean import stock_classes
 from trainctl.config.settings import Config, Ddp, Train
 from trainctl.data import preprocessing
 from trainctl.data.fingerprint import data_fingerprint, described_data, differences
+from trainctl.data.inputs import plain_shape
 from trainctl.data.readout import RAW
 from trainctl.data.types import Data
 from trainctl.distributed.group import Group
@@ -426,7 +427,7 @@ def _described(data: Data) -> dict[str, Any]:
     return {
         "name": data.name,
         "task": data.task,
-        "input_shape": list(data.input_shape),
+        "input_shape": plain_shape(data.input_shape),
         "output_size": data.output_size,
         "classes": list(data.classes),
         "class_counts": None if counts is None else counts.tolist(),

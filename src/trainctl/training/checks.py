@@ -13,6 +13,7 @@ from torch.nn.modules.module import _EXTRA_STATE_KEY_SUFFIX
 from trainctl.components.tasks._base import task_named, task_of
 from trainctl.config.settings import Config
 from trainctl.data import Data
+from trainctl.data.inputs import sample_shape, shown_shape
 from trainctl.errors import ConfigError
 from trainctl.registry import DATASETS, TASKS
 from trainctl.registry.protocols import Batch, Criterion, Model, named_modules
@@ -31,10 +32,10 @@ def check_fit(config: Config, model: Model, criterion: Criterion, batch: Batch, 
     Without the check a loss of (N,) outputs and (N, 1) targets would broadcast to (N, N) and train on.
     """
     inputs, targets = batch.inputs[:2], batch.targets[:2]
-    shape = tuple(data.input_shape)
-    if tuple(inputs.shape[1:]) != shape:
+    shape = data.input_shape if isinstance(data.input_shape, dict) else tuple(data.input_shape)
+    if sample_shape(inputs) != shape:
         raise ConfigError(
-            f"dataset={config.dataset.name} says input_shape {shape}, but gives {tuple(inputs.shape[1:])}",
+            f"dataset={config.dataset.name} says input_shape {shape}, but gives {sample_shape(inputs)}",
             "give the shape of one sample after the transform",
         )
     try:
@@ -45,7 +46,7 @@ def check_fit(config: Config, model: Model, criterion: Criterion, batch: Batch, 
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         reason = str(error).partition("\n")[0]
         raise ConfigError(
-            f"model={config.model.name} does not take inputs of shape (N, {_listed(shape)}): {reason}",
+            f"model={config.model.name} does not take inputs of shape {shown_shape(shape)}: {reason}",
             f"dataset={config.dataset.name} gives that shape; choose a model for it",
         ) from error
     _refuse_no_tensor(config, outputs, "")

@@ -5,7 +5,10 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+from torch import nn
+
 from trainctl.config.settings import Component
+from trainctl.data.inputs import Shape, are_positions, spread
 from trainctl.errors import DISK_ERRORS, ConfigError, TrainctlError
 from trainctl.registry import COMPONENTS, TRACKERS, plugins
 from trainctl.registry.protocols import Model, Optimizer, missing
@@ -35,10 +38,28 @@ def construct(component: Component, **supplied: Any) -> Any:
         ) from error
 
 
-def build_model(model: Component, input_shape: tuple[int, ...], output_size: int) -> Any:
-    """The model for samples of ``input_shape`` and ``output_size`` outputs, its frozen parameters frozen."""
-    built = construct(model, input_shape=input_shape, output_size=output_size)
+def build_model(model: Component, input_shape: Shape, output_size: int) -> Any:
+    """The model for samples of ``input_shape`` and ``output_size`` outputs, its frozen parameters frozen.
+
+    Of several inputs its ``forward`` gets each as an argument, its constructor their shapes in the same form.
+    """
+    shape: Any = input_shape
+    several = isinstance(input_shape, dict)
+    if isinstance(input_shape, dict) and are_positions(input_shape):
+        shape = tuple(input_shape.values())
+    try:
+        built = construct(model, input_shape=shape, output_size=output_size)
+    except ConfigError as error:
+        if not several:
+            raise
+        raise ConfigError(
+            str(error), f"input_shape={shape}: choose a model whose forward takes each of these inputs"
+        ) from error
     check_part(model, built, Model)
+    if several:
+        if not isinstance(built, nn.Module):
+            raise ConfigError(f"model={model.name} takes one input, the samples have {len(input_shape)}")
+        built.register_forward_pre_hook(spread, with_kwargs=True)
     parameters.freeze(model, built)
     return built
 

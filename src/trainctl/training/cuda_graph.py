@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from trainctl.config.settings import Config
+from trainctl.data.inputs import Inputs
 from trainctl.errors import ConfigError
 from trainctl.registry.constraints import show
 from trainctl.registry.protocols import Batch
@@ -64,6 +65,8 @@ def capture(
     if not _is_asked(config, device):
         return step, {}, []
     reason, times = obstacle(config, device, run.optimizer), ""
+    if isinstance(batch.inputs, Inputs):
+        reason = "samples have several inputs"
     if asked is True and reason is not None:
         raise ConfigError(f"train.capture=true: {reason}", "use train.capture=auto, or false")
     if asked == "auto" and reason is None:

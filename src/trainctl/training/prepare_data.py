@@ -16,7 +16,8 @@ from trainctl.config.settings import Component, Config
 from trainctl.data.augmentation import make_augment
 from trainctl.data.fingerprint import described_data, fingerprint
 from trainctl.data.preprocessing import make_transform
-from trainctl.data.types import AnySplit, Data, hold_out, limited
+from trainctl.data.sample_values import described
+from trainctl.data.types import AnySplit, Data, ItemSplit, Split, hold_out, limited
 from trainctl.distributed.group import Group
 from trainctl.errors import CheckpointError, ConfigError
 from trainctl.registry.protocols import Loader
@@ -35,16 +36,27 @@ def build_data(
     """
     data = construct(dataset, **({} if like is None else {"like": like}))
     if not isinstance(data, Data):
-        raise ConfigError(
-            f"dataset={dataset.name} returned {type(data).__name__}",
-            "a dataset builder returns a trainctl.data.Data",
-        )
+        # Only here: a run whose data is in memory does without the machinery of processes.
+        from trainctl.data.map_style import from_datasets
+
+        data = from_datasets(data, dataset.name)
+    _refuse_datasets(data, dataset.name)
     data = with_targets(data)
     if data.val is None:
         data = hold_out(data, dataset.common["val"], dataset.common["split_seed"])
     data = limited(data, dataset.common.get("limit"))
     data = replace(data, fingerprint=fingerprint(data))
     return data if data.fit is None else replace(data, transform=_fitted(data, trained))
+
+
+def _refuse_datasets(data: Data, name: str) -> None:
+    for label in ("train", "val", "test"):
+        split = getattr(data, label)
+        if not isinstance(split, Split | ItemSplit) and (split is not None or label == "train"):
+            raise ConfigError(
+                f"dataset={name}: {label} of its Data is {described(split)}, not a Split or an ItemSplit",
+                "return trainctl.data.Datasets(train=…) with datasets of torch: it finds the rest in samples",
+            )
 
 
 def _fitted(data: Data, trained: Mapping[str, Any] | None) -> nn.Module:

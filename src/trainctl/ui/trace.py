@@ -28,7 +28,7 @@ def batch(trace: Trace) -> Table:
     columns = (Column(""), Column("shape"), Column("type"), Column("range"), _REMARK)
     rows = tuple(
         (name, shape(each), each.dtype, extent(each), not_finite(each))
-        for name, each in (("inputs", trace.inputs), ("targets", trace.targets))
+        for name, each in (*trace.inputs.items(), ("targets", trace.targets))
     )
     note = "first batch of the first epoch"
     if trace.accumulate > 1:

@@ -240,7 +240,7 @@ def test_a_batch_that_cannot_be_passed_on_names_shared_memory(make, monkeypatch:
     def full(samples: Any) -> Tensor:
         raise RuntimeError("unable to allocate shared memory(shm): No space left on device (28)")
 
-    monkeypatch.setattr(worker_process, "default_collate", full)
+    monkeypatch.setattr(worker_process, "stacked", full)
     with pytest.raises(WorkerError, match="No space left") as caught:
         list(make(workers=0).batches())
     assert "/dev/shm" in caught.value.problems[0].remedy

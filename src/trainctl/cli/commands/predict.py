@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,6 +52,7 @@ def run(words: list[str]) -> int:
 
 
 def _predict(trained: Trained, source: Path, output: Path, size: int | None) -> None:
+    from trainctl.data.inputs import count_numbers
     from trainctl.inference.predict import Predictor, Table, predict
     from trainctl.inference.readers import open_source
     from trainctl.ui.prediction import progress
@@ -60,7 +60,7 @@ def _predict(trained: Trained, source: Path, output: Path, size: int | None) -> 
     try:
         raw = trained.raw_sample()
         # Small samples are not worth a call of the model for as few as in training.
-        size = size or max(trained.config.train.batch_size, _NUMBERS // max(1, math.prod(raw["shape"])))
+        size = size or max(trained.config.train.batch_size, _NUMBERS // max(1, count_numbers(raw["shape"])))
         opened = open_source(source, raw, trained.reading, trained.config.dataset.arguments)
     except (KeyError, TypeError, IndexError) as error:
         raise CheckpointError(f"{trained.checkpoint} does not say how its data was read: {error}") from error

@@ -28,7 +28,7 @@ class WorkersLoader:
         seed: with the epoch's number it decides the order; None keeps the stored order.
         augment: applied before the transform to raw inputs, given the samples' numbers and the epoch.
         workers: processes; 0 loads in the training process; auto: one a core, at most 8, none for a few
-            hundred samples.
+            hundred samples, or those that all load in a second.
         prefetch: batches that each worker makes ahead.
         timeout: seconds without a batch after which the workers count as hung (exit 8).
         share: of this process among those that train one model; its workers load nothing else.

@@ -14,6 +14,7 @@ from trainctl.errors import ConfigError
 from trainctl.inference.readers.arrays import ArrayFile
 from trainctl.inference.readers.base import Source
 from trainctl.inference.readers.images import ImageFiles, takes_images
+from trainctl.inference.readers.several import SeveralArrays
 from trainctl.inference.readers.tables import TableFile
 
 
@@ -27,7 +28,9 @@ def open_source(
 
     Raises ConfigError where the path does not exist, or does not hold such samples.
     """
-    if reading.get("kind") == "table":
+    if isinstance(raw["shape"], dict):
+        wanted = f"the run was trained on {shown(raw)}: use an .npz file with an array for each"
+    elif reading.get("kind") == "table":
         wanted = "the run was trained on a table: use a CSV file with the same columns"
     elif takes_images(raw):
         files = "a folder of images, one image, or an .npz file"
@@ -37,6 +40,10 @@ def open_source(
         wanted = f"the run was trained on samples of {shown(raw)}: use {files}"
     if not path.exists():
         raise ConfigError(f"--input {path}: there is no such file", f"{similar_file(path)}{wanted}")
+    if isinstance(raw["shape"], dict):
+        if not zipfile.is_zipfile(path):
+            raise ConfigError(f"--input {path}: is not an .npz file", wanted)
+        return SeveralArrays(path, raw)
     if path.is_dir() or path.suffix.lower() in SUFFIXES:
         if not takes_images(raw):
             raise ConfigError(f"--input {path}: the run was not trained on images", wanted)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from trainctl.data import AnySplit, ItemSplit
+from trainctl.data.inputs import Inputs
 from trainctl.data.sampler import cursor_after, derived_seed, epoch_order
 from trainctl.errors import ConfigError, TrainctlError
 from trainctl.lessons import scratch
@@ -95,6 +96,8 @@ class _Items(scratch.Dataset):
             except Exception as error:
                 reason = str(error).partition("\n")[0]
                 raise ConfigError(f"{item} cannot be loaded: {type(error).__name__}: {reason}") from error
+        if isinstance(sample, Inputs):
+            raise ConfigError("loader=scratch: samples have several inputs", "use loader=auto")
         if not isinstance(sample, Tensor):
             raise ConfigError(f"{item} was loaded as {type(sample).__name__}, not as a tensor")
         if self._first is None:

@@ -1,0 +1,341 @@
+"""Map-style datasets of torch as splits whose samples are loaded one by one.
+
+Shape, type, task and number of classes are found by looking at some samples. Targets are read once and kept;
+each sample that is loaded later has to have the same target, so a wrong one is not trained on.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import IterableDataset, Subset
+
+from trainctl.data.inputs import Inputs, OfInputs, Shape, parts_of, sample_shape
+from trainctl.data.preprocessing import describe_samples, shown
+from trainctl.data.progress import Progress
+from trainctl.data.sample_values import as_inputs, as_tensor, described, form, raised_in, same, shown_pair
+from trainctl.data.types import Data, Datasets, ItemSplit, Standardize
+from trainctl.data.worker_process import Samples, kept_random_state, seed_sample
+from trainctl.errors import ConfigError, TrainctlError
+
+_TARGETS = ("target", "targets", "y", "label", "labels")
+_LOOKED_AT, _SEED = 16, 0
+_LONG, _BATCH, _TIMEOUT = 60.0, 64, 600.0
+_FORM = "return (input, target), or a dictionary with an input and a target"
+_OWN_RANDOM = "; random numbers of its own, which no seed repeats: no run on it can be repeated exactly"
+_DETERMINISTIC = (
+    "a sample's target must be the same whenever it is read, and its shape and type those of others"
+)
+
+
+def from_datasets(returned: Any, name: str) -> Data:
+    """The data of what the dataset function ``name`` returned: ``Datasets``, or a dataset to train on.
+
+    Raises ConfigError for anything else, and for the first sample that is not like the others.
+    """
+    given = returned if isinstance(returned, Datasets) else Datasets(returned)
+    name = given.name or name
+    loads = {
+        label: _load(f"dataset {name}: {label}", source, given)
+        for label in ("train", "val", "test")
+        if (source := getattr(given, label)) is not None or label == "train"
+    }
+    train = loads["train"]
+    for load in loads.values():
+        load.look(train)
+    splits = {label: ItemSplit(range(len(load)), load.targets, load) for label, load in loads.items()}
+    first = torch.empty(0) if train.like is None else train.like[0]
+    raw = describe_samples(first[None])
+    every = [load.targets for load in loads.values() if len(load)]
+    classes = tuple(given.classes or _class_names(given.train))
+    task, outputs = _task(f"dataset {name}", given, every, classes)
+    transform = _transform(given, raw["dtype"])
+    which = "uint8 " if isinstance(first, Inputs) else ""
+    scaled = f", {which}divided by 255" if given.transform is None and " uint8" in shown(raw) else ""
+    what = f"{outputs} classes" if task == "classification" else f"{task} of {outputs} values"
+    own = "" if all(load.repeats for load in loads.values()) else _OWN_RANDOM
+    return Data(
+        name=name,
+        task=task,
+        train=splits["train"],
+        val=splits.get("val"),
+        test=splits.get("test"),
+        input_shape=_shape(name, first, transform),
+        output_size=outputs,
+        transform=transform,
+        classes=classes,
+        note=f"{type(given.train).__name__}: samples {shown(raw)}{scaled}, {what}{own}",
+    )
+
+
+@dataclass
+class Load:
+    """One sample of a dataset by its index, as a tensor; checked against the others and its known target.
+
+    Attributes:
+        where: begins messages.
+        like: input and target of the first sample of ``train``; None before :meth:`look`.
+        targets: of all samples, as the dataset has them.
+        seconds: what a sample takes.
+        repeats: whether a sample is the same each time it is loaded with the same random numbers.
+    """
+
+    where: str
+    source: Any
+    inputs: Sequence[str]
+    target: str
+    like: tuple[Any, Tensor] | None = None
+    targets: Tensor = field(default_factory=lambda: torch.empty(0))
+    repeats: bool = True
+    seconds: float = math.inf
+    _copy: Any = None
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    @property
+    def raw(self) -> dict[str, Any] | None:
+        """Shape and type of a raw sample."""
+        return None if self.like is None else describe_samples(self.like[0][None])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_copy": None}
+
+    def __call__(self, index: int) -> Any:
+        inputs, target = self.pair(index)
+        if not same(target, known := self.targets[index]):
+            raise ConfigError(
+                f"{self.where}[{index}] has target {target.tolist()}, it was {known.tolist()} before",
+                _DETERMINISTIC,
+            )
+        return inputs
+
+    def pair(self, index: int) -> tuple[Any, Tensor]:
+        """Input and target of a sample. Raises ConfigError that names it where it cannot be used."""
+        where = f"{self.where}[{index}]"
+        given, answer = self._parts(where, self._sample(index))
+        inputs = as_inputs(f"{where}: its input", given)
+        target = as_tensor(f"{where}: its target", answer)
+        if self.like is not None and form(inputs, target) != form(*self.like):
+            raise ConfigError(
+                f"{where} is {shown_pair(inputs, target)}, others are {shown_pair(*self.like)}",
+                "all samples of a dataset must have the same shape and type",
+            )
+        return inputs, target
+
+    def look(self, train: Load) -> None:
+        """Read the targets; find the shape and type of samples, which are those of ``train``.
+
+        The random numbers of the process stay as they are.
+        """
+        if not len(self):
+            return
+        numbers = list(dict.fromkeys(number * len(self) // _LOOKED_AT for number in range(_LOOKED_AT)))
+        with kept_random_state():
+            self.like = train.like or self._seeded(numbers[0])
+            looked = [self._seeded(number) for number in numbers]
+            started = time.perf_counter()
+            again = [self._seeded(number) for number in numbers]
+            self.seconds = (time.perf_counter() - started) / len(numbers)
+            self.repeats = all(map(same, *(_tensors(each) for each in (looked, again))))
+            self.targets = self._read_targets(
+                dict(zip(numbers, [target for _, target in looked], strict=True))
+            )
+
+    def _read_targets(self, looked: Mapping[int, Tensor]) -> Tensor:
+        """All targets: the listed ones where some samples have the same, else read from samples.
+
+        Workers do it where it would take more than a minute here.
+        """
+        like = next(iter(looked.values()))
+        listed = _listed_targets(self.source, len(self), like)
+        if listed is not None and all(same(target, listed[at]) for at, target in looked.items()):
+            return listed
+        targets = torch.empty((len(self), *like.shape), dtype=like.dtype)
+        progress, at = Progress(f"reading targets of {self.where}", len(self)), 0
+        read: Iterator[Tensor] = (self._seeded(number)[1][None] for number in range(len(self)))
+        for batch in (
+            self._read_by_workers() if self.seconds * len(self) > _LONG and self._can_be_sent() else read
+        ):
+            targets[at : at + len(batch)] = batch
+            at += len(batch)
+            progress.update(at)
+        return targets
+
+    def _can_be_sent(self) -> bool:
+        try:
+            Samples(self, None).seal()
+        except ConfigError:
+            return False
+        return True
+
+    def _read_by_workers(self) -> Iterator[Tensor]:
+        from trainctl.data.worker_pool import Feed  # only here is it needed
+
+        split = ItemSplit(range(len(self)), torch.empty(0), _Target(self))
+        feed = Feed(split, _BATCH, _SEED, workers="auto", prefetch=2, timeout=_TIMEOUT)
+        try:
+            yield from feed.batches(torch.arange(len(self)), 0)
+        finally:
+            feed.close()
+
+    def _seeded(self, index: int) -> tuple[Tensor, Tensor]:
+        seed_sample(_SEED, 0, index)
+        return self.pair(index)
+
+    def _sample(self, index: int) -> Any:
+        if self._copy is None:
+            # What it opens on its first access stays out of the dataset that is sent to workers.
+            self._copy = _copied(self.source)
+        try:
+            return self._copy[index]
+        except TrainctlError:
+            raise
+        except (Exception, SystemExit) as error:
+            reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            raise ConfigError(
+                f"{self.where}[{index}] cannot be loaded: {reason}", raised_in(error)
+            ) from error
+
+    def _parts(self, where: str, sample: Any) -> tuple[Any, Any]:
+        """The input, or several, and the target of a sample. Raises ConfigError for any other form."""
+        if isinstance(sample, Mapping):
+            return self._entries(where, sample)
+        if isinstance(sample, tuple | list) and len(sample) == 2:
+            return sample[0], sample[1]
+        raise ConfigError(f"{where} is {described(sample)}, not an input and its target", _FORM)
+
+    def _entries(self, where: str, sample: Mapping[Any, Any]) -> tuple[Any, Any]:
+        names = [self.target] if self.target else [name for name in _TARGETS if name in sample]
+        inputs = list(self.inputs) or [name for name in sample if name not in names]
+        absent = [name for name in (*names, *inputs) if name not in sample]
+        if len(names) == 1 and inputs and not absent:
+            taken = {name: sample[name] for name in inputs}
+            return taken if len(taken) > 1 else taken[inputs[0]], sample[names[0]]
+        wrong = f"{', '.join(absent)} is not there" if absent else "one must be the target, the others inputs"
+        raise ConfigError(
+            f"{where} is a dictionary of {', '.join(map(str, sample))}: {wrong}",
+            "call the target target, y or label; or name them: Datasets(inputs=['NAME'], target='NAME')",
+        )
+
+
+@dataclass(frozen=True)
+class _Target:
+    """The target of a sample, for workers."""
+
+    load: Load
+
+    def __call__(self, index: int) -> Tensor:
+        return self.load.pair(index)[1]
+
+
+def _load(where: str, source: Any, given: Datasets) -> Load:
+    """A split to be looked at. Raises ConfigError for what is no map-style dataset."""
+    what = type(source).__name__
+    if isinstance(source, IterableDataset):
+        raise ConfigError(
+            f"{where} is an IterableDataset ({what}): its samples have no numbers, so that they cannot be"
+            " shuffled by seed, held out for validation, or found again on resume",
+            "return a dataset with __len__ and __getitem__; what fits into memory can be a list:"
+            " Datasets(train=list(stream))",
+        )
+    absent = [name for name in ("__len__", "__getitem__") if not hasattr(source, name)]
+    if absent or isinstance(source, Tensor | str | Mapping | Datasets):
+        lacks = f", which has no {' and no '.join(absent)}" if absent else ""
+        raise ConfigError(
+            f"{where} is {described(source)}{lacks}",
+            "return a trainctl.data.Data, or what has __len__ and __getitem__:"
+            " trainctl.data.Datasets(train=…)",
+        )
+    try:
+        len(source)
+    except Exception as error:  # the dataset's own code
+        raise ConfigError(
+            f"{where} ({what}) has no length: {type(error).__name__}: {error}", raised_in(error)
+        ) from error
+    return Load(where, source, given.inputs, given.target)
+
+
+def _copied(source: Any) -> Any:
+    copied = copy.copy(source)
+    if isinstance(copied, Subset):
+        copied.dataset = _copied(copied.dataset)
+    return copied
+
+
+def _tensors(pairs: Sequence[tuple[Any, Tensor]]) -> list[Tensor]:
+    return [tensor for inputs, target in pairs for tensor in (*parts_of(inputs), target)]
+
+
+def _listed_targets(source: Any, length: int, like: Tensor) -> Tensor | None:
+    """The ``targets`` that a dataset, or the one it is a part of, lists; None where it does not."""
+    if isinstance(source, Subset):
+        whole = _listed_targets(source.dataset, len(source.dataset), like)  # type: ignore[arg-type]
+        return None if whole is None else whole[torch.as_tensor(list(source.indices), dtype=torch.int64)]
+    listed = getattr(source, "targets", None)
+    try:
+        values = torch.as_tensor(listed, dtype=like.dtype)
+    except (TypeError, ValueError, RuntimeError):
+        return None
+    return values.cpu() if values.shape == (length, *like.shape) else None
+
+
+def _class_names(source: Any) -> Sequence[str]:
+    while isinstance(source, Subset):
+        source = source.dataset
+    names = getattr(source, "classes", None)
+    if isinstance(names, list | tuple) and all(isinstance(each, str) for each in names):
+        return tuple(names)
+    return ()
+
+
+def _task(where: str, given: Datasets, targets: Sequence[Tensor], classes: Sequence[str]) -> tuple[str, int]:
+    """Task and number of outputs. Raises ConfigError where the targets do not tell."""
+    if not targets:
+        return given.task or "classification", given.output_size or max(1, len(classes))
+    first = targets[0][0]
+    values, count = first.is_floating_point() or first.is_complex(), first.numel()
+    task = given.task or ("regression" if values else "classification")
+    if given.task is None and not values and count != 1:
+        raise ConfigError(
+            f"{where}: targets are {shown(describe_samples(first[None]))}: neither one class nor floats",
+            "give one class number a sample, or floats; or say what they are: Datasets(task='regression')",
+        )
+    if given.output_size is not None or task != "classification" or values or count != 1:
+        return task, given.output_size or max(1, count)
+    outputs = max(len(classes), *(int(each.to(torch.int64).max()) + 1 for each in targets))
+    samples = sum(map(len, targets))
+    if outputs > max(samples, len(classes)):
+        raise ConfigError(
+            f"{where}: a target is {outputs - 1}, but {samples} samples cannot have {outputs} classes",
+            "number the classes from 0; or say how many there are: Datasets(output_size=N)",
+        )
+    return task, outputs
+
+
+def _transform(given: Datasets, dtype: Any) -> nn.Module:
+    """What the dataset asks for, or what makes numbers of a model's kind of each input."""
+    if isinstance(dtype, Mapping):
+        return OfInputs(given.transform or {name: _transform(given, each) for name, each in dtype.items()})
+    if given.transform is not None:
+        return given.transform
+    if dtype == "uint8":
+        return Standardize(255.0)
+    return Standardize() if dtype in ("float64", "float16", "bfloat16") else nn.Identity()
+
+
+def _shape(name: str, sample: Any, transform: nn.Module) -> Shape:
+    """The shape of a sample after ``transform``."""
+    try:
+        return sample_shape(transform(sample[None]))
+    except Exception as error:  # the transform is the user's own
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        given = shown(describe_samples(sample[None]), "1")
+        raise ConfigError(f"dataset {name}: its transform does not take samples {given}: {reason}") from error
