@@ -10,14 +10,12 @@ import re
 import shlex
 from collections.abc import Sequence
 
+from trainctl.cli import offers
 from trainctl.cli.commands import declaration, verbs
 from trainctl.cli.commands.help import TRAIN
-from trainctl.cli.offers import Offers, values
-from trainctl.cli.options import OVERRIDES, Command, Option
+from trainctl.cli.options import HELP, OVERRIDES, Command, Option
 from trainctl.errors import ConfigError
 
-_TRAIN = Command("trainctl", "", (OVERRIDES,), TRAIN)
-_HELP = Option("--help", "show the page of the command", short="-h")
 # The shell names the program as it was typed: that of a virtual environment may not be on PATH.
 _SCRIPTS = {
     "bash": """\
@@ -75,7 +73,7 @@ def run(words: Sequence[str]) -> int:
     typed, current, quote = split(line[: int(os.environ.get("COMP_POINT") or len(line))])
     for text, said in offered(typed, current).items():
         if text.isprintable() and (found := _written(shell, text, current, quote)) is not None:
-            print(f"{found}\t{said}" if said and shell != "bash" else found)
+            print(f"{found}\t{said}" if said.isprintable() and said and shell != "bash" else found)
     return 0
 
 
@@ -103,16 +101,16 @@ def _written(shell: str, text: str, current: str, quote: str) -> str | None:
     return _SPECIAL.sub(r"\\\g<0>", text) + ("" if text.endswith(("=", "/", ".")) else " ")
 
 
-def offered(words: Sequence[str], current: str) -> Offers:
+def offered(words: Sequence[str], current: str) -> offers.Offers:
     """What fits after ``words``, and begins with ``current``."""
     if words and words[0] in verbs():
         found = _after(declaration(words[0]), words[1:], current)
     else:
-        found = ({} if words else verbs()) | _after(_TRAIN, words, current)
+        found = ({} if words else verbs()) | _after(TRAIN, words, current)
     return {text: said for text, said in found.items() if text.startswith(current)}
 
 
-def _after(command: Command, words: Sequence[str], current: str) -> Offers:
+def _after(command: Command, words: Sequence[str], current: str) -> offers.Offers:
     """Values, options or arguments: what is due after the words of a command."""
     known, plain = command.by_name, 0
     waiting: Option | None = None
@@ -129,15 +127,56 @@ def _after(command: Command, words: Sequence[str], current: str) -> Offers:
     if equals and (option := known.get(name)) is not None and not option.is_flag:
         return {f"{name}={text}": said for text, said in _values(option, words, value).items()}
     if current.startswith("-"):
-        return {option.name: option.help for option in (*command.options, _HELP) if option.name not in words}
-    found: Offers = {}
+        options = {option.name: option.help for option in (*command.options, HELP)}
+        return {name: said for name, said in options.items() if name not in words}
+    found: offers.Offers = {}
     for argument in command.arguments:
         if argument.is_override or argument.most is None or plain < argument.most:
-            found |= values(argument.offer or argument.name, words, current)
+            found |= _offers(argument.offer or argument.name, words, current)
             if not argument.is_override and plain < argument.least:
                 break  # first things first
     return found
 
 
-def _values(option: Option, words: Sequence[str], current: str) -> Offers:
-    return dict.fromkeys(option.choices, "") if option.choices else values(option.value, words, current)
+def _values(option: Option, words: Sequence[str], current: str) -> offers.Offers:
+    return dict.fromkeys(option.choices, "") if option.choices else _offers(option.value, words, current)
+
+
+def _offers(kind: str, words: Sequence[str], current: str) -> offers.Offers:
+    """The words for what stands on the help page: RUN, FILE|FOLDER, KEY=VALUE, auto|N.
+
+    Args:
+        kind: what stands for the word.
+        words: the words before, after the verb.
+        current: the word that is being typed.
+    """
+    if kind.endswith(OVERRIDES.name):
+        from trainctl.cli.offered_settings import settings
+
+        group = kind.removesuffix(OVERRIDES.name).rstrip(".")
+        return {word: "" for word in settings(words, current or group) if word.startswith(group)}
+    found: offers.Offers = {}
+    for each in kind.split("|"):
+        if each == "RUN":
+            found |= offers.runs() | (offers.paths(current, folders=True) if current else {})
+        elif each.startswith("FILE"):
+            found |= offers.paths(current)
+        elif each in ("DIR", "FOLDER"):
+            found |= offers.paths(current, folders=True)
+        elif each == "VERB":
+            found |= verbs()
+        elif each == "DEVICE":
+            found |= dict.fromkeys(offers.DEVICES, "")
+        elif each.startswith("GROUP"):
+            found |= _members(current)
+        elif each.islower():
+            found[each] = ""
+    return found
+
+
+def _members(current: str) -> offers.Offers:
+    """Groups for ``ls``, or the options of the one that is typed."""
+    from trainctl.config.options import find_members
+
+    groups, (group, equals, _) = find_members(), current.partition("=")
+    return dict.fromkeys((f"{group}={each}" for each in groups.get(group, ())) if equals else groups, "")

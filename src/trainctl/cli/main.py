@@ -187,7 +187,7 @@ def _refuse_option(message: str) -> NoReturn:
     unknown = message.rpartition(" ")[2].partition("=")[0]
     from trainctl.cli.commands.help import TRAIN
 
-    close = nearest(unknown, [option.name for option in TRAIN]) if unknown.startswith("-") else None
+    close = nearest(unknown, [option.name for option in TRAIN.options]) if unknown.startswith("-") else None
     raise ConfigError(message, f"did you mean {close}?" if close else "trainctl --help shows the options")
 
 

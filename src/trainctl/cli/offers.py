@@ -1,52 +1,17 @@
-"""What completion offers for an argument, for the value of an option and for a setting."""
+"""Runs, files and folders that completion offers."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
-
-from trainctl.cli.commands import verbs
 
 _SECONDS = 0.1
 """For finding runs: a person waits for TAB."""
 _MOST = 50
-_SETTING = "KEY=VALUE"
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 Offers = dict[str, str]
 """Words, and a line of explanation for each."""
-
-
-def values(kind: str, words: Sequence[str], current: str) -> Offers:
-    """The words for what stands on the help page: RUN, FILE|FOLDER, KEY=VALUE, auto|N.
-
-    Args:
-        kind: what stands for the word.
-        words: the words before, after the verb.
-        current: the word that is being typed.
-    """
-    if kind.endswith(_SETTING):
-        from trainctl.cli.offered_settings import settings
-
-        return {word: "" for word in settings(words, current) if word.startswith(kind[: -len(_SETTING)])}
-    found: Offers = {}
-    for each in kind.split("|"):
-        if each == "RUN":
-            found |= runs() | (paths(current, folders=True) if current else {})
-        elif each.startswith("FILE"):
-            found |= paths(current)
-        elif each in ("DIR", "FOLDER"):
-            found |= paths(current, folders=True)
-        elif each == "VERB":
-            found |= verbs()
-        elif each == "DEVICE":
-            found |= dict.fromkeys(DEVICES, "")
-        elif each.startswith("GROUP"):
-            found |= _members(current)
-        elif each.islower():
-            found[each] = ""
-    return found
 
 
 def runs() -> Offers:
@@ -57,7 +22,7 @@ def runs() -> Offers:
     for path, name in recent(_SECONDS):
         if len(found) >= _MOST:
             break
-        found.setdefault(name if isinstance(name, str) else str(path), str(path))
+        found.setdefault(name if name and isinstance(name, str) else str(path), str(path))
     return found
 
 
@@ -74,11 +39,3 @@ def paths(current: str, *, folders: bool = False) -> Offers:
     except OSError:
         return {}
     return found
-
-
-def _members(current: str) -> Offers:
-    """Groups for ``ls``, or the options of the one that is typed."""
-    from trainctl.config.options import find_members
-
-    groups, (group, equals, _) = find_members(), current.partition("=")
-    return dict.fromkeys((f"{group}={each}" for each in groups.get(group, ())) if equals else groups, "")

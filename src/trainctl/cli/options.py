@@ -185,7 +185,7 @@ class Command:
             option = known.get(name)
             if option is None and word.startswith("-"):
                 raise ConfigError(
-                    f"{word}: {self.name} has no such option", available(name, [*known, "--help"])
+                    f"{word}: {self.name} has no such option", available(name, [*known, HELP.name])
                 )
             if option is None:
                 plain.append(word)
@@ -236,6 +236,7 @@ def available(given: str, known: Sequence[str]) -> str:
 # ------------------------------------------------------------------- what several verbs take
 
 STDOUT = Path("-")
+HELP = Option("--help", "show this page", short="-h")
 
 RUN = Argument("RUN", "directory of a run, last, or the name given with name=")
 OVERRIDES = Argument("KEY=VALUE", "settings, as in training: trainctl ls lists them", least=0, most=None)

@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Iterable, Mapping
 
 from trainctl.cli.commands import declaration, verbs
-from trainctl.cli.options import Command, Option
+from trainctl.cli.options import HELP, Command, Option
 
 WIDTH = 80
 EXIT_CODES = {
@@ -28,14 +28,13 @@ EXIT_CODES = {
 """Exit codes, the same for every verb."""
 
 _ALWAYS = (0, 1, 2, 5, 130, 143)
-_HELP = Option("--help", "show this page", short="-h")
 _LABELS = 27
 
 
 def page(command: Command) -> str:
     """What ``trainctl VERB --help`` prints, in 80 columns."""
     arguments = [(each.usage, each.help) for each in command.arguments]
-    options = [(label(option), detail(option)) for option in (*command.options, _HELP)]
+    options = [(label(option), detail(option)) for option in (*command.options, HELP)]
     examples = [f"  {line}\n{_indented(what, 6)}" for what, line in command.examples]
     parts = [
         (command.doc or "").partition("\n")[0],

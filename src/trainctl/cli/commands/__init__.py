@@ -5,7 +5,6 @@ The docstring of the file is one sentence, its help. No file imports torch befor
 
 from __future__ import annotations
 
-import ast
 import importlib
 from pathlib import Path
 from types import ModuleType
@@ -19,9 +18,11 @@ if TYPE_CHECKING:
 
 def verbs() -> dict[str, str]:
     """The verbs and the sentence of each, read from the files of this folder."""
-    files = sorted(Path(__file__).parent.glob("[!_]*.py"))
-    docs = {path.stem: ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "" for path in files}
-    return {name: doc.partition("\n")[0] for name, doc in docs.items()}
+    return {path.stem: path.read_text(encoding="utf-8").split('"""', 2)[1] for path in _files()}
+
+
+def _files() -> list[Path]:
+    return sorted(Path(__file__).parent.glob("[!_]*.py"))
 
 
 def declaration(verb: str) -> Command:
@@ -32,7 +33,7 @@ def declaration(verb: str) -> Command:
 
 def command_module(verb: str) -> ModuleType:
     """The module of a verb. Raises ConfigError where there is none of this name."""
-    known = [path.stem for path in sorted(Path(__file__).parent.glob("[!_]*.py"))]
+    known = [path.stem for path in _files()]
     if verb not in known:
         close = nearest(verb, known)
         remedy = f"did you mean trainctl {close}? " if close else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from trainctl.cli.commands import declaration, verbs
-from trainctl.cli.options import Argument, Command, Option
+from trainctl.cli.options import OVERRIDES, Argument, Command, Option
 from trainctl.cli.pages import EXIT_CODES, columns, detail, exit_codes, label, page
 
 COMMAND = Command(
@@ -17,31 +17,36 @@ COMMAND = Command(
         ("The same as trainctl resume --help.", "trainctl help resume"),
     ),
 )
-TRAIN = (
-    Option("--multirun", "train every combination of the comma-separated values", short="-m"),
-    Option("--cfg", "show the composed config and stop", choices=("job", "hydra", "all"), short="-c"),
-    Option("--resolve", "with --cfg: the values of ${…} in their place"),
-    Option("--package", "with --cfg: one part of the config", value="KEY", short="-p"),
-    Option("--config-dir", "one more folder of configs (./conf is found by itself)", value="DIR"),
-    Option("--config-name", "another primary config, from --config-dir", value="NAME"),
-    Option(
-        "--info",
-        "how the config is composed",
-        choices=("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
-        short="-i",
+TRAIN = Command(
+    "trainctl",
+    "",
+    (OVERRIDES,),
+    (
+        Option("--multirun", "train every combination of the comma-separated values", short="-m"),
+        Option("--cfg", "show the composed config and stop", choices=("job", "hydra", "all"), short="-c"),
+        Option("--resolve", "with --cfg: the values of ${…} in their place"),
+        Option("--package", "with --cfg: one part of the config", value="KEY", short="-p"),
+        Option("--config-dir", "one more folder of configs (./conf is found by itself)", value="DIR"),
+        Option("--config-name", "another primary config, from --config-dir", value="NAME"),
+        Option(
+            "--info",
+            "how the config is composed",
+            choices=("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
+            short="-i",
+        ),
+        Option(
+            "--shell-completion",
+            'print a script: eval "$(trainctl -sc install=bash)"',
+            "install=bash|zsh|fish",
+            choices=("install=bash", "install=zsh", "install=fish"),
+            short="-sc",
+        ),
+        Option("--version", "show the version"),
+        Option("--help", "show this page; after a command, the command's own", short="-h"),
+        Option("--hydra-help", "show the help of Hydra"),
     ),
-    Option(
-        "--shell-completion",
-        'print a script: eval "$(trainctl -sc install=bash)"',
-        "install=bash|zsh|fish",
-        choices=("install=bash", "install=zsh", "install=fish"),
-        short="-sc",
-    ),
-    Option("--version", "show the version"),
-    Option("--help", "show this page; after a command, the command's own", short="-h"),
-    Option("--hydra-help", "show the help of Hydra"),
 )
-"""The options of training; Hydra parses them."""
+"""What goes without a verb; Hydra parses it."""
 
 _SETTINGS = (
     ("model=mlp optim=adam lr=1e-3", "components, learning rate: trainctl ls"),
@@ -86,7 +91,7 @@ def run(words: Sequence[str]) -> int:
     text = _TEXT.format(
         verbs=columns(verbs().items(), 12),
         settings=columns(_SETTINGS, 37),
-        options=columns([(label(option), detail(option)) for option in TRAIN]),
+        options=columns([(label(option), detail(option)) for option in TRAIN.options]),
         codes=exit_codes(EXIT_CODES | failed),
     )
     print(text, end="")
