@@ -29,7 +29,6 @@ _trainctl() {
 complete -o nospace -F _trainctl trainctl
 """,
     "zsh": """\
-#compdef trainctl
 _trainctl() {
     local -a lines offers shown
     local line="${(j: :)words[1,CURRENT-1]} $QIPREFIX$PREFIX"

@@ -238,13 +238,16 @@ def available(given: str, known: Sequence[str]) -> str:
 STDOUT = Path("-")
 HELP = Option("--help", "show this page", short="-h")
 
-RUN = Argument("RUN", "directory of a run, last, or the name given with name=")
-OVERRIDES = Argument("KEY=VALUE", "settings, as in training: trainctl ls lists them", least=0, most=None)
-CHECKPOINT = Option("--checkpoint", "the checkpoint to use", choices=("best", "last"), default="best")
-TRUST = Option("--trust-plugins", "import the run's plugins although they changed, or came from elsewhere")
+RUN = Argument("RUN", "run directory, last, or a name given with name=")
+OVERRIDES = Argument("KEY=VALUE", "any setting of training: trainctl ls lists them", least=0, most=None)
+CHECKPOINT = Option("--checkpoint", "which checkpoint", choices=("best", "last"), default="best")
+TRUST = Option("--trust-plugins", "import plugins that changed or came from elsewhere")
 JSON = Option("--json", "print JSON")
-CONFIG_DIR = Option("--config-dir", "one more folder of configs", value="DIR")
-CONFIG = (CONFIG_DIR, Option("--config-name", "another primary config, from --config-dir", value="NAME"))
+CONFIG_DIR = Option("--config-dir", "one more folder of configs, beside ./conf", value="DIR")
+CONFIG = (
+    CONFIG_DIR,
+    Option("--config-name", "another primary config, from --config-dir", value="NAME"),
+)
 
 
 def whole_number(name: str, help: str, default: str = "", *, example: str = "", least: int = 1) -> Option:
@@ -257,7 +260,15 @@ def whole_number(name: str, help: str, default: str = "", *, example: str = "", 
             )
         return int(text)
 
-    return Option(name, help, "N", default=default, example=example, type=f"at least {least}", read=read)
+    return Option(
+        name,
+        help,
+        "N",
+        default=default,
+        example=example,
+        type=f"at least {least}" if least > 1 else "",
+        read=read,
+    )
 
 
 def output_file(

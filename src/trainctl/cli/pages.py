@@ -78,7 +78,7 @@ def exits(command: Command) -> dict[int, str]:
 
 def exit_codes(meanings: Mapping[int, str]) -> str:
     """Exit codes, a line each."""
-    return columns([(f"{code:>3}", text) for code, text in meanings.items()], 9)
+    return columns([(f"{code:>3}", text) for code, text in meanings.items()], 7)
 
 
 def _indented(text: str, indent: int) -> str:

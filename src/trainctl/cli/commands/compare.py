@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from trainctl.analysis.ranking import Comparison
 
 _FILES = tuple(
-    output_file(f"--{kind}", f"write {text}; - is standard output", "FILE", stdout=True)
-    for kind, text in (("csv", "a row a run"), ("json", "all as JSON"), ("html", "a page to send around"))
+    output_file(f"--{kind}", f"write {text} (- is standard output)", "FILE", stdout=True)
+    for kind, text in (("csv", "a row for each run"), ("json", "everything"), ("html", "one page to share"))
 )
 _CURVES = {"--curves": True, "--no-curves": False}
 COMMAND = Command(
@@ -22,12 +22,12 @@ COMMAND = Command(
     (Argument("DIR", "runs, sweeps, folders of them, names, or last", most=None, offer="RUN"),),
     (
         *_FILES,
-        Option("--curves", "draw the curves of the best runs, in a pipe, too"),
-        Option("--no-curves", "draw none, on a terminal neither"),
+        Option("--curves", "plot the best runs, also in a pipe"),
+        Option("--no-curves", "plot nothing, also on a terminal"),
     ),
     (
         ("All runs below outputs, the best first.", "trainctl compare outputs"),
-        ("Two runs by name, and a page for others.", "trainctl compare first second --html runs.html"),
+        ("Two runs by name, and a page for colleagues.", "trainctl compare first second --html runs.html"),
     ),
     {3: ""},
 )

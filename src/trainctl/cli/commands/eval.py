@@ -13,17 +13,17 @@ COMMAND = Command(
     __doc__,
     (
         RUN,
-        Argument("dataset.KEY=VALUE", "other data of the same kind, also dataset=NAME", least=0, most=None),
+        Argument("dataset.KEY=VALUE", "other data of the same kind; also dataset=NAME", least=0, most=None),
     ),
     (
         Option(
             "--split",
-            "the samples to use; test by default, or val where there is no test",
+            "which samples (default: test, or val without a test)",
             choices=("test", "val", "train", "all"),
         ),
         CHECKPOINT,
         JSON,
-        Option("--allow-change", "go on where the run's data is not that of its training any more"),
+        Option("--allow-change", "evaluate although the data has changed since training"),
         TRUST,
     ),
     (

@@ -18,11 +18,14 @@ COMMAND = Command(
     __doc__,
     (RUN,),
     (
-        Option("--format", "what to write", choices=tuple(_FORMATS), example="onnx", required=True),
+        Option("--format", "file format", choices=tuple(_FORMATS), example="onnx", required=True),
         Option(
-            "--output", "the file, by default NAME.SUFFIX in this folder", value="FILE", example="model.onnx"
+            "--output",
+            "output file (default: the run's name, in this folder)",
+            value="FILE",
+            example="model.onnx",
         ),
-        Option("--force", "replace the file"),
+        Option("--force", "replace the output file"),
         CHECKPOINT,
         TRUST,
     ),

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from trainctl.cli.commands import declaration, verbs
-from trainctl.cli.options import OVERRIDES, Argument, Command, Option
+from trainctl.cli.options import CONFIG, OVERRIDES, Argument, Command, Option
 from trainctl.cli.pages import EXIT_CODES, columns, detail, exit_codes, label, page
 
 COMMAND = Command(
     __name__,
     __doc__,
-    (Argument("VERB", "a command", least=0),),
+    (Argument("VERB", "one of the commands", least=0),),
     examples=(
         ("All commands, settings and options.", "trainctl help"),
         ("The same as trainctl resume --help.", "trainctl help resume"),
@@ -26,8 +26,7 @@ TRAIN = Command(
         Option("--cfg", "show the composed config and stop", choices=("job", "hydra", "all"), short="-c"),
         Option("--resolve", "with --cfg: the values of ${…} in their place"),
         Option("--package", "with --cfg: one part of the config", value="KEY", short="-p"),
-        Option("--config-dir", "one more folder of configs (./conf is found by itself)", value="DIR"),
-        Option("--config-name", "another primary config, from --config-dir", value="NAME"),
+        *CONFIG,
         Option(
             "--info",
             "how the config is composed",

@@ -18,7 +18,7 @@ _NEXT = "trainctl experiment=first"
 COMMAND = Command(
     __name__,
     __doc__,
-    (Argument("DIR", "its folder, new or empty; by default the current one", least=0),),
+    (Argument("DIR", "folder, new or empty (default: the current one)", least=0),),
     examples=(
         ("A model, its config, an experiment and a README.", "trainctl init my_project"),
         ("The same in this folder.", "trainctl init"),

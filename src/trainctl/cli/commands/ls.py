@@ -16,11 +16,7 @@ from trainctl.ui.listing import Listing
 COMMAND = Command(
     __name__,
     __doc__,
-    (
-        Argument(
-            "GROUP[=OPTION]", "a group of options, or one of them; by default all groups", least=0, most=None
-        ),
-    ),
+    (Argument("GROUP[=OPTION]", "a group, or one of its options (default: all groups)", least=0, most=None),),
     examples=(
         ("The optimizers.", "trainctl ls optim"),
         ("What a model takes, with defaults.", "trainctl ls model=mlp"),

@@ -17,9 +17,9 @@ COMMAND = Command(
     __name__,
     __doc__,
     (OVERRIDES,),
-    (Option("--multirun", "as in the command of the sweep; may be left out", short="-m"), JSON, *CONFIG),
+    (Option("--multirun", "accepted, as in the command of the sweep", short="-m"), JSON, *CONFIG),
     (
-        ("What four jobs would cost.", "trainctl plan -m lr=1e-2,1e-3 seed=1,2"),
+        ("The cost of four jobs.", "trainctl plan -m lr=1e-2,1e-3 seed=1,2"),
         ("The same for a program.", "trainctl plan -m lr=1e-2,1e-3 seed=1,2 --json"),
     ),
     {1: "jobs would fail, or an internal error", 3: "", 8: ""},

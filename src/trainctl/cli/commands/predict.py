@@ -30,11 +30,15 @@ COMMAND = Command(
             required=True,
         ),
         Option(
-            "--output", "a line a sample, as .csv or .jsonl", "FILE", example="predictions.csv", required=True
+            "--output",
+            "predictions, a line for each sample: .csv or .jsonl",
+            "FILE",
+            example="predictions.csv",
+            required=True,
         ),
         whole_number(
             "--batch-size",
-            "samples at a time; by default those of training, more of small ones",
+            "samples at a time (default: as in training, or more)",
             example="256",
         ),
         CHECKPOINT,

@@ -21,7 +21,7 @@ COMMAND = Command(
     __doc__,
     (Argument("CAPSULE", _WHERE, offer="RUN"),),
     (
-        Option("--device", "another device than that of training", value="DEVICE", example="cpu"),
+        Option("--device", "device to use (default: the one of training)", value="DEVICE", example="cpu"),
         TRUST,
     ),
     (

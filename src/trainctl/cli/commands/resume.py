@@ -15,11 +15,14 @@ COMMAND = Command(
     __name__,
     __doc__,
     (
-        Argument("RUN", "directory of a run or sweep, last, or the name given with name="),
-        Argument("KEY=VALUE", "settings of the run to change, such as lr=1e-4", least=0, most=None),
+        Argument("RUN", "run or sweep directory, last, or a name given with name="),
+        Argument("KEY=VALUE", "settings to change, such as lr=1e-4", least=0, most=None),
     ),
     (
-        Option("--allow-change", "go on although the data, or what the run was made with, has changed"),
+        Option(
+            "--allow-change",
+            "accept changes that cannot be honoured exactly: other data, another seed or schedule",
+        ),
         TRUST,
     ),
     (

@@ -39,17 +39,15 @@ COMMAND = Command(
     (
         Argument(
             "KEY=VALUE",
-            "model=mlp,lenet tests these two; by default everything; other settings go to all",
+            "model=mlp,lenet tests only these (default: everything); other settings apply to all",
             least=0,
             most=None,
         ),
     ),
     (
-        Option("--own", "your own options only, not those of trainctl"),
-        Option("--list", "name what would be tested, and stop"),
-        Option(
-            "--jobs", "configs at a time; auto is one for each core", "auto|N", default="auto", read=_jobs
-        ),
+        Option("--own", "test your own options only, not those of trainctl"),
+        Option("--list", "list what would be tested, and stop"),
+        Option("--jobs", "configs at a time; auto: one for each core", "auto|N", default="auto", read=_jobs),
         output_file("--junit", "write a JUnit report for CI", "smoke.xml", missing=ConfigError),
         CONFIG_DIR,
     ),

@@ -16,7 +16,7 @@ COMMAND = Command(
     __name__,
     __doc__,
     (OVERRIDES,),
-    (output_file("--html", "write a page, too", "trace.html"), *CONFIG),
+    (output_file("--html", "write an HTML page, too", "trace.html"), *CONFIG),
     (
         ("The first step of the default config.", "trainctl trace"),
         (

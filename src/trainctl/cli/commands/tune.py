@@ -28,13 +28,13 @@ def _rate(option: str, text: str) -> float:
 COMMAND = Command(
     __name__,
     __doc__,
-    (Argument("lr", "the setting to tune; there is no other", noun="the setting to tune"), OVERRIDES),
+    (Argument("lr", "the setting to tune; only lr so far", noun="the setting to tune"), OVERRIDES),
     (
-        Option("--from", "the first rate", "LR", default="1e-7", read=_rate),
-        Option("--to", "the last rate", "LR", default="10", read=_rate),
-        whole_number("--steps", "how many steps", "100", least=20),
+        Option("--from", "smallest learning rate", "LR", default="1e-7", read=_rate),
+        Option("--to", "largest learning rate", "LR", default="10", read=_rate),
+        whole_number("--steps", "number of steps", "100", least=20),
         JSON,
-        output_file("--plot", "draw loss and learning rate", "lr.svg", suffix=".svg"),
+        output_file("--plot", "plot the loss over the learning rate", "lr.svg", suffix=".svg"),
         *CONFIG,
     ),
     (

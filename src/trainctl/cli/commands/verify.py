@@ -29,7 +29,7 @@ COMMAND = Command(
     __name__,
     __doc__,
     (RUN,),
-    (whole_number("--steps", "at most so many steps from each checkpoint", "200"), TRUST),
+    (whole_number("--steps", "most steps to re-run from each checkpoint", "200"), TRUST),
     (
         ("The newest run, from each checkpoint that it kept.", "trainctl verify last"),
         ("A long run, briefly.", "trainctl verify first --steps 20"),
