@@ -13,7 +13,11 @@ if TYPE_CHECKING:
 
 _FILES = tuple(
     output_file(f"--{kind}", f"write {text} (- is standard output)", "FILE", stdout=True)
-    for kind, text in (("csv", "a row for each run"), ("json", "everything"), ("html", "one page to share"))
+    for kind, text in (
+        ("csv", "a row for each run as CSV"),
+        ("json", "everything as JSON"),
+        ("html", "a page to share"),
+    )
 )
 _CURVES = {"--curves": True, "--no-curves": False}
 COMMAND = Command(

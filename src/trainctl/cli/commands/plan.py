@@ -22,7 +22,7 @@ COMMAND = Command(
         ("The cost of four jobs.", "trainctl plan -m lr=1e-2,1e-3 seed=1,2"),
         ("The same for a program.", "trainctl plan -m lr=1e-2,1e-3 seed=1,2 --json"),
     ),
-    {1: "jobs would fail, or an internal error", 3: "", 8: ""},
+    {1: "jobs would fail, or an internal error", 3: ""},
 )
 
 

@@ -27,7 +27,7 @@ COMMAND = Command(
     ),
     (
         ("The newest run, from where it was.", "trainctl resume last"),
-        ("A finished run, ten more epochs.", "trainctl resume first epochs=30"),
+        ("A finished run, to its 30th epoch.", "trainctl resume first epochs=30"),
     ),
     {
         1: "jobs of a sweep failed, debug=overfit did not learn, or an internal error",
