@@ -54,6 +54,8 @@ BAD = [
     (["++train._partial_=true"], 3, ["train._partial_=true: refused"]),
     (["hydra.launcher._target_=os.system"], 3, ["hydra.launcher._target_=os.system: refused"]),
     (["+hydra.job_logging.handlers.x.class=subprocess.Popen"], 3, ["refused"]),
+    (["init", "~nobody-of-this-name/x"], 2, ["there is no such user"]),
+    (["eval", "=" * 300], 2, ["eval needs a RUN"]),
     (["hydra.run.dir=/proc/none/run"], 5, ["creating the run directory failed"]),
 ]
 

@@ -76,6 +76,10 @@ def answered(work: Callable[[], int]) -> int:
             return _report(told)
         if isinstance(error, ValueError) and "embedded null" in str(error):
             return _report(ConfigError("a name or a path has a NUL character", "leave it out"))
+        if isinstance(error, RuntimeError) and "determine home directory" in str(error):
+            return _report(
+                ConfigError("a path begins with ~NAME, and there is no such user", "write it in full")
+            )
         if lacks_memory(error):
             return _report(ConfigError(f"torch cannot be loaded: {error}", "see ulimit -v, or free memory"))
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]

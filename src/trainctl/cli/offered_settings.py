@@ -48,8 +48,7 @@ def _groups(words: Sequence[str]) -> dict[str, dict[str, Path]]:
     typed = list(words)
     added = [typed[typed.index("--config-dir") + 1]] if "--config-dir" in typed[:-1] else []
     added += [word.partition("=")[2] for word in typed if word.startswith("--config-dir=")]
-    folders = [folder for folder in map(Path, added) if folder.expanduser().is_dir()]
-    groups = find_options(*(folder.expanduser() for folder in folders))
+    groups = find_options(*(folder for folder in map(Path, added) if folder.is_dir()))
     for path in sorted((conf_directory() / "hydra").glob("*/*.yaml")):
         groups.setdefault(f"hydra/{path.parent.name}", {})[path.stem] = path
     return groups

@@ -36,6 +36,6 @@ def paths(current: str, *, folders: bool = False) -> Offers:
             folder = entry.is_dir()
             if (folder or not folders) and (start[:1] == "." or entry.name[:1] != "."):
                 found[f"{head}{slash}{entry.name}{'/' * folder}"] = ""
-    except OSError:
+    except (OSError, RuntimeError):  # ~NAME of nobody
         return {}
     return found

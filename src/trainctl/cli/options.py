@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -201,30 +202,35 @@ class Command:
 
     def _arguments(self, plain: Sequence[str]) -> tuple[list[str], list[str]]:
         """The arguments, and the overrides: what has an equals sign and is no path, or begins with ``~``."""
-        expected = next((each for each in self.arguments if not each.is_override), None)
         settings = any(each.is_override for each in self.arguments)
-        if expected is None and settings:
+        expected = next((each for each in self.arguments if not each.is_override), None)
+        if expected is None:
             return [], list(plain)
         named: list[str] = []
         overrides: list[str] = []
         for word in plain:
-            first_path = not named and Path(word).exists()
-            if "=" in word and not first_path and "=" not in (expected.name if expected else ""):
+            enough = len(named) == expected.most
+            if "=" in word and "=" not in expected.name and (enough or not _exists(word)):
                 if not settings:
                     raise ConfigError(f"{word}: {self.name} takes no KEY=VALUE words", self.usage)
                 overrides.append(word)
-            elif settings and named and word.startswith("~"):
+            elif settings and enough and word.startswith("~"):
                 overrides.append(word)
             else:
                 named.append(word)
-        least, most = (expected.least, expected.most) if expected else (0, 0)
-        if len(named) < least or (most is not None and len(named) > most):
-            name = expected.name if expected else "words"
-            noun = (expected.noun if expected else "") or f"a {name}"
-            what = f"takes one {name}, not {' '.join(named)}" if named else f"needs {noun}"
-            remedy = f"trainctl {self.name} {expected.usage}: {expected.help}" if expected else self.usage
-            raise ConfigError(f"{self.name} {what}", remedy)
+        if len(named) < expected.least or (expected.most is not None and len(named) > expected.most):
+            needs = f"needs {expected.noun or f'a {expected.name}'}"
+            raise ConfigError(
+                f"{self.name} {f'takes one {expected.name}, not ' + ' '.join(named) if named else needs}",
+                f"trainctl {self.name} {expected.usage}: {expected.help}",
+            )
         return named, overrides
+
+
+def _exists(word: str) -> bool:
+    with contextlib.suppress(OSError):  # too long for a name
+        return Path(word).exists()
+    return False
 
 
 def available(given: str, known: Sequence[str]) -> str:
