@@ -12,9 +12,6 @@ from trainctl.paths import conf_directory, user_conf
 from trainctl.registry import COMPONENTS, METRICS, TRACKERS
 from trainctl.registry.signature import Signature
 
-# Of libyaml where it is there: completion waits for it.
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
 
 def find_members(*more: Path) -> dict[str, dict[str, Path | None]]:
     """Every name that can be selected, by group. Metrics have no files: ``train.metrics`` names them."""
@@ -66,7 +63,7 @@ def component_of(group: str, option: str, path: Path) -> tuple[str, Signature, d
 def read_option(path: Path) -> dict[str, Any]:
     """The values of an option's file; none where it cannot be read."""
     try:
-        content = yaml.load(path.read_text(encoding="utf-8", errors="replace"), _LOADER)
+        content = yaml.safe_load(path.read_text(encoding="utf-8", errors="replace"))
     except (OSError, yaml.YAMLError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
