@@ -408,7 +408,7 @@ def test_a_run_stands_for_its_newest_capsule(trainctl: Program, parts: Path, tmp
     ("words", "message"),
     [
         ((), "replay needs a CAPSULE"),
-        (("a", "b"), "replay takes one CAPSULE, not 2"),
+        (("a", "b"), "replay takes one CAPSULE, not a b"),
         (("nowhere",), "nowhere: no such directory"),
         (("parts.py",), "parts.py: is a file"),
         (("run", "--trust-plugin"), "did you mean --trust-plugins?"),

@@ -15,7 +15,6 @@ from torch import Tensor
 from tests.helpers.page import Page
 from trainctl.analysis.trace import BY_HAND, _Clock, trace
 from trainctl.analysis.trace_report import Parameter, Trace
-from trainctl.cli.commands.trace import training_words
 from trainctl.config.composer import Composer
 from trainctl.config.overrides import to_hydra
 from trainctl.config.settings import Config
@@ -512,38 +511,6 @@ class TestTheVerb:
         outcome = trainctl("trace", "--config-dir=more", "experiment=mine", "threads=1")
         assert outcome.code == 0, outcome.err
         assert "(64, 5)" in outcome.out
-
-    def test_help_names_it_and_its_own_help_is_the_help(self, trainctl) -> None:
-        text = trainctl("--help").out
-        assert "Explain one training step" in text
-        assert trainctl("trace", "--help").out == text
-
-    @pytest.mark.parametrize(
-        ("typed", "kept"),
-        [
-            (["trace", "model="], ["model="]),
-            (["trace", "--html", "a.html", "lr=1", "mod"], ["lr=1", "mod"]),
-            (["trace", "--html=a.html", "mod"], ["mod"]),
-            (["trace", "--ht"], ["--ht"]),
-            (["trace", "--html", "a"], [""]),
-        ],
-    )
-    def test_completion_is_that_of_training(self, typed: list[str], kept: list[str]) -> None:
-        assert training_words(typed) == kept
-
-    @pytest.mark.parametrize(
-        ("line", "offered"),
-        [
-            ("trainctl trace --html a.html model=l", ["model=lenet", "model=linear"]),
-            ("trainctl trace --c", ["--config-dir", "--config-name"]),
-        ],
-    )
-    def test_completion_works(
-        self, trainctl, monkeypatch: pytest.MonkeyPatch, line: str, offered: list[str]
-    ) -> None:
-        monkeypatch.setenv("COMP_LINE", line)
-        monkeypatch.setenv("COMP_POINT", str(len(line)))
-        assert trainctl("-sc", "query=bash").out.split() == offered
 
 
 @pytest.fixture

@@ -195,7 +195,7 @@ def test_a_name_cannot_command_the_terminal(trainctl, runs: Path) -> None:
         (("nowhere",), 2, "nowhere: no such directory", ""),
         (("empty",), 2, "empty: there is no run here", "give run directories"),
         (("file",), 2, "file: is a file", "give the directory"),
-        (("lr=1",), 2, "lr=1: takes run directories, not settings", "trainctl compare DIR…"),
+        (("lr=1",), 2, "lr=1: compare takes no KEY=VALUE words", "trainctl compare DIR…"),
         (("empty", "--hmtl", "x"), 2, "--hmtl: compare has no such option", "did you mean --html?"),
         (("empty", "--csv"), 2, "--csv: needs a value", "--csv FILE"),
         (("empty", "--csv", "--json"), 2, "--csv: needs a value", "--csv FILE"),

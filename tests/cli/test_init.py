@@ -107,8 +107,8 @@ def test_a_link_to_nowhere_counts_as_there(trainctl, tmp_path: Path) -> None:
     ("words", "expected"),
     [
         (("one", "two"), "init takes one DIR, not one two"),
-        (("--force",), "init takes one DIR, not --force"),
-        (("model=mlp",), "init takes one DIR, not model=mlp"),
+        (("--force",), "--force: init has no such option"),
+        (("model=mlp",), "model=mlp: init takes no KEY=VALUE words"),
         (("taken.txt",), "init taken.txt: is a file"),
         ((str(Path(__file__).parents[2]),), "this is trainctl's own folder"),
     ],

@@ -296,26 +296,26 @@ def _any_name() -> None:
 def _asks_around() -> None:
     import socket
 
-    inner = compare.sort
+    inner = compare.run
 
-    def sort(*words: Any) -> Any:
+    def run(words: list[str]) -> int:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sending:
             sending.connect(("127.0.0.1", 9))
-        return inner(*words)
+        return inner(words)
 
-    compare.sort = sort  # type: ignore[assignment]
+    compare.run = run
 
 
 def _calls_a_program() -> None:
     import subprocess
 
-    inner = compare.sort
+    inner = compare.run
 
-    def sort(*words: Any) -> Any:
+    def run(words: list[str]) -> int:
         subprocess.run(["true"], check=False)
-        return inner(*words)
+        return inner(words)
 
-    compare.sort = sort  # type: ignore[assignment]
+    compare.run = run
 
 
 FAULTS: dict[str, tuple[Patch, str, str]] = {

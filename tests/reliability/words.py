@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.reliability.children import Trial, spawn
 from tests.reliability.runs import OUTPUTS, RUN
-from trainctl.cli.commands.help import verbs
+from trainctl.cli.commands import verbs
 from trainctl.cli.main import main
 
 _KEYS = (

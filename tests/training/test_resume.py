@@ -33,9 +33,9 @@ from tests.helpers.runs import (
     write_table,
 )
 from trainctl.checkpoint.format import MODEL, STATE, TRAINING
-from trainctl.cli.commands import resume as resume_verb
 from trainctl.cli.main import main
 from trainctl.errors import ConfigError
+from trainctl.training import train as training
 from trainctl.training.display import Display
 from trainctl.training.hooks.signals import Signals
 from trainctl.training.request import Request
@@ -626,7 +626,7 @@ def test_no_other_process_takes_a_run_between_its_reading_and_its_training(
     trainctl, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One that waits there would go on from a checkpoint that the other has left behind."""
-    inner, codes, before = resume_verb.train, [], record(whole)
+    inner, codes, before = training.train, [], record(whole)
 
     def held(request: Request, display: Display) -> dict[str, Any]:
         codes.append(main(["resume", "run", "train.epochs=9"]))
@@ -636,7 +636,7 @@ def test_no_other_process_takes_a_run_between_its_reading_and_its_training(
         codes.append({key: record(whole)[key] for key in ("status", "best", "last", "test")})
         raise ConfigError("stopped before its first step")
 
-    monkeypatch.setattr(resume_verb, "train", held)
+    monkeypatch.setattr(training, "train", held)
     with monkeypatch.context() as patch:
         patch.setattr(Session, "run", begun)
         assert trainctl("resume", "run", "train.epochs=5").code == 2

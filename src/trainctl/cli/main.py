@@ -6,7 +6,6 @@ Hydra's: ``trainctl model=mlp lr=1e-3``, ``-m``, ``--cfg job``, ``-sc install=ba
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 import sys
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from trainctl import __version__
-from trainctl.cli.completion import FLAGS, complete
+from trainctl.cli import completion
 from trainctl.distributed.context import World, as_many_devices, check_meeting_place, launched
 from trainctl.errors import (
     ConfigError,
@@ -77,6 +76,10 @@ def answered(work: Callable[[], int]) -> int:
             return _report(told)
         if isinstance(error, ValueError) and "embedded null" in str(error):
             return _report(ConfigError("a name or a path has a NUL character", "leave it out"))
+        if isinstance(error, RuntimeError) and "determine home directory" in str(error):
+            return _report(
+                ConfigError("a path begins with ~NAME, and there is no such user", "write it in full")
+            )
         if lacks_memory(error):
             return _report(ConfigError(f"torch cannot be loaded: {error}", "see ulimit -v, or free memory"))
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
@@ -103,17 +106,20 @@ def _report(error: TrainctlError) -> int:
 
 
 def _dispatch(words: list[str]) -> int:
+    verb = _verb(words)
+    if verb is None and (asked := {"-sc", "--shell-completion"} & set(words)):
+        return completion.run([word for word in words if word not in asked])
+    if {"--help", "-h"} & set(words):
+        return _run_verb("help", [verb] if verb else [])
     if (world := launched()) is not None and _trains_together(words, world):
         check_meeting_place()
         if world.rank > 0:
             return _follow(world)
-    if (verb := _verb(words)) is not None:
+    if verb is not None:
         return _run_verb(verb, words[1:])
     if "--version" in words:
         print(f"trainctl {__version__}")
         return 0
-    if "--help" in words or "-h" in words:
-        return _run_verb("help", [])
     return _run_hydra(words)
 
 
@@ -129,7 +135,7 @@ def _trains_together(words: list[str], world: World) -> bool:
     """
     verb = _verb(words)
     if verb in (None, "resume") and not {"-m", "--multirun"} & set(words):
-        return not {"--version", "--help", "-h", "--cfg", "-c", "--info", "-i"} & set(words)
+        return not {"--version", "--cfg", "-c", "--info", "-i"} & set(words)
     raise ConfigError(
         f"{verb or '-m'}: works in one process, and WORLD_SIZE={world.size}",
         "start it without torchrun; training and resume go with it",
@@ -146,23 +152,14 @@ def _follow(world: World) -> int:
 
 
 def _run_verb(name: str, words: list[str]) -> int:
-    from trainctl.cli.commands.help import verbs
+    from trainctl.cli.commands import command_module
 
-    known = verbs()
-    if name not in known:
-        close = nearest(name, known)
-        remedy = f"did you mean trainctl {close}? " if close else ""
-        raise ConfigError(
-            f"{name}: there is no such command",
-            f"{remedy}commands: {', '.join(known)}; to train, give KEY=VALUE words",
-        )
-    if {"-h", "--help"} & set(words):
-        name, words = "help", []
+    module = command_module(name)
     if {"-m", "--multirun"} & set(words) and name != "plan":
         raise ConfigError(
             f"{name} -m: sweeps go with training and plan only", "trainctl -m KEY=VALUE,VALUE …"
         )
-    code: int = importlib.import_module(f"trainctl.cli.commands.{name}").run(words)
+    code: int = module.run(words)
     return code
 
 
@@ -182,9 +179,7 @@ def _run_hydra(words: list[str]) -> int:
         options = parser.parse_args(words)
         _refuse_unsupported(options)
         options.overrides = [to_hydra(word, sweep=options.multirun) for word in options.overrides]
-        if options.shell_completion and complete(options):
-            return 0
-        if options.cfg or options.info or options.shell_completion or options.hydra_help:
+        if options.cfg or options.info or options.hydra_help:
             return _show(options, parser)
         return _train(options, words)
     finally:
@@ -194,7 +189,9 @@ def _run_hydra(words: list[str]) -> int:
 
 def _refuse_option(message: str) -> NoReturn:
     unknown = message.rpartition(" ")[2].partition("=")[0]
-    close = nearest(unknown, FLAGS) if unknown.startswith("-") else None
+    from trainctl.cli.commands.help import TRAIN
+
+    close = nearest(unknown, [option.name for option in TRAIN.options]) if unknown.startswith("-") else None
     raise ConfigError(message, f"did you mean {close}?" if close else "trainctl --help shows the options")
 
 
@@ -219,7 +216,7 @@ def _refuse_unsupported(options: Any) -> None:
 
 
 def _show(options: Any, parser: Any) -> int:
-    """``--cfg``, ``--info``, ``--hydra-help`` and completion: Hydra's own, on trainctl's configs."""
+    """``--cfg``, ``--info`` and ``--hydra-help``: Hydra's own, on trainctl's configs."""
     from hydra._internal.utils import _run_hydra as hydra_main
     from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf

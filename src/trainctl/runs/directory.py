@@ -162,6 +162,25 @@ def find(run: str | Path) -> Path:
     return max(named, key=lambda path: (path / "run.json").stat().st_mtime).resolve()
 
 
+def recent(seconds: float) -> Iterator[tuple[Path, str | None]]:
+    """Runs and sweeps below ``outputs`` and their names, the newest first, for so many seconds at most."""
+    until, left = time.monotonic() + seconds, [Path("outputs")]
+    while left and time.monotonic() < until:
+        folder = left.pop()
+        try:
+            inside = {entry.name: entry for entry in os.scandir(folder)}
+            below = [entry for entry in inside.values() if entry.is_dir(follow_symlinks=False)]
+            below.sort(key=lambda entry: entry.stat(follow_symlinks=False).st_mtime_ns)
+        except OSError:
+            continue
+        if "run.json" in inside:
+            yield folder, _name_of(folder / "run.json")
+            continue
+        if "sweep.json" in inside:
+            yield folder, None
+        left += [Path(entry.path) for entry in below]
+
+
 def _name_of(path: Path) -> str | None:
     try:
         content = strict_json.parse(files.read(path))

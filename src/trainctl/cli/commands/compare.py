@@ -1,20 +1,40 @@
-"""Rank runs in a table: compare DIR… [--csv FILE] [--json FILE] [--html FILE] [--curves|--no-curves]."""
+"""Rank runs in a table, and say which setting is best."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainctl.cli.options import output_file, sort, write_text
+from trainctl.cli.options import STDOUT, Argument, Command, Option, output_file, write_text
 from trainctl.errors import ConfigError
 
 if TYPE_CHECKING:
     from trainctl.analysis.ranking import Comparison
 
-_FILES = {"--csv": "FILE", "--json": "FILE", "--html": "FILE"}
+_FILES = tuple(
+    output_file(f"--{kind}", f"write {text} (- is standard output)", "FILE", stdout=True)
+    for kind, text in (
+        ("csv", "a row for each run as CSV"),
+        ("json", "everything as JSON"),
+        ("html", "a page to share"),
+    )
+)
 _CURVES = {"--curves": True, "--no-curves": False}
-_STDOUT = "-"
+COMMAND = Command(
+    __name__,
+    __doc__,
+    (Argument("DIR", "runs, sweeps, folders of them, names, or last", most=None, offer="RUN"),),
+    (
+        *_FILES,
+        Option("--curves", "plot the best runs, also in a pipe"),
+        Option("--no-curves", "plot nothing, also on a terminal"),
+    ),
+    (
+        ("All runs below outputs, the best first.", "trainctl compare outputs"),
+        ("Two runs by name, and a page for colleagues.", "trainctl compare first second --html runs.html"),
+    ),
+    {3: ""},
+)
 
 
 def run(words: list[str]) -> int:
@@ -23,46 +43,28 @@ def run(words: list[str]) -> int:
     Only reads, apart from the files that are asked for. A run that failed or cannot be read is a line of the
     table. Raises ConfigError where there is no run, StorageError where a file cannot be written.
     """
-    places, files, flags = sort("compare", words, _FILES, list(_CURVES))
-    _check(places, files)
-    paths = {
-        option: output_file(option, name, f"runs.{option.removeprefix('--')}")
-        for option, name in files.items()
-        if name != _STDOUT
-    }
+    asked = COMMAND.parse(words)
+    files = {option.name: asked[option.name] for option in _FILES if asked[option.name] is not None}
+    if list(files.values()).count(STDOUT) > 1:
+        raise ConfigError("two files cannot both go to standard output", "name a file for one of them")
     from trainctl.analysis.ranking import compare
 
-    comparison = compare(places)
+    comparison = compare(asked.words)
     # The files first: whoever reads the table through a pipe may stop early.
-    for option in files:
+    for option, path in files.items():
         text = _writer(option)(comparison)
-        if option in paths:
-            write_text(option, paths[option], text)
-        else:
+        if path == STDOUT:
             print(text, end="")
-    if len(paths) == len(files):
+        else:
+            write_text(option, path, text)
+    if STDOUT not in files.values():
         from trainctl.ui.compare import show
 
-        curves = [_CURVES[word] for word in words if word in flags]
+        curves = [_CURVES[word] for word in words if word in _CURVES]
         show(comparison, curves=curves[-1] if curves else None)
-        for option, name in files.items():
-            print(f"{option.removeprefix('--')}: {name}")
+        for option, path in files.items():
+            print(f"{option.removeprefix('--')}: {path}")
     return 0
-
-
-def _check(places: list[str], files: dict[str, str]) -> None:
-    for word in places:
-        if "=" in word and not Path(word).exists():
-            raise ConfigError(
-                f"compare {word}: takes run directories, not settings",
-                "trainctl compare DIR…, names, or last",
-            )
-    if not places:
-        raise ConfigError(
-            "compare needs a DIR", "trainctl compare DIR…: runs, sweeps, folders, names, or last"
-        )
-    if list(files.values()).count(_STDOUT) > 1:
-        raise ConfigError("two files cannot both go to standard output", "name a file for one of them")
 
 
 def _writer(option: str) -> Callable[[Comparison], str]:

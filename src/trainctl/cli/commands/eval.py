@@ -1,15 +1,37 @@
-"""Evaluate a run class by class: eval RUN [--split test|val|train|all] [dataset.KEY=VALUE …]."""
+"""Evaluate a trained run, class by class."""
 
 from __future__ import annotations
 
 import sys
 
-from trainctl.cli.options import CHECKPOINT, parse
+from trainctl.cli.options import CHECKPOINT, JSON, RUN, TRUST, Argument, Command, Option
 from trainctl.errors import ConfigError
 from trainctl.training.startup import collector_paused, importing
 
-_SPLITS = ("test", "val", "train", "all")
-_FLAGS = ("--json", "--allow-change", "--trust-plugins")
+COMMAND = Command(
+    __name__,
+    __doc__,
+    (
+        RUN,
+        Argument("dataset.KEY=VALUE", "other data of the same kind; also dataset=NAME", least=0, most=None),
+    ),
+    (
+        Option(
+            "--split",
+            "which samples (default: test, or val without a test)",
+            choices=("test", "val", "train", "all"),
+        ),
+        CHECKPOINT,
+        JSON,
+        Option("--allow-change", "evaluate although the data has changed since training"),
+        TRUST,
+    ),
+    (
+        ("The newest run, on its own test split.", "trainctl eval last"),
+        ("All rows of another file.", "trainctl eval first dataset.path=march.csv --split all"),
+    ),
+    {3: "", 4: "", 8: ""},
+)
 
 
 def run(words: list[str]) -> int:
@@ -19,7 +41,7 @@ def run(words: list[str]) -> int:
     the last digit. The run directory is not written to. Raises ConfigError where the data does not fit the
     model, CheckpointError without a usable checkpoint, UnsafeInputError for changed plugins.
     """
-    asked = parse("eval", words, {"--split": _SPLITS, **CHECKPOINT}, _FLAGS, overrides=True)
+    asked = COMMAND.parse(words)
     for word in asked.overrides:
         if word.partition("=")[0].lstrip("+").partition(".")[0] != "dataset":
             raise ConfigError(
@@ -32,20 +54,15 @@ def run(words: list[str]) -> int:
     with collector_paused():
         from trainctl.config.dataset_override import read_with_dataset
 
-    trained = load_run(
-        asked.run,
-        asked.options.get("--checkpoint", "best"),
-        trust_plugins="--trust-plugins" in asked.flags,
-    )
+    trained = load_run(asked.run, asked["--checkpoint"], trust_plugins=asked["--trust-plugins"])
     dataset = None
     if asked.overrides:
         dataset = read_with_dataset(trained.directory / "config.yaml", asked.overrides).dataset
-    allow_change = "--allow-change" in asked.flags
-    found = score(trained, asked.options.get("--split"), dataset, allow_change=allow_change)
+    found = score(trained, asked["--split"], dataset, allow_change=asked["--allow-change"])
 
     from trainctl.ui.evaluation import as_json, show
 
-    if "--json" in asked.flags:
+    if asked["--json"]:
         for notice in (*trained.notices, *found.notices):
             print(notice, file=sys.stderr)
         print(as_json(trained, found))

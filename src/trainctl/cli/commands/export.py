@@ -1,11 +1,11 @@
-"""Export a run's model to one file and check it: export RUN --format safetensors|torch|onnx."""
+"""Write a run's model to one file for other programs, and check it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from trainctl.cli.options import CHECKPOINT, output_file, parse
+from trainctl.cli.options import CHECKPOINT, RUN, TRUST, Command, Option, checked_output
 from trainctl.errors import ConfigError, UnsafeInputError
 from trainctl.paths import short_path
 from trainctl.registry.constraints import show
@@ -13,6 +13,31 @@ from trainctl.training.startup import importing
 
 _FORMATS = {"safetensors": ".safetensors", "torch": ".pt2", "onnx": ".onnx"}
 _LONGEST = 200
+COMMAND = Command(
+    __name__,
+    __doc__,
+    (RUN,),
+    (
+        Option("--format", "file format", choices=tuple(_FORMATS), example="onnx", required=True),
+        Option(
+            "--output",
+            "output file (default: the run's name, in this folder)",
+            value="FILE",
+            example="model.onnx",
+        ),
+        Option("--force", "replace the output file"),
+        CHECKPOINT,
+        TRUST,
+    ),
+    (
+        ("The newest run, for onnxruntime.", "trainctl export last --format onnx"),
+        (
+            "The weights and how to use them, without code.",
+            "trainctl export first --format safetensors --output model.safetensors",
+        ),
+    ),
+    {1: "the file predicts otherwise than the run, or an internal error", 3: "", 4: ""},
+)
 
 
 def run(words: list[str]) -> int:
@@ -22,10 +47,9 @@ def run(words: list[str]) -> int:
     otherwise than the run, CheckpointError without a usable checkpoint, UnsafeInputError for changed plugins,
     StorageError where the file cannot be written.
     """
-    options = {"--format": tuple(_FORMATS), "--output": (), **CHECKPOINT}
-    asked = parse("export", words, options, ("--trust-plugins", "--force"))
-    kind = asked.needed("--format", "export", "--format onnx")
-    output = _output_file(asked.options["--output"], kind) if "--output" in asked.options else None
+    asked = COMMAND.parse(words)
+    kind = asked["--format"]
+    output = None if asked["--output"] is None else _output_file(asked["--output"], kind)
     with importing():
         import torch
 
@@ -35,8 +59,8 @@ def run(words: list[str]) -> int:
     require(kind)
     trained = load_run(
         asked.run,
-        asked.options.get("--checkpoint", "best"),
-        trust_plugins="--trust-plugins" in asked.flags,
+        asked["--checkpoint"],
+        trust_plugins=asked["--trust-plugins"],
         device=torch.device("cpu"),
     )
     print(f"{short_path(trained.directory)}, {trained.checkpoint.name}")
@@ -45,7 +69,7 @@ def run(words: list[str]) -> int:
     if trained.config.train.precision != "fp32":
         print(f"trained in {trained.config.train.precision}: what is exported computes in float32")
     path = output or _named_file(trained.record.get("name"), trained.directory.name, kind)
-    if path.exists() and "--force" not in asked.flags:
+    if path.exists() and not asked["--force"]:
         raise ConfigError(f"{short_path(path)} exists", "--force replaces it, --output FILE names another")
     written = export(trained, kind, path.absolute())
     print(f"takes {written.inputs}, gives {written.outputs}")
@@ -72,4 +96,4 @@ def _output_file(text: str, kind: str) -> Path:
             f"--output {text}: a file of --format {kind} ends in {suffix}",
             f"--output {Path(text).with_suffix(suffix) if Path(text).name else f'model{suffix}'}",
         )
-    return output_file("--output", text, f"model{suffix}", ConfigError)
+    return checked_output("--output", text, f"model{suffix}", ConfigError)

@@ -1,60 +1,97 @@
-"""Show this help."""
+"""Show the help of trainctl, or the page of one command."""
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Sequence
-from pathlib import Path
 
-from trainctl.errors import ConfigError
+from trainctl.cli.commands import declaration, verbs
+from trainctl.cli.options import CONFIG, OVERRIDES, Argument, Command, Option
+from trainctl.cli.pages import EXIT_CODES, columns, detail, exit_codes, label, page
 
+COMMAND = Command(
+    __name__,
+    __doc__,
+    (Argument("VERB", "one of the commands", least=0),),
+    examples=(
+        ("All commands, settings and options.", "trainctl help"),
+        ("The same as trainctl resume --help.", "trainctl help resume"),
+    ),
+)
+TRAIN = Command(
+    "trainctl",
+    "",
+    (OVERRIDES,),
+    (
+        Option("--multirun", "train every combination of the comma-separated values", short="-m"),
+        Option("--cfg", "show the composed config and stop", choices=("job", "hydra", "all"), short="-c"),
+        Option("--resolve", "with --cfg: the values of ${…} in their place"),
+        Option("--package", "with --cfg: one part of the config", value="KEY", short="-p"),
+        *CONFIG,
+        Option(
+            "--info",
+            "how the config is composed",
+            choices=("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
+            short="-i",
+        ),
+        Option(
+            "--shell-completion",
+            'print a script: eval "$(trainctl -sc install=bash)"',
+            "install=bash|zsh|fish",
+            choices=("install=bash", "install=zsh", "install=fish"),
+            short="-sc",
+        ),
+        Option("--version", "show the version"),
+        Option("--help", "show this page; after a command, the command's own", short="-h"),
+        Option("--hydra-help", "show the help of Hydra"),
+    ),
+)
+"""What goes without a verb; Hydra parses it."""
+
+_SETTINGS = (
+    ("model=mlp optim=adam lr=1e-3", "components, learning rate: trainctl ls"),
+    ("dataset=mnist dataset.root=~/data", "dataset and its folder"),
+    ("epochs=10 batch_size=128 seed=1", "length, batch size, random seed"),
+    ("model.hidden=[256,128]", "arguments of a part: trainctl ls model=mlp"),
+    ("experiment=mnist_mlp", "a whole recipe: trainctl ls experiment"),
+    ("device=cuda devices=2 threads=1", "device, how many, CPU threads"),
+    ("name=first hydra.run.dir=DIR", "name and directory of the run"),
+)
 _TEXT = """\
 trainctl trains PyTorch models: the plain training loop, set up by config.
 
-  trainctl [KEY=VALUE …]                       train once
-  trainctl -m KEY=VALUE,VALUE …                train every combination (a sweep)
-  trainctl VERB …                              one of the commands below
+  trainctl [KEY=VALUE …]             train once
+  trainctl -m KEY=VALUE,VALUE …      train every combination (a sweep)
+  trainctl VERB …                    one of these commands
+  trainctl VERB --help               what a command takes
 
 commands
 {verbs}
 
 settings
-  model=mlp optim=adam lr=1e-3                 components and learning rate: trainctl ls lists them
-  dataset=mnist dataset.root=~/data            dataset and its folder
-  epochs=10 batch_size=128 seed=1              length of the training, batch size, random seed
-  model.hidden=[256,128] model.dropout=0.2     arguments of a component: trainctl ls model=mlp
-  experiment=mnist_mlp                         a complete recipe: trainctl ls experiment
-  device=cuda threads=1 deterministic=true     device, CPU threads, the same result bit for bit
-  hydra.run.dir=DIR                            run directory (default: outputs/<date>/<time>)
+{settings}
 
 options
-  -m, --multirun          train every combination of the comma-separated values
-  --cfg job|hydra|all     show the composed config and stop
-  --config-dir DIR        one more folder of configs (./conf is found by itself)
-  --info [all|defaults|…] how the config is composed
-  -sc install=bash        print shell completion: eval "$(trainctl -sc install=bash)"
-  --version, --help, --hydra-help
+{options}
 
 exit codes
-  0 done · 1 failed jobs, failed smoke, a difference, or an internal error · 2 usage, config or shapes
-  3 unsafe input · 4 no usable checkpoint · 5 disk or I/O · 6 loss not finite · 7 run directory taken
-  8 data worker failed · 130 interrupted · 143 terminated.  TRAINCTL_DEBUG=1 shows the traceback of an error.
+{codes}
+
+TRAINCTL_DEBUG=1 shows the traceback of an error.
 """
 
 
-def verbs() -> dict[str, str]:
-    """The verbs and the first line of each one's docstring, read from the files of this folder."""
-    files = sorted(Path(__file__).parent.glob("[!_]*.py"))
-    docs = {path.stem: ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "" for path in files}
-    return {name: doc.partition("\n")[0] for name, doc in docs.items()}
-
-
-def run(arguments: Sequence[str]) -> int:
-    """``trainctl help``."""
-    if arguments:
-        raise ConfigError(
-            f"help takes no arguments: {' '.join(arguments)}", "trainctl ls GROUP=OPTION explains one"
-        )
-    lines = "\n".join(f"  {name:<12} {text}" for name, text in verbs().items())
-    print(_TEXT.format(verbs=lines), end="")
+def run(words: Sequence[str]) -> int:
+    """Print a page of 80 columns. Raises ConfigError for a command that does not exist."""
+    asked = COMMAND.parse(words)
+    if asked.words:
+        print(page(declaration(asked.words[0])), end="")
+        return 0
+    failed = {1: "failed jobs, a failed check, or an internal error"}
+    text = _TEXT.format(
+        verbs=columns(verbs().items(), 12),
+        settings=columns(_SETTINGS, 37),
+        options=columns([(label(option), detail(option)) for option in TRAIN.options]),
+        codes=exit_codes(EXIT_CODES | failed),
+    )
+    print(text, end="")
     return 0

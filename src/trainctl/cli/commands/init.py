@@ -1,4 +1,4 @@
-"""Create a small project that trains: init [DIR]."""
+"""Make a small project that trains."""
 
 from __future__ import annotations
 
@@ -7,13 +7,23 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from trainctl.cli.options import Argument, Command
 from trainctl.errors import ConfigError, storage_error
 from trainctl.paths import conf_directory
 
 _STARTER = Path(__file__).resolve().parents[1] / "starter"
 # Under its own name it would apply to trainctl's repository, too.
 _RENAMED = {"gitignore": ".gitignore"}
-_COMMAND = "trainctl experiment=first"
+_NEXT = "trainctl experiment=first"
+COMMAND = Command(
+    __name__,
+    __doc__,
+    (Argument("DIR", "folder, new or empty (default: the current one)", least=0),),
+    examples=(
+        ("A model, its config, an experiment and a README.", "trainctl init my_project"),
+        ("The same in this folder.", "trainctl init"),
+    ),
+)
 
 
 def run(words: Sequence[str]) -> int:
@@ -22,9 +32,7 @@ def run(words: Sequence[str]) -> int:
     Existing files are never changed: where one of the project's files exists already, nothing is written and
     ConfigError (exit 2) is raised. Raises StorageError where the files cannot be written.
     """
-    if len(words) > 1 or any(word.startswith("-") or "=" in word for word in words):
-        raise ConfigError(f"init takes one DIR, not {' '.join(words)}", "trainctl init my_project")
-    folder = Path(words[0] if words else ".").expanduser()
+    folder = Path([*COMMAND.parse(words).words, "."][0]).expanduser()
     files = starter_files()
     _check(folder, files)
     try:
@@ -40,7 +48,7 @@ def run(words: Sequence[str]) -> int:
     for name in files:
         print(f"  {name}")
     here = folder.resolve() == Path.cwd()
-    print(f"next: {_COMMAND}" if here else f"next: cd {shlex.quote(str(folder))} && {_COMMAND}")
+    print(f"next: {_NEXT}" if here else f"next: cd {shlex.quote(str(folder))} && {_NEXT}")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""List components and recipes: ls, ls GROUP, or ls GROUP=OPTION for its arguments."""
+"""List what can be chosen, and the arguments of a component."""
 
 from __future__ import annotations
 
@@ -6,18 +6,27 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from trainctl.cli.options import available
-from trainctl.config.options import find_members
+from trainctl.cli.options import Argument, Command, available
+from trainctl.config.options import component_of, find_members
 from trainctl.errors import ConfigError, nearest
-from trainctl.registry import COMPONENTS, METRICS, REQUIRED, TRACKERS, Parameter
+from trainctl.registry import COMPONENTS, METRICS, REQUIRED, Parameter
 from trainctl.registry.constraints import describe, show
 from trainctl.ui.listing import Listing
 
+COMMAND = Command(
+    __name__,
+    __doc__,
+    (Argument("GROUP[=OPTION]", "a group, or one of its options (default: all groups)", least=0, most=None),),
+    examples=(
+        ("The optimizers.", "trainctl ls optim"),
+        ("What a model takes, with defaults.", "trainctl ls model=mlp"),
+    ),
+)
 
-def run(arguments: Sequence[str]) -> int:
+
+def run(words: Sequence[str]) -> int:
     """``trainctl ls [GROUP|GROUP=OPTION] …``."""
+    arguments = COMMAND.parse(words).words
     groups = find_members()
     listing = Listing()
     if not arguments:
@@ -60,16 +69,10 @@ def _show_option(listing: Listing, group: str, option: str, path: Path | None) -
     if path is None:
         _show_metric(listing, option)
         return
-    values = _read(path)
-    registry, prefix = COMPONENTS.get(group), group
-    if group == TRACKERS.group and isinstance(values.get(option), dict):
-        # Several can be chosen: each has its settings under its own name.
-        registry, prefix, values = TRACKERS, f"{group}.{option}", values[option]
-    name = str(values.get("name", option))
-    if registry is None or name not in registry.names():
+    if (found := component_of(group, option, path)) is None:
         listing.text(f"{group}={option}", _text(path).rstrip())
         return
-    signature = registry.signature(name)
+    prefix, signature, values = found
     rows = [
         _row(f"{prefix}.{parameter.name}", parameter, values.get(parameter.name, parameter.default))
         for parameter in signature.parameters
@@ -92,11 +95,3 @@ def _row(key: str, parameter: Parameter, value: Any) -> tuple[str, str, str]:
 
 def _text(path: Path) -> str:
     return path.read_text(encoding="utf-8", errors="replace")
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(_text(path))
-    except (yaml.YAMLError, ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}

@@ -1,4 +1,4 @@
-"""Estimate the time, memory and disk space of a sweep before it starts: plan -m KEY=VALUE,VALUE …"""
+"""Estimate time, memory and disk space of a sweep before it starts."""
 
 from __future__ import annotations
 
@@ -8,12 +8,22 @@ import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from trainctl.cli.options import CONFIG, sort
+from trainctl.cli.options import CONFIG, JSON, OVERRIDES, Command, Option
 from trainctl.config.overrides import to_hydra
 from trainctl.errors import ConfigError
 from trainctl.training.startup import collector_paused
 
-_FLAGS = ("-m", "--multirun", "--json")
+COMMAND = Command(
+    __name__,
+    __doc__,
+    (OVERRIDES,),
+    (Option("--multirun", "accepted, as in the command of the sweep", short="-m"), JSON, *CONFIG),
+    (
+        ("The cost of four jobs.", "trainctl plan -m lr=1e-2,1e-3 seed=1,2"),
+        ("The same for a program.", "trainctl plan -m lr=1e-2,1e-3 seed=1,2 --json"),
+    ),
+    {1: "jobs would fail, or an internal error", 3: ""},
+)
 
 
 def run(words: list[str]) -> int:
@@ -21,15 +31,15 @@ def run(words: list[str]) -> int:
 
     Raises ConfigError with the problems of every job that does not compose.
     """
-    plain, given, flags = sort("plan", words, CONFIG, _FLAGS)
+    asked = COMMAND.parse(words)
     with collector_paused():
         from trainctl.config.composer import Composer
         from trainctl.sweep.checking import check_jobs
         from trainctl.sweep.planning import make_plan
         from trainctl.sweep.worker_slots import available_memory
 
-        composer = Composer(given.get("--config-dir"), given.get("--config-name"))
-        overrides = [to_hydra(word, sweep=True) for word in plain]
+        composer = Composer(asked["--config-dir"], asked["--config-name"])
+        overrides = [to_hydra(word, sweep=True) for word in asked.overrides]
         if composer.sweeper(overrides)[0] != "basic":
             raise ConfigError(
                 "plan: the jobs of a search are not known before it runs",
@@ -42,7 +52,7 @@ def run(words: list[str]) -> int:
         where = Path(composer.sweep_directory(overrides)).expanduser().absolute()
     plan = make_plan(checked)
     free = {"memory": available_memory(), "disk": _free_disk(where)}
-    if "--json" in flags:
+    if asked["--json"]:
         print(json.dumps(asdict(plan) | {"free": free}, indent=2))
     else:
         from trainctl.ui.plan import show

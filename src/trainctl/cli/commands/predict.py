@@ -1,4 +1,4 @@
-"""Predict the samples of a file: predict RUN --input CSV|NPZ|IMAGE|FOLDER --output FILE.csv|FILE.jsonl."""
+"""Predict the samples of a file or folder with a trained run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainctl.cli.options import CHECKPOINT, parse, whole_number
+from trainctl.cli.options import CHECKPOINT, RUN, TRUST, Command, Option, whole_number
 from trainctl.errors import CheckpointError
 from trainctl.paths import short_path
 from trainctl.training.display import duration
@@ -15,9 +15,40 @@ from trainctl.training.startup import importing
 if TYPE_CHECKING:
     from trainctl.inference.trained_run import Trained
 
-_OPTIONS = {"--input": "new.csv", "--output": "predictions.csv", "--batch-size": "256", **CHECKPOINT}
 _NUMBERS = 1 << 16
-_EXAMPLE = "--input new.csv --output predictions.csv"
+COMMAND = Command(
+    __name__,
+    __doc__,
+    (RUN,),
+    (
+        Option(
+            "--input",
+            "a CSV or .npz file, an image, or a folder of images",
+            value="FILE|FOLDER",
+            example="new.csv",
+            required=True,
+        ),
+        Option(
+            "--output",
+            "predictions, a line for each sample: .csv or .jsonl",
+            "FILE",
+            example="predictions.csv",
+            required=True,
+        ),
+        whole_number(
+            "--batch-size",
+            "samples at a time (default: as in training, or more)",
+            example="256",
+        ),
+        CHECKPOINT,
+        TRUST,
+    ),
+    (
+        ("The rows of a table.", "trainctl predict last --input new.csv --output out.csv"),
+        ("A folder of images.", "trainctl predict first --input scans/ --output out.jsonl"),
+    ),
+    {3: "", 4: ""},
+)
 
 
 def run(words: list[str]) -> int:
@@ -29,25 +60,18 @@ def run(words: list[str]) -> int:
     Raises ConfigError for an input that does not fit the run, CheckpointError without a usable checkpoint,
     UnsafeInputError for changed plugins, StorageError where the output cannot be written.
     """
-    asked = parse("predict", words, _OPTIONS, ("--trust-plugins",))
-    source = Path(asked.needed("--input", "predict", _EXAMPLE)).expanduser()
-    output = Path(asked.needed("--output", "predict", _EXAMPLE)).expanduser()
-    given = "--batch-size" in asked.options
-    size = whole_number(asked.options, "--batch-size", 256) if given else None
+    asked = COMMAND.parse(words)
+    source, output = Path(asked["--input"]).expanduser(), Path(asked["--output"]).expanduser()
     with importing():
         from trainctl.inference.predict import check_output
         from trainctl.inference.trained_run import load_run
 
     check_output(output, source)
-    trained = load_run(
-        asked.run,
-        asked.options.get("--checkpoint", "best"),
-        trust_plugins="--trust-plugins" in asked.flags,
-    )
+    trained = load_run(asked.run, asked["--checkpoint"], trust_plugins=asked["--trust-plugins"])
     print(f"{short_path(trained.directory)}, {trained.checkpoint.name}")
     for notice in trained.notices:
         print(notice)
-    _predict(trained, source, output, size)
+    _predict(trained, source, output, asked["--batch-size"])
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Run a bad step again: replay CAPSULE [--device DEVICE] [--trust-plugins]."""
+"""Run a bad step again, and show where its first bad value is."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainctl.cli.options import sort
+from trainctl.cli.options import TRUST, Argument, Command, Option
 from trainctl.errors import ConfigError, TrainctlError
 from trainctl.paths import short_path
 from trainctl.registry import trust
@@ -14,7 +14,22 @@ from trainctl.runs.directory import find
 from trainctl.training.startup import collector_paused, importing
 
 _KNOWN = ("manifest.json", "run.json")
-_REMEDY = "trainctl replay CAPSULE: a folder RUN/capsules/step-N, a RUN, or last"
+_WHERE = "a folder RUN/capsules/step-N, a RUN, or last"
+_REMEDY = f"trainctl replay CAPSULE: {_WHERE}"
+COMMAND = Command(
+    __name__,
+    __doc__,
+    (Argument("CAPSULE", _WHERE, offer="RUN"),),
+    (
+        Option("--device", "device to use (default: the one of training)", value="DEVICE", example="cpu"),
+        TRUST,
+    ),
+    (
+        ("The newest bad step of the newest run.", "trainctl replay last"),
+        ("Is it the hardware? The same step on the CPU.", "trainctl replay last --device cpu"),
+    ),
+    {1: "the step is finite this time, or an internal error", 3: "", 4: ""},
+)
 
 
 def run(words: Sequence[str]) -> int:
@@ -24,11 +39,8 @@ def run(words: Sequence[str]) -> int:
     for wrong words, CheckpointError where the capsule is damaged or not one, UnsafeInputError for what could
     run code: a pickle, a link, a plugin that is not the run's.
     """
-    plain, options, flags = sort("replay", words, {"--device": ()}, ("--trust-plugins",))
-    if len(plain) != 1:
-        what = f"replay takes one CAPSULE, not {len(plain)}" if plain else "replay needs a CAPSULE"
-        raise ConfigError(what, _REMEDY)
-    path = _find(plain[0])
+    asked = COMMAND.parse(words)
+    path = _find(asked.words[0])
     with importing():
         from trainctl.analysis.replay import choose_device, replay
         from trainctl.checkpoint import bad_step
@@ -38,12 +50,12 @@ def run(words: Sequence[str]) -> int:
     capsule = bad_step.read(path)
 
     # A capsule lies in RUN/capsules.
-    check_plugins = trust.checker(path.resolve().parents[1], trust_plugins="--trust-plugins" in flags)
+    check_plugins = trust.checker(path.resolve().parents[1], trust_plugins=asked["--trust-plugins"])
     with collector_paused():
         from trainctl.config.stored_config import parse_config
 
         config = parse_config(capsule.config, f"{path}/state.json", check_plugins, path.resolve().parents[1])
-    result = replay(capsule, config, choose_device(capsule, options.get("--device")))
+    result = replay(capsule, config, choose_device(capsule, asked["--device"]))
 
     from trainctl.ui.replay import show
 

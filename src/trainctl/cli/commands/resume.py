@@ -1,33 +1,49 @@
-"""Carry an interrupted run, or a half-finished sweep, to its end: trainctl resume RUN [KEY=VALUE …]."""
+"""Carry an interrupted run, or a half-finished sweep, to its end."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
 
+from trainctl.cli.options import TRUST, Argument, Command, Option
 from trainctl.distributed.context import as_many_devices
 from trainctl.errors import ConfigError
 from trainctl.paths import short_path
 from trainctl.runs.directory import find, lock
-from trainctl.sweep.ledger import is_sweep
-from trainctl.training.request import command_line
-from trainctl.training.train import train
-from trainctl.ui.display import make_display
-from trainctl.ui.pictures import draw
 
-_OPTIONS = ("--allow-change", "--trust-plugins")
+COMMAND = Command(
+    __name__,
+    __doc__,
+    (
+        Argument("RUN", "run or sweep directory, last, or a name given with name="),
+        Argument("KEY=VALUE", "settings to change, such as lr=1e-4", least=0, most=None),
+    ),
+    (
+        Option(
+            "--allow-change",
+            "accept changes that cannot be honoured exactly: other data, another seed or schedule",
+        ),
+        TRUST,
+    ),
+    (
+        ("The newest run, from where it was.", "trainctl resume last"),
+        ("A finished run, to its 30th epoch.", "trainctl resume first epochs=30"),
+    ),
+    {
+        1: "jobs of a sweep failed, debug=overfit did not learn, or an internal error",
+        **dict.fromkeys((3, 4, 6, 7, 8), ""),
+    },
+)
 
 
 def run(words: list[str]) -> int:
-    """Resume the run that the first word names; the others change its settings. Returns the exit code."""
-    options = {word for word in words if word.startswith("--")}
-    if unknown := sorted(options - set(_OPTIONS)):
-        raise ConfigError(f"{unknown[0]}: resume has no such option", f"there are: {', '.join(_OPTIONS)}")
-    plain = [word for word in words if word not in options]
-    if not plain or "=" in plain[0]:
-        raise ConfigError("resume needs a RUN", "trainctl resume RUN: a directory, last, or a name")
-    directory, overrides = find(plain[0]), plain[1:]
-    command, trust_plugins = command_line(["resume", *words]), "--trust-plugins" in options
+    """Resume a run, with other settings where some are given, or a sweep. Returns the exit code."""
+    from trainctl.sweep.ledger import is_sweep
+    from trainctl.training.request import command_line
+
+    asked = COMMAND.parse(words)
+    directory, overrides = find(asked.run), list(asked.overrides)
+    command, trust_plugins = command_line(["resume", *words]), asked["--trust-plugins"]
     if is_sweep(directory):
         from trainctl.sweep.start import resume_sweep
         from trainctl.ui.jobs import TerminalReporter
@@ -40,13 +56,16 @@ def run(words: list[str]) -> int:
         return resume_sweep(
             directory, command=command, trust_plugins=trust_plugins, reporter=TerminalReporter()
         )
-    return _resume(directory, overrides, command, "--allow-change" in options, trust_plugins)
+    return _resume(directory, overrides, command, asked["--allow-change"], trust_plugins)
 
 
 def _resume(
     directory: Path, overrides: list[str], command: str, allow_change: bool, trust_plugins: bool
 ) -> int:
     from trainctl.training.request import make_request, read_run
+    from trainctl.training.train import train
+    from trainctl.ui.display import make_display
+    from trainctl.ui.pictures import draw
 
     overrides = [*overrides, *as_many_devices(overrides)]
     read_run(directory)  # a folder without a run gets no lock

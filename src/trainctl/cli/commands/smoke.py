@@ -1,4 +1,4 @@
-"""Test every config from composing to export, briefly: smoke [KEY=VALUE …] [--jobs N] [--junit FILE]."""
+"""Test every config briefly, from composing to export."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainctl.cli.options import output_file, sort
+from trainctl.cli.options import CONFIG_DIR, Argument, Command, Option, output_file
 from trainctl.config.overrides import is_component_argument, split_override, to_hydra
 from trainctl.errors import ConfigError, storage_error
 from trainctl.smoke.settings import refuse
@@ -19,9 +19,44 @@ from trainctl.training.startup import collector_paused
 if TYPE_CHECKING:
     from trainctl.smoke.cases import Case
 
-_OPTIONS = {"--jobs": "auto", "--junit": "smoke.xml", "--config-dir": "DIR"}
-_FLAGS = ("--own", "--list")
 _MOST = 1024
+
+
+def _jobs(option: str, text: str) -> int:
+    """How many at a time; auto is one for each core."""
+    if text == "auto":
+        from trainctl.sweep.worker_slots import cores
+
+        return cores()
+    if not text.isdecimal() or not 1 <= int(text) <= _MOST:
+        raise ConfigError(f"{option} {text}: must be auto, or a whole number from 1", f"{option} 2")
+    return int(text)
+
+
+COMMAND = Command(
+    __name__,
+    __doc__,
+    (
+        Argument(
+            "KEY=VALUE",
+            "model=mlp,lenet tests only these (default: everything); other settings apply to all",
+            least=0,
+            most=None,
+        ),
+    ),
+    (
+        Option("--own", "test your own options only, not those of trainctl"),
+        Option("--list", "list what would be tested, and stop"),
+        Option("--jobs", "configs at a time; auto: one for each core", "auto|N", default="auto", read=_jobs),
+        output_file("--junit", "write a JUnit report for CI", "smoke.xml", missing=ConfigError),
+        CONFIG_DIR,
+    ),
+    (
+        ("Everything, with a report for CI.", "trainctl smoke --junit smoke.xml"),
+        ("Two models and a recipe.", "trainctl smoke model=mlp,lenet experiment=digits_cosine"),
+    ),
+    {1: "a config failed, or an internal error", 3: ""},
+)
 
 
 def run(words: list[str]) -> int:
@@ -32,14 +67,10 @@ def run(words: list[str]) -> int:
     Returns 1 where one failed. Runs go to a temporary folder; nothing is downloaded. Raises ConfigError for
     overrides that select nothing, and for settings that smoke itself needs.
     """
-    overrides, given, flags = sort("smoke", words, _OPTIONS, _FLAGS)
+    asked = COMMAND.parse(words)
+    overrides, listed, config_dir = asked.overrides, asked["--list"], asked["--config-dir"]
     _check(overrides)
-    listed = "--list" in flags
-    jobs = _jobs(given.get("--jobs", "auto"))
-    junit = None
-    if "--junit" in given:
-        junit = output_file("--junit", given["--junit"], "smoke.xml", ConfigError).absolute()
-    config_dir = given.get("--config-dir")
+    junit = asked["--junit"] and asked["--junit"].absolute()
     with collector_paused():
         from trainctl.sweep.worker_pool import start_server
 
@@ -51,13 +82,13 @@ def run(words: list[str]) -> int:
         # Composing imports the plugins: the components that they register are tested, too.
         known = Composer(config_dir).compose(_base(overrides))
         groups = [str(group) for group in known.full.hydra.runtime.choices]
-        cases, settings = find_cases(overrides, groups, config_dir, own="--own" in flags)
+        cases, settings = find_cases(overrides, groups, config_dir, own=asked["--own"])
     if listed:
         for case in cases:
             print(case.label)
         return 0
     with _temporary_folder() as folder:
-        return _smoke(cases, settings, config_dir, folder, jobs, junit)
+        return _smoke(cases, settings, config_dir, folder, asked["--jobs"], junit)
 
 
 @contextlib.contextmanager
@@ -126,14 +157,3 @@ def _base(overrides: Sequence[str]) -> list[str]:
         for override, key in keys.items()
         if key not in groups and not is_component_argument(key) and not key.startswith("hydra.")
     ]
-
-
-def _jobs(text: str) -> int:
-    """How many at a time; auto is one for each core."""
-    if text == "auto":
-        from trainctl.sweep.worker_slots import cores
-
-        return cores()
-    if not text.isdecimal() or not 1 <= int(text) <= _MOST:
-        raise ConfigError(f"--jobs {text}: must be auto, or a whole number from 1", "--jobs 2")
-    return int(text)

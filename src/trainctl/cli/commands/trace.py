@@ -1,4 +1,4 @@
-"""Explain one training step: trace [KEY=VALUE …] [--html FILE]."""
+"""Explain one training step, module by module."""
 
 from __future__ import annotations
 
@@ -6,13 +6,26 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from trainctl.cli.built_config import built_from
-from trainctl.cli.options import CONFIG, output_file, sort, write_text
+from trainctl.cli.options import CONFIG, OVERRIDES, Command, output_file, write_text
 from trainctl.errors import NotFiniteError
 
 if TYPE_CHECKING:
     from trainctl.analysis.trace_report import Trace
 
-OPTIONS = {"--html": "FILE", **CONFIG}
+COMMAND = Command(
+    __name__,
+    __doc__,
+    (OVERRIDES,),
+    (output_file("--html", "write an HTML page, too", "trace.html"), *CONFIG),
+    (
+        ("The first step of the default config.", "trainctl trace"),
+        (
+            "The first step of a recipe, as a page.",
+            "trainctl trace experiment=digits_cosine --html trace.html",
+        ),
+    ),
+    {3: "", 6: "", 8: ""},
+)
 
 
 def run(words: Sequence[str]) -> int:
@@ -21,9 +34,8 @@ def run(words: Sequence[str]) -> int:
     Raises NotFiniteError (exit 6) after showing it, where the loss, a gradient or a value is not finite;
     StorageError where the page cannot be written; ConfigError as training does.
     """
-    overrides, given, _ = sort("trace", words, OPTIONS, ())
-    html = output_file("--html", given["--html"], "trace.html") if "--html" in given else None
-    with built_from(overrides, given) as (config, built):
+    asked = COMMAND.parse(words)
+    with built_from(asked) as (config, built):
         from trainctl.analysis.trace import trace
 
         result = trace(built, config)
@@ -31,25 +43,13 @@ def run(words: Sequence[str]) -> int:
     from trainctl.ui.trace import show
 
     show(result, config.display.mode)
-    if html is not None:
+    if asked["--html"] is not None:
         from trainctl.ui.trace_page import render
 
-        write_text("--html", html, render(result))
+        write_text("--html", asked["--html"], render(result))
     if result.not_finite is not None:
         raise NotFiniteError(result.not_finite, _remedy(result))
     return 0
-
-
-def training_words(typed: Sequence[str]) -> list[str]:
-    """The words of a line that is being typed, without the verb and ``--html FILE``."""
-    left, kept = list(typed[1:]), []
-    while left:
-        word = left.pop(0)
-        if word == "--html" and left:
-            left = left[1:] or [""]
-        elif not word.startswith("--html=") or not left:
-            kept.append(word)
-    return kept
 
 
 def _remedy(result: Trace) -> str:

@@ -1,4 +1,4 @@
-"""Prove that resuming is exact: verify RUN [--steps N], segments trained again and compared."""
+"""Prove that resuming is exact: train segments again and compare."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainctl.cli.options import parse
-from trainctl.errors import CheckpointError, ConfigError, DirectoryTakenError, TrainctlError
+from trainctl.cli.options import RUN, TRUST, Command, whole_number
+from trainctl.errors import CheckpointError, DirectoryTakenError, TrainctlError
 from trainctl.paths import short_path
 from trainctl.registry import trust
 from trainctl.runs import metrics_file
@@ -25,6 +25,17 @@ if TYPE_CHECKING:
 # A stacked model is summed in another order: its numbers are those of one by one to a float's last digits, of
 # which each step takes over some, and a sample near the border may fall on the other side of it.
 _FUSED = 0.02
+COMMAND = Command(
+    __name__,
+    __doc__,
+    (RUN,),
+    (whole_number("--steps", "most steps to re-run from each checkpoint", "200"), TRUST),
+    (
+        ("The newest run, from each checkpoint that it kept.", "trainctl verify last"),
+        ("A long run, briefly.", "trainctl verify first --steps 20"),
+    ),
+    {1: "something differs, or an internal error", 3: "", 4: "", 7: "a process is training in it", 8: ""},
+)
 
 
 def run(words: list[str]) -> int:
@@ -38,10 +49,7 @@ def run(words: list[str]) -> int:
     what cannot be verified, CheckpointError without a usable checkpoint, UnsafeInputError for changed
     plugins, DirectoryTakenError while another process trains in the directory.
     """
-    asked = parse("verify", words, {"--steps": ()}, ("--trust-plugins",))
-    limit = asked.options.get("--steps", "200")
-    if not limit.isdecimal() or int(limit) == 0:
-        raise ConfigError(f"--steps {limit}: must be a whole number, at least 1", "--steps 200")
+    asked = COMMAND.parse(words)
     directory = find(asked.run)
     record = read_record(directory)
     if is_training(directory):
@@ -49,7 +57,7 @@ def run(words: list[str]) -> int:
             f"{directory}: another process is training in it", "wait for it, or stop it first"
         )
     try:
-        code = _verify_run(directory, record, int(limit), trust_plugins="--trust-plugins" in asked.flags)
+        code = _verify_run(directory, record, asked["--steps"], trust_plugins=asked["--trust-plugins"])
     except TrainctlError:
         _refuse_trained(directory, record)
         raise
