@@ -266,6 +266,7 @@ def test_the_place_is_named(
     assert remedy in likely
 
 
+@pytest.mark.slow
 def test_parameters_that_were_bad_before_the_step_are_named(trainctl: Program, parts: Path) -> None:
     kept = read_checkpoint(break_down(trainctl, TURNING))
     weight = kept.model["1.first.weight"].clone()
@@ -291,6 +292,7 @@ def test_in_a_window_of_batches_the_bad_one_is_told(trainctl: Program, parts: Pa
     assert names_of(outcome) == ["inputs", "0", "1.first", "1.turning", "1.last", "2", "3", "targets"]
 
 
+@pytest.mark.slow
 def test_gradients_that_overflow_in_their_sum_are_told(trainctl: Program, parts: Path) -> None:
     frozen = "model.freeze=['0.*','1.last.*','3.*','1.first.weight']"
     words = (TURNING, "model.what=large", "model.at=1", frozen, "train.accumulate=4", FULL, "batch_size=4")
@@ -318,6 +320,7 @@ def test_the_loss_is_that_of_training_to_the_last_bit(
     assert result_of(path).loss == float(recorded[1])
 
 
+@pytest.mark.slow
 def test_loops_without_an_optimizer_are_replayed(trainctl: Program, parts: Path) -> None:
     path = break_down(trainctl, TURNING, "loop=parameters", "optim=sgd")
     assert "1.turning (Turning), in the forward pass" in where(path)
@@ -355,6 +358,7 @@ def test_the_table_has_the_layers_around_the_place(
     assert re.sub(r"\x1b\[[0-9;]*m", "", terminal.getvalue()) == outcome.out
 
 
+@pytest.mark.slow
 def test_of_a_backward_pass_the_table_has_gradients_in_its_order(trainctl: Program, parts: Path) -> None:
     outcome = trainctl("replay", str(break_down(trainctl, TURNING, "model.what=steep", FULL)))
     assert names_of(outcome) == ["loss", "3", "2", "1.last", "1.turning", "1.first", "0"]
@@ -441,6 +445,7 @@ def test_a_device_that_is_not_there(trainctl: Program, parts: Path) -> None:
     assert "cpu, not cuda as in training: dropout masks and other random numbers differ" in words_of(outcome)
 
 
+@pytest.mark.slow
 def test_a_flipped_byte_is_noticed(trainctl: Program, parts: Path) -> None:
     path = break_down(trainctl, TURNING)
     for name in (*FILES, "manifest.json"):
@@ -456,6 +461,7 @@ def test_a_flipped_byte_is_noticed(trainctl: Program, parts: Path) -> None:
     assert trainctl("replay", str(path)).code == 0
 
 
+@pytest.mark.slow
 def test_a_damaged_learning_rate_is_a_damaged_capsule(trainctl: Program, parts: Path) -> None:
     path = break_down(trainctl, TURNING)
     kept = read_checkpoint(path)
@@ -509,6 +515,7 @@ def rewritten(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
     (path / "manifest.json").write_bytes(json.dumps(manifest, indent=1).encode())
 
 
+@pytest.mark.slow
 def test_a_changed_plugin_is_not_run_unless_it_is_trusted(
     trainctl: Program, parts: Path, tmp_path: Path
 ) -> None:

@@ -246,6 +246,7 @@ class TestTheNumbers:
         assert result.timing is not None
         assert result.timing.clipping
 
+    @pytest.mark.slow
     def test_the_loss_after_has_the_masks_of_the_loss_before(self) -> None:
         words = (*SMALL, "model.dropout=0.5", "optim=sgd", "lr=1e-30")
         result, _ = traced(*words)
@@ -326,17 +327,20 @@ class TestWhatIsPointedOut:
         assert parameter(result, "first.weight").marks == ()
         assert {layer.name for layer in result.layers if not layer.calls} == {"unused"}
 
+    @pytest.mark.slow
     def test_weight_decay_moves_what_has_a_gradient_of_zero(self, odd: tuple[str, ...]) -> None:
         result, _ = traced(*odd, "optim=adamw", "optim.weight_decay=0.1", "lr=0.01")
         assert parameter(result, "silent.weight").relative == pytest.approx(0.001, rel=1e-3)
         assert any("silent.weight" in text and "weight decay" in text for text in result.findings)
 
+    @pytest.mark.slow
     def test_an_update_that_is_lost_in_rounding(self) -> None:
         result, _ = traced(*SMALL, "optim=sgd", "lr=1e-30")
         assert all(each.update == 0 and each.marks == ("no update",) for each in result.parameters)
         (sentence,) = result.findings
         assert "an update of zero: at learning rate 1e-30 it is lost in the rounding of float32" in sentence
 
+    @pytest.mark.slow
     def test_a_learning_rate_of_zero(self) -> None:
         config = configured(*SMALL, "optim=sgd")
         built = build(config)
@@ -344,6 +348,7 @@ class TestWhatIsPointedOut:
         (sentence,) = trace(built, config).findings
         assert sentence.endswith("an update of zero: its learning rate is 0")
 
+    @pytest.mark.slow
     def test_a_parameter_that_the_optimizer_has_not(self) -> None:
         config = configured(*SMALL, "optim=sgd")
         built = build(config)
@@ -362,6 +367,7 @@ class TestWhatIsPointedOut:
             norm(by_hand(*SMALL).gradients["layers.0.weight"]), rel=1e-5
         )
 
+    @pytest.mark.slow
     def test_a_step_that_updates_by_hand(self) -> None:
         words = (*SMALL, "optim=sgd", "loop=layers")
         result, _ = traced(*words)
@@ -413,6 +419,7 @@ class TestNotFinite:
         result = trace(built, config)
         assert result.not_finite == "the loss is nan; layers.0.weight was not finite before the step"
 
+    @pytest.mark.slow
     def test_a_step_so_long_that_the_loss_after_it_overflows(self) -> None:
         result, _ = traced(*SMALL, "optim=sgd", "lr=1e30")
         assert math.isfinite(result.loss)

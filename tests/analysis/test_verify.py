@@ -160,6 +160,7 @@ def test_steps_after_the_newest_checkpoint_are_compared_too(trainctl, run: Path)
     assert "step 6 → 10: identical (4 steps, 1 evaluation)" in outcome.out
 
 
+@pytest.mark.slow
 def test_changed_settings_are_compared_as_they_were(trainctl, run: Path) -> None:
     cut = killed_after(run, 6)
     assert trainctl("resume", "cut", "lr=0.01", "epochs=4", "--allow-change").code == 0
@@ -175,6 +176,7 @@ def test_changed_settings_are_compared_as_they_were(trainctl, run: Path) -> None
     assert "identical: 14 of 16 steps" in outcome.out
 
 
+@pytest.mark.slow
 def test_a_run_whose_loss_was_not_finite_is_identical_up_to_there(trainctl) -> None:
     words = (*WORDS, *EVERY[1:], "checkpoint.every_steps=1", "optim=sgd", "lr=1e30", "hydra.run.dir=run")
     assert trainctl(*words).code == 6
@@ -215,6 +217,7 @@ def test_a_planted_difference_is_named(
     assert f"step 6 → 8: differs: {after}" in outcome.out or not after
 
 
+@pytest.mark.slow
 def test_another_state_of_a_plateau_is_the_schedulers(trainctl, tmp_path: Path) -> None:
     words = ("scheduler=reduce_on_plateau", "hydra.run.dir=run")
     assert trainctl(*WORDS, "checkpoint.keep_last=9", "display.mode=none", *words).code == 0
@@ -353,6 +356,7 @@ def test_without_the_run_it_began_with_the_beginning_is_left_out(trainctl, run: 
     assert "no checkpoint has recorded steps after it" in outcome.err
 
 
+@pytest.mark.slow
 def test_a_changed_plugin_is_refused_unless_it_is_trusted(trainctl, tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(OWN)
     words = (*WORDS, *EVERY, "plugins=[./own.py]", "scheduler.name=own", "hydra.run.dir=run")

@@ -60,7 +60,7 @@ BAD = [
 ]
 
 
-@pytest.mark.quick(10)
+@pytest.mark.quick(5)
 @pytest.mark.parametrize(("words", "code", "messages"), BAD, ids=[" ".join(words) for words, _, _ in BAD])
 def test_a_wrong_word_is_told_what_to_type_instead(
     trainctl, words: list[str], code: int, messages: list[str], tmp_path: Path

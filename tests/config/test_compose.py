@@ -56,6 +56,7 @@ def test_what_was_typed_always_counts(recipe) -> None:
     assert "optim=adam: dropped momentum=0.8 (meant for sgd_momentum)" in composed.notices
 
 
+@pytest.mark.slow
 def test_a_sweep_over_optim_gives_each_its_own_arguments(recipe) -> None:
     composer = Composer()
     jobs = composer.jobs(["experiment=mine", "optim=sgd_momentum,adam,sgd"])
@@ -74,6 +75,7 @@ def test_a_name_with_arguments_of_its_own() -> None:
     assert composed.config.optim.arguments == {"momentum": 0.5}
 
 
+@pytest.mark.slow
 def test_an_experiment_may_name_a_component_over_another_option(tmp_path: Path) -> None:
     put(
         tmp_path / "conf" / "experiment" / "named.yaml",

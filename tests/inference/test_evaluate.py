@@ -111,6 +111,7 @@ def test_all_samples_are_those_of_all_splits(trainctl, run: Path) -> None:
     assert whole["confusion"] == total.tolist()
 
 
+@pytest.mark.slow
 def test_residuals_are_what_numpy_makes_of_them(trainctl) -> None:
     words = ("dataset=synthetic", "dataset.task=regression", "dataset.outputs=2", "dataset.samples=200")
     more = ("dataset.test_samples=50", "model=linear", "loss=mse", "epochs=2", "hydra.run.dir=run")
@@ -168,6 +169,7 @@ def test_other_data_is_prepared_with_the_statistics_and_categories_of_training(
     assert found["values"]["all/loss"] == pytest.approx(float(expected), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_classes_of_other_data_are_found_by_their_names(trainctl, tmp_path: Path) -> None:
     shades = {"bright": 220, "dark": 30, "middle": 125}
     for folder, names in (("first", list(shades)), ("second", ["middle", "dark"])):

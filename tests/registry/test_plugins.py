@@ -81,7 +81,7 @@ def test_an_option_file_of_ones_own(trainctl, my_model: Path) -> None:
     assert "Mine" in listed
 
 
-@pytest.mark.quick(2)
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -144,6 +144,7 @@ def test_an_installed_package_with_an_entry_point(tmp_path: Path) -> None:
     assert "my_net" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_run_loads_with_its_plugin_from_another_folder(
     trainctl, my_model: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:

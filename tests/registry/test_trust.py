@@ -136,6 +136,7 @@ def test_a_run_keeps_its_own_references(trainctl: Callable, monkeypatch: pytest.
     assert trainctl("eval", "copy").code == 3
 
 
+@pytest.mark.slow
 def test_a_name_is_no_path_and_no_file_is_replaced(trainctl: Callable) -> None:
     assert trainctl(*FAST, "hydra.run.dir=run").code == 0
     export = ("export", "run", "--format", "safetensors")

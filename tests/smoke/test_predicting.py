@@ -82,6 +82,7 @@ def test_samples_are_read_from_a_file_of_their_kind(
     assert kinds == [kind, kind]
 
 
+@pytest.mark.slow
 def test_a_table_that_is_read_otherwise_than_in_training_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,6 +99,7 @@ def test_a_table_that_is_read_otherwise_than_in_training_is_found(
     assert "the same sample in memory as" in found
 
 
+@pytest.mark.slow
 def test_images_that_are_read_otherwise_than_in_training_are_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,6 +111,7 @@ def test_images_that_are_read_otherwise_than_in_training_are_found(
     assert "in samples is predicted as" in found
 
 
+@pytest.mark.slow
 def test_arrays_that_are_read_otherwise_than_in_training_are_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -299,6 +299,7 @@ def test_without_a_guard_a_model_that_is_not_finite_is_never_saved(ask: Ask) -> 
     assert isinstance(results[1], dict)
 
 
+@pytest.mark.slow
 def test_a_disk_that_fails_one_run_leaves_the_others(ask: Ask) -> None:
     together = ask(jobs_of("optim=sgd"), "fused")
     (together[2].directory / "checkpoints").write_text("in the way")

@@ -78,7 +78,7 @@ def test_the_syntax_of_hydras_sweepers(composer: Composer, word: str, domain: ob
         assert type(getattr(found, "low", 0)) is type(getattr(domain, "low", 0))
 
 
-@pytest.mark.quick(4)
+@pytest.mark.quick(2)
 @pytest.mark.parametrize(
     ("words", "messages"),
     [

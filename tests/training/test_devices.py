@@ -28,13 +28,13 @@ FEW = (
 )
 
 
-@pytest.mark.quick(4)
+@pytest.mark.quick(2)
 @pytest.mark.parametrize(
     ("words", "devices"),
     [
         (("optim=adam",), 2),
-        (("optim=adam",), 3),
         (("optim=sgd_momentum", "lr=0.1", "train.clip_norm=0.1"), 3),
+        (("optim=adam",), 3),
         # The windows of the last epoch's end, and the batches in them, are smaller than the others.
         (("train.accumulate=3", "loss.class_weights=balanced"), 2),
         (("train.accumulate=2", "train.batch_size=4", "dataset.limit=61"), 3),
@@ -57,6 +57,7 @@ def test_every_number_is_that_of_one_device(
     assert_same_run("one", "several")
 
 
+@pytest.mark.slow
 def test_gradients_averaged_by_hand_are_those_of_ddp_bit_for_bit(trainctl: Callable[..., Any]) -> None:
     for run, loop in (("hand", "data_parallel"), ("torch", "optimizer")):
         outcome = trainctl(*FEW, "model.dropout=0.2", "devices=2", f"loop={loop}", f"hydra.run.dir={run}")
@@ -97,7 +98,7 @@ def test_samples_loaded_one_by_one_are_loaded_by_the_process_that_needs_them(
     assert_same_run("one", "several")
 
 
-@pytest.mark.quick(2)
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(("before", "after"), [(2, 2), (2, 1), (1, 2), (2, 3)])
 def test_a_run_resumes_on_any_number_of_devices(
     before: int, after: int, trainctl: Callable[..., Any]
@@ -179,6 +180,7 @@ def test_a_rank_that_does_not_even_start_is_named(
     assert "rank 1 ended with exit code 3: no module named torch" in outcome.err
 
 
+@pytest.mark.slow
 def test_a_model_with_parameters_that_are_not_used(trainctl: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "idle.py").write_text(IDLE)
     given = (*FEW, "plugins=[./idle.py]", "model.name=idle", "devices=2")

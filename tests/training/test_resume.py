@@ -69,7 +69,7 @@ COURSES = [
 ]
 
 
-@pytest.mark.quick(2)
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(("words", "steps"), COURSES, ids=[" ".join(words) for words, _ in COURSES])
 def test_a_run_interrupted_after_any_step_ends_as_one_that_was_not(
     trainctl, tmp_path: Path, words: tuple[str, ...], steps: Sequence[int]
@@ -142,6 +142,7 @@ def test_a_new_learning_rate_holds_from_the_next_step_on(trainctl, whole: Path) 
     assert record(cut)["resumed"]["command"] == "trainctl resume cut lr=0.01 display.mode=plain"
 
 
+@pytest.mark.slow
 def test_a_new_learning_rate_is_not_lost_with_a_kill_before_the_next_checkpoint(
     trainctl, whole: Path
 ) -> None:
@@ -160,6 +161,7 @@ def test_a_new_learning_rate_is_not_lost_with_a_kill_before_the_next_checkpoint(
     assert metrics(later) == expected
 
 
+@pytest.mark.slow
 def test_an_older_checkpoint_than_that_of_a_change_takes_the_change_on(trainctl, whole: Path) -> None:
     cut = killed_after(whole, 7)
     assert trainctl("resume", "cut", "lr=0.01").code == 0
@@ -435,6 +437,7 @@ def test_more_patience_lets_a_stopped_run_go_on(trainctl, tmp_path: Path) -> Non
     assert record(run)["reason"] == record(long)["reason"]
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_of_before_is_the_one_that_is_tested(trainctl, tmp_path: Path) -> None:
     words = (*WORDS[1:], "epochs=6", "optim=sgd_momentum", "lr=0.5", "display.mode=none", "hydra.run.dir=run")
     assert trainctl(*words).code == 0
@@ -507,6 +510,7 @@ def test_changed_data_is_refused(trainctl, tmp_path: Path) -> None:
     assert metrics(cut) == metrics(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_data_given_anew_is_stored_for_every_folder(
     trainctl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -537,6 +541,7 @@ def test_a_changed_plugin_is_refused_unless_it_is_trusted(trainctl, tmp_path: Pa
     assert metrics(cut) == metrics(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_run_with_a_scheduler_of_ones_own_can_be_extended(
     trainctl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

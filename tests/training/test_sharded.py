@@ -161,6 +161,7 @@ class Attention(nn.Module):
 """
 
 
+@pytest.mark.slow
 def test_views_nested_layers_and_tied_weights(trainctl: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "attention.py").write_text(ATTENTION)
     # Not adam: attention has a bias without a gradient, of whose rounding errors adam makes whole steps.

@@ -132,6 +132,7 @@ def test_runs_of_scaled_and_of_raw_losses_are_ranked_apart(trainctl) -> None:
 # ------------------------------------------------------------------ goes on in the unit it has
 
 
+@pytest.mark.slow
 def test_resume_keeps_the_scale_and_verify_finds_the_same(trainctl) -> None:
     write(5000.0)
     assert trainctl(*TABLE, "epochs=3", "hydra.run.dir=r").code == 0
@@ -210,6 +211,7 @@ def test_what_cannot_be_scaled_says_so_or_refuses(trainctl, words: tuple[str, ..
     assert f"dataset.scale_target=true: {why}" in outcome.err
 
 
+@pytest.mark.slow
 def test_raw_targets_that_float32_merges_are_named(trainctl) -> None:
     write(1e9)
     outcome = trainctl(*TABLE, "epochs=1", "dataset.scale_target=false")

@@ -372,6 +372,7 @@ def test_runs_with_and_without_workers_are_equal_and_say_what_they_do(trainctl, 
 @pytest.mark.quick(1)
 @pytest.mark.usefixtures("plugin")
 @pytest.mark.parametrize(("what", "timeout"), [("dies", 60), ("hangs", 2)])
+@pytest.mark.slow
 def test_a_run_whose_worker_fails_keeps_what_it_trained(
     trainctl, tmp_path: Path, what: str, timeout: int
 ) -> None:

@@ -42,7 +42,7 @@ def standard(tmp_path_factory):
 
 
 class TestSameLosses:
-    @pytest.mark.quick(2)
+    @pytest.mark.quick(1)
     @pytest.mark.parametrize("loop", ["autograd", "layers", "parameters", "lightning"])
     def test_on_the_thermometer_line_bit_for_bit(self, loop, standard, trainctl) -> None:
         steps = 1000 if loop != "lightning" else 100
@@ -140,6 +140,7 @@ class TestRefused:
         assert said in done.err
         assert len(done.err.strip().splitlines()) <= 2
 
+    @pytest.mark.slow
     def test_layers_refuses_a_parameter_it_would_never_update(self, trainctl) -> None:
         Path("my_net.py").write_text(
             "import torch\nfrom trainctl.registry import MODELS\n\n\n@MODELS.register('my_net')\n"
@@ -187,6 +188,7 @@ def test_a_bad_loss_stops_every_rung_with_exit_6(trainctl) -> None:
         assert done.code == 6, (loop, done.err)
 
 
+@pytest.mark.slow
 def test_early_stopping_reaches_lightning(trainctl) -> None:
     words = (
         "loop=lightning",

@@ -188,7 +188,7 @@ def both(
 # ------------------------------------------------------------------ equal losses
 
 
-@pytest.mark.quick(4)
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("optimizer", [adam, adamw, sgd, momentum], ids=["adam", "adamw", "sgd", "momentum"])
 @pytest.mark.parametrize("scheduler", [None, cosine], ids=["constant", "cosine"])
 def test_the_losses_are_those_of_the_plain_step(
@@ -215,6 +215,7 @@ def test_with_a_rate_that_float32_holds_they_are_equal_to_the_last_bit(graphs: A
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+@pytest.mark.slow
 def test_a_window_of_batches_is_captured_whole(graphs: list[Tape], said: Any) -> None:
     def windows(run: Run) -> None:
         run.step = partial(accumulated_step, cut=lambda window: torch.split(window, 2))
@@ -224,6 +225,7 @@ def test_a_window_of_batches_is_captured_whole(graphs: list[Tape], said: Any) ->
     assert torch.equal(losses.values, expected.values)
 
 
+@pytest.mark.slow
 def test_in_bfloat16(graphs: list[Tape], said: Any) -> None:
     def half(run: Run) -> None:
         run.precision = torch.autocast("cpu", dtype=torch.bfloat16)
@@ -233,6 +235,7 @@ def test_in_bfloat16(graphs: list[Tape], said: Any) -> None:
     assert torch.allclose(losses.values, expected.values, rtol=1e-2, atol=1e-2)
 
 
+@pytest.mark.slow
 def test_averaged_weights_follow(graphs: list[Tape], said: Any) -> None:
     results = []
     for is_captured in (False, True):
@@ -498,7 +501,7 @@ def composed(*words: str) -> Any:
     return Composer().compose([to_hydra(word) for word in words]).config
 
 
-@pytest.mark.quick(3)
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
