@@ -126,10 +126,10 @@ class Group:
         Zhao et al., PyTorch FSDP: experiences on scaling fully sharded data parallel (VLDB 2023).
         """
         # Its import takes over a second.
-        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.device_mesh import DeviceMesh
         from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-        mesh = init_device_mesh(self.device.type, (self.size,))
+        mesh = DeviceMesh.from_group(dist.group.WORLD, self.device.type)
         policy = MixedPrecisionPolicy()
         if bf16:
             policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, output_dtype=torch.float32)
