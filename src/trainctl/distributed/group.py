@@ -129,7 +129,8 @@ class Group:
         from torch.distributed.device_mesh import DeviceMesh
         from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-        mesh = DeviceMesh.from_group(dist.group.WORLD, self.device.type)
+        world: Any = dist.group.WORLD
+        mesh = DeviceMesh.from_group(world, self.device.type)
         policy = MixedPrecisionPolicy()
         if bf16:
             policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, output_dtype=torch.float32)
