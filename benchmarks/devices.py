@@ -3,7 +3,8 @@
     python benchmarks/devices.py FOLDER [--rounds 5] [--steps 600]
 
 FOLDER has MNIST/raw. Whole commands in new processes, interleaved; samples a second of training without the
-start, medians, and ratios within a round. The hand-written script is benchmarks/ways/data_parallel.py.
+start, medians, and ratios within a round. Below 600 steps the last epoch, which counts, is too short. The
+hand-written script is benchmarks/ways/data_parallel.py.
 """
 
 from __future__ import annotations
