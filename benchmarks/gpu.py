@@ -6,7 +6,8 @@
 The tests marked ``gpu``, then trainctl beside its rivals on the same device and in the same minutes: steps a
 second, the start, one epoch of MNIST, 64 models, a model of 135 million parameters. Each part is a process
 with a time limit, and each figure is written when it is there, into DIR/gpu.json and the section "On a GPU"
-of DIR/RESULTS.md: a part that fails or hangs loses no other's. Exit code 1 where one has failed.
+of DIR/RESULTS.md: a part that fails or hangs loses no other's. Exit code 1 where one has failed; what that one
+has printed stands in DIR/gpu-PART.log.
 
 MNIST is taken from ``--mnist``, the folder of its .gz files, or from shared/data beside the repository; where
 it is absent, images of its shape are made up. ``--quick`` makes everything small, to try the command itself
@@ -21,6 +22,7 @@ import gzip
 import json
 import os
 import re
+import shutil
 import signal
 import struct
 import subprocess
@@ -40,6 +42,7 @@ PARTS = {
     "epoch": ("One epoch of MNIST, from Enter to the prompt", 60),
     "sweep": ("Many models, from Enter to the ranked table", 100),
     "large": ("135 million parameters, batch 64", 70),
+    "smoke": ("The life of every config, on the device", 150),
 }
 FILES = [
     f"{split}-{what}.gz" for split in ("train", "t10k") for what in ("images-idx3-ubyte", "labels-idx1-ubyte")
@@ -150,6 +153,9 @@ def measure(part: str, asked: argparse.Namespace, folder: Path, root: Path, left
     command += ["--root", str(root), "--folder", str(folder), *(["--quick"] if asked.quick else [])]
     started = time.perf_counter()
     failed = run_part(command, folder, asked.device, limit)
+    if failed:
+        asked.out.mkdir(parents=True, exist_ok=True)
+        shutil.copy(folder / "log", asked.out / f"gpu-{part}.log")
     found: dict[str, Any] = {"rows": [], "failed": failed}
     with contextlib.suppress(OSError, ValueError):
         found |= json.loads(result.read_text())

@@ -11,6 +11,7 @@ import statistics
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -54,7 +55,8 @@ def tests(asked: argparse.Namespace, rows: Rows) -> None:
     files = sorted(path for path in (root / "tests").rglob("test_*.py") if "mark.gpu" in path.read_text())
     # Settings of its own: the project's ask for plugins that the machine may lack.
     settings = asked.folder / "pytest.ini"
-    settings.write_text("[pytest]\nfilterwarnings = error\nmarkers =\n  gpu\n  slow\n  cluster\n")
+    markers = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]["markers"]
+    settings.write_text("\n  ".join(["[pytest]\nfilterwarnings = error\nmarkers =", *markers, "timeout(s)"]))
     command = [sys.executable, "-m", "pytest", "-v", "-m", "gpu", "-p", "no:cacheprovider", "--tb=line"]
     command += ["-c", str(settings), "--rootdir", str(root), f"--basetemp={asked.folder / 'tests'}"]
     command += ["--continue-on-collection-errors", *map(str, files)]
@@ -195,9 +197,30 @@ def sweep(asked: argparse.Namespace, rows: Rows) -> None:
     compared(rows, 1, ways)
 
 
+def smoke(asked: argparse.Namespace, rows: Rows) -> None:
+    """The whole life of every config on the device: built, trained, resumed, evaluated, exported."""
+    command = [*TRAINCTL, "smoke", f"device={asked.device}", "--jobs", str(min(8, os.cpu_count() or 1))]
+    done = subprocess.run(
+        [*command, *(["model=mlp"] if asked.quick else [])],
+        cwd=asked.folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    print(done.stdout)
+    lines = done.stdout.strip().splitlines()
+    failed = [f"- {line[:300]}" for line in lines if re.match(r"(failed|FAILED|error)", line)]
+    counts = next((line for line in reversed(lines) if " passed" in line), "")
+    rows.put(rows=[{"configs": counts}], notes=failed)
+    if done.returncode:
+        sys.exit(f"smoke ended with exit {done.returncode}: {lines[-1:]}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("part", choices=["about", "tests", "steps", "start", "epoch", "sweep", "large"])
+    parser.add_argument(
+        "part", choices=["about", "tests", "steps", "start", "epoch", "sweep", "large", "smoke"]
+    )
     parser.add_argument("--device", required=True)
     for name in ("--rows", "--root", "--folder"):
         parser.add_argument(name, type=Path, required=True)

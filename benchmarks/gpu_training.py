@@ -10,6 +10,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -38,6 +39,11 @@ OURS = {
     "trainctl, CUDA graph, bf16": ("train.capture=true", "train.precision=bf16"),
     "trainctl, bf16": ("train.capture=false", "train.precision=bf16"),
     "trainctl, guard=full": ("train.capture=false", "guard=full"),
+}
+# A run on several devices, in a group of one: what the group costs a step.
+GROUPED = {
+    "trainctl, strategy=ddp, one rank": ("train.capture=false", "strategy=ddp"),
+    "trainctl, strategy=fsdp, one rank": ("train.capture=false", "strategy=fsdp"),
 }
 
 
@@ -77,7 +83,7 @@ class Laps:
         return self.taken >= self.last
 
 
-def ours(config: Any, data: Any, folder: Path, laps: Laps) -> Any:
+def ours(config: Any, data: Any, folder: Path, laps: Laps, group: Any = None) -> Any:
     """Train as trainctl does: guard, every loss to metrics.jsonl. Returns what was built."""
     from trainctl.training.build import build
     from trainctl.training.hooks.metrics_log import MetricsLog
@@ -89,7 +95,7 @@ def ours(config: Any, data: Any, folder: Path, laps: Laps) -> Any:
 
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / f"{time.monotonic_ns()}.jsonl"
-    built = build(config, data)
+    built = build(config, data, group=group)
     metrics = MetricsLog(log)
     built.run.attach([metrics, Clock()])
     announced: list[str] = []
@@ -114,6 +120,48 @@ def by_hand(model: Any, inputs: Any, targets: Any, laps: Laps) -> Any:
             optimizer.step()
             if laps():
                 return optimizer
+
+
+def captured_by_hand(model: Any, inputs: Any, targets: Any, laps: Laps) -> None:
+    """The tightest loop with its step in a CUDA graph, as torch's documentation shows it."""
+    criterion = torch.nn.CrossEntropyLoss()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True, capturable=True)
+    model.train()
+    chosen = torch.arange(64, device=laps.device)
+
+    def step() -> None:
+        criterion(model(inputs[chosen]), targets[chosen]).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    beside = torch.cuda.Stream()
+    beside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(beside):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(beside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    while True:
+        for index in torch.randperm(len(inputs), device=laps.device).split(64):
+            if len(index) == 64:
+                chosen.copy_(index)
+                graph.replay()
+                if laps():
+                    return
+
+
+@contextmanager
+def alone() -> Iterator[Any]:
+    """A group of this one process: NCCL's on CUDA."""
+    from torch.distributed import TCPStore
+
+    from trainctl.distributed.context import World
+    from trainctl.distributed.group import joined
+
+    with joined(World(0, 1, 0, 1), 60.0, TCPStore("127.0.0.1", 0, 1, is_master=True)) as group:
+        yield group
 
 
 def with_lightning(model: Any, inputs: Any, targets: Any, laps: Laps) -> None:
@@ -180,8 +228,15 @@ def steps(asked: argparse.Namespace, rows: Rows) -> None:
             for way, more in own.items():
                 config = compose(asked, *root, *words, *more, f"train.max_steps={warm + counted}")
                 attempt(work, way, partial(ours, config, data, asked.folder / "logs"))
-            tightest = partial(by_hand, network(work).to(device), inputs, targets)
-            attempt(work, "tightest by hand", tightest)
+            for way, more in GROUPED.items():
+                config = compose(asked, *root, *words, *more, f"train.max_steps={warm + counted}")
+                with alone() as group:
+                    attempt(work, way, partial(ours, config, data, asked.folder / "logs", group=group))
+            by_hands = {"tightest by hand": by_hand}
+            if device.type == "cuda":
+                by_hands["by hand, CUDA graph"] = captured_by_hand
+            for way, take in by_hands.items():
+                attempt(work, way, partial(take, network(work).to(device), inputs, targets))
             if find_spec("lightning") is not None:
                 on_cpu = inputs.cpu(), targets.cpu()
                 attempt(work, "Lightning, bare", partial(with_lightning, network(work), *on_cpu))

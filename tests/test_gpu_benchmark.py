@@ -35,11 +35,12 @@ def test_a_part_that_hangs_keeps_its_figures(
     monkeypatch.setattr(gpu, "HERE", tmp_path)
     monkeypatch.setitem(gpu.PARTS, "steps", ("Steps", 0.8))
     monkeypatch.setattr(gpu, "_LEAST", 0.1)
-    asked = argparse.Namespace(device="cuda", quick=False)
+    asked = argparse.Namespace(device="cuda", quick=False, out=tmp_path / "out")
     started = time.monotonic()
     found = gpu.measure("steps", asked, tmp_path / "part", tmp_path, 60.0)
     assert time.monotonic() - started < 10
     assert found["rows"] == [{"way": 1}]
+    assert (tmp_path / "out" / "gpu-steps.log").read_text() == "at work\n"
     assert found["failed"] == "was stopped after 0.8 s: at work"
 
 
@@ -67,4 +68,4 @@ def test_all_parts_on_the_cpu(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     parts = json.loads((tmp_path / "gpu.json").read_text())["parts"]
     assert {part: bool(found["rows"]) for part, found in parts.items()} == dict.fromkeys(parts, True)
-    assert len(parts) == 6
+    assert len(parts) == 7
