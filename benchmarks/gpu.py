@@ -6,7 +6,7 @@
 The tests marked ``gpu``, then trainctl beside its rivals on the same device and in the same minutes: steps a
 second, the start, one epoch of MNIST, 64 models, a model of 135 million parameters. Each part is a process
 with a time limit, and each figure is written when it is there, into DIR/gpu.json and the section "On a GPU"
-of DIR/RESULTS.md: a part that fails or hangs loses no other's. Exit code 1 where one has failed; what that one
+of DIR/RESULTS.md: a part that fails or hangs loses no other's. Exit code 1 where one has failed; what it
 has printed stands in DIR/gpu-PART.log.
 
 MNIST is taken from ``--mnist``, the folder of its .gz files, or from shared/data beside the repository; where
@@ -36,13 +36,12 @@ HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parent
 # The part, its heading, and the most seconds it may take.
 PARTS = {
-    "tests": ("The tests marked `gpu`", 110),
+    "tests": ("The tests marked `gpu`", 150),
     "steps": ("Steps a second, batch 64", 90),
     "start": ("From Enter to the first step", 60),
     "epoch": ("One epoch of MNIST, from Enter to the prompt", 60),
     "sweep": ("Many models, from Enter to the ranked table", 100),
     "large": ("135 million parameters, batch 64", 70),
-    "smoke": ("The life of every config, on the device", 150),
 }
 FILES = [
     f"{split}-{what}.gz" for split in ("train", "t10k") for what in ("images-idx3-ubyte", "labels-idx1-ubyte")

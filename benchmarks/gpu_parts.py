@@ -20,6 +20,9 @@ from gpu_rows import Rows, spread
 
 HERE = Path(__file__).resolve().parent
 TRAINCTL = [sys.executable, "-m", "trainctl"]
+_WORDS = "(PASSED|FAILED|ERROR|SKIPPED)"
+# What pytest says of a test, of several at a time and one by one.
+_OUTCOME = re.compile(rf"\[gw\d+\] \[ *\d+%\] {_WORDS} (\S+::.+?) *$|(\S+::.+?) {_WORDS}")
 
 
 # ------------------------------------------------------------------ about, tests
@@ -57,9 +60,11 @@ def tests(asked: argparse.Namespace, rows: Rows) -> None:
     settings = asked.folder / "pytest.ini"
     markers = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]["markers"]
     settings.write_text("\n  ".join(["[pytest]\nfilterwarnings = error\nmarkers =", *markers, "timeout(s)"]))
-    command = [sys.executable, "-m", "pytest", "-v", "-m", "gpu", "-p", "no:cacheprovider", "--tb=line"]
+    command = [sys.executable, "-m", "pytest", "-v", "-m", "gpu", "-p", "no:cacheprovider", "--tb=short"]
     command += ["-c", str(settings), "--rootdir", str(root), f"--basetemp={asked.folder / 'tests'}"]
-    command += ["--continue-on-collection-errors", *map(str, files)]
+    command += ["--continue-on-collection-errors", "-rN", *map(str, files)]
+    if find_spec("xdist"):
+        command += ["-n", str(min(8, os.cpu_count() or 1))]
     outcomes: dict[str, int] = {}
     bad: list[str] = []
     said: list[str] = []
@@ -70,14 +75,14 @@ def tests(asked: argparse.Namespace, rows: Rows) -> None:
         for line in run.stdout:
             print(line, end="", flush=True)
             said = [*said[-200:], line.strip()]
-            if not (found := re.match(r"(\S+::.+?) (PASSED|FAILED|ERROR|SKIPPED)", line)):
+            if not (found := _OUTCOME.match(line)):
                 continue
-            name, outcome = found[1], found[2].lower()
+            name, outcome = found[2] or found[3], (found[1] or found[4]).lower()
             outcomes[outcome] = outcomes.get(outcome, 0) + 1
             bad += [f"- `{name}`: {outcome}"] if outcome in ("failed", "error") else []
             rows.put(rows=[outcomes], notes=bad)
-    reasons = [f"- {line[:300]}" for line in said if re.match(r"(E  |/.*:\d+: )", line)]
-    rows.put(rows=[outcomes], notes=[*bad, *reasons[: 2 * len(bad)]])
+    reasons = [f"- {line[:300]}" for line in said if line.startswith("E  ")]
+    rows.put(rows=[outcomes], notes=[*bad, *reasons])
     if run.returncode:
         sys.exit(f"pytest ended with exit {run.returncode}: {said[-1] if said else ''}")
 
@@ -195,25 +200,6 @@ def sweep(asked: argparse.Namespace, rows: Rows) -> None:
         "one by one": lambda: timed("sweep.jobs=1"),
     }
     compared(rows, 1, ways)
-
-
-def smoke(asked: argparse.Namespace, rows: Rows) -> None:
-    """The whole life of every config on the device: built, trained, resumed, evaluated, exported."""
-    command = [*TRAINCTL, "smoke", f"device={asked.device}", "--jobs", str(min(8, os.cpu_count() or 1))]
-    done = subprocess.run(
-        [*command, *(["model=mlp"] if asked.quick else [])],
-        cwd=asked.folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    print(done.stdout)
-    lines = done.stdout.strip().splitlines()
-    failed = [f"- {line[:300]}" for line in lines if re.match(r"(failed|FAILED|error)", line)]
-    counts = next((line for line in reversed(lines) if " passed" in line), "")
-    rows.put(rows=[{"configs": counts}], notes=failed)
-    if done.returncode:
-        sys.exit(f"smoke ended with exit {done.returncode}: {lines[-1:]}")
 
 
 def main() -> None:

@@ -68,4 +68,4 @@ def test_all_parts_on_the_cpu(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     parts = json.loads((tmp_path / "gpu.json").read_text())["parts"]
     assert {part: bool(found["rows"]) for part, found in parts.items()} == dict.fromkeys(parts, True)
-    assert len(parts) == 7
+    assert len(parts) == 6

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -188,10 +189,11 @@ def test_on_a_device_a_batch_is_not_waited_for_and_the_value_is_the_same(name: s
     outputs, targets = CASES["ten with ties"]
     metric, on_device = make(name), (outputs.cuda(), targets.cuda())
     torch.use_deterministic_algorithms(True)
-    torch.cuda.set_sync_debug_mode("error")
     try:
+        with warnings.catch_warnings(action="ignore"):  # it says that it is a prototype
+            torch.cuda.set_sync_debug_mode("error")
         metric.update(on_device[0][:50], on_device[1][:50])
         metric.update(on_device[0][50:], on_device[1][50:])
     finally:
-        torch.cuda.set_sync_debug_mode("default")
+        torch.cuda.set_sync_debug_mode(0)
     assert metric.compute() == pytest.approx(feed(make(name), (outputs, targets)), rel=1e-12)

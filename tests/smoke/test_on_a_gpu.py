@@ -1,0 +1,81 @@
+"""Every option trains, saves, evaluates, predicts and exports on a GPU, with the losses of the CPU."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import Tensor
+
+from trainctl.config.composer import Composer
+from trainctl.smoke.cases import Case, find_cases
+from trainctl.smoke.lifecycle import LifecycleTest
+from trainctl.training.run import Hook, Run
+
+GROUPS = (
+    "augment",
+    "dataset",
+    "debug",
+    "experiment",
+    "loader",
+    "loop",
+    "loss",
+    "metric",
+    "model",
+    "optim",
+    "scheduler",
+)
+CASES = [case for case in find_cases([], GROUPS)[0] if case.group in GROUPS]
+
+
+class Losses(Hook):
+    name = "losses"
+
+    def __init__(self) -> None:
+        self.found: list[float] = []
+        self.devices: set[str] = set()
+
+    def step(self, run: Run, loss: Tensor) -> None:
+        self.devices.add(loss.device.type)
+        self.found.append(float(loss))
+
+
+def lived(case: Case, folder: Path, *settings: str) -> tuple[LifecycleTest, Losses]:
+    """The life of a case, and the losses of its first steps; skips what needs what is not here."""
+    results: list[Any] = []
+
+    def tell(kind: str, result: Any) -> None:
+        if kind == "result":
+            results.append(result)
+
+    life = LifecycleTest(Composer(), case, settings, folder, tell, lambda *asked: 0)
+    folder.mkdir()
+    losses = Losses()
+    life.do("compose", life.compose)
+    life.do("build", life.build)
+    if life.over is None:
+        life.built.run.attach([losses])
+    for phase in ("train", "save", "evaluate", "predict"):
+        life.do(phase, getattr(life, f"_{phase}"))
+    life.do("export", lambda: life._export("safetensors"))
+    failed = [f"{each.phase}: {each.reason}" for each in results if each.status == "failed"]
+    assert not failed
+    if not losses.found:
+        pytest.skip(results[1].reason)
+    return life, losses
+
+
+@pytest.mark.parametrize(
+    "device", [pytest.param("cpu", marks=pytest.mark.slow), pytest.param("cuda", marks=pytest.mark.gpu)]
+)
+@pytest.mark.parametrize("case", CASES, ids=[case.label for case in CASES])
+def test_every_option(case: Case, device: str, tmp_path: Path) -> None:
+    there, on_device = lived(case, tmp_path / device, f"device={device}", "train.precision=fp32")
+    assert on_device.devices == {device}
+    assert all(map(math.isfinite, on_device.found))
+    _, on_cpu = lived(case, tmp_path / "other", "device=cpu", "train.precision=fp32")
+    # Dropout and augmentation draw other numbers there.
+    drawn = case.group == "augment" or "dropout" in str(there.built.run.model).lower()
+    assert on_device.found == pytest.approx(on_cpu.found, rel=1.0 if drawn else 5e-3, abs=1e-4)
