@@ -60,7 +60,19 @@ def tests(asked: argparse.Namespace, rows: Rows) -> None:
     settings = asked.folder / "pytest.ini"
     markers = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]["markers"]
     settings.write_text("\n  ".join(["[pytest]\nfilterwarnings = error\nmarkers =", *markers, "timeout(s)"]))
-    command = [sys.executable, "-m", "pytest", "-v", "-m", "gpu", "-p", "no:cacheprovider", "--tb=short"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-v",
+        "-m",
+        "gpu",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:benchmark",
+        "--tb=short",
+    ]
     command += ["-c", str(settings), "--rootdir", str(root), f"--basetemp={asked.folder / 'tests'}"]
     command += ["--continue-on-collection-errors", "-rN", *map(str, files)]
     if find_spec("xdist"):
