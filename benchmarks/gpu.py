@@ -37,7 +37,7 @@ REPOSITORY = HERE.parent
 # The part, its heading, and the most seconds it may take.
 PARTS = {
     "tests": ("The tests marked `gpu`", 150),
-    "steps": ("Steps a second, batch 64", 90),
+    "steps": ("Steps a second, batch 64", 120),
     "start": ("From Enter to the first step", 60),
     "epoch": ("One epoch of MNIST, from Enter to the prompt", 60),
     "sweep": ("Many models, from Enter to the ranked table", 100),

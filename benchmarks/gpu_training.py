@@ -201,7 +201,7 @@ def with_lightning(model: Any, inputs: Any, targets: Any, laps: Laps) -> None:
 def steps(asked: argparse.Namespace, rows: Rows) -> None:
     """Steady steps a second of each way, in turn."""
     device = choose_device(asked.device)
-    warm, counted, rounds = (10, 20, 1) if asked.quick else (60, 600, 3)
+    warm, counted, rounds = (10, 20, 1) if asked.quick else (60, 400, 3)
     root = (f"dataset.root={asked.root}", "dataset=mnist")
     data = build_data(compose(asked, *root).dataset)
     pixels = data.train.inputs.to(device)

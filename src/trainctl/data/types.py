@@ -154,7 +154,13 @@ class Standardize(nn.Module):
 
     Args:
         scale: the largest raw value (255 for uint8 images), so that ``mean`` and ``std`` are in [0, 1].
+
+    Attributes:
+        row_wise: each sample's output depends on that sample alone, and on nothing that changes: a split may
+            be transformed once, as a whole. A transform that does not say so is applied batch by batch.
     """
+
+    row_wise = True
 
     def __init__(self, scale: float = 1.0, mean: float = 0.0, std: float = 1.0) -> None:
         super().__init__()

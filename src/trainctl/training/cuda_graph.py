@@ -81,7 +81,9 @@ def capture(
     def failed(reason: str) -> None:
         run.announce("capture", *_without(reason))
 
-    taken = CapturedStep(step.take, batch.count, CudaGraph(device), failed)
+    reuse = getattr(run.train_loader, "reuse", None)
+    reused = reuse is not None and reuse()
+    taken = CapturedStep(step.take, batch.count, CudaGraph(device), failed, reused=reused)
     said = f"each step is launched as one CUDA graph{times}"
     return Step(taken, f"{step.name}, CUDA graph"), {"capture": "captured"}, [said]
 

@@ -289,11 +289,16 @@ class Evaluated:
                 model(self.spare)
 
 
+_LOOKS = 8
+"""Steps on a GPU between two looks at what others ask for, each of which waits for the device."""
+
+
 class AgreedControl(Control):
     """Requests of the hooks of all processes, obeyed by all of them after the same step.
 
-    That one has been made is told with the losses of the next step, after which it is obeyed. Checkpoints of
-    every so many steps are known to all and come at their step.
+    That one has been made is told with the losses of the next step, after which it is obeyed: on a GPU after
+    the next step whose number is a multiple of eight. Checkpoints of every so many steps are known to all and
+    come at their step.
 
     Attributes:
         asked_by_any: whether a process had a request when the newest losses were added up.
@@ -316,7 +321,8 @@ class AgreedControl(Control):
             asked = self.group.any(self._asked)
         else:
             saves = self.every_steps is not None and state.step % self.every_steps == 0
-            asked = saves or bool(self.asked_by_any)
+            waits = self.group.device.type == "cuda"
+            asked = saves or ((not waits or state.step % _LOOKS == 0) and bool(self.asked_by_any))
         if not asked:
             return False
         self.asked_by_any = False

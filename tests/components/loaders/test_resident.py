@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from trainctl.components.loaders import resident
 from trainctl.components.loaders.resident import ResidentLoader, epoch_order
 from trainctl.data import Split, Standardize
 from trainctl.registry.protocols import Cursor
@@ -118,6 +119,26 @@ def test_a_batch_is_no_window_into_the_storage() -> None:
         for batch, *_ in each.batches():
             batch.mul_(0)
         assert torch.equal(each.split.inputs, before)
+
+
+def test_inputs_that_are_transformed_once_give_the_same_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU: also in tensors that are used again, whatever a model does in place to them."""
+    expected = list(loader(seed=3).batches(Cursor(1)))
+    monkeypatch.setattr(resident, "_LAUNCHED", ("cpu",))
+    monkeypatch.setattr(resident, "_CHUNK", 7)
+    each = loader(seed=3)
+    monkeypatch.setattr(each, "transform", None)  # it is not asked again
+    for again in (False, True):
+        assert not again or each.reuse()
+        places = set()
+        for batch, right in zip(each.batches(Cursor(1)), expected, strict=True):
+            assert torch.equal(batch.inputs, right.inputs)
+            assert torch.equal(batch.targets, right.targets)
+            assert (batch.count, batch.cursor) == (right.count, right.cursor)
+            if batch.count == 5:
+                places.add(batch.inputs.data_ptr())
+            batch.inputs.mul_(0)
+        assert not again or len(places) == 1
 
 
 @pytest.mark.gpu

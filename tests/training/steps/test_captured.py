@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tests.helpers.small_run import CPU, Recorder, blobs, make_run
+from trainctl.components.loaders import resident
 from trainctl.components.loaders.resident import ResidentLoader
 from trainctl.components.optimizers._lean import make
 from trainctl.components.schedulers.cosine import cosine
@@ -145,9 +146,11 @@ def prepared(
 def captured(run: Run, graphs: list[Any], said: list[tuple[str, str]], graph: Any = None) -> Run:
     """The run with its step captured, its guard's included."""
     graphs.append(Tape(CPU) if graph is None else graph)
-    run.step = CapturedStep(
-        guarded(run).step, 8, graphs[-1], lambda reason: said.append(cuda_graph._without(reason))
-    )
+
+    def failed(reason: str) -> None:
+        said.append(cuda_graph._without(reason))
+
+    run.step = CapturedStep(guarded(run).step, 8, graphs[-1], failed, reused=run.train_loader.reuse())
     return run
 
 
@@ -208,8 +211,13 @@ def test_the_losses_are_those_of_the_plain_step(
     assert said == []
 
 
-def test_with_a_rate_that_float32_holds_they_are_equal_to_the_last_bit(graphs: Any, said: Any) -> None:
+@pytest.mark.parametrize("reused", [False, True])
+def test_with_a_rate_that_float32_holds_they_are_equal_to_the_last_bit(
+    reused: bool, graphs: Any, said: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resident, "_LAUNCHED", ("cpu",) if reused else ())
     plain, expected, run, losses = both(exact_adam, graphs, said, hooks=lambda: [Guard(deferred=True)])
+    assert run.step.reused is reused
     assert torch.equal(losses.values, expected.values)
     ours, theirs = run.model.state_dict(), plain.model.state_dict()
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)

@@ -15,6 +15,12 @@ from trainctl.registry.protocols import START, Batch, Cursor
 
 __all__ = ["ResidentLoader", "epoch_order"]
 
+_LAUNCHED = ("cuda",)
+"""Devices on which a small batch waits for its operations: to launch one takes longer than to do it."""
+_CHUNK = 8192
+_SPARE = 0.1
+"""The part of the device's free memory that transformed inputs may take."""
+
 
 @LOADERS.register("resident")
 class ResidentLoader:
@@ -56,6 +62,10 @@ class ResidentLoader:
         self.batch_size = batch_size
         self.device = device
         self.seed, self.share = seed, share or Share()
+        self._inputs: Tensor | None = None
+        if augment is None and device.type in _LAUNCHED and getattr(transform, "row_wise", False):
+            self._inputs = _transformed(self.split.inputs, transform)
+        self._reused: tuple[Tensor, Tensor] | None = None
 
     def __len__(self) -> int:
         """Batches an epoch; the last one may be smaller."""
@@ -65,9 +75,21 @@ class ResidentLoader:
     def samples(self) -> int:
         return len(self.split)
 
+    def reuse(self) -> bool:
+        """From now on give all batches of full size in the same two tensors, if that is possible; whether it
+        is. Each is then valid until the next."""
+        if self._inputs is None or self.seed is None or self.share.size > 1:
+            return False
+        number = torch.arange(min(self.batch_size, len(self.split)), device=self.device)
+        self._reused = self._inputs.index_select(0, number), self.split.targets.index_select(0, number)
+        return True
+
     def batches(self, cursor: Cursor = START) -> Iterator[Batch]:
         """The batches of the cursor's epoch from its position on."""
         inputs, targets, size = self.split.inputs, self.split.targets, self.batch_size
+        transform = self.transform
+        if self._inputs is not None:
+            inputs, transform = self._inputs, nn.Identity()
         order = None if self.seed is None else epoch_order(len(targets), self.seed, cursor.epoch)
         if order is not None:
             order = order.to(self.device)
@@ -85,11 +107,27 @@ class ResidentLoader:
                 raw, answers = inputs[start:end].clone(), targets[start:end].clone()
             else:
                 index = order[start:end]
-                raw, answers = inputs.index_select(0, index), targets.index_select(0, index)
+                out = self._reused if count == size else None
+                if out is not None:
+                    torch.index_select(inputs, 0, index, out=out[0])
+                    torch.index_select(targets, 0, index, out=out[1])
+                raw, answers = out or (inputs.index_select(0, index), targets.index_select(0, index))
                 if self.augment is not None:
                     raw = self.augment(raw, index, epoch)
             self.share.taken(count)
-            yield Batch(self.transform(raw), answers, count, cursor)
+            yield Batch(transform(raw), answers, count, cursor)
+
+
+def _transformed(inputs: Tensor, transform: nn.Module) -> Tensor | None:
+    """All of ``transform(inputs)``, on their device; None where they would take much of its memory."""
+    first = transform(inputs[:1])
+    size = first.numel() * first.element_size() * len(inputs)
+    if inputs.is_cuda and size > _SPARE * torch.cuda.mem_get_info(inputs.device)[0]:
+        return None
+    whole = first.new_empty((len(inputs), *first.shape[1:]))
+    for start in range(0, len(inputs), _CHUNK):
+        whole[start : start + _CHUNK] = transform(inputs[start : start + _CHUNK])
+    return whole
 
 
 def _loaded(

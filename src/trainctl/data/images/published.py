@@ -39,6 +39,7 @@ class StandardizeChannels(nn.Module):
     Shape: (N, 3, height, width) uint8 → the same, float32.
     """
 
+    row_wise = True
     factor: Tensor
     offset: Tensor
 

@@ -40,6 +40,7 @@ class TableTransform(nn.Module):
         self.register_buffer("mean", mean)
         self.register_buffer("std", std)
 
+    row_wise = True
     numbers: Tensor
     columns: Tensor
     codes: Tensor
@@ -57,6 +58,7 @@ class TableTransform(nn.Module):
 class Affine(nn.Module):
     """``(inputs - mean) / std`` in float32; ``mean`` and ``std`` broadcast against the inputs."""
 
+    row_wise = True
     mean: Tensor
     std: Tensor
 

@@ -92,11 +92,20 @@ class CapturedStep:
     Args:
         step: as :func:`trainctl.training.loop.train_step`.
         size: samples of the batches that are launched from the graph.
+        reused: these come in the same tensors each time.
         failed: called once with the reason why the step cannot be recorded.
     """
 
-    def __init__(self, step: Step, size: int, graph: CudaGraph, failed: Callable[[str], None]) -> None:
-        self.step, self.size = step, size
+    def __init__(
+        self,
+        step: Step,
+        size: int,
+        graph: CudaGraph,
+        failed: Callable[[str], None],
+        *,
+        reused: bool = False,
+    ) -> None:
+        self.step, self.size, self.reused = step, size, reused
         self._graph, self._failed = graph, failed
         self._eager_ones: float = WARM
         self._rates = _Rates()
@@ -133,7 +142,7 @@ class CapturedStep:
     def _record(
         self, work: Step, optimizer: Optimizer, inputs: Tensor, targets: Tensor, precision: Any
     ) -> None:
-        batch = inputs.clone(), targets.clone()
+        batch = (inputs, targets) if self.reused else (inputs.clone(), targets.clone())
         errors: list[Exception] = []
 
         def watched() -> Tensor:
@@ -163,7 +172,8 @@ class CapturedStep:
                 parameter.grad = gradient
             self._displaced = False
         for own, given in zip(self._batch, (inputs, targets), strict=True):
-            own.copy_(given)
+            if own is not given:
+                own.copy_(given)
         self._graph.replay()
         return self._loss.clone()
 
