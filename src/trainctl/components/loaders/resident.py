@@ -120,7 +120,7 @@ class ResidentLoader:
 
 def _transformed(inputs: Tensor, transform: nn.Module) -> Tensor | None:
     """All of ``transform(inputs)``, on their device; None where they would take much of its memory."""
-    first = transform(inputs[:1])
+    first: Tensor = transform(inputs[:1])
     size = first.numel() * first.element_size() * len(inputs)
     if inputs.is_cuda and size > _SPARE * torch.cuda.mem_get_info(inputs.device)[0]:
         return None
