@@ -94,4 +94,6 @@ def test_every_option(case: Case, device: str, tmp_path: Path) -> None:
     _, on_cpu = lived(case, tmp_path / "other", "device=cpu", "train.precision=fp32")
     # Dropout and augmentation draw other numbers there.
     drawn = case.group == "augment" or "dropout" in str(there.built.run.model).lower()
-    assert on_device.found == pytest.approx(on_cpu.found, rel=1.0 if drawn else 5e-3, abs=1e-4)
+    # Convolutions multiply in TF32 there; a step on a large loss makes more of it.
+    for loss, expected, near in zip(on_device.found, on_cpu.found, (5e-3, 5e-2), strict=True):
+        assert loss == pytest.approx(expected, rel=1.0 if drawn else near, abs=1e-4)

@@ -57,7 +57,9 @@ def test_every_number_is_that_of_one_device(
     monkeypatch.setattr(together, "launched", lambda: None)
     outcome = trainctl(*FEW, *words, f"device={device}", "train.capture=false", "hydra.run.dir=one")
     assert outcome.code == 0, outcome.err
-    assert_same_run("one", "group", 1e-2 if "train.precision=bf16" in words else 1e-4)
+    # Convolutions on a GPU do not repeat to the last bit, and batch norm makes more of the difference.
+    rough = "train.precision=bf16" in words or ("model=cnn" in words and device == "cuda")
+    assert_same_run("one", "group", 1e-2 if rough else 1e-4)
 
 
 @pytest.mark.parametrize("device", ON)

@@ -352,6 +352,20 @@ def test_by_itself_it_leaves_out_what_the_next_epoch_would_delete(monkeypatch: p
     assert end == [42]
 
 
+def test_a_slow_disk_is_given_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four times as long as a checkpoint took to write, 6 s here: two epochs of 2.5 s are left out."""
+    clock, put = Clock(monkeypatch, 2.5), Checkpointer.put
+
+    def slowly(self: Checkpointer, content: CheckpointData) -> Path:
+        clock.now += 1.5
+        return put(self, content)
+
+    monkeypatch.setattr(Checkpointer, "put", slowly)
+    after, end = spaced(clock, best=[])
+    assert after == [[7], [7], [7], [28], [28], [28]]
+    assert end == [42]
+
+
 def test_a_best_one_waits_in_memory_unless_a_better_one_comes(monkeypatch: pytest.MonkeyPatch) -> None:
     after, end = spaced(Clock(monkeypatch, 0.75), best=[2, 3])
     assert after == [[7], [7], [7], [21], [21], [21]]

@@ -87,19 +87,20 @@ class ResidentLoader:
     def batches(self, cursor: Cursor = START) -> Iterator[Batch]:
         """The batches of the cursor's epoch from its position on."""
         inputs, targets, size = self.split.inputs, self.split.targets, self.batch_size
+        total = len(targets)  # to ask a tensor takes a microsecond or two each time
         transform = self.transform
         if self._inputs is not None:
             inputs, transform = self._inputs, nn.Identity()
-        order = None if self.seed is None else epoch_order(len(targets), self.seed, cursor.epoch)
+        order = None if self.seed is None else epoch_order(total, self.seed, cursor.epoch)
         if order is not None:
             order = order.to(self.device)
         epoch = cursor.epoch
-        while cursor.epoch == epoch and cursor.position < len(targets):
-            count = min(size, len(targets) - cursor.position)
+        while cursor.epoch == epoch and cursor.position < total:
+            count = min(size, total - cursor.position)
             start, end = (
                 cursor.position + bound for bound in self.share.bounds(cursor.position // size, count)
             )
-            cursor = cursor_after(cursor, count, len(targets))
+            cursor = cursor_after(cursor, count, total)
             if start == end:
                 continue
             if order is None:

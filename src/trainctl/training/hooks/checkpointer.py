@@ -17,7 +17,8 @@ from trainctl.errors import CheckpointError, StorageError
 from trainctl.training.hooks.best import tie_loss
 from trainctl.training.run import Hook, Run
 
-_SPACING = 2.0
+_SPACING, _PATIENCE = 2.0, 4
+"""Seconds between two checkpoints, and how many times as long as the last took to write."""
 
 
 class Checkpointer(Hook):
@@ -26,8 +27,9 @@ class Checkpointer(Hook):
     The run is copied between two steps; a thread of its own writes the copy while training goes on. The old
     checkpoints go only after the new one was read back from the disk and found whole.
 
-    ``every_epochs="auto"`` leaves out the checkpoint of an epoch where one is kept and the last is less than
-    two seconds old, since the next epoch would delete it; one of the best stays in memory until then.
+    ``every_epochs="auto"`` leaves out the checkpoint of an epoch where one is kept and the last was written
+    less than two seconds ago, or less than four times as long as that took: the next epoch would delete it,
+    and the run would wait for its disk. One of the best stays in memory until then.
 
     Args:
         hold: takes the run between two steps, ``copied`` where training goes on before it is written; its
@@ -66,6 +68,7 @@ class Checkpointer(Hook):
         self.monitor, self.lower_is_better = monitor, lower_is_better
         self.saved_step = -1
         self._saved_at = time.monotonic()
+        self._due_at = self._saved_at + _SPACING
         self._ranked: list[tuple[float, float, int]] = []
         self._first_waits, self._now = first_waits, True
         self._writing: Future[None] | None = None
@@ -73,6 +76,7 @@ class Checkpointer(Hook):
 
     def start(self, run: Run) -> None:
         self._saved_at = time.monotonic()
+        self._due_at = self._saved_at + _SPACING
         remove_leftovers(self.folder)
         if self.saved_step == run.state.step:
             # A run that was killed right after this save has not pruned yet.
@@ -140,7 +144,8 @@ class Checkpointer(Hook):
 
     def _is_due(self) -> bool:
         first = self.saved_step < 0 and not self._first_waits
-        return not self._spaced or first or time.monotonic() - self._saved_at >= _SPACING
+        is_writing = self._writing is not None and not self._writing.done()
+        return not self._spaced or first or (not is_writing and time.monotonic() >= self._due_at)
 
     def _write_held(self, kept: set[int]) -> None:
         self.wait()
@@ -157,6 +162,7 @@ class Checkpointer(Hook):
         return {-minus for *_, minus in self._ranked} | ({int(best["step"])} if best else set())
 
     def _write(self, contents: Sequence[CheckpointData], kept: set[int]) -> None:
+        asked = self._saved_at
         for content in contents:
             self.sync()
             path = self.put(content)
@@ -168,6 +174,8 @@ class Checkpointer(Hook):
                     f"what was just saved does not read back: {error}", "check the disk, then resume the run"
                 ) from error
         prune_checkpoints(self.folder, kept, self.keep_last)
+        now = time.monotonic()
+        self._due_at = now + max(_SPACING, _PATIENCE * (now - asked))
 
     def put(self, content: CheckpointData) -> Path:
         """Write a checkpoint; returns its folder. Raises OSError."""
