@@ -1,8 +1,8 @@
 """Every change to a run directory: whole or not at all, and on the disk before the next one counts on it.
 
-Nothing else in trainctl writes there, ``train.log`` aside. A file is written under a temporary name, synced
-and renamed, and the folder is synced, because a rename that the disk has not seen is lost with the power
-(Pillai et al., All File Systems Are Not Created Equal, OSDI 2014).
+Nothing else in trainctl writes there but logs, and a profile at its end. A file is written under a temporary
+name, synced and renamed, and the folder is synced, because a rename that the disk has not seen is lost with
+the power (Pillai et al., All File Systems Are Not Created Equal, OSDI 2014).
 """
 
 from __future__ import annotations

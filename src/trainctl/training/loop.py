@@ -1,4 +1,4 @@
-"""The training loop: the standard one, whole, on one screen.
+"""The training loop: the standard one, whole, in :func:`fit`, and the evaluation of a split.
 
 ``fit`` calls the hooks at these points, and nothing else attaches to it:
 
@@ -10,6 +10,7 @@
             scheduler.step
             step
             settle, save            where a checkpoint was asked for
+        poll                        between batches of the evaluation
         evaluated                   after the validation split, or without one
         settle, save
     end

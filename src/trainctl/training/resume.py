@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from trainctl.checkpoint import snapshot
-from trainctl.checkpoint.format import CheckpointData, folder_name, verify_checkpoint
+from trainctl.checkpoint.format import CheckpointData, folder_name, is_count, verify_checkpoint
 from trainctl.config.config_diff import Change
 from trainctl.data.fingerprint import differences, refusal
 from trainctl.errors import CheckpointError, ConfigError
@@ -179,10 +179,6 @@ def _check_state(content: CheckpointData) -> None:
         )
 
 
-def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 2**63
-
-
 def _is_number(value: Any) -> bool:
     return type(value) in (int, float)
 
@@ -191,8 +187,8 @@ def _is_row(value: Any) -> bool:
     """Whether this is an evaluation with its step and epoch, or None."""
     return value is None or (
         isinstance(value, dict)
-        and _is_count(value.get("step"))
-        and _is_count(value.get("epoch"))
+        and is_count(value.get("step"))
+        and is_count(value.get("epoch"))
         and all(map(_is_number, value.values()))
     )
 
@@ -204,7 +200,7 @@ def _is_group(value: Any) -> bool:
 
 _USABLE: Mapping[str, Callable[[Any], bool]] = {
     **dict.fromkeys(
-        ("step", "epoch", "position", "evaluated", "num_bad_epochs", "skipped", "epoch_samples"), _is_count
+        ("step", "epoch", "position", "evaluated", "num_bad_epochs", "skipped", "epoch_samples"), is_count
     ),
     **dict.fromkeys(("lr", "epoch_seconds"), lambda value: _is_number(value) and math.isfinite(value)),
     **dict.fromkeys(("best", "last"), _is_row),

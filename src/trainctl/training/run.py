@@ -17,6 +17,8 @@ from trainctl.training.state import State
 
 
 class Metric(Protocol):
+    """What an evaluation on one device asks of a metric; ``components.metrics`` says what else there is."""
+
     def update(self, outputs: Tensor, targets: Tensor) -> None: ...
     def compute(self) -> float | Mapping[str, float]: ...
 
@@ -104,7 +106,7 @@ class Control:
         self.saving = self._asked = True
 
     def agreed(self) -> bool:
-        """Whether there is any request. The one place where several devices would have to agree."""
+        """Whether there is any request. On several devices, where they agree: ``AgreedControl``."""
         return self._asked
 
     def interrupt(self) -> None:

@@ -34,11 +34,11 @@ class StepRefusedError(Exception):
 class Guard(Hook):
     """Lets no step be taken whose loss, or gradients, are NaN or infinite.
 
-    The steps of ``steps/`` ask :meth:`accepts_loss` after the forward pass and :meth:`accepts_gradients`
-    after the backward pass. A refused step is kept as a capsule and raises NotFiniteError (exit 6); the first
-    ``max_skipped_steps`` are left out instead, with a line in the log. Parameters and buffers are then as
-    before the step; a buffer that the first step did not change counts as a constant. What a model keeps in
-    ordinary attributes is not restored.
+    The steps of ``steps/`` ask :meth:`accepts_loss` and :meth:`accepts_gradients` between the backward pass
+    and the optimizer's step. A refused step is kept as a capsule and raises NotFiniteError (exit 6); the
+    first ``max_skipped_steps`` are left out instead, with a line in the log. Parameters and buffers are then
+    as before the step; a buffer that the first step did not change counts as a constant. What a model keeps
+    in ordinary attributes is not restored.
 
     A loss on the CPU is read at once. On a GPU that would wait for the device at every step: there a flag on
     the device, the ``found_inf`` of torch's gradient scalers, keeps a fused optimizer from the bad step and
