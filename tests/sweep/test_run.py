@@ -202,6 +202,27 @@ def test_the_same_sweep_again_does_nothing_and_a_larger_one_only_what_is_new(
 
 
 @pytest.mark.slow
+def test_jobs_are_not_ranked_across_data_that_has_changed(trainctl, tmp_path: Path) -> None:
+    """What a failed job saw does not bind the others."""
+    rows = [f"{number % 7},{number % 5},{'ab'[number % 7 > 3]}" for number in range(60)]
+    table = tmp_path / "data.csv"
+    table.write_text("\n".join(["x,y,label", *rows]))
+    words = ("dataset=csv", "dataset.path=data.csv", "dataset.target=label", "hydra/launcher=basic", *FAST)
+    assert trainctl("-m", "lr=1e-2", *words, "hydra.sweep.dir=sweep").code == 0
+    stored = table.read_text()
+    table.write_text("\n".join(["y,x,label", *rows]))  # two columns exchanged
+    outcome = trainctl("-m", "lr=1e-2,1e-3", *words, "hydra.sweep.dir=sweep")
+    assert outcome.code == 1
+    assert "dataset=csv: not the data that job 0 of this sweep was trained on" in outcome.out + outcome.err
+    (row,) = (entry.row for entry in Ledger(tmp_path / "sweep").rows() if entry.job.number == 1)
+    assert (row.state, row.exit_code) == ("failed", 2)
+    assert "other columns (y, x instead of x, y)" in str(row.reason)
+    table.write_text(stored)
+    assert trainctl("resume", "sweep").code == 0
+    assert states(tmp_path / "sweep") == ["done", "done"]
+
+
+@pytest.mark.slow
 def test_a_directory_with_another_sweep_or_something_else_is_refused(trainctl, tmp_path: Path) -> None:
     assert trainctl("-m", "seed=1,2", "hydra.sweep.dir=sweep", *FAST).code == 0
     outcome = trainctl("-m", "seed=3,4", "hydra.sweep.dir=sweep", *FAST)

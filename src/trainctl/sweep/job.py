@@ -7,12 +7,13 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from trainctl.config.connections import refuse_connections
+from trainctl.config.settings import Config
 from trainctl.config.stored_config import parse_config
 from trainctl.errors import (
     CheckpointError,
@@ -25,11 +26,16 @@ from trainctl.runs.directory import claim, lock
 from trainctl.runs.record import now, read_record
 from trainctl.sweep.ledger import Job, Ledger, Row, here
 from trainctl.sweep.pruning import pruning_hooks
+from trainctl.sweep.same_data import with_data
 from trainctl.training.display import Display, Silent, Source
 from trainctl.training.failures import record_stop
 from trainctl.training.interrupts import Stopped
 from trainctl.training.request import Draw, Request, make_request
 from trainctl.training.train import train
+
+if TYPE_CHECKING:
+    from trainctl.training.build import Built
+    from trainctl.training.run import Hook
 
 log = logging.getLogger("trainctl")
 _WAIT_FOR_LOCK = 30.0
@@ -124,7 +130,6 @@ class _Attempt:
         """The run to do: from the job's checkpoint, if it has a usable one and would not fail again, else
         from the start; None if the run is finished. What an earlier attempt left is renamed, not deleted."""
         job, directory = self._job, self.directory
-        hooks = pruning_hooks(self._ledger, job)
         with contextlib.ExitStack() as held:
             if (directory / "run.json").exists():
                 # The workers of a sweep that was killed still save.
@@ -133,7 +138,10 @@ class _Attempt:
                     try:
                         request = make_request(directory, [], command=command, trust_plugins=trust_plugins)
                         self._held = held.pop_all()
-                        return request and replace(request, latest=False, hooks=hooks, draw=draw)
+                        if request is None:
+                            return None
+                        hooks = self._hooks(request.config)
+                        return replace(request, latest=False, hooks=hooks, draw=draw)
                     except (CheckpointError, ConfigError) as error:
                         log.info("job %d starts anew: %s", job.number, error)
             if directory.exists() and any(directory.iterdir()):
@@ -143,9 +151,20 @@ class _Attempt:
         )
         refuse_connections(config, directory, trust_plugins=trust_plugins)
         claim(directory, named=True)
+        hooks = self._hooks(config)
         return Request(
             config, job.files, directory, job.notices, command, latest=False, hooks=hooks, draw=draw
         )
+
+    def _hooks(self, config: Config) -> Callable[[Built], Sequence[Hook]]:
+        """Makes the hooks of the job's run, once its data is known to be that of the other jobs."""
+
+        def make(built: Built) -> Sequence[Hook]:
+            row = with_data(self._ledger, self._job, self.heartbeat.row, config, built)
+            self.heartbeat.row = row
+            return pruning_hooks(self._ledger, self._job)(built)
+
+        return make
 
     def end(self, result: _Result) -> TrainctlError | None:
         """Write the row of a run that gave its record or an error; returns the error if the run was told to

@@ -66,6 +66,7 @@ class Row:
         seconds: duration of the last attempt.
         host, pid, beat: the process that runs it, and its last heartbeat (seconds since 1970).
         step, total_steps, loss: its progress.
+        data: digests of the settings of its data, and of the data itself.
     """
 
     state: JobState = "waiting"
@@ -81,6 +82,7 @@ class Row:
     step: int | None = None
     total_steps: int | None = None
     loss: float | None = None
+    data: str | None = None
 
 
 @dataclass(frozen=True)
@@ -252,7 +254,7 @@ def _is_usable(row: Row) -> bool:
         and all(value is None or abs(value) < 2**62 for value in (row.seconds, row.beat))
         and all(
             value is None or isinstance(value, str)
-            for value in (row.reason, row.started, row.ended, row.host)
+            for value in (row.reason, row.started, row.ended, row.host, row.data)
         )
         and (row.pid is None or 0 < row.pid < 2**31)
         and type(row.attempts) is int
