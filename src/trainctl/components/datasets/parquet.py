@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy
 import torch
 
 from trainctl.data import Data
@@ -22,6 +23,10 @@ from trainctl.data.tables.texts import Texts
 from trainctl.errors import ConfigError, StorageError
 from trainctl.registry import DATASETS, Fraction, NonNegativeInt
 
+_BLOCK = 1 << 16
+"""Rows that are read at once."""
+_BUFFER = 1 << 20
+"""Bytes of each column that are read from the file at once, instead of all of a group of rows."""
 _EXACT = 2.0**53
 """From here on float64 does not hold every integer."""
 
@@ -105,7 +110,9 @@ def read_table(file: Path, marks: Sequence[str] | None = None) -> Table:
         ) from error
     try:
         # Not read_table, which would add columns for folder names such as year=2020.
-        stored = reader.ParquetFile(file).read()
+        with reader.ParquetFile(file, buffer_size=_BUFFER) as stored:
+            schema, rows = stored.schema_arrow, stored.metadata.num_rows
+            read = _read_columns(stored, schema, rows, pyarrow)
     except (pyarrow.ArrowException, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise ConfigError(
@@ -113,27 +120,44 @@ def read_table(file: Path, marks: Sequence[str] | None = None) -> Table:
         ) from error
     except OSError as error:
         raise StorageError(f"{file} cannot be read: {error.strerror or error}", "check the disk") from error
-    if not stored.num_rows or not stored.num_columns:
-        raise ConfigError(
-            f"{file} has {stored.num_rows} rows and {stored.num_columns} columns", "name another file"
-        )
-    indexes = _index_columns(stored.schema.pandas_metadata)
-    names = unique_names(
-        [unicodedata.normalize("NFC", name) for name in stored.column_names], stored.num_columns
-    )
+    if not rows or not len(schema):
+        raise ConfigError(f"{file} has {rows} rows and {len(schema)} columns", "name another file")
+    indexes = _index_columns(schema.pandas_metadata)
+    names = unique_names([unicodedata.normalize("NFC", name) for name in schema.names], len(schema))
     columns = []
-    for number, (name, values) in enumerate(zip(names, stored.columns, strict=True), 1):
+    for number, (name, given, values) in enumerate(zip(names, schema.names, read, strict=True), 1):
         column = _column(name, number, values, pyarrow, marks)
-        given = stored.column_names[number - 1]
         why = "the index of a data frame" if given in indexes else why_no_input(column, given)
         columns.append(replace(column, no_input=why))
     return Table(
         file=str(file),
         columns=tuple(columns),
-        lines=range(1, stored.num_rows + 1),
+        lines=range(1, rows + 1),
         row_word="row",
         marks=None if marks is None else tuple(marks),
     )
+
+
+def _read_columns(stored: Any, schema: Any, rows: int, pyarrow: Any) -> list[Any]:
+    """The columns: floats as arrays of float64, others as arrow's. A block of rows is read at a time, because
+    arrow would hold the whole table beside its copy."""
+    types = pyarrow.types
+    columns: list[Any] = [numpy.empty(rows) if types.is_floating(field.type) else [] for field in schema]
+    start = 0
+    for block in stored.iter_batches(_BLOCK):
+        end = start + len(block)
+        for column, values in zip(columns, block.columns, strict=True):
+            if isinstance(column, list):
+                column.append(values)
+            else:
+                floats = values.cast(pyarrow.float64(), safe=False)
+                column[start:end] = floats.to_numpy(zero_copy_only=False)
+        start = end
+    pyarrow.default_memory_pool().release_unused()
+    return [
+        pyarrow.chunked_array(column, field.type) if isinstance(column, list) else column
+        for column, field in zip(columns, schema, strict=True)
+    ]
 
 
 def _index_columns(metadata: Any) -> set[str]:
@@ -153,6 +177,8 @@ def texts_of(values: Any) -> Texts:
 
 def _column(name: str, number: int, values: Any, pyarrow: Any, marks: Sequence[str] | None) -> Column:
     """A column of the file; ``unusable`` unless it has numbers, times or text."""
+    if isinstance(values, numpy.ndarray):
+        return number_column(name, number, torch.from_numpy(values), None)
     types, kind = pyarrow.types, values.type
     if types.is_dictionary(kind):
         kind = kind.value_type
@@ -167,11 +193,11 @@ def _column(name: str, number: int, values: Any, pyarrow: Any, marks: Sequence[s
         used = tuple(sorted({cell for cell, text in pairs if cell and text is None}))
         column = Column(name, number, "text", texts=texts, stored=True, marks=used, signs=marks is None)
         return replace(column, unclear=mixed_numbers(column))
-    if types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind) or types.is_null(kind):
+    if types.is_integer(kind) or types.is_decimal(kind) or types.is_null(kind):
         # A copy, because torch requires writable arrays.
         numbers = torch.from_numpy(values.cast(pyarrow.float64(), safe=False).to_numpy().copy())
         exact = None
-        if not types.is_floating(kind) and len(numbers) and numbers.nan_to_num().abs().max() >= _EXACT:
+        if len(numbers) and numbers.nan_to_num().abs().max() >= _EXACT:
             exact = texts_of(values.cast(pyarrow.string()))
         return number_column(name, number, numbers, exact)
     if types.is_timestamp(kind) or types.is_date(kind):
