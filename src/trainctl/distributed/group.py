@@ -24,12 +24,21 @@ class Group:
     """The processes of one run. Every method but :meth:`replicated` must be called by all of them, in the
     same order; each raises RuntimeError where another one has gone, or gives no answer in time."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, timeout: float) -> None:
+        self.timeout = timeout
         self.world, self.rank, self.size = world, world.rank, world.size
         self.device = torch.device("cpu")
         self._flag = torch.zeros((), dtype=torch.int64)
         # NCCL works on CUDA tensors only, and waits on the device: what is agreed goes between the hosts.
         self._hosts: Any = dist.new_group(backend="gloo") if _has_cuda() else dist.group.WORLD
+
+    def answer_within(self, seconds: float) -> None:
+        """From now on a process that does not answer for so long counts as hung."""
+        from torch.distributed.distributed_c10d import _set_pg_timeout  # torch has no public name for it
+
+        self.timeout = seconds
+        for group in {dist.group.WORLD, self._hosts}:
+            _set_pg_timeout(timedelta(seconds=seconds), group)
 
     def sum(self, values: Tensor) -> Tensor:
         """``values``, added up over all processes, in place."""
@@ -161,6 +170,7 @@ def joined(world: World, timeout: float, store: Any = None) -> Iterator[Group]:
 
     Raises RankError where another process has gone, or does not answer.
     """
+    group = None
     try:
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if _has_cuda() else "gloo",
@@ -169,7 +179,8 @@ def joined(world: World, timeout: float, store: Any = None) -> Iterator[Group]:
             world_size=world.size,
             timeout=timedelta(seconds=timeout),
         )
-        yield Group(world)
+        group = Group(world, timeout)
+        yield group
     except RuntimeError as error:
         if "Expected to have finished reduction" in str(error):
             raise ConfigError(
@@ -184,8 +195,9 @@ def joined(world: World, timeout: float, store: Any = None) -> Iterator[Group]:
             ) from error
         if isinstance(error, dist.DistError) or "gloo" in str(error):
             reason = str(error).partition("\n")[0]
+            waited = timeout if group is None else group.timeout
             raise RankError(
-                f"another process of this run has gone, or did not answer for {timeout:g} s: {reason}",
+                f"another process of this run has gone, or did not answer for {waited:g} s: {reason}",
                 "its last lines are in logs/ of the run; trainctl resume goes on from the last checkpoint",
             ) from error
         raise

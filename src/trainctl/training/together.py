@@ -89,6 +89,7 @@ def follow_launched(world: World) -> None:
     """Be one of the processes that torchrun or srun has started, rank 0 aside."""
     with joined(world, _UNTIL_TOLD) as group:
         message = group.first(None)
+        group.answer_within(message["timeout"])
         own_log(Path(message["directory"]), world.rank)
         _follow(message, group)
 
