@@ -14,6 +14,8 @@ import hashlib
 import json
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -135,17 +137,26 @@ def _files_of(rank: int) -> tuple[str, str]:
 def _put(store: Store, name: str, file: str, pieces: Iterable[memoryview]) -> dict[str, Any]:
     """Stream a file into ``store``; its entry in the manifest."""
     digest, size = hashlib.sha256(), 0
+    hasher: Executor | None = None
 
     def passing() -> Iterator[memoryview]:
-        nonlocal size
+        nonlocal hasher, size
         for piece in pieces:
             for start in range(0, len(piece), _PIECE):
                 part = piece[start : start + _PIECE]
-                digest.update(part)
                 size += len(part)
+                if len(part) < _PIECE:
+                    digest.update(part)
+                    yield part
+                    continue
+                # Beside the writing, which takes about as long.
+                hasher = hasher or beside.enter_context(ThreadPoolExecutor(1, "digest"))
+                hashed = hasher.submit(digest.update, part)
                 yield part
+                hashed.result()
 
-    store.put(name, file, passing())
+    with ExitStack() as beside:
+        store.put(name, file, passing())
     return _entry(size, digest)
 
 

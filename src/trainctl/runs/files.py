@@ -14,6 +14,12 @@ import shutil
 import stat
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor, Future
+
+_AHEAD = 1 << 26  # bytes
 
 
 def read(path: Path, largest: int = 2**28) -> bytes:
@@ -38,8 +44,24 @@ def write_pieces(path: Path, pieces: Iterable[bytes | memoryview], *, synced: bo
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
     descriptor = os.open(path, flags, 0o666)
     try:
-        for piece in pieces:
-            _write_all(descriptor, piece)
+        with contextlib.ExitStack() as stack:
+            disk: Executor | None = None
+            syncing: Future[None] | None = None
+            waiting = 0
+            for piece in pieces:
+                _write_all(descriptor, piece)
+                waiting += len(piece)
+                if synced and waiting >= _AHEAD and (syncing is None or syncing.done()):
+                    # Only here: the import takes longer than most files.
+                    from concurrent.futures import ThreadPoolExecutor
+
+                    # The disk begins while the next pieces are made.
+                    disk = disk or stack.enter_context(ThreadPoolExecutor(1, "disk"))
+                    if syncing is not None:
+                        syncing.result()
+                    syncing, waiting = disk.submit(os.fsync, descriptor), 0
+            if syncing is not None:
+                syncing.result()
         if synced:
             os.fsync(descriptor)
     finally:
