@@ -453,3 +453,11 @@ def test_a_limit_takes_samples_from_all_of_each_split(trainctl) -> None:
     outcome = trainctl("dataset.limit=0")
     assert outcome.code == 2
     assert "dataset.limit=0: must be" in outcome.err
+
+
+def test_what_does_nothing_is_said() -> None:
+    assert (
+        "train.min_delta=0.01 does nothing without train.patience"
+        in build(configured(train={"min_delta": 0.01})).notices
+    )
+    assert not build(configured(train={"min_delta": 0.01, "patience": 3})).notices

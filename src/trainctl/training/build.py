@@ -200,6 +200,8 @@ def build(
     resumes = getattr(loop, "resumes", True)
     if not resumes:
         notices.append(f"loop={config.loop.name} does not resume: an interrupted run starts again")
+    if config.train.min_delta and config.train.patience is None:
+        notices.append(f"train.min_delta={config.train.min_delta:g} does nothing without train.patience")
     return Built(
         run=run,
         data=data,
