@@ -22,7 +22,7 @@ from trainctl.checkpoint.snapshot import unpack
 from trainctl.config.composer import Composed, Composer
 from trainctl.config.overrides import to_hydra
 from trainctl.config.stored_config import stored_files
-from trainctl.errors import InterruptedRunError, NotFiniteError, StorageError, TerminatedRunError
+from trainctl.errors import ConfigError, InterruptedRunError, NotFiniteError, StorageError, TerminatedRunError
 from trainctl.runs.directory import claim, lock
 from trainctl.runs.record import read_record
 from trainctl.sweep.fused import _probe, plan, train_group
@@ -260,6 +260,21 @@ def test_on_a_gpu_each_is_what_it_is_on_its_own(ask: Ask) -> None:
 
 
 # ------------------------------------------------------------------ what goes wrong
+
+
+@pytest.mark.slow
+def test_a_stack_goes_on_with_the_data_it_was_trained_on(ask: Ask, tmp_path: Path) -> None:
+    rows = [f"{number % 7},{number % 5},{'ab'[number % 7 > 3]}" for number in range(300)]
+    table = tmp_path / "data.csv"
+    table.write_text("\n".join(["x,y,label", *rows]))
+    words = ("dataset=csv", f"dataset.path={table}", "dataset.target=label", "train.epochs=2")
+    requests = ask(jobs_of(*words), "fused")
+    assert all(isinstance(result, dict) for result in train_group(requests))
+    table.write_text("\n".join(["y,x,label", *rows]))
+    again = [make_request(each.directory, ["train.epochs=4"], command="resume") for each in requests]
+    for result in train_group([each for each in again if each is not None]):
+        assert isinstance(result, ConfigError)
+        assert "other columns (y, x instead of x, y)" in str(result)
 
 
 @pytest.mark.quick(1)
