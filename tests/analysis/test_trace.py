@@ -221,6 +221,12 @@ class TestTheNumbers:
         assert {each.lr for each in result.parameters} == {hand.built.run.optimizer.param_groups[0]["lr"]}
         assert parameter(result, "features.0.weight").lr == pytest.approx(0.002 / 4)
 
+    def test_several_devices_are_traced_as_one_with_their_slices(self) -> None:
+        result, _ = traced(*SMALL, "batch_size=32", "devices=5")
+        told = dict(result.settings)["devices"]
+        assert told == "5, traced as one; of 32 samples rank 0 1 to 7, rank 1 8 to 14, …, rank 4 27 to 32"
+        assert len(result.targets) == 32
+
     def test_of_accumulated_batches_are_those_of_all_of_them(self) -> None:
         words = (*SMALL, "train.accumulate=3", "batch_size=32", "seed=2")
         result, _ = traced(*words)

@@ -23,6 +23,7 @@ from trainctl.analysis.trace_report import Layer, Parameter, Timing, Trace, Valu
 from trainctl.checkpoint.snapshot import RandomStates
 from trainctl.config.settings import Config
 from trainctl.data.inputs import Inputs
+from trainctl.data.sampler import Share
 from trainctl.errors import NotFiniteError
 from trainctl.registry.protocols import named_modules
 from trainctl.training.build import Built
@@ -98,6 +99,18 @@ def trace(built: Built, config: Config) -> Trace:
     return with_findings(result, config, watch.first_not_finite)
 
 
+def _slices(devices: int, samples: int) -> str:
+    """Which samples of a batch each device takes; of many devices the first two and the last."""
+    told = []
+    for rank in range(devices):
+        begin, end = Share(rank, devices).bounds(0, samples)
+        if rank < 2 or rank == devices - 1:
+            told.append(f"rank {rank} {begin + 1} to {end}")
+        elif rank == 2:
+            told.append("…")
+    return f"{devices}, traced as one; of {samples} samples {', '.join(told)}"
+
+
 def _settings(built: Built, config: Config) -> tuple[tuple[str, str], ...]:
     train, frozen = config.train, built.parameters - built.trainable
     size = f"batches of {train.batch_size}"
@@ -118,6 +131,8 @@ def _settings(built: Built, config: Config) -> tuple[tuple[str, str], ...]:
         ("attached", ", ".join(hook.name for hook in built.run.hooks)),
         ("device", f"{built.device}, threads {built.threads} ({built.threads_note})"),
     ]
+    if isinstance(config.devices, int) and config.devices > 1:
+        rows.append(("devices", _slices(config.devices, train.batch_size * train.accumulate)))
     if config.scheduler.name != "none":
         rows.append(("scheduler", f"{config.scheduler.name}: the learning rate is that of step 1"))
     if train.precision != "fp32":
