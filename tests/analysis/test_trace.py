@@ -225,7 +225,7 @@ class TestTheNumbers:
         result, _ = traced(*SMALL, "batch_size=32", "devices=5")
         told = dict(result.settings)["devices"]
         assert told == "5, traced as one; of 32 samples rank 0 1 to 7, rank 1 8 to 14, …, rank 4 27 to 32"
-        assert len(result.targets) == 32
+        assert result.targets.shape == (32,)
 
     def test_of_accumulated_batches_are_those_of_all_of_them(self) -> None:
         words = (*SMALL, "train.accumulate=3", "batch_size=32", "seed=2")
