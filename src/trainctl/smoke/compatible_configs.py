@@ -31,7 +31,7 @@ def compatible_configs(case: Case, name: str) -> Iterator[tuple[str, ...]]:
     if case.group not in (*COMPONENTS, METRICS.group):
         yield ()
         return
-    by_task = [_of_task(task_named(task)) for task in TASKS.names()]
+    by_task = sorted((_of_task(task_named(task)) for task in TASKS.names()), key=len)
     plain = [("optim=sgd", "model=linear", *words) for words in by_task if words]
     tried = [*_declared(case, name), *by_task, _HANDWRITING, _IMAGES, ("optim=sgd",), *plain, _ITEMS]
     partners = {MODELS.group: DATASETS, DATASETS.group: MODELS}.get(case.group)

@@ -128,7 +128,7 @@ def test_complex_values_are_refused() -> None:
 def test_an_unknown_task_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="dataset made: task 'guessing' does not exist") as caught:
         with_targets(data(RIGHT, "guessing"))
-    assert caught.value.problems[0].remedy == "there are: classification, regression"
+    assert caught.value.problems[0].remedy == f"there are: {', '.join(TASKS.names())}"
 
 
 # ------------------------------------------------------------------ classes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,6 +41,12 @@ COMMAND = Command(
             "samples at a time (default: as in training, or more)",
             example="256",
         ),
+        Option(
+            "--threshold",
+            "of several labels a sample: predict those from this probability on (default: 0.5)",
+            "P|LABEL=P,…",
+            example="0.3",
+        ),
         CHECKPOINT,
         TRUST,
     ),
@@ -68,6 +75,8 @@ def run(words: list[str]) -> int:
 
     check_output(output, source)
     trained = load_run(asked.run, asked["--checkpoint"], trust_plugins=asked["--trust-plugins"])
+    if asked["--threshold"] is not None:
+        trained = replace(trained, task=trained.task.with_threshold(asked["--threshold"], trained.classes))
     print(f"{short_path(trained.directory)}, {trained.checkpoint.name}")
     for notice in trained.notices:
         print(notice)
