@@ -317,7 +317,7 @@ def _task(where: str, given: Datasets, targets: Sequence[Tensor], classes: Seque
     if given.task is None and not values and count != 1 and not labels:
         raise ConfigError(
             f"{where}: targets are {shown(describe_samples(first[None]))}: neither one class nor floats",
-            "give one class number a sample, or floats; or say what they are: Datasets(task='regression')",
+            "give one class number a sample, or floats; or say what they are: Datasets(task='multilabel')",
         )
     if given.output_size is not None or task != "classification" or values or count != 1:
         return task, given.output_size or max(1, count)

@@ -70,9 +70,9 @@ def described(value: Any) -> str:
 
 
 def are_labels(targets: Tensor) -> bool:
-    """Whether targets (N, …) are several of 0 and 1 a sample, and nothing else."""
+    """Whether targets (N, …) are several of 0 and 1 a sample, and not one class of which each has one."""
     several = targets.dim() == 2 and targets.shape[1] > 1 and len(targets) > 0
-    return several and bool(((targets == 0) | (targets == 1)).all())
+    return several and bool(((targets == 0) | (targets == 1)).all()) and bool((targets.sum(1) != 1).any())
 
 
 def same(one: Tensor, other: Tensor) -> bool:

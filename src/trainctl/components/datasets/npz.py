@@ -65,8 +65,8 @@ def npz(
     names = arrays.choose("inputs", inputs, _INPUTS), arrays.choose("targets", targets, _TARGETS)
     given = _read(arrays, names)
     given_test = _read_test(arrays, test_inputs, test_targets, given)
-    task = _task(task, given.targets)
-    classes = _classes(file, names[1], given.targets, task)
+    meant = _task(task, given.targets)
+    classes = _classes(file, names[1], given.targets, meant)
     train, held = Split(given.inputs, _encode(file, given, classes)), None
     if given_test is not None:
         held = Split(given_test.inputs, _encode(file, given_test, classes))
@@ -76,7 +76,7 @@ def npz(
     pixels = train.inputs.dtype == torch.uint8
     return Data(
         name="npz",
-        task=task,
+        task=meant,
         train=train,
         test=held,
         input_shape=tuple(train.inputs.shape[1:]),

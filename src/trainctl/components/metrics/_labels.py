@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from trainctl.registry import Fraction
-
 
 class LabelCounts:
     """Three counts a label: correct predictions, samples that have it, and predictions of it.
@@ -17,7 +15,7 @@ class LabelCounts:
     task = "multilabel"
     lower_is_better = False
 
-    def __init__(self, threshold: Fraction = 0.5) -> None:
+    def __init__(self, threshold: float) -> None:
         self.threshold = threshold
         self.counts: Tensor | None = None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from trainctl.components.metrics._labels import LabelCounts
-from trainctl.registry import METRICS
+from trainctl.registry import METRICS, Fraction
 
 
 @METRICS.register("f1_micro")
@@ -18,6 +18,9 @@ class F1Micro(LabelCounts):
 
     Shape: outputs (N, labels), probabilities; targets (N, labels), 0 or 1.
     """
+
+    def __init__(self, threshold: Fraction = 0.5) -> None:
+        super().__init__(threshold)
 
     def compute(self) -> float:
         correct, samples, predictions = (

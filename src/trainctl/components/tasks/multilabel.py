@@ -18,7 +18,7 @@ _SEPARATOR = ";"
 
 @TASKS.register("multilabel")
 class Multilabel(Task):
-    """Labels: targets are 0 or 1, float32 of shape (N, labels); predictions and metrics are probabilities'."""
+    """Labels: targets are 0 or 1, float32 of shape (N, labels); predictions are probabilities."""
 
     name = "multilabel"
     targets = "labels (0 or 1)"
