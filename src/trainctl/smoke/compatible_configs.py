@@ -69,6 +69,7 @@ def _declared(case: Case, name: str) -> list[tuple[str, ...]]:
     fitting = [task for task in map(task_named, TASKS.names()) if kind in task.loss_targets]
     if not fitting:
         return []
+    fitting.sort(key=lambda task: -len(task.loss_targets))  # the least peculiar one first
     words = fitting[0].example
     if made in _SYNTHETIC_TARGETS:
         words = (*words, f"++dataset.targets={made}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import nn
@@ -189,8 +189,9 @@ def _check_target_kind(config: Config, kind: str | None, data: Data, outputs: An
     task = task_of(data)
     fitting = [name for name in TASKS.names() if kind in task_named(name).loss_targets]
     if fitting and task.name not in fitting:
-        chosen_by_user = "task" in DATASETS.signature(config.dataset.name).names
-        other = f", or dataset.task={fitting[0]}" if chosen_by_user else ""
+        arguments = {each.name: each for each in DATASETS.signature(config.dataset.name).parameters}
+        choices = get_args(arguments["task"].annotation) if "task" in arguments else ()
+        other = next((f", or dataset.task={name}" for name in fitting if name in choices), "")
         raise ConfigError(
             _mismatch(config, outputs, targets),
             f"the targets are {task.targets}: use loss={task.loss}{other}",

@@ -12,6 +12,7 @@ from torch import Tensor
 from trainctl.data.types import Data
 from trainctl.errors import ConfigError
 from trainctl.registry import TASKS
+from trainctl.registry.protocols import Loader
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,20 @@ class Task:
 
     def check(self, where: str, targets: Tensor, outputs: int) -> None:
         """Raise ConfigError for targets that do not fit ``outputs``; ``where`` begins the message."""
+
+    def adopted(self, data: Data) -> Data:
+        """The inputs of ``data``, of another task, as data of this one: ``dataset.as_task``.
+
+        Raises ConfigError where this task has targets of its own.
+        """
+        raise ConfigError(
+            f"dataset.as_task={self.name}: it needs {self.targets}, which dataset {data.name} has or has not",
+            "use as_task for a task that makes its targets of the inputs, such as autoencoder",
+        )
+
+    def loader(self, loader: Loader) -> Loader:
+        """What gives the batches of this task, given one of inputs and targets as the dataset has them."""
+        return loader
 
     def class_names(self, names: Sequence[str], outputs: int) -> tuple[str, ...]:
         """A different name for each class, or for each value; empty where they have none."""
