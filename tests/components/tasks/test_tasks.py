@@ -255,6 +255,7 @@ def test_no_module_elsewhere_names_a_task() -> None:
     naming = [
         path.relative_to(SOURCE).as_posix()
         for path in SOURCE.rglob("*.py")
-        if any(name in path.read_text(encoding="utf-8") for name in named)
+        # A model may be called as the task that it is for.
+        if any(name in path.read_text(encoding="utf-8").replace(f"register({name})", "") for name in named)
     ]
     assert [path for path in naming if not path.startswith(may)] == []

@@ -13,8 +13,10 @@ from trainctl.registry import MODELS, Count
 
 @MODELS.register("autoencoder")
 class Autoencoder(nn.Module):
-    """Inputs squeezed through a few numbers, the code, and made again from it (Hinton and Salakhutdinov,
-    Reducing the Dimensionality of Data with Neural Networks, 2006): task autoencoder.
+    """Fully connected layers that squeeze inputs through a few numbers, the code, and make them again.
+
+    For the task autoencoder (Hinton and Salakhutdinov, Reducing the Dimensionality of Data with Neural
+    Networks, 2006).
 
     Args:
         hidden: the sizes of the layers before the code, and in reverse after it.
