@@ -75,13 +75,16 @@ def stand_ins(
     make, arguments = _FILES.get(dataset.name), dataset.arguments
     shares, rows = _shares(dataset, samples)
     if make is None:
-        stated = {"samples": max(160, rows), "test_samples": 40, **missing.stand_in}
+        stated = {"dataset": "synthetic", **missing.stand_in}
+        other = stated.pop("dataset")
+        if other == "synthetic":
+            stated = {"samples": max(160, rows), "test_samples": 40, **stated}
         # A share, because a count is meant for the real data; 0 stays 0.
         stated["val"] = 0.25 if dataset.common["val"] else 0
         words = [f"++dataset.{key}={show(value)}" for key, value in stated.items()]
-        yield StandIn(
-            ("dataset=synthetic", *words), f"synthetic data in place of {dataset.name}", guessed=False
-        )
+        own = [] if other == dataset.name else [f"dataset={other}"]
+        what = "its default data" if other == dataset.name else f"{other} data"
+        yield StandIn((*own, *words), f"{what} in place of {dataset.name}", guessed=False)
         return
     tasks, has_arrays = _tasks(dataset, missing, kind), dataset.name == "npz"
     columns = len(_named_targets(arguments)) or 1

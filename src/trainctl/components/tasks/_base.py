@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -120,6 +120,9 @@ class Task:
     def check(self, where: str, targets: Tensor, outputs: int) -> None:
         """Raise ConfigError for targets that do not fit ``outputs``; ``where`` begins the message."""
 
+    def check_loss(self, loss: str, criterion: Any, targets: Tensor) -> None:
+        """Raise ConfigError where ``loss`` cannot take these training ``targets``, and would not say so."""
+
     def adopted(self, data: Data) -> Data:
         """The inputs of ``data``, of another task, as data of this one: ``dataset.as_task``.
 
@@ -193,6 +196,18 @@ class Task:
         Raises ConfigError where it has none, and for a wrong one.
         """
         raise ConfigError(f"--threshold {threshold}: {self.name} has no threshold", "leave it out")
+
+    def continued(
+        self, model: Any, prompt: str, reading: Mapping[str, Any], length: int, temperature: float, seed: int
+    ) -> Iterator[str]:
+        """Text that goes on after ``prompt``, ``length`` tokens, piece by piece; ``reading`` is the data's.
+
+        Each token is drawn from the model's probabilities at ``temperature``; 0 takes the likeliest. Raises
+        ConfigError where the task has no text.
+        """
+        raise ConfigError(
+            f"--prompt: {self.name} does not go on with a text", "use --input FILE --output FILE"
+        )
 
     def kept(self, outputs: Tensor) -> Tensor:
         """The part of a batch's outputs that :meth:`details` needs."""
