@@ -52,7 +52,7 @@ def check_fit(config: Config, model: Model, criterion: Criterion, batch: Batch, 
     _refuse_no_tensor(config, outputs, "")
     kind = getattr(criterion, "target", None)
     _check_target_kind(config, kind, data, outputs, targets)
-    task_of(data).check_loss(config.loss.name, criterion, data.train.targets)
+    task_of(data).check_loss(config.loss.name, criterion, data)
     if getattr(criterion, "takes_log_probabilities", False):
         _check_log_probabilities(config, outputs)
     try:

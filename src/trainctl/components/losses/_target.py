@@ -13,9 +13,9 @@ from trainctl.errors import ConfigError
 class ClassLoss(nn.Module):
     """Outputs (N, classes, …) against int64 class numbers (N, …), with optional weights of the classes.
 
-    A weighted loss divides by the sum of its targets' weights, not by their number, and one of several targets
-    a sample by the number of those that are not ignored: ``batch_weight`` is the weight of a batch in a mean
-    over batches.
+    A weighted loss divides by the sum of its targets' weights, not by their number, and one of several
+    targets a sample by the number of those that are not ignored: ``batch_weight`` is the weight of a batch in
+    a mean over batches.
     """
 
     target = "class"

@@ -32,7 +32,9 @@ class Perplexity:
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
         rows, tokens = target_rows(outputs, targets)
-        total = cross_entropy(rows, tokens, reduction="none", ignore_index=IGNORED).sum(dtype=wide(rows.device))
+        total = cross_entropy(rows, tokens, reduction="none", ignore_index=IGNORED).sum(
+            dtype=wide(rows.device)
+        )
         self._add(total, (tokens != IGNORED).sum())
 
     def merge(self, other: Perplexity) -> None:

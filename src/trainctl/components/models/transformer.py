@@ -26,7 +26,8 @@ class Transformer(nn.Module):
         heads: of each attention; they divide the width among them.
         dropout: the probability of zeroing a value while training, after embedding, attention and layers.
 
-    Shape: tokens (N, window), whole numbers below output_size → (N, output_size, window); shorter windows too.
+    Shape: tokens (N, window), whole numbers below output_size → (N, output_size, window); shorter windows,
+    too.
     """
 
     def __init__(

@@ -120,8 +120,8 @@ class Task:
     def check(self, where: str, targets: Tensor, outputs: int) -> None:
         """Raise ConfigError for targets that do not fit ``outputs``; ``where`` begins the message."""
 
-    def check_loss(self, loss: str, criterion: Any, targets: Tensor) -> None:
-        """Raise ConfigError where ``loss`` cannot take these training ``targets``, and would not say so."""
+    def check_loss(self, loss: str, criterion: Any, data: Data) -> None:
+        """Raise ConfigError where ``loss`` cannot take the targets of ``data``, and would not say so."""
 
     def adopted(self, data: Data) -> Data:
         """The inputs of ``data``, of another task, as data of this one: ``dataset.as_task``.

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from trainctl.components.tasks._base import Task, as_tensor, described
+from trainctl.data.types import Data
 from trainctl.errors import ConfigError
 from trainctl.registry import TASKS
 
@@ -41,7 +42,7 @@ class LanguageModel(Task):
         numbers = values if values.is_complex() else values.to(torch.int64)
         if values.dim() != 2 or not bool((numbers.to(values.dtype) == values).all()):
             raise ConfigError(
-                f"{where} targets are {described(values)}; next tokens are whole numbers of shape (N, window)",
+                f"{where} targets are {described(values)}; next tokens are whole numbers, (N, window)",
                 f"give the token that follows each token of the inputs, {IGNORED} where none counts",
             )
         return numbers
@@ -58,8 +59,10 @@ class LanguageModel(Task):
                 f"number the tokens from 0; {IGNORED} ignores a position",
             )
 
-    def check_loss(self, loss: str, criterion: Any, targets: Tensor) -> None:
-        if bool((targets == IGNORED).any()) and getattr(criterion, "ignore_index", None) != IGNORED:
+    def check_loss(self, loss: str, criterion: Any, data: Data) -> None:
+        splits = [split for split in (data.train, data.val, data.test) if split is not None]
+        ignored = any(bool((split.targets == IGNORED).any()) for split in splits)
+        if ignored and getattr(criterion, "ignore_index", None) != IGNORED:
             raise ConfigError(
                 f"loss={loss} has no ignore_index of {IGNORED}, and some targets are to be ignored",
                 "use loss=cross_entropy",
