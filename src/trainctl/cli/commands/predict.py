@@ -78,7 +78,6 @@ COMMAND = Command(
     (
         ("The rows of a table.", "trainctl predict last --input new.csv --output out.csv"),
         ("A text goes on.", 'trainctl predict last --prompt "The for statement"'),
-        ("A folder of images.", "trainctl predict first --input scans/ --output out.jsonl"),
     ),
     {3: "", 4: ""},
 )

@@ -64,6 +64,10 @@ class _Reconstruction:
     def __len__(self) -> int:
         return len(self._loader)
 
+    def reuse(self) -> bool:
+        """Each batch has targets of its own."""
+        return False
+
     def batches(self, cursor: Cursor = START) -> Iterator[Batch]:
         for batch in self._loader.batches(cursor):
             # A copy: a model may change its inputs in place.
