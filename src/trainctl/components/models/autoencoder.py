@@ -39,7 +39,7 @@ class Autoencoder(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         outputs: Tensor = self.decoder(self.encoder(inputs.flatten(1)))
-        return outputs.unflatten(1, self.shape)
+        return outputs.reshape(-1, *self.shape)
 
 
 def _layers(sizes: Sequence[int]) -> nn.Sequential:

@@ -67,7 +67,7 @@ class Transformer(nn.Module):
         values = self.dropout(values)
         for layer in self.layers:
             values = layer(values)
-        logits = self.normalize(values) @ self.embedding.weight.T
+        logits: Tensor = self.normalize(values) @ self.embedding.weight.T
         return logits.transpose(1, 2)
 
 
@@ -95,8 +95,9 @@ class _Attention(nn.Module):
     def forward(self, values: Tensor) -> Tensor:
         # (N, window, 3, heads, width a head) → three times (N, heads, window, width a head).
         parts = self.query_key_value(values).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        query, key, value = parts.unbind()
         rate = self.rate if self.training else 0.0
-        seen = scaled_dot_product_attention(*parts.unbind(), dropout_p=rate, is_causal=True)
+        seen = scaled_dot_product_attention(query, key, value, dropout_p=rate, is_causal=True)
         outputs: Tensor = self.dropout(self.output(seen.transpose(1, 2).flatten(2)))
         return outputs
 
