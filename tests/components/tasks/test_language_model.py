@@ -163,6 +163,7 @@ def test_a_prediction_depends_on_no_later_token() -> None:
     assert cross_entropy(before, tokens).item() == pytest.approx(math.log(11), abs=0.1)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -189,7 +190,7 @@ def test_what_does_not_fit_is_refused(
 def test_a_text_is_learned_and_goes_on(trainctl: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "rhyme.txt").write_text("abcdefg" * 230)  # no multiple of the window
     words = [word.lstrip("+") for word in SMALL]
-    outcome = trainctl(*words, "dataset.path=rhyme.txt", *QUICK, "epochs=30", "name=rhyme")
+    outcome = trainctl(*words, "dataset.path=rhyme.txt", *QUICK, "epochs=16", "name=rhyme")
     assert outcome.code == 0, outcome.err
     scored = json.loads(trainctl("eval", "rhyme", "--json").out)
     assert scored["recorded"] == scored["values"]

@@ -50,7 +50,7 @@ def rows_of(path: str) -> list[dict[str, str]]:
 
 @pytest.mark.usefixtures("tables")
 def test_values_in_their_own_units_from_training_to_predictions(trainctl: Callable[..., Any]) -> None:
-    assert trainctl(*VALUES, *QUICK, "epochs=30", "name=values").code == 0
+    assert trainctl(*VALUES, *QUICK, "epochs=15", "name=values").code == 0
     scored = json.loads(trainctl("eval", "values", "--json").out)
     # Each target has its own scale: both are learned, though one is a thousand times the other.
     assert [each["name"] for each in scored["residuals"]] == ["small", "big"]
@@ -70,24 +70,14 @@ def test_values_in_their_own_units_from_training_to_predictions(trainctl: Callab
         "small": float(predicted[0]["prediction_small"]),
         "big": float(predicted[0]["prediction_big"]),
     }
-
-
-@pytest.mark.usefixtures("tables")
-def test_targets_may_change_places_in_another_file(trainctl: Callable[..., Any]) -> None:
-    assert trainctl(*VALUES, *QUICK, "epochs=3", "name=values").code == 0
-    given = rows_of("values.csv")
-    put(
-        Path("turned.csv"),
-        "big,c,b,a,small",
-        ([row[name] for name in ("big", "c", "b", "a", "small")] for row in given),
-    )
+    # Targets may change places in another file.
+    names = ("big", "c", "b", "a", "small")
+    put(Path("turned.csv"), ",".join(names), ([row[name] for name in names] for row in given))
     same = [
-        json.loads(trainctl("eval", "values", "--json", "--split", "all", f"dataset.path={path}").out)[
-            "values"
-        ]
+        json.loads(trainctl("eval", "values", "--json", "--split", "all", f"dataset.path={path}").out)
         for path in ("values.csv", "turned.csv")
     ]
-    assert same[0] == same[1]
+    assert same[0]["values"] == same[1]["values"]
 
 
 @pytest.mark.parametrize(
