@@ -31,7 +31,10 @@ def compatible_configs(case: Case, name: str) -> Iterator[tuple[str, ...]]:
     if case.group not in (*COMPONENTS, METRICS.group):
         yield ()
         return
-    by_task = sorted((_of_task(task_named(task)) for task in TASKS.names()), key=len)
+    tasks = [task_named(task) for task in TASKS.names()]
+    # That of the default config first, then the least peculiar one.
+    tasks.sort(key=lambda task: (bool(task.example), -len(task.loss_targets)))
+    by_task = [_of_task(task) for task in tasks]
     plain = [("optim=sgd", "model=linear", *words) for words in by_task if words]
     tried = [*_declared(case, name), *by_task, _HANDWRITING, _IMAGES, ("optim=sgd",), *plain, _ITEMS]
     partners = {MODELS.group: DATASETS, DATASETS.group: MODELS}.get(case.group)
