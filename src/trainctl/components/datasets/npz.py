@@ -65,8 +65,7 @@ def npz(
     names = arrays.choose("inputs", inputs, _INPUTS), arrays.choose("targets", targets, _TARGETS)
     given = _read(arrays, names)
     given_test = _read_test(arrays, test_inputs, test_targets, given)
-    meant = _task(task, given.targets)
-    classes = _classes(file, names[1], given.targets, meant)
+    classes = _classes(file, names[1], given.targets, meant := _task(task, given.targets))
     train, held = Split(given.inputs, _encode(file, given, classes)), None
     if given_test is not None:
         held = Split(given_test.inputs, _encode(file, given_test, classes))

@@ -182,28 +182,38 @@ def prepare(
     notes = (*table.notes, summary(table, used, left_out_columns))
     named = "target" if len(goals) == 1 else "targets"
     why = f"{named} {', '.join(goal.name for goal in goals)}: {target.why}{asked}"
+    reading = {
+        **_reading(table, options, list(zip(inputs, categories, strict=True)), goals),
+        "task": target.task,
+        "classes": list(target.classes),
+        "separator": separator,
+        "dtype": "float64" if wide else "float32",
+    }
     facts = {
         "name": name,
         "note": "; ".join(filter(None, [Path(table.file).name, *notes, why, left_out])),
         "report": column_report(table, used, goals, left_out_columns),
-        "reading": {
-            "kind": "table",
-            "task": target.task,
-            "classes": list(target.classes),
-            "named": table.named,
-            "width": table.width,
-            "missing": options.missing,
-            "missing_marks": None if table.marks is None else list(table.marks),
-            "dtype": "float64" if wide else "float32",
-            "columns": [
-                {**_described(column), "categories": texts}
-                for column, texts in zip(inputs, categories, strict=True)
-            ],
-            "targets": [{**_described(goal), "labels": goal.labels} for goal in goals],
-            "separator": separator,
-        },
+        "reading": reading,
     }
     return Prepared(facts, train, test)
+
+
+def _reading(
+    table: Table,
+    options: Options,
+    inputs: Sequence[tuple[Column, Sequence[str]]],
+    goals: Sequence[Column],
+) -> dict[str, Any]:
+    """How rows of the table, and of files like it, are read: plain JSON values."""
+    return {
+        "kind": "table",
+        "named": table.named,
+        "width": table.width,
+        "missing": options.missing,
+        "missing_marks": None if table.marks is None else list(table.marks),
+        "columns": [{**_described(column), "categories": texts} for column, texts in inputs],
+        "targets": [{**_described(goal), "labels": goal.labels} for goal in goals],
+    }
 
 
 def _columns(
