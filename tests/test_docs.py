@@ -25,7 +25,7 @@ QUICK = 6
 COMMANDS = [
     (page.name, line.partition("  #")[0].strip())
     for page in PAGES
-    if page.name != "rungs.md"  # its commands run below, with their output
+    if page.name not in ("rungs.md", "tasks.md")  # their commands run below
     for block in blocks(page, "sh")
     for line in block.splitlines()
     if line.startswith("trainctl")
@@ -104,3 +104,19 @@ def test_the_rungs_print_what_their_page_says(command: str, expected: str, train
     printed = " ".join(trainctl(*shlex.split(command)[1:]).out.split())
     for line in expected.splitlines():
         assert " ".join(line.split()) in printed
+
+
+SECTIONS = (REPOSITORY / "docs" / "tasks.md").read_text().split("\n## ")[1:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("section", SECTIONS, ids=[section.partition("\n")[0] for section in SECTIONS])
+def test_a_task_goes_from_data_to_predictions(section: str, trainctl, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    for language, block in re.findall(r"```(python|sh)\n(.*?)```", section, re.DOTALL):
+        if language == "python":
+            exec(block, {})
+            continue
+        for line in block.splitlines():
+            outcome = trainctl(*shlex.split(line)[1:], *(["threads=1"] if "=" in line.split()[1] else []))
+            assert outcome.code == 0, outcome.err

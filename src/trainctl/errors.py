@@ -47,8 +47,8 @@ class ConfigError(TrainctlError):
 class MissingDataError(ConfigError):
     """A dataset's files are not where they were looked for.
 
-    ``stand_in`` describes synthetic data of the same shape (arguments of the ``synthetic`` dataset),
-    so that a smoke run can still train the config.
+    ``stand_in`` describes data of the same shape, so that a smoke run can still train the config: arguments
+    of the ``synthetic`` dataset, or of that which its ``dataset`` names.
     """
 
     def __init__(self, message: str, remedy: str, stand_in: dict[str, object]) -> None:

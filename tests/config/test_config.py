@@ -35,6 +35,7 @@ def test_the_base_config_is_right() -> None:
     }
     assert (config.dataset.name, config.dataset.arguments) == ("digits", {})
     assert config.dataset.common == {
+        "as_task": None,
         "augment": (),
         "limit": None,
         "val": 0.15,

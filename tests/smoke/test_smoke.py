@@ -104,7 +104,7 @@ def test_what_comes_with_trainctl_can_be_left_out(trainctl, tmp_path: Path) -> N
         (("model=mlpp",), "did you mean model=mlp?"),
         (("optim=sgd,adm",), "optim=adm: there is no such option"),
         (("model.name=nothing",), "model.name=nothing: there is no such option"),
-        (("experiment=",), "there are: digits_cosine"),
+        (("experiment=",), "there are: digits_autoencoder, digits_cosine"),
         (("trian.epochs=3",), "did you mean train.epochs?"),
         (("dataset.rot=x",), "dataset.rot=x: no component takes this argument"),
         (("~model=mlp",), "smoke cannot remove a key"),

@@ -25,6 +25,7 @@ class Option:
         type: what the value must be, where ``value`` does not say it.
         read: name and text to the value; raises ConfigError for a wrong text.
         required: the verb does nothing without it.
+        unless: an option in whose presence it is not required.
         short: ``-m``.
     """
 
@@ -37,6 +38,7 @@ class Option:
     type: str = ""
     read: Callable[[str, str], Any] | None = None
     required: bool = False
+    unless: str = ""
     short: str = ""
 
     @property
@@ -164,7 +166,11 @@ class Command:
         """
         plain, given = self._sorted(words)
         named, overrides = self._arguments(plain)
-        missing = [option for option in self.options if option.required and option.name not in given]
+        missing = [
+            option
+            for option in self.options
+            if option.required and option.name not in given and option.unless not in given
+        ]
         if missing:
             rest = [option.right for option in self.options if option.required]
             raise ConfigError(

@@ -20,7 +20,16 @@ from torch.utils.data import IterableDataset, Subset
 from trainctl.data.inputs import Inputs, OfInputs, Shape, parts_of, sample_shape
 from trainctl.data.preprocessing import describe_samples, shown
 from trainctl.data.progress import Progress
-from trainctl.data.sample_values import as_inputs, as_tensor, described, form, raised_in, same, shown_pair
+from trainctl.data.sample_values import (
+    are_labels,
+    as_inputs,
+    as_tensor,
+    described,
+    form,
+    raised_in,
+    same,
+    shown_pair,
+)
 from trainctl.data.types import Data, Datasets, ItemSplit, Standardize
 from trainctl.data.worker_process import Samples, kept_random_state, seed_sample
 from trainctl.errors import ConfigError, TrainctlError
@@ -59,7 +68,8 @@ def from_datasets(returned: Any, name: str) -> Data:
     transform = _transform(given, raw["dtype"])
     which = "uint8 " if isinstance(first, Inputs) else ""
     scaled = f", {which}divided by 255" if given.transform is None and " uint8" in shown(raw) else ""
-    what = f"{outputs} classes" if task == "classification" else f"{task} of {outputs} values"
+    named = {"classification": "classes", "multilabel": "labels"}.get(task)
+    what = f"{outputs} {named}" if named else f"{task} of {outputs} values"
     own = "" if all(load.repeats for load in loads.values()) else _OWN_RANDOM
     return Data(
         name=name,
@@ -302,11 +312,12 @@ def _task(where: str, given: Datasets, targets: Sequence[Tensor], classes: Seque
         return given.task or "classification", given.output_size or max(1, len(classes))
     first = targets[0][0]
     values, count = first.is_floating_point() or first.is_complex(), first.numel()
-    task = given.task or ("regression" if values else "classification")
-    if given.task is None and not values and count != 1:
+    labels = all(map(are_labels, targets))
+    task = given.task or ("multilabel" if labels else "regression" if values else "classification")
+    if given.task is None and not values and count != 1 and not labels:
         raise ConfigError(
             f"{where}: targets are {shown(describe_samples(first[None]))}: neither one class nor floats",
-            "give one class number a sample, or floats; or say what they are: Datasets(task='regression')",
+            "give one class number a sample, or floats; or say what they are: Datasets(task='multilabel')",
         )
     if given.output_size is not None or task != "classification" or values or count != 1:
         return task, given.output_size or max(1, count)

@@ -69,6 +69,12 @@ def described(value: Any) -> str:
     return f"a {type(value).__name__}"
 
 
+def are_labels(targets: Tensor) -> bool:
+    """Whether targets (N, …) are several of 0 and 1 a sample, and not one class of which each has one."""
+    several = targets.dim() == 2 and targets.shape[1] > 1 and len(targets) > 0
+    return several and bool(((targets == 0) | (targets == 1)).all()) and bool((targets.sum(1) != 1).any())
+
+
 def same(one: Tensor, other: Tensor) -> bool:
     """Whether both have the same type, shape and values; NaN is NaN."""
     if one.dtype != other.dtype or one.shape != other.shape:

@@ -19,7 +19,7 @@ class Split:
     """Raw samples and their targets, first dimension N in both.
 
     ``inputs`` keep their stored type (uint8 images stay uint8); ``targets`` are int64 class numbers of
-    shape (N,) for classification and values of shape (N, outputs) for regression, which become float32
+    shape (N,) for classification, and values or labels of shape (N, outputs) otherwise, which become float32
     when they have been scaled.
     """
 
@@ -85,11 +85,11 @@ class Data:
         train, val, test: the splits; ``val`` is None until :func:`hold_out` makes it, ``test`` may be None.
         input_shape: one sample's shape after ``transform``, without the batch dimension; of several inputs by
             their names.
-        output_size: number of classes, or of values to predict.
+        output_size: number of classes, of labels, or of values to predict.
         transform: turns a raw batch into the model's input, on the device, for the whole batch at once.
         fit: makes ``transform`` from the training split, after validation data has been held out of it; None
             if the transform has no statistics.
-        classes: the classes' names, by number; empty for regression.
+        classes: the names of classes, labels or values, by number; empty where they have none.
         note: one line on the source of the data, for the header and the log.
         report: a line for each column of a table on how it was taken, for the log.
         reading: how raw samples are read from a file, plain JSON values that are stored with the run; empty

@@ -20,10 +20,9 @@ from trainctl.errors import ConfigError
 from trainctl.inference.trained_run import Trained
 from trainctl.registry import DATASETS
 from trainctl.training import runtime
-from trainctl.training.construct import construct
 from trainctl.training.evaluation import choose_metrics
 from trainctl.training.loop import evaluate
-from trainctl.training.prepare_data import build_data
+from trainctl.training.prepare_data import build_data, make_loader
 
 _CHANGED = "samples of this split may have been trained on"
 
@@ -120,10 +119,11 @@ def _evaluate(
 ) -> dict[str, float]:
     """Loss and metrics over all of ``splits``."""
     config, device = trained.config, trained.device
-    options = {"transform": data.transform, "batch_size": config.train.batch_size, "device": device}
+    options = {"batch_size": config.train.batch_size, "device": device}
     with contextlib.ExitStack() as opened:
         loaders = [
-            construct(config.loader, split=split, seed=None, augment=None, **options) for split in splits
+            make_loader(config.loader, data, split=split, seed=None, augment=None, **options)
+            for split in splits
         ]
         for loader in loaders:
             if (close := getattr(loader, "close", None)) is not None:

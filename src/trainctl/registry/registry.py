@@ -218,6 +218,7 @@ DATASETS = Registry(
     "datasets",
     supplied=("like",),
     common=_common(
+        Parameter("as_task", str | None, None),
         Parameter("augment", list[str | dict[str, Any]], ()),
         Parameter("limit", Count | None, None),
         Parameter("val", Fraction | NonNegativeInt, 0.1),

@@ -31,7 +31,10 @@ def compatible_configs(case: Case, name: str) -> Iterator[tuple[str, ...]]:
     if case.group not in (*COMPONENTS, METRICS.group):
         yield ()
         return
-    by_task = [_of_task(task_named(task)) for task in TASKS.names()]
+    tasks = [task_named(task) for task in TASKS.names()]
+    # That of the default config first, then the least peculiar one.
+    tasks.sort(key=lambda task: (bool(task.example), -len(task.loss_targets)))
+    by_task = [_of_task(task) for task in tasks]
     plain = [("optim=sgd", "model=linear", *words) for words in by_task if words]
     tried = [*_declared(case, name), *by_task, _HANDWRITING, _IMAGES, ("optim=sgd",), *plain, _ITEMS]
     partners = {MODELS.group: DATASETS, DATASETS.group: MODELS}.get(case.group)
@@ -69,6 +72,7 @@ def _declared(case: Case, name: str) -> list[tuple[str, ...]]:
     fitting = [task for task in map(task_named, TASKS.names()) if kind in task.loss_targets]
     if not fitting:
         return []
+    fitting.sort(key=lambda task: -len(task.loss_targets))  # the least peculiar one first
     words = fitting[0].example
     if made in _SYNTHETIC_TARGETS:
         words = (*words, f"++dataset.targets={made}")

@@ -34,7 +34,7 @@ class Form:
     """The form of made-up data.
 
     Attributes:
-        kind: the loss's kind of targets, where it declares one.
+        kind: the task's kind of targets, else the loss's, where one declares it.
         classes: whether the targets are classes, not values.
         rows: the number of samples.
         outputs: the number of classes, or of values to predict.
@@ -75,20 +75,24 @@ def stand_ins(
     make, arguments = _FILES.get(dataset.name), dataset.arguments
     shares, rows = _shares(dataset, samples)
     if make is None:
-        stated = {"samples": max(160, rows), "test_samples": 40, **missing.stand_in}
+        stated = {"dataset": "synthetic", **missing.stand_in}
+        other = stated.pop("dataset")
+        if other == "synthetic":
+            stated = {"samples": max(160, rows), "test_samples": 40, **stated}
         # A share, because a count is meant for the real data; 0 stays 0.
         stated["val"] = 0.25 if dataset.common["val"] else 0
         words = [f"++dataset.{key}={show(value)}" for key, value in stated.items()]
-        yield StandIn(
-            ("dataset=synthetic", *words), f"synthetic data in place of {dataset.name}", guessed=False
-        )
+        own = [] if other == dataset.name else [f"dataset={other}"]
+        what = "its default data" if other == dataset.name else f"{other} data"
+        yield StandIn((*own, *words), f"{what} in place of {dataset.name}", guessed=False)
         return
     tasks, has_arrays = _tasks(dataset, missing, kind), dataset.name == "npz"
+    columns = len(_named_targets(arguments)) or 1
     forms = [
-        Form(kind, task.class_numbers, rows, outputs, shape)
+        Form(task.made_up or kind, task.class_numbers, rows, outputs, shape)
         for task in tasks
-        # A table has one column of targets.
-        for outputs in (_CLASS_COUNTS if task.class_numbers else _VALUE_COUNTS if has_arrays else (1,))
+        # A table has the columns of targets that are named.
+        for outputs in (_CLASS_COUNTS if task.class_numbers else _VALUE_COUNTS if has_arrays else (columns,))
         for shape in (_SHAPES if has_arrays else ((4,),))
     ]
     # Where the config's task contradicts the loss, no data fits.
@@ -171,6 +175,8 @@ def _targets(total: Any, form: Form) -> Any:
     if form.classes:
         # By rank, so that all classes have equally many rows.
         return total.argsort().argsort() * form.outputs // len(total)
+    if form.kind == "indicators":
+        return (total > 0) * 1.0
     if form.kind == "binary":
         return 1 / (1 + numpy.exp(-total))
     return numpy.where(total > 0, 1.0, -1.0) if form.kind == "sign" else total
@@ -181,15 +187,15 @@ def _table(arguments: Mapping[str, Any], form: Form) -> dict[str, Sequence[Any]]
 
     Both may be names, or numbers from 1 or, below 0, from the end.
     """
-    target, drop = arguments.get("target"), list(arguments.get("drop") or ())
-    asked = dict.fromkeys(map(str, [*drop, *([] if target is None else [target])]))
+    named, drop = _named_targets(arguments), list(arguments.get("drop") or ())
+    asked = dict.fromkeys(map(str, [*drop, *named]))
     numbers = {each: int(each) for each in asked if _COLUMN_NUMBER.fullmatch(each)}
     width = max([5 + len(drop), *(abs(number) + 2 for number in numbers.values())])
     places = {each: number - 1 if number > 0 else width + number for each, number in numbers.items()}
     free = [place for place in range(width) if place not in places.values()]
     places |= {each: free.pop(0) for each in asked if each not in places}
     # Without a target the dataset takes the last column that is not dropped.
-    goal = free.pop() if target is None else places[str(target)]
+    goals = [places[each] for each in named] or [free.pop()]
     text = free.pop()
     names = [f"made up {place + 1}" for place in range(width)]
     for each, place in places.items():
@@ -199,10 +205,19 @@ def _table(arguments: Mapping[str, Any], form: Form) -> dict[str, Sequence[Any]]
     columns: list[Sequence[Any]] = list(values.T.tolist())
     for place in places.values():
         columns[place] = range(form.rows)
-    targets = _targets(values.sum(1), form)
-    columns[goal] = [_CLASSES[number] for number in targets] if form.classes else targets.round(4).tolist()
+    for number, goal in enumerate(goals):
+        targets = _targets(numpy.roll(values, number).sum(1), form)
+        columns[goal] = [_CLASSES[each] for each in targets] if form.classes else targets.round(4).tolist()
+        if form.kind == "indicators" and (separator := arguments.get("separator")):
+            columns[goal] = [separator.join(_CLASSES[: 1 + int(each)]) for each in targets]
     columns[text] = [_COLOURS[row % len(_COLOURS)] for row in range(form.rows)]
     return dict(zip(names, columns, strict=True))
+
+
+def _named_targets(arguments: Mapping[str, Any]) -> list[str]:
+    """The columns that the config's ``target`` names."""
+    target = arguments.get("target")
+    return list(map(str, target if isinstance(target, list | tuple) else [] if target is None else [target]))
 
 
 def _csv(folder: Path, arguments: Mapping[str, Any], form: Form) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import nn
@@ -52,6 +52,7 @@ def check_fit(config: Config, model: Model, criterion: Criterion, batch: Batch, 
     _refuse_no_tensor(config, outputs, "")
     kind = getattr(criterion, "target", None)
     _check_target_kind(config, kind, data, outputs, targets)
+    task_of(data).check_loss(config.loss.name, criterion, data)
     if getattr(criterion, "takes_log_probabilities", False):
         _check_log_probabilities(config, outputs)
     try:
@@ -189,8 +190,9 @@ def _check_target_kind(config: Config, kind: str | None, data: Data, outputs: An
     task = task_of(data)
     fitting = [name for name in TASKS.names() if kind in task_named(name).loss_targets]
     if fitting and task.name not in fitting:
-        chosen_by_user = "task" in DATASETS.signature(config.dataset.name).names
-        other = f", or dataset.task={fitting[0]}" if chosen_by_user else ""
+        arguments = {each.name: each for each in DATASETS.signature(config.dataset.name).parameters}
+        choices = get_args(arguments["task"].annotation) if "task" in arguments else ()
+        other = next((f", or dataset.task={name}" for name in fitting if name in choices), "")
         raise ConfigError(
             _mismatch(config, outputs, targets),
             f"the targets are {task.targets}: use loss={task.loss}{other}",

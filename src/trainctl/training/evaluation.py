@@ -53,7 +53,7 @@ def _comparable(data: Data) -> bool:
 
 
 def _fits(name: str, data: Data) -> bool:
-    return getattr(METRICS.load(name), "task", data.task) == data.task
+    return getattr(METRICS.load(name), "task", data.task) in (task_of(data).metric_tasks or (data.task,))
 
 
 def _maker(metric: Component, supplied: Mapping[str, Any]) -> Callable[[], Metric]:

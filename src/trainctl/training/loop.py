@@ -119,9 +119,10 @@ class MeanLoss:
         return whole
 
     def compute(self) -> float:
-        losses = torch.stack(self.losses).tolist()
-        weighted = [loss * weight for loss, weight in zip(losses, self.weights, strict=True)]
-        return float(sum(weighted) / sum(self.weights))
+        losses, weights = torch.stack(self.losses).tolist(), [float(weight) for weight in self.weights]
+        # A batch whose targets are all ignored has no loss.
+        weighted = [loss * weight for loss, weight in zip(losses, weights, strict=True) if weight]
+        return sum(weighted) / sum(weights) if weighted else float("nan")
 
 
 def evaluate(

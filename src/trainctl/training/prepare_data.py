@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from trainctl.checkpoint.format import CheckpointData
-from trainctl.components.tasks._base import task_of, with_targets
+from trainctl.components.tasks._base import task_named, task_of, with_targets
 from trainctl.config.settings import Component, Config
 from trainctl.data.augmentation import make_augment
 from trainctl.data.fingerprint import described_data, fingerprint
@@ -41,6 +41,8 @@ def build_data(
 
         data = from_datasets(data, dataset.name)
     _refuse_datasets(data, dataset.name)
+    if (other := dataset.common.get("as_task")) is not None:
+        data = task_named(other).adopted(data)
     data = with_targets(data)
     if data.val is None:
         data = hold_out(data, dataset.common["val"], dataset.common["split_seed"])
@@ -129,7 +131,7 @@ def build_loaders(config: Config, data: Data, device: torch.device, group: Group
     if not len(data.train):
         raise ConfigError(f"dataset {data.name} has no training samples", "hold out fewer with dataset.val")
     augment = make_augment(config.dataset.common["augment"], data.train, config.seed)
-    load = partial(construct, config.loader, transform=data.transform, device=device)
+    load = partial(make_loader, config.loader, data, device=device)
     seed: int | None = config.seed
     train_split, val_split, test_split = data.train, data.val, data.test
     if overfit is not None:
@@ -143,6 +145,11 @@ def build_loaders(config: Config, data: Data, device: torch.device, group: Group
         for split in (val_split, test_split)
     )
     return Loaders(train, val, test, train_split)
+
+
+def make_loader(loader: Component, data: Data, **arguments: Any) -> Loader:
+    """The loader of a split of ``data``, whose batches are those of its task."""
+    return task_of(data).loader(construct(loader, transform=data.transform, **arguments))
 
 
 def class_counts(data: Data) -> torch.Tensor | None:

@@ -23,11 +23,22 @@ _SETTING = "dataset.scale_target"
 
 def output_of(task: Task, criterion: Any) -> str:
     """What an output is, as the loss declares it or torch's class that it is made from; "" where the task
-    reads outputs itself."""
+    reads outputs itself. Raises ConfigError where the task must know and nothing says it."""
     if not task.reads_out:
         return ""
     declared = getattr(criterion, "output", None)
-    return read_out_by_torch(criterion) if declared is None else declared
+    if declared is not None:
+        return str(declared)
+    found = read_out_by_torch(criterion)
+    # A loss of other targets is refused as such, with a better one.
+    fits = getattr(criterion, "target", None) in (None, *task.loss_targets)
+    if task.needs_output and fits and not found:
+        raise ConfigError(
+            f"{task.name} predicts {task.predictions}, but the loss {type(criterion).__name__} does not say"
+            " what an output is",
+            f"give the loss output = 'logit', or output = '' where outputs are {task.predictions}",
+        )
+    return found
 
 
 def choose_readout(config: Config, data: Data, criterion: Any, loop: Any) -> Readout:
@@ -39,7 +50,8 @@ def choose_readout(config: Config, data: Data, criterion: Any, loop: Any) -> Rea
     output, reason = output_of(task, criterion), ""
     if output:
         _refuse_not_finite(data)
-    if not task.reads_out:
+    can_scale = task.reads_out and task.scales
+    if not can_scale:
         reason = f"the targets are {task.targets}"
     elif output != SCALED:
         reason = f"loss={config.loss.name} takes targets as they are"
@@ -48,7 +60,7 @@ def choose_readout(config: Config, data: Data, criterion: Any, loop: Any) -> Rea
     if reason and asked is True:
         raise ConfigError(f"{_SETTING}=true: {reason}", f"use {_SETTING}=false, or loss=mse with values")
     if reason or not asked or not len(data.train):
-        return Readout(output, note=f"not scaled: {reason}" if asked and task.reads_out else "")
+        return Readout(output, note=f"not scaled: {reason}" if asked and can_scale else "")
     mean, std = statistics(data.train.targets)
     return Readout(output, mean, std, _note(mean, std))
 

@@ -91,13 +91,14 @@ def _tables(score: Score) -> Iterator[Table]:
             for row in score.classes
         ]
         yield _table("", ("class", "precision", "recall", "F1", "samples"), classes)
+    if score.confusion:
         yield _confusion(score)
     if score.residuals:
         several = len(score.residuals) > 1
         quantiles = [f"{quantile:.0%}" for quantile in score.residuals[0].quantiles]
         residuals = [
             (
-                f"output {row.output}" if several else "",
+                (row.name or f"output {row.output}") if several else "",
                 *map(number, (row.mean, row.std)),
                 _share(row.r2),
                 *map(number, row.quantiles.values()),
@@ -110,7 +111,7 @@ def _tables(score: Score) -> Iterator[Table]:
         worst = [
             (
                 str(row.sample),
-                *([str(row.output)] if several else []),
+                *([row.name or str(row.output)] if several else []),
                 *map(number, (row.target, row.prediction, row.residual)),
             )
             for row in score.worst

@@ -154,7 +154,7 @@ def test_columns_that_number_the_rows_are_left_out_and_can_be_kept(text: str, sa
 def test_numbers_of_columns_are_those_of_messages() -> None:
     text = ",a,b,y\n1,7,u,0.5\n2,8,v,1.5\n3,9,u,1.0\n"
     assert read(text, drop=[2]).reading["columns"][0]["name"] == "b"
-    assert read(text, target=2).reading["target"]["name"] == "a"
+    assert read(text, target=2).reading["targets"][0]["name"] == "a"
     years = "2,1,y\n5,6,no\n7,8,yes\n9,8,no\n5,8,yes\n"
     assert read(years, header=True, drop=[2]).reading["columns"][0]["name"] == "2"
     assert read(years, header=True, drop=["2"]).reading["columns"][0]["name"] == "1"
@@ -164,7 +164,7 @@ def test_names_in_single_quotes_are_the_words_inside() -> None:
     rows = "".join(f"{row} {row * 7 % 5}.5 {row % 2}\n" for row in range(1, 20))
     data = read("'OBS' 'GPA' 'GRADE'\n" + rows)
     assert [each["name"] for each in data.reading["columns"]] == ["GPA"]
-    assert data.reading["target"]["name"] == "GRADE"
+    assert data.reading["targets"][0]["name"] == "GRADE"
 
 
 @pytest.mark.parametrize("names", ["0,1,2,label", "2019,2020,2021,label", "1,2,3,label"])

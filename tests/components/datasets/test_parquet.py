@@ -106,7 +106,7 @@ def test_the_index_of_a_data_frame_is_left_out() -> None:
     writer.write_table(pyarrow.table(columns).replace_schema_metadata(metadata), "table.parquet")
     data = parquet("table.parquet", test=0)
     assert data.train.inputs.tolist() == [[1.0], [2.0]]
-    assert data.reading["target"]["name"] == "y"
+    assert data.reading["targets"][0]["name"] == "y"
     assert "left out column 3 (name): the index of a data frame" in data.note
 
 

@@ -24,6 +24,8 @@ def batches(name: str) -> tuple[Tensor, Tensor]:
     outputs = torch.randn(40, len(CLASSES), generator=generator)
     if METRICS.load(name).task == "regression":  # type: ignore[attr-defined]
         return outputs, 0.3 * outputs + torch.randn(outputs.shape, generator=generator) + 5
+    if METRICS.load(name).task == "multilabel":  # type: ignore[attr-defined]
+        return outputs.sigmoid(), (torch.rand(outputs.shape, generator=generator) < 0.5).float()
     return outputs, torch.randint(0, len(CLASSES), (40,), generator=generator)
 
 

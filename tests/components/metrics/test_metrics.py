@@ -12,7 +12,7 @@ from tests.components.metrics.test_scikit_learn import feed, make
 from trainctl.components.metrics.mae import MeanAbsoluteError
 from trainctl.components.metrics.mse import MeanSquaredError
 from trainctl.components.metrics.r2 import R2
-from trainctl.registry import METRICS
+from trainctl.registry import METRICS, TASKS
 
 SIZES = [5, 40, 2, 17]
 
@@ -72,5 +72,5 @@ def test_a_split_with_a_value_that_is_not_a_number_is_not_a_number(metric: type)
 @pytest.mark.parametrize("name", METRICS.names())
 def test_a_metric_says_its_task_and_its_direction(name: str) -> None:
     metric = METRICS.load(name)
-    assert metric.task in ("classification", "regression")  # type: ignore[attr-defined]
-    assert metric.lower_is_better is (name in ("mse", "mae"))  # type: ignore[attr-defined]
+    assert metric.task in TASKS.names()  # type: ignore[attr-defined]
+    assert metric.lower_is_better is (name in ("mse", "mae", "perplexity"))  # type: ignore[attr-defined]

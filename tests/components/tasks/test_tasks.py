@@ -128,7 +128,7 @@ def test_complex_values_are_refused() -> None:
 def test_an_unknown_task_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="dataset made: task 'guessing' does not exist") as caught:
         with_targets(data(RIGHT, "guessing"))
-    assert caught.value.problems[0].remedy == "there are: classification, regression"
+    assert caught.value.problems[0].remedy == f"there are: {', '.join(TASKS.names())}"
 
 
 # ------------------------------------------------------------------ classes
@@ -255,6 +255,7 @@ def test_no_module_elsewhere_names_a_task() -> None:
     naming = [
         path.relative_to(SOURCE).as_posix()
         for path in SOURCE.rglob("*.py")
-        if any(name in path.read_text(encoding="utf-8") for name in named)
+        # A model may be called as the task that it is for.
+        if any(name in path.read_text(encoding="utf-8").replace(f"register({name})", "") for name in named)
     ]
     assert [path for path in naming if not path.startswith(may)] == []

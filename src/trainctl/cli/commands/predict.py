@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainctl.cli.options import CHECKPOINT, RUN, TRUST, Command, Option, whole_number
-from trainctl.errors import CheckpointError
+from trainctl.cli.options import CHECKPOINT, RUN, TRUST, Asked, Command, Option, whole_number
+from trainctl.errors import CheckpointError, ConfigError
 from trainctl.paths import short_path
 from trainctl.training.display import duration
 from trainctl.training.startup import importing
@@ -16,6 +18,18 @@ if TYPE_CHECKING:
     from trainctl.inference.trained_run import Trained
 
 _NUMBERS = 1 << 16
+
+
+def _temperature(option: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < math.inf:
+        raise ConfigError(f"{option} {text}: must be a number of at least 0", f"{option} 0.8")
+    return value
+
+
 COMMAND = Command(
     __name__,
     __doc__,
@@ -27,6 +41,7 @@ COMMAND = Command(
             value="FILE|FOLDER",
             example="new.csv",
             required=True,
+            unless="--prompt",
         ),
         Option(
             "--output",
@@ -34,25 +49,42 @@ COMMAND = Command(
             "FILE",
             example="predictions.csv",
             required=True,
+            unless="--prompt",
         ),
         whole_number(
             "--batch-size",
             "samples at a time (default: as in training, or more)",
             example="256",
         ),
+        Option(
+            "--threshold",
+            "of several labels a sample: predict those from this probability on (default: 0.5)",
+            "P|LABEL=P,…",
+            example="0.3",
+        ),
+        Option("--prompt", "of a language model: print how this text goes on", "TEXT", example="The "),
+        whole_number("--length", "how many tokens of it", "200"),
+        Option(
+            "--temperature",
+            "below 1 likely tokens become likelier; 0: always the likeliest",
+            "T",
+            default="1",
+            read=_temperature,
+        ),
+        whole_number("--seed", "of the draws", "0", least=0),
         CHECKPOINT,
         TRUST,
     ),
     (
         ("The rows of a table.", "trainctl predict last --input new.csv --output out.csv"),
-        ("A folder of images.", "trainctl predict first --input scans/ --output out.jsonl"),
+        ("A text goes on.", 'trainctl predict last --prompt "The for statement"'),
     ),
     {3: "", 4: ""},
 )
 
 
 def run(words: list[str]) -> int:
-    """Predict every sample of a file with a run.
+    """Predict every sample of a file with a run, or print how a text goes on.
 
     Inputs are prepared as in training, with its statistics, categories and class names. A sample that cannot
     be read gets a line with the reason; the exit code is 0 unless that holds for all samples.
@@ -61,6 +93,8 @@ def run(words: list[str]) -> int:
     UnsafeInputError for changed plugins, StorageError where the output cannot be written.
     """
     asked = COMMAND.parse(words)
+    if asked["--prompt"] is not None:
+        return _continue(asked)
     source, output = Path(asked["--input"]).expanduser(), Path(asked["--output"]).expanduser()
     with importing():
         from trainctl.inference.predict import check_output
@@ -68,10 +102,32 @@ def run(words: list[str]) -> int:
 
     check_output(output, source)
     trained = load_run(asked.run, asked["--checkpoint"], trust_plugins=asked["--trust-plugins"])
+    if asked["--threshold"] is not None:
+        trained = replace(trained, task=trained.task.with_threshold(asked["--threshold"], trained.classes))
     print(f"{short_path(trained.directory)}, {trained.checkpoint.name}")
     for notice in trained.notices:
         print(notice)
     _predict(trained, source, output, asked["--batch-size"])
+    return 0
+
+
+def _continue(asked: Asked) -> int:
+    if asked["--input"] or asked["--output"]:
+        raise ConfigError("--prompt: its text is printed", "leave out --input and --output")
+    with importing():
+        from trainctl.inference.trained_run import load_run
+
+    prompt: str = asked["--prompt"]
+    trained = load_run(asked.run, asked["--checkpoint"], trust_plugins=asked["--trust-plugins"])
+    draws = asked["--length"], asked["--temperature"], asked["--seed"]
+    pieces = trained.task.continued(trained.model, prompt, trained.reading, *draws)
+    first = next(iter(pieces), "")
+    for notice in trained.notices:
+        print(notice)
+    print(prompt, first, sep="", end="", flush=True)
+    for piece in pieces:
+        print(piece, end="", flush=True)
+    print()
     return 0
 
 

@@ -17,8 +17,9 @@ from trainctl.registry import DATASETS, Fraction, NonNegativeInt
 @DATASETS.register("csv")
 def csv(
     path: str,
-    target: str | int | None = None,
-    task: Literal["auto", "classification", "regression"] = "auto",
+    target: str | int | list[str | int] | None = None,
+    task: Literal["auto", "classification", "regression", "multilabel"] = "auto",
+    separator: str | None = None,
     drop: list[str | int] = [],  # noqa: B006 - read only; a list is what a config gives
     keep: list[str | int] = [],  # noqa: B006
     categories: list[str | int] = [],  # noqa: B006
@@ -43,9 +44,13 @@ def csv(
 
     Args:
         path: the file.
-        target: the column to predict, by name or by number from 1; null is the last one.
+        target: the column to predict, by name or by number from 1; null is the last one;
+            or several, as a list.
         task: what the target is. auto: text, numbers with leading zeros, and whole numbers with at most 20
-            different values, are classes; other numbers are values.
+            different values, are classes; other numbers are values. Of several columns: labels where all
+            hold 0 and 1 only, else values.
+        separator: the sign between the labels of a text such as a;b, which makes the target one of several
+            labels a row; an empty cell has none.
         drop: columns to leave out, by name or number.
         keep: columns to use although they number the rows, or have a text of its own in most rows.
         categories: columns to take as text, whatever is in them.
@@ -71,7 +76,7 @@ def csv(
     classes.
 
     Shape: inputs (N, columns) float32, which the transform makes (N, numbers + categories); targets (N,)
-    int64 or (N, 1) float64.
+    int64 or (N, outputs) float64.
 
     Raises:
         ConfigError: naming file, line and column, for data that cannot be used.
@@ -83,7 +88,7 @@ def csv(
     files = [find_file("csv", "path", path, task)]
     if test_path is not None:
         files.append(find_file("csv", "test_path", test_path, task))
-    options = Options(target, task, drop, missing, bad_rows, test, test_seed, keep, categories)
+    options = Options(target, task, drop, missing, bad_rows, test, test_seed, keep, categories, separator)
 
     def read() -> Prepared:
         table = read_table("path", files[0], text)

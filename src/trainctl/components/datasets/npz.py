@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from trainctl.data import Data, Split, Standardize
 from trainctl.data.arrays import Array, Arrays, to_inputs, to_targets
 from trainctl.data.files import find_file
+from trainctl.data.sample_values import are_labels
 from trainctl.data.tables.transform import Affine, column_statistics
 from trainctl.data.types import split_rows
 from trainctl.errors import ConfigError
@@ -30,7 +31,7 @@ def npz(
     targets: str | None = None,
     test_inputs: str | None = None,
     test_targets: str | None = None,
-    task: Literal["auto", "classification", "regression"] = "auto",
+    task: Literal["auto", "classification", "regression", "multilabel"] = "auto",
     test: Fraction | NonNegativeInt = 0.2,
     test_seed: NonNegativeInt = 0,
 ) -> Data:
@@ -47,7 +48,7 @@ def npz(
         test_inputs: the array to test on; null takes x_test, test_images …, if there is one.
         test_targets: its targets; null takes y_test, test_labels …, if there is one.
         task: what the targets are. auto: whole-number types, booleans and strings are classes; floats are
-            values.
+            values; several of 0 and 1 only a sample, of any type, are labels.
         test: samples to hold out for the test where the file has no test arrays, a count or a fraction; 0
             for none.
         test_seed: chooses the samples of ``test``.
@@ -64,7 +65,7 @@ def npz(
     names = arrays.choose("inputs", inputs, _INPUTS), arrays.choose("targets", targets, _TARGETS)
     given = _read(arrays, names)
     given_test = _read_test(arrays, test_inputs, test_targets, given)
-    classes = _classes(file, names[1], given.targets, task)
+    classes = _classes(file, names[1], given.targets, meant := _task(task, given.targets))
     train, held = Split(given.inputs, _encode(file, given, classes)), None
     if given_test is not None:
         held = Split(given_test.inputs, _encode(file, given_test, classes))
@@ -74,7 +75,7 @@ def npz(
     pixels = train.inputs.dtype == torch.uint8
     return Data(
         name="npz",
-        task="classification" if classes else "regression",
+        task=meant,
         train=train,
         test=held,
         input_shape=tuple(train.inputs.shape[1:]),
@@ -138,22 +139,28 @@ def _read_test(
     return test
 
 
+def _task(asked: str, targets: Array) -> str:
+    if asked != "auto":
+        return asked
+    if targets.dtype.kind != "U" and are_labels(torch.from_numpy(targets.astype(np.float64))):
+        return "multilabel"
+    return "regression" if targets.dtype.kind == "f" else "classification"
+
+
 def _classes(file: Path, name: str, targets: Array, task: str) -> tuple[str, ...]:
-    """The names of the classes, in order; none for regression."""
+    """The names of the classes, in order; none for other targets."""
     textual = targets.dtype.kind == "U"
-    if task == "auto":
-        task = "regression" if targets.dtype.kind == "f" else "classification"
-    if task == "regression":
+    if task != "classification":
         if textual:
             raise ConfigError(
-                f"dataset.task=regression requires numbers: {file}, {name} holds text",
+                f"dataset.task={task} requires numbers: {file}, {name} holds text",
                 "use dataset.task=classification",
             )
         return ()
     if targets.ndim != 1:
         raise ConfigError(
             f"{file}, {name}: classes must have the shape (N,), not {targets.shape}",
-            "save targets.argmax(1), or use dataset.task=regression",
+            "save targets.argmax(1), or use dataset.task=regression or multilabel",
         )
     distinct = np.unique(targets)
     if targets.dtype.kind == "f" and (distinct != distinct.round()).any():
@@ -169,7 +176,7 @@ def _classes(file: Path, name: str, targets: Array, task: str) -> tuple[str, ...
 
 
 def _encode(file: Path, given: _Arrays, classes: tuple[str, ...]) -> Tensor:
-    """Class numbers (N,) int64, or values (N, outputs) float64."""
+    """Class numbers (N,) int64, or values or labels (N, outputs) float64."""
     targets = given.targets
     if not classes:
         values = torch.from_numpy(targets.astype(np.float64))

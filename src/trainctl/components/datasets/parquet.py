@@ -34,8 +34,9 @@ _EXACT = 2.0**53
 @DATASETS.register("parquet")
 def parquet(
     path: str,
-    target: str | int | None = None,
-    task: Literal["auto", "classification", "regression"] = "auto",
+    target: str | int | list[str | int] | None = None,
+    task: Literal["auto", "classification", "regression", "multilabel"] = "auto",
+    separator: str | None = None,
     drop: list[str | int] = [],  # noqa: B006 - read only; a list is what a config gives
     keep: list[str | int] = [],  # noqa: B006
     categories: list[str | int] = [],  # noqa: B006
@@ -55,9 +56,13 @@ def parquet(
 
     Args:
         path: the file.
-        target: the column to predict, by name or by number from 1; null is the last one.
+        target: the column to predict, by name or by number from 1; null is the last one;
+            or several, as a list.
         task: what the target is. auto: text, and whole numbers with at most 20 different values, are
-            classes; other numbers are values.
+            classes; other numbers are values. Of several columns: labels where all hold 0 and 1 only, else
+            values.
+        separator: the sign between the labels of a text such as a;b, which makes the target one of several
+            labels a row; an empty cell has none.
         drop: columns to leave out, by name or number; nested columns must be.
         keep: columns to use although they number the rows, are the index of a data frame, or have a text of
             its own in most rows.
@@ -76,7 +81,7 @@ def parquet(
     classes.
 
     Shape: inputs (N, columns) float32, which the transform makes (N, numbers + categories); targets (N,)
-    int64 or (N, 1) float64.
+    int64 or (N, outputs) float64.
 
     Raises:
         ConfigError: naming file, row and column, for data that cannot be used; if pyarrow is not installed.
@@ -84,7 +89,7 @@ def parquet(
     """
     missing_marks = marks_like(like, missing_marks)
     given = dict(locals())  # all arguments
-    options = Options(target, task, drop, missing, bad_rows, test, test_seed, keep, categories)
+    options = Options(target, task, drop, missing, bad_rows, test, test_seed, keep, categories, separator)
     files = [find_file("parquet", "path", path, task)]
     if test_path is not None:
         files.append(find_file("parquet", "test_path", test_path, task))

@@ -15,7 +15,7 @@ from trainctl.registry import DATASETS, Count, NonNegative, Seed
 
 @DATASETS.register("synthetic")
 def synthetic(
-    task: Literal["classification", "regression"] = "classification",
+    task: Literal["classification", "regression", "multilabel"] = "classification",
     samples: Count = 2000,
     test_samples: Count = 500,
     shape: list[Count] = [20],  # noqa: B006 - read only; a list is what a config gives
@@ -26,14 +26,15 @@ def synthetic(
 ) -> Data:
     """Synthetic data that can be learned: a random linear map of normal inputs, plus noise.
 
-    The class is the map's largest output; for regression, the outputs are the targets.
+    The class is the map's largest output; for regression, the outputs are the targets; a label is there where
+    its output is above 0.
 
     Args:
         task: what the targets are.
         samples: number of samples to train and validate on.
         test_samples: number of samples to test on.
         shape: one input's shape, e.g. [20] or [3,32,32].
-        outputs: number of classes, or of values to predict.
+        outputs: number of classes, of labels, or of values to predict.
         noise: standard deviation of the noise, as a share of the signal's.
         data_seed: another seed makes other data.
         targets: the values that a regression predicts, for losses of certain values: values, any; binary, 1
@@ -49,6 +50,10 @@ def synthetic(
             f"dataset.targets={targets}: the targets of a classification are class numbers",
             "add dataset.task=regression",
         )
+    if task == "multilabel":
+        if targets not in ("values", "binary"):
+            raise ConfigError(f"dataset.targets={targets}: labels are 0 or 1", "add dataset.task=regression")
+        targets = "binary"
     generator = torch.Generator().manual_seed(data_seed)
     size, total = math.prod(shape), samples + test_samples
     inputs = torch.randn(total, size, generator=generator)

@@ -11,18 +11,38 @@ from trainctl.errors import ConfigError
 
 
 class ClassLoss(nn.Module):
-    """Outputs (N, classes) against int64 class numbers (N,), with optional weights of the classes.
+    """Outputs (N, classes, …) against int64 class numbers (N, …), with optional weights of the classes.
 
-    A weighted loss divides by the sum of its samples' weights, not by their number: ``batch_weight`` is the
-    weight of a batch in a mean over batches.
+    A weighted loss divides by the sum of its targets' weights, not by their number, and one of several
+    targets a sample by the number of those that are not ignored: ``batch_weight`` is the weight of a batch in
+    a mean over batches.
     """
 
     target = "class"
     weight: Tensor | None
+    ignore_index: int
 
-    def batch_weight(self, targets: Tensor) -> float:
-        """The number of samples, or the sum of their classes' weights."""
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        loss: Tensor = super().forward(*target_rows(outputs, targets))
+        return loss
+
+    def batch_weight(self, targets: Tensor) -> float | Tensor:
+        """The number of targets that are not ignored, or the sum of their classes' weights."""
+        if targets.dim() > 1:
+            counted = targets != self.ignore_index
+            # Not waited for: a tensor.
+            return (counted if self.weight is None else self.weight[targets.clamp(min=0)] * counted).sum()
         return len(targets) if self.weight is None else float(self.weight[targets].sum())
+
+
+def target_rows(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Outputs and targets with a row for each target, where the outputs lie so in memory, as those of a model
+    of sequences do: torch's kernel for rows is several times as fast as the one for (N, classes, …)."""
+    if outputs.dim() > 2 and targets.dim() == outputs.dim() - 1:
+        rows = outputs.movedim(1, -1)
+        if rows.is_contiguous():
+            return rows.flatten(0, -2), targets.flatten()
+    return outputs, targets
 
 
 def class_weights(setting: Sequence[float] | str | None, class_counts: Tensor | None) -> Tensor | None:

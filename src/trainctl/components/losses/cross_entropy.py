@@ -12,14 +12,15 @@ from trainctl.registry import LOSSES, Positive, Probability
 
 
 @LOSSES.register("cross_entropy")
-class CrossEntropy(nn.CrossEntropyLoss, ClassLoss):
+class CrossEntropy(ClassLoss, nn.CrossEntropyLoss):
     """Mean cross-entropy of softmax(outputs) against class numbers.
 
     Args:
         class_weights: one weight a class, or balanced: the rarer a class, the more it counts.
         label_smoothing: share of each target spread over all classes.
 
-    Shape: outputs (N, classes), targets (N,) int64 → scalar.
+    Shape: outputs (N, classes), targets (N,) int64 → scalar; outputs (N, classes, …), targets (N, …), of
+    which those that are -100 are ignored.
     """
 
     def __init__(

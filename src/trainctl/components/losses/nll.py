@@ -12,13 +12,14 @@ from trainctl.registry import LOSSES, Positive
 
 
 @LOSSES.register("nll")
-class NLL(nn.NLLLoss, ClassLoss):
+class NLL(ClassLoss, nn.NLLLoss):
     """Mean negative log-likelihood of class numbers; the model gives log-probabilities (LogSoftmax).
 
     Args:
         class_weights: one weight a class, or balanced: the rarer a class, the more it counts.
 
-    Shape: outputs (N, classes), targets (N,) int64 → scalar.
+    Shape: outputs (N, classes), targets (N,) int64 → scalar; outputs (N, classes, …), targets (N, …), of
+    which those that are -100 are ignored.
     """
 
     takes_log_probabilities = True

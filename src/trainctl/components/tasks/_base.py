@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from trainctl.data.types import Data
 from trainctl.errors import ConfigError
 from trainctl.registry import TASKS
+from trainctl.registry.protocols import Loader
 
 
 @dataclass(frozen=True)
@@ -30,13 +31,15 @@ class ClassRow:
 
 @dataclass(frozen=True)
 class Residuals:
-    """Target minus prediction of one output. ``r2`` is None where the targets do not vary."""
+    """Target minus prediction of one output, from 1, called ``name`` where it has one. ``r2`` is None where
+    the targets do not vary."""
 
     output: int
     mean: float
     std: float
     quantiles: Mapping[float, float]
     r2: float | None
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class Worst:
     output: int
     target: float
     prediction: float
+    name: str = ""
 
     @property
     def residual(self) -> float:
@@ -77,9 +81,13 @@ class Task:
         loss_targets: the ``target`` of the losses that fit.
         metrics: those of a run that chooses none.
         best: the metric that ``train.monitor=auto`` monitors where it is computed.
-        reads_out: whether outputs are read by what the loss declares of them, and targets may be scaled; else
-            :meth:`predict` gets the outputs as they are.
+        reads_out: whether outputs are read by what the loss declares of them; else :meth:`predict` gets the
+            outputs as they are.
+        needs_output: whether the loss must declare what an output is.
+        scales: whether targets may be scaled for a loss that takes values in any unit.
+        metric_tasks: the ``task`` of the metrics that fit; empty: its own name.
         class_numbers: whether a target is the number of one class, so that confusions can be counted.
+        made_up: the targets of made-up files: ``indicators`` are 0 and 1; empty: what the loss needs.
         example: overrides for a small run with such targets.
     """
 
@@ -91,7 +99,11 @@ class Task:
     metrics: tuple[str, ...] = ()
     best = "loss"
     reads_out = False
+    needs_output = False
+    scales = True
+    metric_tasks: Collection[str] = ()
     class_numbers = False
+    made_up = ""
     example: tuple[str, ...] = ()
 
     def converted(self, where: str, targets: Any) -> Tensor:
@@ -108,9 +120,26 @@ class Task:
     def check(self, where: str, targets: Tensor, outputs: int) -> None:
         """Raise ConfigError for targets that do not fit ``outputs``; ``where`` begins the message."""
 
+    def check_loss(self, loss: str, criterion: Any, data: Data) -> None:
+        """Raise ConfigError where ``loss`` cannot take the targets of ``data``, and would not say so."""
+
+    def adopted(self, data: Data) -> Data:
+        """The inputs of ``data``, of another task, as data of this one: ``dataset.as_task``.
+
+        Raises ConfigError where this task has targets of its own.
+        """
+        raise ConfigError(
+            f"dataset.as_task={self.name}: it needs {self.targets}, which dataset {data.name} has or has not",
+            "use as_task for a task that makes its targets of the inputs, such as autoencoder",
+        )
+
+    def loader(self, loader: Loader) -> Loader:
+        """What gives the batches of this task, given one of inputs and targets as the dataset has them."""
+        return loader
+
     def class_names(self, names: Sequence[str], outputs: int) -> tuple[str, ...]:
-        """A different name for each class; empty where there are no classes."""
-        return ()
+        """A different name for each class, or for each value; empty where they have none."""
+        return tuple(names) if len(set(names)) == outputs else ()
 
     def class_counts(self, targets: Tensor, outputs: int) -> Tensor | None:
         """Samples of each class, (classes,) int64; None where there are no classes."""
@@ -130,7 +159,16 @@ class Task:
                 f"dataset {data.name} has {data.output_size} values to predict, the model predicts {outputs}",
                 "evaluate it on data with the same targets",
             )
-        return data
+        own = class_names(data)
+        if not own or not classes or own == tuple(classes):
+            return data
+        if foreign := [name for name in own if name not in classes]:
+            raise ConfigError(
+                f"dataset {data.name} has the target {foreign[0]}, the model predicts {', '.join(classes)}",
+                "evaluate it on data with the same targets",
+            )
+        order = torch.tensor([own.index(name) for name in classes])
+        return with_each_target(data, lambda targets: targets[:, order], classes=tuple(classes))
 
     def predict(self, outputs: Tensor) -> Tensor:
         """The predictions that a model's ``outputs`` (N, …) stand for, (N, classes) or (N, outputs)."""
@@ -140,7 +178,7 @@ class Task:
         """The columns of a CSV file of predictions."""
         if outputs == 1:
             return ["prediction"]
-        return [f"prediction_{number}" for number in range(1, outputs + 1)]
+        return [f"prediction_{name}" for name in classes or range(1, outputs + 1)]
 
     def cells(self, prediction: Sequence[float], classes: Sequence[str]) -> list[Any]:
         """One sample's prediction in these columns."""
@@ -148,7 +186,28 @@ class Task:
 
     def fields(self, prediction: Sequence[float], classes: Sequence[str]) -> dict[str, Any]:
         """One sample's prediction in a JSON object."""
-        return {"prediction": prediction[0] if len(prediction) == 1 else list(prediction)}
+        if len(prediction) == 1:
+            return {"prediction": prediction[0]}
+        return {"prediction": dict(zip(classes, prediction, strict=True)) if classes else list(prediction)}
+
+    def with_threshold(self, threshold: str, classes: Sequence[str]) -> Task:
+        """The task with another threshold for its predictions, as ``--threshold`` gives it.
+
+        Raises ConfigError where it has none, and for a wrong one.
+        """
+        raise ConfigError(f"--threshold {threshold}: {self.name} has no threshold", "leave it out")
+
+    def continued(
+        self, model: Any, prompt: str, reading: Mapping[str, Any], length: int, temperature: float, seed: int
+    ) -> Iterator[str]:
+        """Text that goes on after ``prompt``, ``length`` tokens, piece by piece; ``reading`` is the data's.
+
+        Each token is drawn from the model's probabilities at ``temperature``; 0 takes the likeliest. Raises
+        ConfigError where the task has no text.
+        """
+        raise ConfigError(
+            f"--prompt: {self.name} does not go on with a text", "use --input FILE --output FILE"
+        )
 
     def kept(self, outputs: Tensor) -> Tensor:
         """The part of a batch's outputs that :meth:`details` needs."""
@@ -176,7 +235,7 @@ def task_of(data: Data) -> Task:
 
 
 def class_names(data: Data) -> tuple[str, ...]:
-    """A different name for each class: the dataset's own, or numbers where it has none."""
+    """A different name for each class, or value: the dataset's own, or the task's where it has none."""
     return task_of(data).class_names(data.classes, data.output_size)
 
 
@@ -199,6 +258,16 @@ def with_targets(data: Data) -> Data:
             task.check(where, targets, data.output_size)
         splits[label] = replace(split, targets=targets)
     return replace(data, **splits)
+
+
+def with_each_target(data: Data, change: Callable[[Tensor], Tensor], **others: Any) -> Data:
+    """``data`` with the targets of every split changed, and with ``others`` of its attributes."""
+    splits = {
+        part: replace(split, targets=change(split.targets))
+        for part in ("train", "val", "test")
+        if (split := getattr(data, part)) is not None
+    }
+    return replace(data, **splits, **others)
 
 
 def as_tensor(where: str, targets: Any) -> Tensor:

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from trainctl.components.tasks._base import ClassRow, Details, Task, as_tensor, class_names, described
+from trainctl.components.tasks._base import (
+    ClassRow,
+    Details,
+    Task,
+    as_tensor,
+    class_names,
+    described,
+    with_each_target,
+)
 from trainctl.data.types import Data
 from trainctl.errors import ConfigError
 from trainctl.registry import TASKS
@@ -70,12 +77,9 @@ class Classification(Task):
         if own == tuple(classes):
             return data
         number = torch.tensor([list(classes).index(name) for name in own])
-        splits = {
-            part: replace(split, targets=number[split.targets])
-            for part in ("train", "val", "test")
-            if (split := getattr(data, part)) is not None
-        }
-        return replace(data, **splits, output_size=outputs, classes=tuple(classes))
+        return with_each_target(
+            data, lambda targets: number[targets], output_size=outputs, classes=tuple(classes)
+        )
 
     def predict(self, outputs: Tensor) -> Tensor:
         """The softmax; for outputs that are log-probabilities it is the probabilities themselves."""

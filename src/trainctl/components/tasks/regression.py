@@ -34,12 +34,15 @@ class Regression(Task):
 
     def details(self, kept: Tensor, targets: Tensor, classes: Sequence[str]) -> Details:
         outputs, targets = kept.reshape(len(targets), -1), targets.reshape(len(targets), -1)
-        return Details(residuals=tuple(_residuals(outputs, targets)), worst=tuple(_worst(outputs, targets)))
+        names = tuple(classes) or ("",) * outputs.shape[1]
+        return Details(
+            residuals=tuple(_residuals(outputs, targets, names)), worst=tuple(_worst(outputs, targets, names))
+        )
 
 
-def _residuals(outputs: Tensor, targets: Tensor) -> Iterator[Residuals]:
+def _residuals(outputs: Tensor, targets: Tensor, names: Sequence[str]) -> Iterator[Residuals]:
     wanted, given = targets.to(torch.float64).numpy(), outputs.to(torch.float64).numpy()
-    for column in range(wanted.shape[1]):
+    for column, name in enumerate(names):
         target = wanted[:, column]
         residual = target - given[:, column]
         deviation = float(numpy.square(target - target.mean()).sum())
@@ -50,13 +53,17 @@ def _residuals(outputs: Tensor, targets: Tensor) -> Iterator[Residuals]:
             float(residual.std()),
             dict(zip(QUANTILES, quantiles, strict=True)),
             1 - float(numpy.square(residual).sum()) / deviation if deviation > 0 else None,
+            name,
         )
 
 
-def _worst(outputs: Tensor, targets: Tensor) -> Iterator[Worst]:
-    """The samples with the largest residuals, each in its worst output."""
+def _worst(outputs: Tensor, targets: Tensor, names: Sequence[str]) -> Iterator[Worst]:
+    """The samples with the largest residuals, each in its worst output, in deviations of that target."""
     residuals = (targets.to(torch.float64) - outputs.to(torch.float64)).abs().nan_to_num(nan=torch.inf)
-    largest, column = residuals.max(1)
+    # Else those of the target with the largest unit would be all there is to see.
+    unit = targets.to(torch.float64).std(0, correction=0)
+    largest, column = (residuals / torch.where(unit > 0, unit, 1.0)).max(1)
     for row in largest.argsort(descending=True, stable=True)[:_WORST].tolist():
         output = int(column[row])
-        yield Worst(row + 1, output + 1, float(targets[row, output]), float(outputs[row, output]))
+        values = float(targets[row, output]), float(outputs[row, output])
+        yield Worst(row + 1, output + 1, *values, names[output])

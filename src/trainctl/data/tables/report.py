@@ -87,12 +87,12 @@ def summary(table: Table, inputs: Sequence[Taken], left_out: Mapping[int, str]) 
 
 
 def column_report(
-    table: Table, inputs: Sequence[Taken], target: Column, left_out: Mapping[int, str]
+    table: Table, inputs: Sequence[Taken], targets: Sequence[Column], left_out: Mapping[int, str]
 ) -> tuple[str, ...]:
     """A line for each column of the file: number, category, target, or why it was left out."""
     lines = {number: f"left out: {why}" for number, why in left_out.items()}
     lines |= {column.number: column.described for column in inputs}
-    lines[target.number] = "target"
+    lines |= {target.number: "target" for target in targets}
     return tuple(
         f"{column.place}: {lines[column.number]}" for column in table.columns if column.number in lines
     )

@@ -55,13 +55,13 @@ class Table:
 
 def choose_columns(
     table: Table,
-    target: str | int | None,
+    target: str | int | Sequence[str | int] | None,
     drop: Sequence[str | int],
     keep: Sequence[str | int] = (),
     categories: Sequence[str | int] = (),
     task: str = "auto",
-) -> tuple[list[Column], Column, dict[int, str]]:
-    """The input columns, the target column, and why each of the others was left out, by number.
+) -> tuple[list[Column], list[Column], dict[int, str]]:
+    """The input columns, the target columns, and why each of the others was left out, by number.
 
     Columns are found by name or number; a target of null is the last column left. Columns that number the
     rows are no inputs, unless ``keep`` has them; those of ``categories`` are taken as text.
@@ -75,25 +75,40 @@ def choose_columns(
     left_out = {number: why for number, why in left_out.items() if number not in kept | as_text}
     left_out |= dict.fromkeys(dropped, "dataset.drop")
     rest = [column for column in table.columns if column.number not in left_out]
-    goal = rest[-1] if rest else None
-    if target is not None:
-        goal = find_column(table, "target", target)
+    goals = rest[-1:] if target is None else target_columns(table, target)
+    for goal in goals:
         if goal.number in dropped:
             raise ConfigError(
                 f"dataset.drop and dataset.target both name {goal.place}", "drop another column"
             )
         left_out.pop(goal.number, None)
-    inputs = [column for column in rest if goal is None or column.number != goal.number]
-    if goal is None or not inputs:
+    inputs = [column for column in rest if column.number not in {goal.number for goal in goals}]
+    if not inputs:
         raise ConfigError(
             f"{table.file}: no input column beside the target{left_out_columns(table, left_out)}",
             "a table needs an input and a target",
         )
     inputs = [column.as_text() if column.number in as_text else column for column in inputs]
-    if goal.texts is not None and (goal.number in as_text or (task == "classification" and goal.unclear)):
-        goal = goal.as_text()
-    _refuse_unusable(table, [*inputs, goal])
-    return inputs, goal, left_out
+    goals = [
+        goal.as_text()
+        if goal.texts is not None and (goal.number in as_text or (task == "classification" and goal.unclear))
+        else goal
+        for goal in goals
+    ]
+    _refuse_unusable(table, [*inputs, *goals])
+    return inputs, goals, left_out
+
+
+def target_columns(table: Table, target: str | int | Sequence[str | int]) -> list[Column]:
+    """The columns that ``dataset.target`` names. Raises ConfigError for none, and for one named twice."""
+    names = [target] if isinstance(target, str | int) else target
+    goals = [find_column(table, "target", name) for name in names]
+    twice = next((goal for goal in goals if [each.number for each in goals].count(goal.number) > 1), None)
+    if twice is not None or not goals:
+        given = f"[{show_names(map(str, names))}]"
+        why = "is empty" if twice is None else f"names {twice.place} twice"
+        raise ConfigError(f"dataset.target={given} {why}", "name each column to predict once")
+    return goals
 
 
 def left_out_columns(table: Table, left_out: Mapping[int, str]) -> str:
@@ -191,28 +206,29 @@ def _held(column: Column) -> str:
 
 
 def usable_rows(
-    table: Table, inputs: Sequence[Column], target: Column, missing: str, bad_rows: str
+    table: Table, inputs: Sequence[Column], targets: Sequence[Column], missing: str, bad_rows: str
 ) -> tuple[Tensor, str]:
     """The numbers of the rows to use, (M,) int64, and a note on the others.
 
     Raises ConfigError for cells that do not fit their column, for missing targets, for missing inputs if
-    ``missing`` is ``error``, and when no row is left. Rows without a target are left out if ``bad_rows`` is
-    ``auto``.
+    ``missing`` is ``error``, and when no row is left. Rows without a target, or without one of several, are
+    left out if ``bad_rows`` is ``auto``.
     """
-    broken, incomplete = torch.zeros(2, len(table.lines), dtype=torch.bool)
-    fatal, absent = [], target.missing()
-    for column in (*inputs, target):
+    broken, incomplete, without_target = torch.zeros(3, len(table.lines), dtype=torch.bool)
+    fatal = []
+    for number, column in enumerate((*inputs, *targets)):
         if column.bad:
             broken[list(column.bad)] = True
             if bad_rows != "skip":
                 fatal.append(_bad_cells(table, column))
-        is_target = column is target
-        absent = column.missing()
-        if not is_target:
+        is_target, absent = number >= len(inputs), column.missing()
+        if is_target:
+            without_target |= absent
+        else:
             incomplete |= absent
         if (bad_rows if is_target else missing) == "error" and absent.any():
             fatal.append(_missing_cells(table, column, absent, is_target))
-    without_target = absent & ~broken
+    without_target &= ~broken
     if fatal:
         more = Problem(f"{table.file}: {len(fatal) - _SHOWN_PROBLEMS} more columns with such cells")
         raise ConfigError(fatal[:_SHOWN_PROBLEMS] + ([more] if len(fatal) > _SHOWN_PROBLEMS else []))
@@ -222,7 +238,8 @@ def usable_rows(
     kept = torch.nonzero(~(broken | without_target | incomplete)).flatten()
     parts = {
         "that cannot be read": int(broken.sum()) + table.left_out,
-        f"without a target{_marks(target)}": int(without_target.sum()),
+        f"without {'a' if len(targets) == 1 else 'all'} target{'s' * (len(targets) > 1)}"
+        f"{_marks(targets)}": int(without_target.sum()),
         "with missing cells": int(incomplete.sum()),
     }
     described = " and ".join(
@@ -236,11 +253,10 @@ def usable_rows(
     return kept, f"left out {described}" if described else ""
 
 
-def _marks(target: Column) -> str:
+def _marks(targets: Sequence[Column]) -> str:
     """The cells that stand for a missing target, where they could be the name of a class."""
-    if not target.marks or target.kind == "number":
-        return ""
-    return f" ({', '.join(target.marks)}; dataset.missing_marks=[] makes such texts classes)"
+    marks = [mark for target in targets if target.kind != "number" for mark in target.marks]
+    return f" ({', '.join(marks)}; dataset.missing_marks=[] makes such texts classes)" if marks else ""
 
 
 def _bad_cells(table: Table, column: Column) -> Problem:

@@ -20,10 +20,11 @@ from trainctl.data.tables.rows import (
     find_column,
     left_out_columns,
     match_columns,
+    target_columns,
     usable_rows,
     useless_columns,
 )
-from trainctl.data.tables.target import Target, encode_target, read_target
+from trainctl.data.tables.target import Target, as_label_sets, encode_targets, read_targets
 from trainctl.data.tables.transform import TableTransform
 from trainctl.data.types import Data, Split, split_rows
 from trainctl.errors import ConfigError, Problem
@@ -37,7 +38,7 @@ _LARGEST_ERROR = 1e-4
 class Options:
     """The arguments of ``csv`` and ``parquet`` with the same names."""
 
-    target: str | int | None
+    target: str | int | Sequence[str | int] | None
     task: str
     drop: Sequence[str | int]
     missing: str
@@ -46,6 +47,7 @@ class Options:
     test_seed: int
     keep: Sequence[str | int] = ()
     categories: Sequence[str | int] = ()
+    separator: str | None = None
 
 
 class Samples:
@@ -132,23 +134,26 @@ def prepare(
     that occur, the means and the deviations in the training split alone. With ``like``, the ``reading`` of a
     table that a model was trained on, columns, categories and classes are those of that table.
 
-    Shape: inputs (N, columns) float32, or float64 where that loses digits, targets (N,) int64 or (N, 1)
+    Shape: inputs (N, columns) float32, or float64 where that loses digits, targets (N,) int64 or (N, outputs)
     float64.
     """
     order: list[str] = []
     if like is not None and like.get("kind") != "table":
         order = [each["name"] for each in like["columns"]] if like.get("kind") == "column order" else []
         like = None
-    inputs, goal, left_out_columns = _columns(table, options, like, order)
-    rows, left_out = usable_rows(table, inputs, goal, options.missing, options.bad_rows)
+    separator = options.separator if like is None else like.get("separator")
+    inputs, goals, left_out_columns = _columns(table, options, like, order)
+    if separator is not None:
+        goals = [as_label_sets(goal, options.bad_rows) for goal in goals]
+    rows, left_out = usable_rows(table, inputs, goals, options.missing, options.bad_rows)
     train_rows, test_rows = torch.arange(len(rows)), None
     if test_table is None:
         train_rows, test_rows = split_rows(len(rows), options.test, options.test_seed)
     if like is None:
         asked = f" and dataset.task={options.task}" if options.task != "auto" else ""
-        target = read_target(table.file, goal.keep(rows), options.task)
-        if target.classes:
-            goal = replace(goal.as_text(), labels=True)
+        target = read_targets(table.file, [goal.keep(rows) for goal in goals], options.task, separator)
+        if target.task == "classification":
+            goals = [replace(goal.as_text(), labels=True) for goal in goals]
         categories = [_categories(column, rows[train_rows]) for column in inputs]
         wide = any(_needs_float64(column.keep(rows).values) for column in inputs if column.kind == "number")
     else:
@@ -156,56 +161,73 @@ def prepare(
         categories = [each["categories"] for each in like["columns"]]
         wide = like.get("dtype") == "float64"
 
-    targets = encode_target(table, rows, goal, target)
+    targets = encode_targets(table, rows, goals, target, separator)
     train = Samples(inputs, categories, rows[train_rows], targets[train_rows], wide=wide)
     test = None
     if test_rows is not None:
         test = Samples(inputs, categories, rows[test_rows], targets[test_rows], wide=wide)
     if test_table is not None:
-        *others, other_goal = match_columns(test_table, [*inputs, goal], table)
-        there, left_out_there = usable_rows(test_table, others, other_goal, options.missing, options.bad_rows)
-        targets = encode_target(test_table, there, other_goal, target)
+        found = match_columns(test_table, [*inputs, *goals], table)
+        others, other_goals = found[: len(inputs)], found[len(inputs) :]
+        if separator is not None:
+            other_goals = [as_label_sets(goal, options.bad_rows) for goal in other_goals]
+        there, left_out_there = usable_rows(
+            test_table, others, other_goals, options.missing, options.bad_rows
+        )
+        targets = encode_targets(test_table, there, other_goals, target, separator)
         test = Samples(others, categories, there, targets, wide=wide)
         left_out = "; ".join(filter(None, [left_out, f"test from {test_table.file}", left_out_there]))
 
     used = [taken(column.keep(rows), names) for column, names in zip(inputs, categories, strict=True)]
     notes = (*table.notes, summary(table, used, left_out_columns))
-    why = f"target {goal.name}: {target.why}{asked}"
+    named = "target" if len(goals) == 1 else "targets"
+    why = f"{named} {', '.join(goal.name for goal in goals)}: {target.why}{asked}"
+    reading = {
+        **_reading(table, options, list(zip(inputs, categories, strict=True)), goals),
+        "task": target.task,
+        "classes": list(target.classes),
+        "separator": separator,
+        "dtype": "float64" if wide else "float32",
+    }
     facts = {
         "name": name,
         "note": "; ".join(filter(None, [Path(table.file).name, *notes, why, left_out])),
-        "report": column_report(table, used, goal, left_out_columns),
-        "reading": {
-            "kind": "table",
-            "task": target.task,
-            "classes": list(target.classes),
-            "named": table.named,
-            "width": table.width,
-            "missing": options.missing,
-            "missing_marks": None if table.marks is None else list(table.marks),
-            "dtype": "float64" if wide else "float32",
-            "columns": [
-                {**_described(column), "categories": texts}
-                for column, texts in zip(inputs, categories, strict=True)
-            ],
-            "target": {**_described(goal), "labels": goal.labels},
-        },
+        "report": column_report(table, used, goals, left_out_columns),
+        "reading": reading,
     }
     return Prepared(facts, train, test)
 
 
+def _reading(
+    table: Table,
+    options: Options,
+    inputs: Sequence[tuple[Column, Sequence[str]]],
+    goals: Sequence[Column],
+) -> dict[str, Any]:
+    """How rows of the table, and of files like it, are read: plain JSON values."""
+    return {
+        "kind": "table",
+        "named": table.named,
+        "width": table.width,
+        "missing": options.missing,
+        "missing_marks": None if table.marks is None else list(table.marks),
+        "columns": [{**_described(column), "categories": texts} for column, texts in inputs],
+        "targets": [{**_described(goal), "labels": goal.labels} for goal in goals],
+    }
+
+
 def _columns(
     table: Table, options: Options, like: Mapping[str, Any] | None, order: Sequence[str]
-) -> tuple[list[Column], Column, dict[int, str]]:
-    """The input columns, the target column and why others were left out: as the options say, or as a model
+) -> tuple[list[Column], list[Column], dict[int, str]]:
+    """The input columns, the target columns and why others were left out: as the options say, or as a model
     was trained on them. ``order`` is the names of the inputs in another order."""
     if like is None:
-        inputs, goal, left_out = choose_columns(
+        inputs, goals, left_out = choose_columns(
             table, options.target, options.drop, options.keep, options.categories, options.task
         )
-        if options.task == "classification" and goal.bad and goal.texts is not None:
-            # Some of its cells are not numbers: all of them are names of classes.
-            goal = goal.as_text()
+        if options.task == "classification":
+            # Where some cells are not numbers, all of them are names of classes.
+            goals = [goal.as_text() if goal.bad and goal.texts is not None else goal for goal in goals]
         asked = [find_column(table, "keep", each) for each in (*options.keep, *options.categories)]
         useless = useless_columns(inputs, {column.number for column in asked})
         inputs = [column for column in inputs if column.number not in useless]
@@ -216,15 +238,30 @@ def _columns(
                 f"{table.file}: no input column is left{left_out_columns(table, useless)}",
                 "'dataset.keep=[NAME]' takes a column of different texts as categories",
             )
-        return inputs, goal, left_out | useless
+        return inputs, goals, left_out | useless
     _refuse_others(options, like)
-    wanted = [column_like(each, like) for each in (*like["columns"], like["target"])]
+    inputs = [column_like(each, like) for each in like["columns"]]
+    goals = [column_like(each, like) for each in trained_targets(like)]
     if options.target is not None:
-        found = find_column(table, "target", options.target)
-        wanted[-1] = replace(wanted[-1], name=found.name, number=found.number)
+        named = target_columns(table, options.target)
+        if len(named) != len(goals):
+            raise ConfigError(
+                f"dataset.target names {len(named)} columns, the model was trained on {len(goals)}",
+                "name as many, in the order of training",
+            )
+        goals = [
+            replace(goal, name=found.name, number=found.number)
+            for goal, found in zip(goals, named, strict=True)
+        ]
     trained_on = Table("the training data", (), (), named=like["named"])
-    *inputs, goal = match_columns(table, wanted, trained_on)
-    return inputs, goal, {}
+    found_columns = match_columns(table, [*inputs, *goals], trained_on)
+    return found_columns[: len(inputs)], found_columns[len(inputs) :], {}
+
+
+def trained_targets(reading: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The target columns of a ``reading``; one that an older version stored has one."""
+    targets: list[Mapping[str, Any]] = reading.get("targets") or [reading["target"]]
+    return targets
 
 
 def _refuse_others(options: Options, like: Mapping[str, Any]) -> None:
@@ -234,7 +271,7 @@ def _refuse_others(options: Options, like: Mapping[str, Any]) -> None:
         [unicodedata.normalize("NFC", each) for each in names if isinstance(each, str)]
         for names in (options.drop, options.keep, options.categories)
     )
-    known = {*kinds, like["target"]["name"]}
+    known = {*kinds, *(each["name"] for each in trained_targets(like))}
     wrong = [f"dataset.drop=[{name}]: the model has that input" for name in drop if name in kinds]
     wrong += [
         f"dataset.keep=[{name}]: the model has no such input"

@@ -30,6 +30,8 @@ def open_source(
     """
     if isinstance(raw["shape"], dict):
         wanted = f"the run was trained on {shown(raw)}: use an .npz file with an array for each"
+    elif reading.get("kind") == "text":
+        wanted = f"the run was trained on windows of text, {shown(raw)}: use --prompt TEXT, or an .npz file"
     elif reading.get("kind") == "table":
         wanted = "the run was trained on a table: use a CSV file with the same columns"
     elif takes_images(raw):
@@ -52,6 +54,6 @@ def open_source(
         raise ConfigError(f"--input {path}: is not a regular file", wanted)
     if zipfile.is_zipfile(path):
         return ArrayFile(path, raw, reading, dataset.get("inputs"))
-    if len(raw["shape"]) != 1:
+    if len(raw["shape"]) != 1 or reading.get("kind") == "text":
         raise ConfigError(f"--input {path}: the run was not trained on tables", wanted)
     return TableFile(path, raw, reading, dataset)

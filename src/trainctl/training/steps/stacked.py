@@ -90,7 +90,7 @@ class Stack:
     def losses(self, outputs: Tensor, targets: Tensor, *, shared: bool = False) -> Tensor:
         """The loss of each model, shape (models,), of outputs (models, N, …) against targets of its own
         (models, N, …), or ``shared`` ones (N, …)."""
-        if self._by_sample is None:
+        if self._by_sample is None or targets.dim() > (1 if shared else 2):
             losses: Tensor = vmap(self.criterion, in_dims=(0, None if shared else 0))(outputs, targets)
             return losses
         models, size = outputs.shape[:2]
@@ -117,7 +117,7 @@ class Stack:
             for inputs, targets, *_ in batches:
                 outputs = self.outputs(inputs, shared=True)
                 losses.append(self.losses(outputs, targets, shared=True))
-                weights.append(weigh(targets))
+                weights.append(float(weigh(targets)))
                 kept.append(readout.compared(outputs.float(), targets))
                 if len(kept) * outputs.numel() > _LIMIT:
                     _update(metrics, kept)
