@@ -11,12 +11,12 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 from trainctl import __version__
 from trainctl.cli import completion
-from trainctl.distributed.context import World, as_many_devices, check_meeting_place, launched
+from trainctl.cli.start import start
+from trainctl.distributed.context import World, check_meeting_place, launched
 from trainctl.errors import (
     ConfigError,
     InterruptedRunError,
@@ -29,11 +29,9 @@ from trainctl.errors import (
     storage_error,
 )
 from trainctl.training.interrupts import Stopped, held_back, terminable
-from trainctl.training.startup import collector_paused, importing, load_libraries_meanwhile, wait_passively
+from trainctl.training.startup import collector_paused, importing, wait_passively
 from trainctl.ui.errors import show_error
 from trainctl.ui.streams import unbreakable_streams
-
-_OF_SWEEPS = ("hydra/launcher=", "hydra/sweeper=", "hydra.launcher.", "hydra.sweeper.")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -256,43 +254,13 @@ def _show(options: Any, parser: Any) -> int:
 
 
 def _train(options: Any, words: list[str]) -> int:
-    overrides = list(options.overrides)
-    # Hydra, while it is imported and while it composes, swallows an interrupt or takes it for a wrong config.
+    if not (options.multirun or "hydra.mode=MULTIRUN" in options.overrides):
+        return start(options.overrides, words, options.config_dir, options.config_name)
     with held_back(), collector_paused():
-        from trainctl.config.composer import Composer, run_directory
-        from trainctl.config.stored_config import stored_files
-        from trainctl.runs.directory import claim
-        from trainctl.training.failures import record_stop
-        from trainctl.training.request import Request, command_line
-        from trainctl.training.train import train
-        from trainctl.ui.display import make_display
-        from trainctl.ui.pictures import draw
-
-        composer = Composer(options.config_dir, options.config_name)
-    command = command_line(words)
-    if options.multirun or "hydra.mode=MULTIRUN" in overrides:
+        from trainctl.config.composer import Composer
         from trainctl.sweep.start import sweep
+        from trainctl.training.request import command_line
         from trainctl.ui.jobs import TerminalReporter
 
-        return sweep(composer, overrides, command, TerminalReporter())
-    load_libraries_meanwhile()
-    overrides += as_many_devices(overrides)
-    with held_back(), collector_paused():
-        composed = composer.compose(overrides)
-    if of_sweeps := [word for word in overrides if word.lstrip("+").startswith(_OF_SWEEPS)]:
-        raise ConfigError(f"{of_sweeps[0]}: has an effect on sweeps only", "add -m, or leave it out")
-    named = any(word.lstrip("+").startswith("hydra.run.dir=") for word in overrides)
-    where, files = Path(run_directory(composed)), stored_files(composed)
-    directory: Path | None = None
-    try:
-        # A directory that is taken has a record, which must not say "running" for ever.
-        with held_back():
-            directory = claim(where, named=named)
-        request = Request(composed.config, files, directory, composed.notices, command, draw=draw)
-        display = make_display(composed.config.display.mode, composed.config.display.every)
-        values = composer.run(composed, directory, lambda: train(request, display))
-    except (Stopped, KeyboardInterrupt) as error:
-        if directory is not None:
-            record_stop(directory, error)
-        raise
-    return int(values["exit_code"])
+        composer = Composer(options.config_dir, options.config_name)
+    return sweep(composer, options.overrides, command_line(words), TerminalReporter())

@@ -11,6 +11,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from trainctl.config.composer import check_tree
 from trainctl.config.config_diff import Change
@@ -95,6 +97,22 @@ def change_config(
     changes = ConfigVersion(None, None, tree).changes(versions[-1])
     files = {"config.yaml": OmegaConf.to_yaml(tree)}
     return ChangedConfig(check_tree(tree), changes, files, versions, tree)
+
+
+def not_begun_with(directory: Path, overrides: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
+    """The overrides that the run in ``directory`` did not begin with, and a notice where settings were changed
+    since, which the others do not set back. Imports no plugin."""
+    path = directory / "overrides.yaml"
+    try:
+        begun = OmegaConf.to_container(OmegaConf.load(path)) if path.is_file() else []
+    except (OSError, YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f"{path}: {first_line(error)}") from error
+    left = [word for word in overrides if not isinstance(begun, list) or to_hydra(word) not in begun]
+    if left == list(overrides):
+        return left, ()
+    versions = read_versions(directory, lambda named: None, overrides)
+    since = [str(change) for change in versions[-1].changes(versions[0])]
+    return left, (f"an earlier resume changed, and this keeps: {'; '.join(since)}",) if since else ()
 
 
 def parse_overrides(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
-from trainctl.cli.options import TRUST, Argument, Command, Option
+from trainctl.cli.options import TRUST, Argument, Asked, Command, Option
+from trainctl.cli.start import start
 from trainctl.distributed.context import as_many_devices
-from trainctl.errors import ConfigError
+from trainctl.errors import CheckpointError, ConfigError
 from trainctl.paths import short_path
 from trainctl.runs.directory import find, lock
 
@@ -23,11 +25,16 @@ COMMAND = Command(
             "--allow-change",
             "accept changes that cannot be honoured exactly: other data, another seed or schedule",
         ),
+        Option(
+            "--or-start",
+            "begin the run where there is none, in outputs/RUN, or in RUN if that is a path",
+        ),
         TRUST,
     ),
     (
         ("The newest run, from where it was.", "trainctl resume last"),
         ("A finished run, to its 30th epoch.", "trainctl resume first epochs=30"),
+        ("Begun the first time, resumed each time after.", "trainctl resume first --or-start epochs=30"),
     ),
     {
         1: "jobs of a sweep failed, debug=overfit did not learn, or an internal error",
@@ -38,12 +45,16 @@ COMMAND = Command(
 
 def run(words: list[str]) -> int:
     """Resume a run, with other settings where some are given, or a sweep. Returns the exit code."""
+    from trainctl.config.overrides import to_hydra
     from trainctl.sweep.ledger import is_sweep
     from trainctl.training.request import command_line
 
     asked = COMMAND.parse(words)
-    directory, overrides = find(asked.run), list(asked.overrides)
-    command, trust_plugins = command_line(["resume", *words]), asked["--trust-plugins"]
+    overrides, typed = list(asked.overrides), ["resume", *words]
+    directory = _found_or_cleared(asked.run, overrides) if asked["--or-start"] else find(asked.run)
+    if directory is None:
+        return start([to_hydra(word) for word in (*overrides, *_place(asked.run))], typed)
+    command, trust_plugins = command_line(typed), asked["--trust-plugins"]
     if is_sweep(directory):
         from trainctl.sweep.start import resume_sweep
         from trainctl.ui.jobs import TerminalReporter
@@ -56,26 +67,73 @@ def run(words: list[str]) -> int:
         return resume_sweep(
             directory, command=command, trust_plugins=trust_plugins, reporter=TerminalReporter()
         )
-    return _resume(directory, overrides, command, asked["--allow-change"], trust_plugins)
+    return _resume(directory, asked, command)
 
 
-def _resume(
-    directory: Path, overrides: list[str], command: str, allow_change: bool, trust_plugins: bool
-) -> int:
+def _found_or_cleared(name: str, overrides: list[str]) -> Path | None:
+    """The run to resume with ``--or-start``; None where one has to be begun, in a place that is free.
+
+    A run that was stopped before its first checkpoint has nothing to resume: it is renamed.
+    """
+    from trainctl.training.request import read_run
+
+    reserved = [word for word in overrides if word.lstrip("+~").startswith(("name=", "hydra."))]
+    if name == "last" or reserved:
+        raise ConfigError(
+            f"{reserved[0] if reserved else name}: --or-start takes the run's name or directory from RUN",
+            "trainctl resume my_run --or-start",
+        )
+    place = Path(name if "/" in name else f"outputs/{name}")
+    try:
+        directory = find(name)
+    except ConfigError:
+        # A kill in the moment in which it was begun leaves a run without its name.
+        if not (place / "run.json").is_file():
+            return None
+        directory = place.resolve()
+    if not (directory / "run.json").is_file() or any((directory / "checkpoints").glob("step-*")):
+        return directory
+    with lock(directory):
+        try:
+            if read_run(directory).get("status") == "done":
+                return directory
+        except CheckpointError:  # a torn record, of a run without a checkpoint
+            pass
+        numbers = (directory.with_name(f"{directory.name}.unsaved-{n}") for n in count(1))
+        aside = next(path for path in numbers if not path.exists())
+        directory.rename(aside)
+    print(f"{short_path(directory)}: stopped before its first checkpoint; it is {aside.name} now")
+    return None
+
+
+def _place(name: str) -> list[str]:
+    """The overrides that give a run that ``--or-start`` begins its name and directory."""
+    if "/" in name:
+        return [f"hydra.run.dir={name}"]
+    return [f"name={name}", f"hydra.run.dir=outputs/{name}"]
+
+
+def _resume(directory: Path, asked: Asked, command: str) -> int:
+    from trainctl.config.changed_config import not_begun_with
     from trainctl.training.request import make_request, read_run
     from trainctl.training.train import train
     from trainctl.ui.display import make_display
     from trainctl.ui.pictures import draw
 
-    overrides = [*overrides, *as_many_devices(overrides)]
     read_run(directory)  # a folder without a run gets no lock
     with lock(directory):
+        given = list(asked.overrides)
+        overrides, notices = not_begun_with(directory, given) if asked["--or-start"] else (given, ())
         request = make_request(
-            directory, overrides, command=command, allow_change=allow_change, trust_plugins=trust_plugins
+            directory,
+            [*overrides, *as_many_devices(overrides)],
+            command=command,
+            allow_change=asked["--allow-change"],
+            trust_plugins=asked["--trust-plugins"],
         )
         if request is None:
             print(f"{short_path(directory)}: this run is finished, there is nothing to resume")
             print("train longer with trainctl resume RUN train.epochs=N")
             return 0
         display = make_display(request.config.display.mode, request.config.display.every)
-        return int(train(replace(request, draw=draw), display)["exit_code"])
+        return int(train(replace(request, notices=notices, draw=draw), display)["exit_code"])
