@@ -59,7 +59,9 @@ def test_a_run_that_was_stopped_before_its_first_checkpoint_begins_anew(trainctl
     assert sorted(path.name for path in run.parent.iterdir()) == ["a.unsaved-1", "a.unsaved-2"]
 
 
-def test_damaged_checkpoints_and_foreign_folders_are_no_reason_to_begin_anew(trainctl, tmp_path: Path) -> None:
+def test_damaged_checkpoints_and_foreign_folders_are_no_reason_to_begin_anew(
+    trainctl, tmp_path: Path
+) -> None:
     words = ("resume", "first", "--or-start", "epochs=1", "threads=1", "display.mode=none")
     assert trainctl(*words).code == 0
     run = tmp_path / "outputs/first"

@@ -100,8 +100,10 @@ def change_config(
 
 
 def not_begun_with(directory: Path, overrides: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
-    """The overrides that the run in ``directory`` did not begin with, and a notice where settings were changed
-    since, which the others do not set back. Imports no plugin."""
+    """The overrides that the run in ``directory`` did not begin with. Imports no plugin.
+
+    The others are not applied again: a notice says which settings were changed since.
+    """
     path = directory / "overrides.yaml"
     try:
         begun = OmegaConf.to_container(OmegaConf.load(path)) if path.is_file() else []

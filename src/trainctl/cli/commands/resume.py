@@ -33,7 +33,6 @@ COMMAND = Command(
     ),
     (
         ("The newest run, from where it was.", "trainctl resume last"),
-        ("A finished run, to its 30th epoch.", "trainctl resume first epochs=30"),
         ("Begun the first time, resumed each time after.", "trainctl resume first --or-start epochs=30"),
     ),
     {
