@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from trainctl.config.overrides import split_override
-from trainctl.config.settings import Config
+from trainctl.config.settings import Component, Config
 from trainctl.errors import UnsafeInputError
 from trainctl.registry import trust
 
 
 def connections(config: Config) -> list[str]:
     """The settings of a config that open connections: a tracker's address, data to download."""
-    found = [f"tracker.{label}.uri" for label, each in config.trackers.items() if each.arguments.get("uri")]
+    found = [f"tracker.{label}.{key}" for label, each in config.trackers.items() for key in _addresses(each)]
     return [*found, *(["dataset.download"] if config.dataset.arguments.get("download") else [])]
+
+
+def _addresses(tracker: Component) -> Iterator[str]:
+    """The arguments that say that a tracker opens a connection, and where."""
+    if tracker.arguments.get("uri"):
+        yield "uri"
+    elif tracker.name == "wandb" and tracker.arguments.get("mode") != "offline":
+        yield "mode"
 
 
 def refuse_connections(

@@ -26,7 +26,13 @@ PATH_KEYS = (
 )
 """Keys whose values are paths: quoted for Hydra's grammar, with ``~`` expanded."""
 
-TEXT_KEYS = ("dataset.target", "dataset.delimiter", "dataset.separator", "tracker.mlflow.uri")
+TEXT_KEYS = (
+    "dataset.target",
+    "dataset.delimiter",
+    "dataset.separator",
+    "tracker.mlflow.uri",
+    "tracker.wandb.uri",
+)
 """Keys whose values are free text: quoted, so that a column may be called ``length (cm)``."""
 
 _ASSIGNMENT = re.compile(r"(?P<sign>\+\+|\+|~)?(?P<key>[^=]+)=(?P<value>.*)", re.DOTALL)

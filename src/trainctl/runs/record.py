@@ -26,7 +26,7 @@ _FILES: Mapping[str, float] = {
     "git.diff": math.inf,
     ".lock": math.inf,
 }
-_FOLDERS = ("checkpoints", "capsules", "profile", "tensorboard")
+_FOLDERS = ("checkpoints", "capsules", "profile", "tensorboard", "wandb")
 _WHOLE_NUMBER = re.compile("[-+]?([0-9][0-9_:]*|0[box][0-9a-f_]+)", re.IGNORECASE)
 
 

@@ -110,9 +110,11 @@ class CaseBuilder:
         if limit.isdecimal() and int(limit) < window:
             yield f"++dataset.limit={window}"
         for label, tracker in config.trackers.items():
-            key = f"{TRACKERS.group}.{label}.uri"
-            if tracker.name == "mlflow" and key not in typed:
-                yield f"++{key}='sqlite:///{self.folder}/mlflow.db'"
+            key = f"{TRACKERS.group}.{label}"
+            if tracker.name == "mlflow" and f"{key}.uri" not in typed:
+                yield f"++{key}.uri='sqlite:///{self.folder}/mlflow.db'"
+            if tracker.name == "wandb" and f"{key}.mode" not in typed:
+                yield f"++{key}.mode=offline"
         for part in (config.dataset, config.model):
             if part.arguments.get("download"):
                 yield f"++{part.group}.download=false"
