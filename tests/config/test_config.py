@@ -94,6 +94,7 @@ BAD_SETTINGS: list[tuple[str, Any, str, str]] = [
     ("plugins", "a.py", "a.py", "a list in which each item is text"),
     ("plugins", [1], "[1]", "a list in which each item is text"),
     ("pictures", "no", "no", "true or false"),
+    ("system_metrics", 0, "0", "a number greater than 0 or null"),
     ("train.epochs", 0, "0", f"auto or {COUNT} or null"),
     ("train.epochs", "3", "3", f"auto or {COUNT} or null"),
     ("train.max_steps", -5, "-5", f"{COUNT} or null"),

@@ -109,6 +109,7 @@ class TopLevel(_Settings):
     init_from: str | None
     plugins: list[str]
     pictures: bool
+    system_metrics: Positive | None = None
 
 
 GROUPS: dict[str, type[_Settings]] = {
@@ -148,6 +149,7 @@ class Config:
     init_from: str | None
     plugins: tuple[str, ...]
     pictures: bool
+    system_metrics: float | None
     train: Train
     checkpoint: Checkpoint
     guard: Guard

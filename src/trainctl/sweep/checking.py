@@ -21,7 +21,7 @@ from trainctl.registry import plugins
 from trainctl.sweep.ledger import Job
 from trainctl.training.interrupts import held_back
 
-NOT_IN_KEY = ("display", "sweep", "checkpoint", "name", "tracker", "pictures", "profile")
+NOT_IN_KEY = ("display", "sweep", "checkpoint", "name", "tracker", "pictures", "profile", "system_metrics")
 """Top-level keys that do not change the result of a run."""
 _LAST = Problem(
     "init_from=last is ambiguous in a sweep", "pass a run directory, or init_from=last on the command line"

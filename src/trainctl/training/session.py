@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -35,12 +36,13 @@ from trainctl.training.hooks.guard import Keep
 from trainctl.training.hooks.metrics_log import MetricsLog
 from trainctl.training.hooks.profile import Profiler, attach, show_profile
 from trainctl.training.hooks.signals import Signals
+from trainctl.training.hooks.system import SystemMetrics
 from trainctl.training.hooks.tracking import Tracking, build_trackers
 from trainctl.training.loop import evaluate_split
 from trainctl.training.report import closing, environment_of, header, step_record, test_record
 from trainctl.training.request import Request
 from trainctl.training.resume import apply, blamed_on_checkpoint
-from trainctl.training.run import Run
+from trainctl.training.run import Hook, Run
 
 log = logging.getLogger("trainctl")
 
@@ -113,7 +115,9 @@ class Session:
         console = Console(self.display, -(-run.total_steps // len(run.train_loader)), config.display.every)
         self.tracking = self._make_tracking()
         own = [self.metrics_log, self.checkpointer, console]
-        tracking = [self.tracking] if self.trackers else []
+        tracking: list[Hook] = [self.tracking] if self.trackers else []
+        if config.system_metrics is not None:
+            tracking.append(SystemMetrics(config.system_metrics, self.built.device, self._row))
         run.attach([*request.hooks(self.built), *own, *tracking, self.signals])
         if config.profile:
             attach(run, self.directory)
@@ -138,6 +142,13 @@ class Session:
         if self.trackers:
             record.update(trackers=tracking.states)
         return tracking
+
+    def _row(self, run: Run, values: Mapping[str, float]) -> None:
+        """Write a row after the newest step, also for the trackers."""
+        self.metrics_log.flush()
+        self.metrics_log.write({**run.state.where, **values})
+        self.tracking.flush()
+        self.tracking.write(run.state.step, values)
 
     def _begin(self, notices: list[str]) -> None:
         """Store the config, and show the header."""

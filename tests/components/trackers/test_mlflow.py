@@ -76,7 +76,9 @@ def test_a_run_goes_on_as_the_same_run_wherever_it_is_resumed(trainctl, tmp_path
 def test_odd_names_and_values_and_the_end_of_a_failed_run(tmp_path: Path) -> None:
     tracker = MLflow(uri=f"sqlite:///{tmp_path / 'db'}", experiment="odd/one")
     tracker.start(tmp_path, "name", {"text": "x" * 9000, **{f"key{number}": number for number in range(150)}})
-    rows = [(step, {"val/per_class/a#b": float(step)}) for step in range(1200)]
+    # Names that are equal once they are cleaned stay apart, also where they come later.
+    rows = [(step, {"val/per_class/a#b": float(step), "val/per_class/a_b": -1.0}) for step in range(1200)]
+    rows.append((1200, {"val/per_class/a?b": 7.0}))
     tracker.metrics([*rows, (1200, {"train/loss": math.nan})])
     tracker.end("interrupted")
     store, run_id = client(tmp_path)
@@ -84,6 +86,9 @@ def test_odd_names_and_values_and_the_end_of_a_failed_run(tmp_path: Path) -> Non
     assert run.info.status == "KILLED"
     assert len(run.data.params) == 151
     assert len(store.get_metric_history(run_id, "val/per_class/a_b")) == 1200
+    assert run.data.metrics["val/per_class/a_b"] == 1199.0
+    assert run.data.metrics["val/per_class/a_b.2"] == -1.0
+    assert run.data.metrics["val/per_class/a_b.3"] == 7.0
     assert math.isnan(run.data.metrics["train/loss"])
 
 

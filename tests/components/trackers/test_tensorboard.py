@@ -60,11 +60,12 @@ def test_a_resumed_run_has_each_step_once(trainctl, tmp_path: Path) -> None:
 def test_what_is_not_finite_is_told_as_it_is(tmp_path: Path) -> None:
     tracker = TensorBoard()
     tracker.start(tmp_path, "name", {"a": None, "b": [1, 2]})
-    tracker.metrics([(1, {"train/loss": math.nan, "lr": math.inf})])
+    tracker.metrics([(1, {"train/loss": math.nan, "lr": math.inf, "a#b": 1.0, "a b": 2.0, "a_b": 3.0})])
     tracker.end("failed")
     accumulator = read(tmp_path)
     assert math.isnan(accumulator.Scalars("train/loss")[0].value)
     assert accumulator.Scalars("lr")[0].value == math.inf
+    assert [accumulator.Scalars(name)[0].value for name in ("a#b", "a b", "a_b")] == [1.0, 2.0, 3.0]
 
 
 @pytest.mark.slow

@@ -114,7 +114,9 @@ def test_jobs_of_a_sweep_are_a_group(trainctl, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_server_that_is_gone_ends_nothing(trainctl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_is_gone_ends_nothing(
+    trainctl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setitem(module._SETTINGS, "init_timeout", 3.0)
@@ -138,10 +140,10 @@ class Told:
         self.given = given
         return self
 
-    def Settings(self, **given: Any) -> dict[str, Any]:
+    def Settings(self, **given: Any) -> dict[str, Any]:  # noqa: N802 - its name
         return given
 
-    def Artifact(self, name: str, type: str) -> Any:
+    def Artifact(self, name: str, type: str) -> Any:  # noqa: N802 - its name
         return SimpleNamespace(manifest=SimpleNamespace(entries={}))
 
     def define_metric(self, name: str, step_metric: str) -> None:

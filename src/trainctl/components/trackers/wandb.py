@@ -35,10 +35,10 @@ _SETTINGS = {
 class Wandb:
     """Weights & Biases: settings, metrics and files as a run of a project, on a server or in a folder.
 
-    ``wandb.json`` in the run directory has W&B's id of the run, with which a resumed run continues. W&B cannot
-    replace a value: of a step that is trained again after a resume the server keeps the first. Offline, the
-    newest folder in ``wandb/`` has the whole run, and earlier ones are renamed, so that ``wandb sync`` takes
-    that one.
+    ``wandb.json`` in the run directory has W&B's id of the run, with which a resumed run continues. W&B
+    cannot replace a value: of a step that is trained again after a resume the server keeps the first.
+    Offline, the newest folder in ``wandb/`` has the whole run, and earlier ones are renamed, so that
+    ``wandb sync`` takes that one.
 
     Args:
         project: the project that the run belongs to.

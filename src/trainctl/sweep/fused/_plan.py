@@ -77,7 +77,7 @@ def _reasons(config: Config) -> Iterator[str]:
         yield "guard.gradients=true checks the gradients of one model"
     if guard.skip:
         yield f"guard.skip={guard.skip} leaves out steps of one model"
-    for key in ("compile", "profile"):
+    for key in ("compile", "profile", "system_metrics"):
         if getattr(config, key):
             yield f"{key}={show(getattr(config, key))} is for one model"
     if config.trackers:
