@@ -63,12 +63,12 @@ class Wandb:
             raise ConfigError(
                 f"tracker=wandb needs the package wandb: {error}", "pip install 'trainctl[wandb]'"
             ) from error
-        given = wandb.setup().settings
+        given: Any = wandb.setup().settings
         self.offline = (mode or given.mode) == "offline"
         self._server = {"base_url": uri or str(given.base_url)}
         if not self.offline:
             _require_account(self._server["base_url"])
-        self._wandb = wandb
+        self._wandb: Any = wandb
         self.project, self.entity, self.group = project, entity, group
         self._first = 0
 
