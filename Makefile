@@ -2,41 +2,48 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+# What training needs; and with it what tests, checks and benchmarks need.
+PROGRAM := $(VENV)/.program
+TOOLS := $(VENV)/.tools
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-all test-reliability smoke check bench gpu picture clean
+.PHONY: help train test test-all test-reliability smoke check bench gpu picture dist clean
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-$(STAMP): pyproject.toml constraints.txt
+$(PROGRAM): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14) and "trainctl needs Python 3.11 to 3.13: make PYTHON=python3.12")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(INSTALL) -e .
 	@touch $@
 
-train: $(STAMP) ## set everything up and train the default config
+$(TOOLS): $(PROGRAM)
+	$(INSTALL) -e '.[dev]'
+	@touch $@
+
+train: $(PROGRAM) ## set up what training needs and train the default config
 	$(BIN)/trainctl $(ARGS)
 
-test: $(STAMP) ## the tests, in a few minutes
+test: $(TOOLS) ## the tests, in a few minutes
 	$(BIN)/python -m pytest -n auto --dist worksteal -m 'not slow and not gpu and not cluster' $(ARGS)
 
-test-all: $(STAMP) ## the tests, the slow ones and those for a GPU included
+test-all: $(TOOLS) ## the tests, the slow ones and those for a GPU included
 	$(BIN)/python -m pytest $(ARGS)
 
-test-reliability: $(STAMP) ## kill runs at every file operation, fill the disk, flip every byte, in minutes
+test-reliability: $(TOOLS) ## kill runs at every file operation, fill the disk, flip every byte, in minutes
 	$(BIN)/python -m tests.reliability $(ARGS)
 
-smoke: $(STAMP) ## train, save, kill, resume, use and export every config; absent data is made up
+smoke: $(TOOLS) ## train, save, kill, resume, use and export every config; absent data is made up
 	$(BIN)/trainctl smoke $(ARGS)
 
-check: $(STAMP) ## format, lint and types
+check: $(TOOLS) ## format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: $(STAMP) ## start, checkpoints and guards; with MNIST=DIR (of its .gz files) every way side by side, too
+bench: $(TOOLS) ## start, checkpoints and guards; with MNIST=DIR (of its .gz files) every way side by side, too
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/checkpoints.py
 	$(BIN)/python benchmarks/guards.py
@@ -49,8 +56,14 @@ bench: $(STAMP) ## start, checkpoints and guards; with MNIST=DIR (of its .gz fil
 gpu: ## on a CUDA device, in six minutes, without a network: its tests, and trainctl beside its rivals
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) benchmarks/gpu.py $(ARGS)
 
-picture: $(STAMP) ## draw the terminal picture of the README
+picture: $(TOOLS) ## draw the terminal picture of the README
 	$(BIN)/python docs/picture.py
+
+dist: $(TOOLS) ## build and check the wheel and the source archive, into dist/
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
+	$(BIN)/check-wheel-contents dist/*.whl
 
 clean: ## remove what builds and tests leave; keeps outputs and the environment
 	rm -rf dist build .pytest_cache .mypy_cache .ruff_cache

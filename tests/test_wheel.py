@@ -1,26 +1,39 @@
-"""The wheel, installed in an empty environment outside the repository."""
+"""The wheel and the source archive: what they hold, and the wheel in an empty environment."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
 
+import trainctl
 from tests.helpers.files import put
 
 REPOSITORY = Path(__file__).parents[1]
 
 
+@pytest.fixture(autouse=True)
+def _no_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+
+
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("dist")
-    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
+    build = [sys.executable, "-m", "hatchling", "build", "-d", str(folder)]
     subprocess.run(build, cwd=REPOSITORY, check=True, capture_output=True)
-    return next(folder.glob("*.whl"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(built: Path) -> Path:
+    return next(built.glob("*.whl"))
 
 
 @pytest.fixture(scope="module")
@@ -45,17 +58,52 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return environment / "bin" / "trainctl"
 
 
-def test_it_carries_the_configs_the_digits_and_the_licences(wheel: Path) -> None:
-    names = zipfile.ZipFile(wheel).namelist()
-    for part in (
-        "trainctl/conf/config.yaml",
-        "trainctl/conf/experiment/mnist_mlp.yaml",
-        "trainctl/components/datasets/digits.safetensors",
-        "trainctl/py.typed",
-    ):
-        assert part in names
-    assert any(name.endswith("digits.LICENSE.txt") for name in names)
-    assert any(name.endswith("licenses/LICENSE") for name in names)
+def files(folder: Path) -> set[str]:
+    found = [path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    return {path.relative_to(folder).as_posix() for path in found}
+
+
+def test_they_hold_the_package_and_its_configs_and_nothing_else(wheel: Path, built: Path) -> None:
+    about = f"trainctl-{trainctl.__version__}.dist-info"
+    licence = "trainctl/components/datasets/digits.LICENSE.txt"
+    assert set(zipfile.ZipFile(wheel).namelist()) == {
+        *(files(REPOSITORY / "src") - {licence}),
+        *(f"trainctl/conf/{name}" for name in files(REPOSITORY / "conf")),
+        *(f"{about}/{name}" for name in ("METADATA", "WHEEL", "RECORD", "entry_points.txt")),
+        *(f"{about}/licenses/{name}" for name in ("LICENSE", f"src/{licence}")),
+    }
+    (archive,) = built.glob("*.tar.gz")
+    names = [name.partition("/")[2] for name in tarfile.open(archive).getnames()]
+    assert {name.partition("/")[0] for name in names} == {
+        *("src", "conf", "tests", "docs", "benchmarks"),
+        *("Makefile", "constraints.txt", "CHANGELOG.md", "README.md", "LICENSE"),
+        *("pyproject.toml", "PKG-INFO", ".gitignore"),
+    }
+    assert {f"src/{name}" for name in files(REPOSITORY / "src")} <= set(names)
+    assert archive.stat().st_size < 3_000_000
+
+
+def test_a_plain_install_asks_for_no_tool(wheel: Path) -> None:
+    about = zipfile.ZipFile(wheel).read(f"trainctl-{trainctl.__version__}.dist-info/METADATA").decode()
+    needed = [
+        line.split()[1] for line in about.splitlines() if line.startswith("Requires-Dist") and ";" not in line
+    ]
+    assert sorted(re.split(r"[<>=]", name)[0] for name in needed) == [
+        *("annotated-types", "hydra-core", "numpy", "omegaconf", "pillow", "pyarrow", "pydantic"),
+        *("pyyaml", "rich", "safetensors", "torch", "torchvision"),
+    ]
+    assert f"Version: {trainctl.__version__}" in about.splitlines()
+
+
+@pytest.mark.slow
+def test_the_checkers_of_releases_find_nothing(wheel: Path, built: Path) -> None:
+    for tool, files in (("twine check --strict", built.glob("*")), ("check_wheel_contents", [wheel])):
+        words = tool.split()
+        pytest.importorskip(words[0])
+        done = subprocess.run(
+            [sys.executable, "-m", *words, *map(str, files)], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.quick(1)
