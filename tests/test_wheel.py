@@ -73,7 +73,8 @@ def test_they_hold_the_package_and_its_configs_and_nothing_else(wheel: Path, bui
         *(f"{about}/licenses/{name}" for name in ("LICENSE", f"src/{licence}")),
     }
     (archive,) = built.glob("*.tar.gz")
-    names = [name.partition("/")[2] for name in tarfile.open(archive).getnames()]
+    with tarfile.open(archive) as opened:
+        names = [name.partition("/")[2] for name in opened.getnames()]
     assert {name.partition("/")[0] for name in names} == {
         *("src", "conf", "tests", "docs", "benchmarks"),
         *("Makefile", "constraints.txt", "CHANGELOG.md", "README.md", "LICENSE"),
