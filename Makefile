@@ -8,7 +8,7 @@ TOOLS := $(VENV)/.tools
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-all test-reliability smoke check bench gpu picture dist clean
+.PHONY: help train test test-all test-reliability smoke check bench gpu picture docs dist clean
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -58,6 +58,11 @@ gpu: ## on a CUDA device, in six minutes, without a network: its tests, and trai
 
 picture: $(TOOLS) ## draw the terminal picture of the README
 	$(BIN)/python docs/picture.py
+
+docs: $(TOOLS) ## the documentation site, into build/site; a broken link fails
+	$(INSTALL) -e '.[docs]'
+	$(BIN)/python docs/pages.py build/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
 dist: $(TOOLS) ## build and check the wheel and the source archive, into dist/
 	rm -rf dist

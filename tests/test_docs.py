@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
+import runpy
 import shlex
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
+from torch import nn
 
 from tests.helpers.files import put
 from tests.helpers.ranks import warm_ranks as warm_ranks
+from trainctl.config.options import find_members
 from trainctl.config.validation import known_keys
 
 REPOSITORY = Path(__file__).parents[1]
@@ -25,7 +33,7 @@ QUICK = 6
 COMMANDS = [
     (page.name, line.partition("  #")[0].strip())
     for page in PAGES
-    if page.name not in ("rungs.md", "tasks.md")  # their commands run below
+    if page.name not in ("rungs.md", "tasks.md", "tutorial.md")  # these are run below
     for block in blocks(page, "sh")
     for line in block.splitlines()
     if line.startswith("trainctl")
@@ -120,3 +128,71 @@ def test_a_task_goes_from_data_to_predictions(section: str, trainctl, monkeypatc
         for line in block.splitlines():
             outcome = trainctl(*shlex.split(line)[1:], *(["threads=1"] if "=" in line.split()[1] else []))
             assert outcome.code == 0, outcome.err
+
+
+@pytest.mark.slow
+def test_the_tutorial_works_from_an_empty_folder(trainctl, tmp_path: Path) -> None:
+    text = (REPOSITORY / "docs" / "tutorial.md").read_text()
+    names = dict(
+        zip(
+            ("make_table.py", "waves.py", ""),
+            blocks(REPOSITORY / "docs" / "tutorial.md", "python"),
+            strict=True,
+        )
+    )
+    for name, code in names.items():
+        assert name in text
+        put(tmp_path / name, code) if name else None
+    exec(names["make_table.py"], {})
+    printed = ""
+    for language, block in re.findall(r"```(sh|output)\n(.*?)```", text, re.DOTALL):
+        if language == "output":
+            # What is there on this machine, whatever the digits are.
+            for line in block.splitlines():
+                assert re.sub(r"\d", "0", " ".join(line.split())) in re.sub(r"\d", "0", printed), line
+            continue
+        printed = ""
+        for command in block.splitlines():
+            outcome = trainctl(*shlex.split(command)[1:])
+            assert outcome.code == 0, command + outcome.err
+            printed += " ".join(outcome.out.split()) + " "
+    found: dict[str, Any] = {}
+    exec(names[""], found)
+    assert isinstance(found["model"], nn.Module)
+    assert len((tmp_path / "predictions.csv").read_text().splitlines()) == 601
+
+
+def test_the_site_has_a_page_for_every_page_group_and_link(tmp_path: Path) -> None:
+    program = runpy.run_path(str(REPOSITORY / "docs" / "pages.py"))
+    pages = program["site"]()
+    groups = {f"options/{group}.md" for group in find_members()}
+    assert pages.keys() >= {"index.md", "tutorial.md", "api.md", "options/index.md", *groups}
+    assert "| `model.dropout` | `0.0` | a number of at least 0 and below 1 |" in pages["options/model.md"]
+    for module in ("trainctl.load", "trainctl.data.Data", "trainctl.registry.Registry"):
+        assert f"::: {module}\n" in pages["api.md"]
+    listed = yaml.safe_load((REPOSITORY / "mkdocs.yml").read_text())["nav"]
+    named = set(re.findall(r"'([\w/]+\.md)'", str(listed)))
+    assert named <= pages.keys()
+    assert {page for page in pages if "/" not in page} <= named
+    # Outside code every link leads to a page, a picture or another site.
+    for page, text in pages.items():
+        for target in re.findall(r"\]\(([^)#:\s]+)(?:#[^)\s]*)?\)", re.sub(r"(?s)```.*?```", "", text)):
+            name = posixpath.normpath(posixpath.join(posixpath.dirname(page), target))
+            assert name in pages or (REPOSITORY / "docs" / name).is_file(), f"{page} links to {target}"
+
+
+@pytest.mark.slow
+def test_the_site_builds_strictly(tmp_path: Path) -> None:
+    for package in ("mkdocs", "material", "mkdocstrings"):
+        pytest.importorskip(package)
+    subprocess.run([sys.executable, "docs/pages.py", str(tmp_path / "docs")], cwd=REPOSITORY, check=True)
+    text = (REPOSITORY / "mkdocs.yml").read_text().replace("docs_dir: build/docs", "docs_dir: docs")
+    (tmp_path / "mkdocs.yml").write_text(text.replace("paths: [src]", f"paths: [{REPOSITORY}/src]"))
+    build = [sys.executable, "-m", "mkdocs", "build", "--site-dir", str(tmp_path / "site")]
+    done = subprocess.run(build, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "site" / "api.html").read_text()
+    assert 'id="trainctl.registry.Registry.register"' in page
+    assert "The trained model of a run" in page
+    html = [path.read_text() for path in (tmp_path / "site").rglob("*.html")]
+    assert not any(re.search(r'(src|href)="https?://[^"]*\.(js|css|woff2?)"', each) for each in html)

@@ -77,7 +77,7 @@ def test_they_hold_the_package_and_its_configs_and_nothing_else(wheel: Path, bui
         names = [name.partition("/")[2] for name in opened.getnames()]
     assert {name.partition("/")[0] for name in names} == {
         *("src", "conf", "tests", "docs", "benchmarks"),
-        *("Makefile", "constraints.txt", "CHANGELOG.md", "README.md", "LICENSE"),
+        *("Makefile", "mkdocs.yml", "constraints.txt", "CHANGELOG.md", "README.md", "LICENSE"),
         *("pyproject.toml", "PKG-INFO", ".gitignore"),
     }
     assert {f"src/{name}" for name in files(REPOSITORY / "src")} <= set(names)

@@ -97,13 +97,13 @@ class Registry:
         """The dotted name of the module that defines trainctl's own member ``name``, or None."""
         if name in self._torch_classes.members:
             return f"torch.{self._torch_classes.members[name].module}"
-        path = self._own_file(name)
+        path = self.file(name)
         return None if path is None else _module_of(path)
 
     def _own_names(self) -> list[str]:
         return sorted(path.stem for folder in self._folders for path in folder.glob("[!_]*.py"))
 
-    def _own_file(self, name: str) -> Path | None:
+    def file(self, name: str) -> Path | None:
         """The file of trainctl's own member ``name``, or None."""
         if name.startswith("_"):
             return None
@@ -122,7 +122,7 @@ class Registry:
 
         Raises ConfigError naming the closest member when there is none.
         """
-        path = self._own_file(name)
+        path = self.file(name)
         if name not in self._entries and path is not None:
             importlib.import_module(_module_of(path))
         if name not in self._entries:
@@ -138,7 +138,7 @@ class Registry:
             signature = self._torch_classes.signature(name)
         elif entry is not None:
             signature = from_object(entry.component, entry.wraps)
-        elif (path := self._own_file(name)) is not None:
+        elif (path := self.file(name)) is not None:
             signature = from_source(path, name)
         else:
             raise self.unknown(name)
@@ -148,7 +148,7 @@ class Registry:
     def takes(self, name: str) -> frozenset[str]:
         """The supplied arguments that the constructor takes; imports none of trainctl's own modules."""
         entry = self._entries.get(name)
-        if entry is None and (path := self._own_file(name)) is not None:
+        if entry is None and (path := self.file(name)) is not None:
             return self.supplied & set(from_source(path, name).names)
         self.load(name)
         entry = self._entries[name]

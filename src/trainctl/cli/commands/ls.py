@@ -31,7 +31,7 @@ def run(words: Sequence[str]) -> int:
     listing = Listing()
     if not arguments:
         for group, members in groups.items():
-            listing.group(group, {name: _summary(group, name, path) for name, path in members.items()})
+            listing.group(group, {name: summary(group, name, path) for name, path in members.items()})
         return 0
     for argument in arguments:
         group, equals, option = argument.partition("=")
@@ -39,7 +39,7 @@ def run(words: Sequence[str]) -> int:
             raise ConfigError(f"ls {argument}: there is no such group", available(group, list(groups)))
         members = groups[group]
         if not equals:
-            listing.group(group, {name: _summary(group, name, path) for name, path in members.items()})
+            listing.group(group, {name: summary(group, name, path) for name, path in members.items()})
         elif option in members:
             _show_option(listing, group, option, members[option])
         else:
@@ -51,7 +51,7 @@ def run(words: Sequence[str]) -> int:
     return 0
 
 
-def _summary(group: str, name: str, path: Path | None) -> str:
+def summary(group: str, name: str, path: Path | None) -> str:
     """The first comment line of the option's file, else the first line of its component's docstring."""
     if path is None:
         return METRICS.signature(name).summary
@@ -74,7 +74,7 @@ def _show_option(listing: Listing, group: str, option: str, path: Path | None) -
         return
     prefix, signature, values = found
     rows = [
-        _row(f"{prefix}.{parameter.name}", parameter, values.get(parameter.name, parameter.default))
+        row(f"{prefix}.{parameter.name}", parameter, values.get(parameter.name, parameter.default))
         for parameter in signature.parameters
     ]
     listing.component(f"{group}={option}", signature.doc, rows)
@@ -82,13 +82,13 @@ def _show_option(listing: Listing, group: str, option: str, path: Path | None) -
 
 def _show_metric(listing: Listing, name: str) -> None:
     signature = METRICS.signature(name)
-    rows = [_row(parameter.name, parameter, parameter.default) for parameter in signature.parameters]
+    rows = [row(parameter.name, parameter, parameter.default) for parameter in signature.parameters]
     arguments = ", ".join(f"{key}: {'…' if default == 'required' else default}" for key, default, _ in rows)
     entry = f"{{{name}: {{{arguments}}}}}" if arguments else name
     listing.component(f"train.metrics=[{entry}]", signature.doc, rows)
 
 
-def _row(key: str, parameter: Parameter, value: Any) -> tuple[str, str, str]:
+def row(key: str, parameter: Parameter, value: Any) -> tuple[str, str, str]:
     """An argument's key, default value and type."""
     return key, "required" if value is REQUIRED else show(value), describe(parameter.annotation)
 
