@@ -2,14 +2,16 @@
 
     python docs/pages.py FOLDER
 
-The README is the first page, each config group has one with arguments, types, defaults and files, `api.md` lists
-the public names, and source files that a page links to are shown. Links of the repository become links of the
-site, so that the strict build finds a wrong one. Any generator can build the folder; mkdocs.yml is for MkDocs.
+The README is the first page, each config group has one with arguments, types, defaults and files, `api.md`
+lists the public names, and source files that a page links to are shown. Links of the repository become links
+of the site, so that the strict build finds a wrong one. Any generator can build the folder; mkdocs.yml is for
+MkDocs.
 """
 
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import re
 import shutil
@@ -66,7 +68,8 @@ def linked(text: str, home: str, page: str) -> str:
 
     def led(found: re.Match[str]) -> str:
         target = on_site(home, found[2])
-        return f"{found[1]}{os.path.relpath(target, PurePosixPath(page).parent) if target else found[2]}{found[3]}"
+        leads = os.path.relpath(target, PurePosixPath(page).parent) if target else found[2]
+        return f"{found[1]}{leads}{found[3]}"
 
     parts = _FENCE.split(text)
     return "".join(part if part.startswith("```") else _LINK.sub(led, part) for part in parts)
@@ -112,8 +115,8 @@ def group_pages() -> Iterator[tuple[str, str]]:
     """A page of each config group: its options, and the arguments of each with types and defaults."""
     groups = find_members()
     listed = [f"| [`{group}`]({group}.md) | {', '.join(members)} |" for group, members in groups.items()]
-    head = "# Groups and options\n\nWhat `trainctl ls` lists: `trainctl GROUP=OPTION`.\n\n| group | options |\n|---|---|\n"
-    yield "options/index.md", head + "\n".join(listed) + "\n"
+    head = "# Groups and options\n\nWhat `trainctl ls` lists: `trainctl GROUP=OPTION`.\n\n"
+    yield "options/index.md", f"{head}| group | options |\n|---|---|\n" + "\n".join(listed) + "\n"
     for group, members in groups.items():
         table = "".join(
             f"| [`{name}`](#{anchor(name)}) | {cell(summary(group, name, path))} |\n"
@@ -145,11 +148,26 @@ def _option(group: str, name: str, path: Path | None) -> str:
 
 
 def _component(signature: Signature, rows: list[tuple[str, str, str]]) -> str:
-    text = f"```text\n{signature.doc.strip()}\n```\n\n"
+    text, meanings = documented(signature.doc)
     if not rows:
         return text
-    table = "".join(f"| `{key}` | `{cell(value)}` | {cell(kind)} |\n" for key, value, kind in rows)
-    return f"{text}| argument | default | type |\n|---|---|---|\n{table}\n"
+    table = "".join(
+        f"| `{key}` | `{cell(value)}` | {cell(kind)} | {cell(meanings.get(key.rpartition('.')[2], ''))} |\n"
+        for key, value, kind in rows
+    )
+    return f"{text}| argument | default | type | meaning |\n|---|---|---|---|\n{table}\n"
+
+
+def documented(doc: str) -> tuple[str, dict[str, str]]:
+    """A docstring's paragraphs, and the meaning of each argument from the section ``Args:``."""
+    text, _, rest = inspect.cleandoc(doc).partition("\nArgs:\n")
+    indented = re.match(r"(?:    .*\n|\n)*(?:    .*)?", rest)
+    arguments = "" if indented is None else indented[0]
+    meanings = {
+        name: " ".join(meaning.split())
+        for name, meaning in re.findall(r"^ {4}(\w+): (.*(?:\n {5,}.*)*)", arguments, re.MULTILINE)
+    }
+    return f"{text.strip()}\n\n{rest[len(arguments) :].strip()}\n\n", meanings
 
 
 def anchor(name: str) -> str:
@@ -169,7 +187,8 @@ def api_page() -> str:
     """The public names, from their docstrings."""
     sections = "".join(f"## {module}\n\n{_names(module)}\n" for module in _PUBLIC)
     return (
-        "# Public names\n\nAll others may change with any version ([components of your own](components.md#public-names)).\n\n"
+        "# Public names\n\nAll others may change with any version"
+        " ([components of your own](components.md#public-names)).\n\n"
         f"{sections}## A tracker\n\n::: {_TRACKER}\n"
     )
 

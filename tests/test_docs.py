@@ -167,7 +167,9 @@ def test_the_site_has_a_page_for_every_page_group_and_link(tmp_path: Path) -> No
     pages = program["site"]()
     groups = {f"options/{group}.md" for group in find_members()}
     assert pages.keys() >= {"index.md", "tutorial.md", "api.md", "options/index.md", *groups}
-    assert "| `model.dropout` | `0.0` | a number of at least 0 and below 1 |" in pages["options/model.md"]
+    meaning = "the probability of zeroing a hidden value while training."
+    row = f"| `model.dropout` | `0.0` | a number of at least 0 and below 1 | {meaning} |"
+    assert row in pages["options/model.md"]
     for module in ("trainctl.load", "trainctl.data.Data", "trainctl.registry.Registry"):
         assert f"::: {module}\n" in pages["api.md"]
     listed = yaml.safe_load((REPOSITORY / "mkdocs.yml").read_text())["nav"]
