@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -37,6 +38,8 @@ OUTSIDE = {
     "omegaconf": ("cli", "config", "sweep"),
     "rich": ("ui",),
 }
+# Private names of Hydra, which change with its versions.
+HYDRA_INTERNALS = ["config/hydra_internals.py"]
 # What is imported before the config has been found right, or in a process that trains nothing.
 NO_TORCH = (
     "__main__",
@@ -275,3 +278,12 @@ def test_the_training_step_is_the_plain_one() -> None:
         "optimizer.step()",
         "return loss.detach()  # type: ignore[no-any-return]",
     ]
+
+
+def test_one_module_imports_what_hydra_keeps_to_itself() -> None:
+    importing = [
+        path.relative_to(SOURCE).as_posix()
+        for path in SOURCE.rglob("*.py")
+        if re.search(r"^\s*(from|import) hydra\._internal", path.read_text(), re.MULTILINE)
+    ]
+    assert importing == HYDRA_INTERNALS

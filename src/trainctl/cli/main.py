@@ -165,14 +165,13 @@ def _run_verb(name: str, words: list[str]) -> int:
 
 
 def _run_hydra(words: list[str]) -> int:
-    from hydra._internal.utils import get_args_parser
-
+    from trainctl.config.hydra_internals import argument_parser
     from trainctl.config.overrides import to_hydra
 
     before = {name: os.environ.get(name) for name in ("HYDRA_FULL_ERROR",)}
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     try:
-        parser = get_args_parser()
+        parser = argument_parser()
         parser.error = _refuse_option  # type: ignore[method-assign]
         options = parser.parse_args(words)
         _refuse_unsupported(options)
@@ -215,13 +214,13 @@ def _refuse_unsupported(options: Any) -> None:
 
 def _show(options: Any, parser: Any) -> int:
     """``--cfg``, ``--info`` and ``--hydra-help``: Hydra's own, on trainctl's configs."""
-    from hydra._internal.utils import _run_hydra as hydra_main
     from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf
     from yaml import YAMLError
 
     from trainctl.config.composer import COMPOSITION_ERRORS, Composer, without_hydra
     from trainctl.config.hydra_errors import message_with_key
+    from trainctl.config.hydra_internals import run_hydra
     from trainctl.paths import conf_directory
 
     composer = Composer(options.config_dir, options.config_name)
@@ -241,7 +240,7 @@ def _show(options: Any, parser: Any) -> int:
     logging.raiseExceptions = False
     program, sys.argv[0] = sys.argv[0], "trainctl"
     try:
-        hydra_main(options, parser, lambda config: None, str(conf_directory()), "config")
+        run_hydra(options, parser, lambda config: None, str(conf_directory()), "config")
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else int(done.code is not None)
     except COMPOSITION_ERRORS as error:
