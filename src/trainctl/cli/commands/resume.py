@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -52,7 +53,9 @@ def run(words: list[str]) -> int:
     overrides, typed = list(asked.overrides), ["resume", *words]
     directory = _found_or_cleared(asked.run, overrides) if asked["--or-start"] else find(asked.run)
     if directory is None:
-        return start([to_hydra(word) for word in (*overrides, *_place(asked.run))], typed)
+        named = [] if "/" in asked.run else [f"name={asked.run}"]
+        begun = (*overrides, *named, f"hydra.run.dir={_place(asked.run)}")
+        return start([to_hydra(word) for word in begun], typed)
     command, trust_plugins = command_line(typed), asked["--trust-plugins"]
     if is_sweep(directory):
         from trainctl.sweep.start import resume_sweep
@@ -82,7 +85,7 @@ def _found_or_cleared(name: str, overrides: list[str]) -> Path | None:
             f"{reserved[0] if reserved else name}: --or-start takes the run's name or directory from RUN",
             "trainctl resume my_run --or-start",
         )
-    place = Path(name if "/" in name else f"outputs/{name}")
+    place = _place(name)
     try:
         directory = find(name)
     except ConfigError:
@@ -90,14 +93,14 @@ def _found_or_cleared(name: str, overrides: list[str]) -> Path | None:
         if not (place / "run.json").is_file():
             return None
         directory = place.resolve()
-    if not (directory / "run.json").is_file() or any((directory / "checkpoints").glob("step-*")):
+    if not (directory / "run.json").is_file():
         return directory
     with lock(directory):
-        try:
+        with contextlib.suppress(CheckpointError):  # a torn record
             if read_run(directory).get("status") == "done":
                 return directory
-        except CheckpointError:  # a torn record, of a run without a checkpoint
-            pass
+        if any((directory / "checkpoints").glob("step-*")):
+            return directory
         numbers = (directory.with_name(f"{directory.name}.unsaved-{n}") for n in count(1))
         aside = next(path for path in numbers if not path.exists())
         directory.rename(aside)
@@ -105,11 +108,9 @@ def _found_or_cleared(name: str, overrides: list[str]) -> Path | None:
     return None
 
 
-def _place(name: str) -> list[str]:
-    """The overrides that give a run that ``--or-start`` begins its name and directory."""
-    if "/" in name:
-        return [f"hydra.run.dir={name}"]
-    return [f"name={name}", f"hydra.run.dir=outputs/{name}"]
+def _place(name: str) -> Path:
+    """The directory of a run that ``--or-start`` begins."""
+    return Path(name).expanduser() if "/" in name else Path("outputs") / name
 
 
 def _resume(directory: Path, asked: Asked, command: str) -> int:
