@@ -312,7 +312,7 @@ def test_a_profiler_sees_torchs_ranges() -> None:
     model = network()
     optimizer = make(Adam, model.parameters())
     train(model, optimizer, 2)
-    with torch.profiler.profile() as profile:
+    with torch.profiler.profile(acc_events=True) as profile:  # older versions warn without it
         train(model, optimizer, 1)
     names = {event.key for event in profile.key_averages()}
     assert {"Optimizer.step#Adam.step", "Optimizer.zero_grad#Adam.zero_grad"} <= names

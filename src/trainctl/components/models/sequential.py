@@ -137,7 +137,9 @@ def _build(
             **{name: tuple(value) if isinstance(value, list) else value for name, value in arguments.items()}
         )
     except (TypeError, ValueError, RuntimeError, AssertionError, ArithmeticError) as error:
-        raise ConfigError(f"{where}={layer.__name__}: {error}", f"given: {arguments}") from error
+        # Older versions of torch list all signatures after the first line.
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(f"{where}={layer.__name__}: {reason}", f"given: {arguments}") from error
 
 
 def _run(where: str, layer: nn.Module, sample: Tensor) -> Tensor:
