@@ -40,6 +40,11 @@ def test_the_base_config_is_right() -> None:
         "limit": None,
         "val": 0.15,
         "split_seed": 0,
+        "folds": None,
+        "fold": None,
+        "sampling": "uniform",
+        "mixup": None,
+        "cutmix": None,
         "scale_target": "auto",
     }
 
