@@ -12,7 +12,7 @@ from trainctl.config.config_diff import Change, require_allowed
 from trainctl.config.settings import Config
 from trainctl.errors import CheckpointError, ConfigError
 from trainctl.registry import COMPONENTS, trust
-from trainctl.runs.record import now, read_record
+from trainctl.runs.record import UNFINISHED, now, read_record
 from trainctl.training.startup import collector_paused, importing
 
 if TYPE_CHECKING:  # a sweep's own process makes requests, and imports no torch
@@ -44,8 +44,7 @@ class Resumed:
     def recorded(self, command: str) -> dict[str, Any]:
         """The values of ``run.json`` that change: until the run ends, its checkpoints say what it reached."""
         return {
-            "status": "running",
-            **dict.fromkeys(("exit_code", "reason", "ended", "last", "best", "test")),
+            **UNFINISHED,
             "resumed": {
                 "at": now(),
                 "step": self.content.step,
@@ -122,7 +121,7 @@ def make_request(
         asked = change_config(directory, overrides, trusted)
         require_allowed(asked.changes, allowed=allow_change)
         refuse_connections(asked.config, directory, overrides, trust_plugins=trust_plugins)
-    if record.get("status") == "done" and not asked.changes:
+    if record.get("status") == "done" and {each.key for each in asked.changes} <= {"checkpoint.mirror"}:
         return None
     with importing():
         from trainctl.checkpoint.retention import newest_valid

@@ -15,7 +15,9 @@ COMMAND = Command(
     __name__,
     __doc__,
     (
-        Argument("RUN", "run or sweep directory, last, or a name given with name="),
+        Argument(
+            "RUN", "run or sweep directory, last, a name given with name=, or a URL of checkpoint.mirror"
+        ),
         Argument("KEY=VALUE", "settings to change, such as lr=1e-4", least=0, most=None),
     ),
     (
@@ -27,7 +29,7 @@ COMMAND = Command(
     ),
     (
         ("The newest run, from where it was.", "trainctl resume last"),
-        ("A finished run, to its 30th epoch.", "trainctl resume first epochs=30"),
+        ("What was copied to a bucket, to its 30th epoch.", "trainctl resume s3://bucket/first epochs=30"),
     ),
     {
         1: "jobs of a sweep failed, debug=overfit did not learn, or an internal error",
@@ -42,7 +44,8 @@ def run(words: list[str]) -> int:
     from trainctl.training.request import command_line
 
     asked = COMMAND.parse(words)
-    directory, overrides = find(asked.run), list(asked.overrides)
+    overrides = list(asked.overrides)
+    directory = _from_url(asked.run, overrides) if "://" in asked.run else find(asked.run)
     command, trust_plugins = command_line(["resume", *words]), asked["--trust-plugins"]
     if is_sweep(directory):
         from trainctl.sweep.start import resume_sweep
@@ -57,6 +60,17 @@ def run(words: list[str]) -> int:
             directory, command=command, trust_plugins=trust_plugins, reporter=TerminalReporter()
         )
     return _resume(directory, overrides, command, asked["--allow-change"], trust_plugins)
+
+
+def _from_url(url: str, overrides: list[str]) -> Path:
+    """A run directory with what is at ``url``, which the run goes on being copied to."""
+    from trainctl.checkpoint.mirrored import taken_over
+
+    directory, notices = taken_over(url)
+    for notice in [*notices, f"{url}: goes on in {short_path(directory)}"]:
+        print(notice)
+    overrides.insert(0, f"checkpoint.mirror={url.rstrip('/')}")
+    return directory
 
 
 def _resume(
