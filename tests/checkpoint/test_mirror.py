@@ -171,6 +171,11 @@ def test_an_outage_stops_nothing_and_is_said(
     noted = record(tmp_path / "run")["mirror"]
     assert (noted["lacks"], "away" in noted["error"]) == (lacks, True)
     assert "the service is away" in (tmp_path / "run/train.log").read_text()
+    failing[:] = [0, 0]
+    assert trainctl("resume", "run").code == 0  # finished, but for the copy
+    assert record(tmp_path / "run")["mirror"]["lacks"] == []
+    assert package.load(url) is not None
+    assert "finished" in trainctl("resume", "run").out
 
 
 def test_a_run_that_was_taken_over_stops_writing(tmp_path: Path, url: str) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # a sweep's own process makes requests, and imports no torch
     from trainctl.training.build import Built
     from trainctl.training.run import Hook
 
+_COPIED = {"checkpoint.mirror"}
 Draw = Callable[[Path, str, Any, Sequence[str], str], Sequence[str]]
 """Draws the pictures of a finished run from its directory, a title, the counts of a Confusion or None, the
 names of the classes, and a line on split and checkpoint. Returns a line for each picture that failed."""
@@ -121,7 +122,8 @@ def make_request(
         asked = change_config(directory, overrides, trusted)
         require_allowed(asked.changes, allowed=allow_change)
         refuse_connections(asked.config, directory, overrides, trust_plugins=trust_plugins)
-    if record.get("status") == "done" and {each.key for each in asked.changes} <= {"checkpoint.mirror"}:
+    mirrored = not (record.get("mirror") or {}).get("lacks")
+    if record.get("status") == "done" and mirrored and {each.key for each in asked.changes} <= _COPIED:
         return None
     with importing():
         from trainctl.checkpoint.retention import newest_valid
