@@ -146,6 +146,7 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     logging.getLogger("trainctl").handlers.clear()
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("first", [0, 7])
 def test_what_fails_is_tried_again_and_arrives(
     first: int, trainctl: Callable[..., Any], tmp_path: Path, url: str, failing: list[int]
@@ -189,6 +190,7 @@ def test_a_run_that_was_taken_over_stops_writing(tmp_path: Path, url: str) -> No
     assert [path for path in stored(url) if path != "owner.json"] == []
 
 
+@pytest.mark.slow
 def test_a_run_of_somebody_else_opens_no_connection(
     trainctl: Callable[..., Any], url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

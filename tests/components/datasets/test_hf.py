@@ -24,6 +24,7 @@ from trainctl.errors import ConfigError, MissingDataError
 from trainctl.training.prepare_data import build_data
 
 library = pytest.importorskip("datasets")
+pytestmark = pytest.mark.slow  # its import takes seconds
 ROWS = {"train": 60, "test": 20}
 
 
@@ -157,7 +158,6 @@ def test_the_hub_is_not_asked_without_download(monkeypatch: pytest.MonkeyPatch) 
     assert "dataset.download=true" in caught.value.problems[0].remedy
 
 
-@pytest.mark.slow
 def test_a_run_on_it_is_carried_on_used_and_exported(
     folder: Path, trainctl: Callable[..., Any], tmp_path: Path
 ) -> None:
