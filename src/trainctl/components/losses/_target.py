@@ -27,8 +27,8 @@ class ClassLoss(nn.Module):
         return loss
 
     def batch_weight(self, targets: Tensor) -> float | Tensor:
-        """The number of targets that are not ignored, or the sum of their classes' weights; torch divides by the
-        number of samples where targets are shares of several classes."""
+        """The number of targets that are not ignored, or the sum of their classes' weights; torch divides by
+        the number of samples where targets are shares of several classes."""
         if targets.is_floating_point():
             return len(targets)
         if targets.dim() > 1:
