@@ -80,6 +80,21 @@ def test_the_option_file_of_the_docs_works(trainctl, tmp_path: Path) -> None:
     assert "from ./conf: model/my_net, local" in outcome.out
 
 
+@pytest.mark.slow
+def test_the_parquet_of_the_docs_trains(trainctl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = pytest.importorskip("datasets")
+    monkeypatch.setattr(library.config, "HF_DATASETS_CACHE", tmp_path / "hf")
+    page = REPOSITORY / "docs" / "bring.md"
+    (code,) = blocks(page, "python")
+    exec(code, {})
+    (command,) = re.findall(
+        r"^trainctl (dataset=hf dataset.path=squares .*)$", page.read_text(), re.MULTILINE
+    )
+    outcome = trainctl(*command.split(), "loader.workers=0")
+    assert outcome.code == 0, outcome.err
+    assert "picture (not used: weight) → colour" in outcome.out
+
+
 def test_every_link_to_a_file_leads_somewhere() -> None:
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):

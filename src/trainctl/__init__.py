@@ -20,7 +20,7 @@ def load(run: str | Path, which: str = "best", *, trust_plugins: bool = False) -
     """The trained model of a run, in evaluation mode, on the CPU.
 
     Args:
-        run: the run's directory, ``last``, or the name given with ``name=``.
+        run: the run's directory, ``last``, the name given with ``name=``, or the URL that it is mirrored to.
         which: ``best`` or ``last`` checkpoint; without a best one, the last.
         trust_plugins: import the run's plugin files although they have changed since.
 

@@ -65,6 +65,19 @@ class TestRanking:
             assert sorted(row.values) == sorted(values)
             assert row.runs[0].value == max(values)
 
+    def test_folds_fold_like_seeds_and_their_test_is_said_to_be_too_sure(self) -> None:
+        runs = [
+            done(value + fold / 100, optim__lr=lr, dataset__folds=3, dataset__fold=fold, seed=seed)
+            for lr, value in ((0.1, 0.5), (0.01, 0.9))
+            for fold in range(3)
+            for seed in (0, 1)
+        ]
+        (group,) = rank(runs).groups
+        assert [len(row.runs) for row in group.rows] == [6, 6]
+        assert group.columns == ("optim.lr",)
+        assert "more than the noise of the folds" in said(rank(runs))
+        assert "p is too small" in said(rank(runs))
+
     def test_the_direction_is_the_metric_s(self) -> None:
         (group,) = rank([done(value, LOSS, optim__lr=value) for value in (0.3, 0.1, 0.2)]).groups
         assert [row.mean for row in group.rows] == [0.1, 0.2, 0.3]

@@ -73,6 +73,13 @@ def test_damaged_checkpoints_and_foreign_folders_are_no_reason_to_begin_anew(
     assert trainctl(*words).code == 7
     (tmp_path / "first").mkdir()
     assert trainctl(*words).code == 2
-    for wrong in (("last",), ("a", "name=b"), ("a", "hydra.run.dir=b"), ("a", "-m"), ("",)):
+    for wrong in (
+        ("last",),
+        ("s3://bucket/a",),
+        ("a", "name=b"),
+        ("a", "hydra.run.dir=b"),
+        ("a", "-m"),
+        ("",),
+    ):
         assert trainctl("resume", *wrong, "--or-start").code == 2, wrong
     assert sorted(path.name for path in tmp_path.glob("outputs/*")) == ["first", "latest"]

@@ -40,6 +40,11 @@ def test_the_base_config_is_right() -> None:
         "limit": None,
         "val": 0.15,
         "split_seed": 0,
+        "folds": None,
+        "fold": None,
+        "sampling": "uniform",
+        "mixup": None,
+        "cutmix": None,
         "scale_target": "auto",
     }
 
@@ -120,6 +125,7 @@ BAD_SETTINGS: list[tuple[str, Any, str, str]] = [
     ("checkpoint.every_minutes", 0, "0", "a number greater than 0 or null"),
     ("checkpoint.keep_best", 0, "0", COUNT),
     ("checkpoint.overlap", "no", "no", "true or false"),
+    ("checkpoint.mirror", "bucket", "bucket", "a URL such as s3://BUCKET/FOLDER, or null"),
     ("guard.gradients", 1, "1", "true or false"),
     ("sweep.jobs", 0, "0", "auto or a whole number of at least 1 and of at most 1024"),
     ("sweep.fail_fast", "no", "no", "true or false"),

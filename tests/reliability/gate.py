@@ -19,6 +19,7 @@ from pathlib import Path
 import trainctl
 from tests.reliability import (
     bites,
+    bucket,
     contention,
     crashes,
     damage,
@@ -163,6 +164,7 @@ _KINDS = (
         "ranks killed at each operation of a save",
         lambda bench: ranks.at_every_operation_of_a_save(bench.root / "saves"),
     ),
+    _Kind("a bucket that fails", lambda bench: bucket.trials(bench.course, bench.root)),
     _Kind("streams closed, full, left alone", _broken_streams, 6),
     _Kind("command lines", lambda bench: words.typed(bench.root / "peace" / RUN, _LINES, seed=0)),
     *(_Kind(f"bites without {safeguard}", partial(_without, safeguard)) for safeguard in bites.SAFEGUARDS),
@@ -172,6 +174,7 @@ _KINDS = (
         "bites: several processes",
         lambda bench: contention.bites(bench.course, bench.made, bench.root / "bites"),
     ),
+    _Kind("bites: a bucket", lambda bench: bucket.bites(bench.course)),
     _Kind("bites: streams", _stream_bites),
     _Kind("bites: ranks", lambda bench: ranks.bites(bench.root / "rank-bites")),
 )

@@ -1,4 +1,4 @@
-"""Runs ranked by their monitored validation value; those that differ only in the seed are one setting.
+"""Runs ranked by their monitored validation value; those that differ only in seed and fold are one setting.
 
 The test split plays no part: a setting that is chosen by it can no longer be measured on it.
 """
@@ -33,23 +33,26 @@ ABSENT = object()
 
 # Settings without influence on the result; the monitor decides in which table a run is.
 _BESIDE_GROUPS = ("display", "checkpoint", "tracker", "sweep", "hydra", "pictures", "profile", "seed", "name")
-_BESIDE = ("train.monitor", "dataset.download")
+_FOLD = "dataset.fold"
+_BESIDE = ("train.monitor", "dataset.download", _FOLD)
 # Arguments of a dataset that do not change its validation samples.
-_SAME_SAMPLES = ("dataset.name", "dataset.augment", "dataset.root", "dataset.download")
+_SAME_SAMPLES = tuple(
+    f"dataset.{key}" for key in ("name", "augment", "root", "download", "sampling", "mixup", "cutmix")
+)
 _SHORT = {key: alias for alias, key in ALIASES.items()}
 
 
 @dataclass(frozen=True)
 class Row:
-    """One setting, with all its seeds.
+    """One setting, with all its seeds and folds.
 
     Attributes:
         rank: from 1, equal for equal means; None where the mean is not finite.
         settings: the values of the columns.
-        runs: one a seed, the best first.
+        runs: one a seed and fold, the best first.
         values: their values, in the same order.
         mean, deviation: of the values; the sample standard deviation (n - 1), None for a single value.
-        unfinished: seeds of this setting that did not end.
+        unfinished: seeds and folds of this setting that did not end.
         p, p_holm: of Welch's t-test against the first row, plain and corrected; None where not defined.
     """
 
@@ -165,7 +168,7 @@ def _notes(ranked: Sequence[Entry], tables: int, repeated: int) -> Iterator[str]
     if tables > 1:
         yield f"{tables} tables: values of different metrics or data cannot be ranked together"
     if repeated:
-        yield f"{_runs(repeated)} repeat settings and seed of another: the newest of each counts"
+        yield f"{_runs(repeated)} repeat settings, seed and fold of another: the newest of each counts"
     if changed := [entry for entry in ranked if entry.changed]:
         yield f"{_runs(len(changed))} resumed with changed settings: the newest are shown"
     if pruned := [entry for entry in ranked if entry.reason.startswith(PRUNED)]:
@@ -274,7 +277,7 @@ def _same(value: Any) -> Any:
 
 
 def _label(entry: Entry, varying: Sequence[str]) -> str:
-    keys = [key for key in [*varying, "seed"] if key in entry.settings]
+    keys = [key for key in [*varying, _FOLD, "seed"] if key in entry.settings]
     words = " ".join(f"{short(key)}={shown(entry.settings[key])}" for key in keys)
     return f"{entry.name}: {words}" if entry.name and words else entry.name or words
 
@@ -287,9 +290,9 @@ def _key(entry: Entry, varying: Sequence[str]) -> tuple[Any, ...]:
 
 
 def _fold(entries: Sequence[Entry], varying: Sequence[str]) -> tuple[dict[Any, dict[Any, Entry]], int]:
-    """The runs by setting and seed, the newest of each, and how many were left out for that.
+    """The runs by setting, seed and fold, the newest of each, and how many were left out for that.
 
-    Two runs of one setting and seed are one measurement: counted twice they would hide noise.
+    Two runs of one setting, seed and fold are one measurement: counted twice they would hide noise.
     """
     folded: dict[Any, dict[Any, Entry]] = {}
     for entry in sorted(entries, key=lambda entry: entry.ended):
@@ -298,7 +301,7 @@ def _fold(entries: Sequence[Entry], varying: Sequence[str]) -> tuple[dict[Any, d
 
 
 def _seed(entry: Entry) -> Any:
-    return _same(entry.settings.get("seed", entry.directory))
+    return _same(entry.settings.get("seed", entry.directory)), _same(entry.settings.get(_FOLD))
 
 
 def _group(
@@ -358,15 +361,23 @@ def _tested(rows: Sequence[Row]) -> list[Row]:
 def _findings(rows: Sequence[Row], monitor: Monitor, columns: Sequence[str]) -> Iterator[str]:
     """What the ranking means, in sentences."""
     ranked = [row for row in rows if row.rank is not None]
+    folds = any(run.settings.get(_FOLD) is not None for row in rows for run in row.runs)
+    repeats = "folds" if folds else "seeds"
     if len(ranked) > 1:
         first, second = ranked[:2]
-        yield describe_difference(monitor.name, first.values, second.values, second.p_holm, len(ranked))
+        values = first.values, second.values
+        yield describe_difference(monitor.name, *values, second.p_holm, len(ranked), repeats)
+        if folds:
+            yield (
+                "the training samples of folds overlap, so that they scatter less than new data would: p is"
+                " too small"
+            )
     if len(ranked) > 2:
         yield describe_best_of(len(ranked), [row.p_holm for row in ranked if row.p_holm is not None])
     if lost := sum(row.unfinished > 0 for row in rows):
         yield (
-            f"{lost} setting{'s' if lost > 1 else ''} had seeds that did not end: the mean is of the others, "
-            "which may be the lucky ones"
+            f"{lost} setting{'s' if lost > 1 else ''} had {repeats} that did not end: the mean is of the"
+            " others, which may be the lucky ones"
         )
     changing = [key for key in columns if key.startswith("dataset.") and key not in _SAME_SAMPLES]
     if changing:

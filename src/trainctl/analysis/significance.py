@@ -131,9 +131,14 @@ def holm(values: Sequence[float]) -> list[float]:
 
 
 def describe_difference(
-    name: str, first: Sequence[float], second: Sequence[float], p_holm: float | None, settings: int
+    name: str,
+    first: Sequence[float],
+    second: Sequence[float],
+    p_holm: float | None,
+    settings: int,
+    repeats: str = "seeds",
 ) -> str:
-    """Whether the best two of ``settings`` differ in ``name`` by more than the noise of the seeds.
+    """Whether the best two of ``settings`` differ in ``name`` by more than the noise of the ``repeats``.
 
     The test is unpaired even where both have the same seeds: one seed under two settings is not the same
     draw, the two runs part within a few steps. If it nearly is, Welch's test errs towards no difference.
@@ -145,22 +150,22 @@ def describe_difference(
     few = [place for place, values in (("first", first), ("second", second)) if len(values) < 2]
     if few:
         who = "both have" if len(few) == 2 else f"the {few[0]} has"
-        return f"{gap}; too few seeds for a significance test, {who} only one: use seed=1,2,3"
+        return f"{gap}; too few {repeats} for a significance test, {who} only one: use seed=1,2,3"
     test = welch(first, second)
     if test is None:
-        return f"{gap}; no significance test: the seed changed nothing in either of them"
+        return f"{gap}; no significance test: the {repeats[:-1]} changed nothing in either of them"
     described = (
         f"Welch's t-test: p = {_p(test.p)}, t = {abs(test.statistic):.2f}, df = {test.freedom:.1f}, "
         f"n = {len(first)} and {len(second)}"
     )
     if test.p >= LEVEL:
-        return f"{gap}, within the noise of the seeds ({described}): more seeds may separate them"
+        return f"{gap}, within the noise of the {repeats} ({described}): more seeds may separate them"
     if p_holm is not None and p_holm >= LEVEL:
         return (
             f"{gap} ({described}), but the first was picked as the best of {settings}: with Holm's "
             f"correction p = {_p(p_holm)}, which may be noise; more seeds may separate them"
         )
-    return f"{gap}, more than the noise of the seeds ({described})"
+    return f"{gap}, more than the noise of the {repeats} ({described})"
 
 
 def describe_best_of(settings: int, corrected: Sequence[float]) -> str:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -44,6 +44,7 @@ _UNREADABLE = (
 )
 _LARGEST_MANIFEST = 1 << 20  # bytes; a process adds 270
 _PIECE = 1 << 24  # bytes
+Watch = Callable[[Iterable[memoryview]], Iterable[memoryview]]
 
 
 @dataclass(frozen=True)
@@ -255,13 +256,53 @@ def _reason(error: BaseException) -> str:
     return "not enough memory to read it" if isinstance(error, MemoryError) else str(error)
 
 
-def _entries(store: Store, name: str) -> dict[str, dict[str, Any]]:
+def copy_set(
+    source: Store, target: Store, name: str, known: Collection[str] | None = None, watch: Watch = iter
+) -> bytes:
+    """Copy the set ``name`` from one store to another, verified on its way; returns its manifest.
+
+    Args:
+        known: names that its files may have; None for those of a checkpoint.
+        watch: is given the pieces of each file, and yields them.
+
+    Raises CheckpointError where the source is damaged, OSError where either store fails: the target then has
+    nothing of that name.
+    """
+    try:
+        entries = _entries(source, name, known)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{source}/{name} is damaged: {error}") from error
+    try:
+        for file, entry in entries.items():
+            with source.open(name, file, entry["size"]) as opened:
+                pieces = iter(lambda: opened.read(_PIECE), b"")
+                if _put(target, name, file, watch(map(memoryview, pieces))) != entry:
+                    raise CheckpointError(
+                        f"{source}/{name}/{file} is damaged: it does not match its manifest"
+                    )
+        target.commit(name, manifest_bytes(entries))
+    except BaseException:
+        target.discard(name)
+        raise
+    return manifest_bytes(entries)
+
+
+def put_files(store: Store, name: str, contents: Mapping[str, Iterable[memoryview]]) -> None:
+    """Write a set of any files, its manifest last. Raises OSError."""
+    store.commit(
+        name, manifest_bytes({file: _put(store, name, file, pieces) for file, pieces in contents.items()})
+    )
+
+
+def _entries(store: Store, name: str, known: Collection[str] | None = None) -> dict[str, dict[str, Any]]:
     """Size and SHA-256 of each file, by the manifest."""
     where = f"{store}/{name}"
     content = store.get(name, MANIFEST, _LARGEST_MANIFEST)
     manifest = strict_json.parse(content)
     entries: dict[str, dict[str, Any]] = manifest["files"]
     files = {STATE, *(file for rank in range(_writers(entries)) for file in _files_of(rank))}
+    if known is not None:
+        files = entries.keys() & known
     if manifest["version"] != _MANIFEST_VERSION or entries.keys() != files:
         raise CheckpointError(f"{where}/{MANIFEST} is damaged, or of another version")
     # A manifest that is not byte for byte what is written here was damaged, or written by something else.

@@ -19,6 +19,7 @@ from trainctl.errors import CheckpointError, UnsafeInputError
 from trainctl.runs import files
 
 MANIFEST = "manifest.json"
+LINKS = ".mirrored"
 _PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt", ".joblib")
 
 
@@ -101,7 +102,8 @@ class LocalStore:
         files.remove_folder(self.folder / name)
 
     def remove_leftovers(self) -> None:
-        """Remove the temporary folders of a killed process: half written, or half removed."""
+        """Remove the temporary folders of a killed process: half written, half removed, or to be mirrored."""
+        shutil.rmtree(self.folder / LINKS, ignore_errors=True)
         for path in self.folder.glob(".*step-*.*"):
             if re.fullmatch(r"\.(old-)?step-\d+\.\d+", path.name):
                 shutil.rmtree(path, ignore_errors=True)

@@ -13,8 +13,10 @@ from trainctl.registry import trust
 
 
 def connections(config: Config) -> list[str]:
-    """The settings of a config that open connections: a tracker's address, data to download."""
+    """The settings of a config that open connections: a tracker's address, a bucket, data to download."""
     found = [f"tracker.{label}.{key}" for label, each in config.trackers.items() for key in _addresses(each)]
+    if config.checkpoint.mirror is not None:
+        found.append("checkpoint.mirror")
     return [*found, *(["dataset.download"] if config.dataset.arguments.get("download") else [])]
 
 
@@ -37,7 +39,8 @@ def refuse_connections(
         raise UnsafeInputError(
             f"{directory}: {' and '.join(foreign)} would open a connection, and you did not train it on this"
             " machine",
-            "tracker=none, dataset.download=false, or, if you trust it, --trust-plugins",
+            "tracker=none, dataset.download=false, checkpoint.mirror=null, or, if you trust it,"
+            " --trust-plugins",
         )
 
 

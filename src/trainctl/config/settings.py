@@ -50,6 +50,12 @@ class Checkpoint(_Settings):
     keep_last: Count
     keep_best: Count
     overlap: bool
+    mirror: Annotated[
+        str | None,
+        Field(
+            pattern=r"^[a-z][a-z0-9+.-]*://[^@\s]+$", description="a URL such as s3://BUCKET/FOLDER, or null"
+        ),
+    ] = None
 
 
 class Guard(_Settings):

@@ -66,6 +66,8 @@ def check(values: Mapping[str, Any]) -> Config:
         )
     if train is not None and train.epochs is None and train.max_steps is None:
         problems.append(Problem("train.epochs and train.max_steps are both null", "set one, e.g. epochs=5"))
+    if (dataset := components["dataset"]) is not None:
+        problems += _check_folds(dataset.common["folds"], dataset.common["fold"])
     if problems:
         raise ConfigError(problems)
     top_level = parts.pop("").model_dump()
@@ -102,6 +104,16 @@ def check_component(registry: Registry, node: Any, problems: list[Problem]) -> C
         problems.extend(registry.unknown(str(name)).problems)
         return None
     return _check_arguments(registry, name, _without_name(node), group, problems)
+
+
+def _check_folds(folds: int | None, fold: int | None) -> list[Problem]:
+    if folds is None and fold is not None:
+        return [Problem(f"dataset.fold={fold}: of how many?", f"add dataset.folds={max(5, fold + 1)}")]
+    if folds is not None and not 0 <= (-1 if fold is None else fold) < folds:
+        given = f"dataset.folds={folds}" + ("" if fold is None else f" dataset.fold={fold}")
+        every = ",".join(map(str, range(folds))) if folds <= 10 else f"range({folds})"
+        return [Problem(f"{given}: choose a fold, 0 to {folds - 1}", f"all of them: -m dataset.fold={every}")]
+    return []
 
 
 def check_metrics(train: Any, problems: list[Problem]) -> tuple[Component, ...] | None:

@@ -249,6 +249,9 @@ def _parsed(entry: Any, where: str) -> tuple[str, dict[str, Any]]:
 
 
 def _make(name: str, arguments: dict[str, Any], where: str, nested: bool) -> Any:
+    if name in ("MixUp", "CutMix"):
+        key = f"dataset.{name.lower()}"
+        raise ConfigError(f"{where}: mixes the samples of a batch, with their targets", f"use {key}=0.2")
     # Padding that repeats pixels is torchvision's.
     if name in _OWN and not nested and arguments.get("padding_mode", "constant") == "constant":
         constructor = _OWN[name]

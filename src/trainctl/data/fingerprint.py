@@ -32,6 +32,7 @@ def fingerprint(data: Data) -> dict[str, dict[str, Any]]:
     """
     return {
         name: {"samples": len(split), "inputs": _inputs(split), "targets": _digest(split.targets)}
+        | ({} if split.weights is None else {"weights": _digest(split.weights)})
         for name in _SPLITS
         if (split := getattr(data, name)) is not None
     }
@@ -128,10 +129,10 @@ def _differing_splits(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[s
     """Splits that have another size; then those of the same size with other inputs or targets."""
     sizes = {name: (_size(now, name), _size(then, name)) for name in {**then, **now}}
     found = [f"{new} samples in {name}, not {old}" for name, (new, old) in sizes.items() if new != old]
-    for what in ("inputs", "targets"):
-        other = [
-            name for name, (new, old) in sizes.items() if new == old and now[name][what] != then[name][what]
-        ]
+    both = [name for name, (new, old) in sizes.items() if new == old]
+    for what in ("inputs", "targets", "weights"):
+        absent = {what: None} if what == "weights" else {}
+        other = [name for name in both if (absent | now[name])[what] != (absent | then[name])[what]]
         if other:
             found.append(f"other {what} in {', '.join(other)}")
     return found

@@ -10,7 +10,7 @@ import copy
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -60,6 +60,8 @@ def from_datasets(returned: Any, name: str) -> Data:
     for load in loads.values():
         load.look(train)
     splits = {label: ItemSplit(range(len(load)), load.targets, load) for label, load in loads.items()}
+    if given.weights is not None:
+        splits["train"] = replace(splits["train"], weights=torch.as_tensor(given.weights))
     first = torch.empty(0) if train.like is None else train.like[0]
     raw = describe_samples(first[None])
     every = [load.targets for load in loads.values() if len(load)]

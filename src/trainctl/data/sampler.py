@@ -1,9 +1,14 @@
-"""Seeds, and the order of samples: (seed, epoch) decides an epoch's order, (seed, epoch, sample) a seed."""
+"""Seeds, and the order of samples: (seed, epoch) decides an epoch's order, (seed, epoch, sample) a seed.
+
+Where an epoch has a sample several times, its place in the order stands for the sample: each time other
+random numbers.
+"""
 
 from __future__ import annotations
 
 import hashlib
 
+import numpy
 import torch
 from torch import Tensor
 
@@ -42,6 +47,18 @@ class Share:
         end = begin + each + (self.rank < more)
         return (begin, end) if end > begin else (0, 1)
 
+    def places(self, position: int, batch_size: int, count: int, *, neighbour: bool) -> Tensor:
+        """Where in the epoch's order this process's part of the batch at ``position`` lies, (N,) int64.
+
+        With ``neighbour`` one of several processes has in front of it the sample before its first one, in a
+        batch whose first sample follows its last: what :class:`trainctl.data.mixing.Mix` mixes it with.
+        """
+        begin, end = self.bounds(position // batch_size, count)
+        places = torch.arange(begin, end)
+        if neighbour and self.size > 1:
+            places = torch.cat((torch.tensor([(begin - 1) % count]), places))
+        return position + places
+
     def taken(self, count: int) -> None:
         """Note that a batch of ``count`` samples comes next."""
         self.count, self.idle = count, not self.by_turns and count <= self.rank
@@ -53,12 +70,43 @@ def cursor_after(cursor: Cursor, count: int, samples: int) -> Cursor:
     return Cursor(cursor.epoch, position) if position < samples else Cursor(cursor.epoch + 1, 0)
 
 
-def epoch_order(length: int, seed: int | None, epoch: int) -> Tensor:
-    """The order of an epoch: a permutation of ``range(length)`` from ``seed`` and ``epoch`` alone.
+class Sampling:
+    """An epoch of N draws by weights, instead of one that has each sample once.
+
+    The draws are systematic: of N draws, a sample with the share p of all weights gets N·p, rounded down or
+    up, and so does each group (Madow, On the Theory of Systematic Sampling, 1949). Independent draws would
+    leave out a third of the samples of even the rarest class, and scatter the classes' shares.
+
+    Args:
+        weights: (N,), at least one of them above 0.
+        groups: (N,) int64, the classes, or None.
+    """
+
+    def __init__(self, weights: Tensor, groups: Tensor | None = None) -> None:
+        self.weights, self.groups = weights.to(torch.float64).cpu(), None if groups is None else groups.cpu()
+
+    def order(self, generator: torch.Generator) -> Tensor:
+        """An epoch's draws in their order, (N,) int64."""
+        length = len(self.weights)
+        sample = torch.randperm(length, generator=generator)
+        if self.groups is not None:
+            sample = sample[torch.argsort(self.groups[sample], stable=True)]
+        # NumPy's sums do not depend on the number of threads.
+        sums = numpy.cumsum(self.weights[sample].numpy())
+        start = float(torch.rand((), generator=generator, dtype=torch.float64))
+        ends = numpy.minimum(numpy.floor(sums / sums[-1] * length + start), length)
+        times = torch.from_numpy(numpy.diff(ends, prepend=0.0).astype(numpy.int64))
+        drawn = sample.repeat_interleave(times)
+        return drawn[torch.randperm(length, generator=generator)]
+
+
+def epoch_order(length: int, seed: int | None, epoch: int, sampling: Sampling | None = None) -> Tensor:
+    """The order of an epoch: a permutation of ``range(length)``, or ``length`` draws of ``sampling``, from
+    ``seed`` and ``epoch`` alone.
 
     Without a seed, the stored order. Shape: (length,) int64, made on the CPU: the same for every device.
     """
     if seed is None:
         return torch.arange(length)
     generator = torch.Generator().manual_seed(derived_seed("order", seed, epoch))
-    return torch.randperm(length, generator=generator)
+    return torch.randperm(length, generator=generator) if sampling is None else sampling.order(generator)

@@ -20,11 +20,13 @@ class Split:
 
     ``inputs`` keep their stored type (uint8 images stay uint8); ``targets`` are int64 class numbers of
     shape (N,) for classification, and values or labels of shape (N, outputs) otherwise, which become float32
-    when they have been scaled.
+    when they have been scaled. ``weights``, (N,), say how often training draws a sample where
+    ``dataset.sampling=weighted``.
     """
 
     inputs: Tensor
     targets: Tensor
+    weights: Tensor | None = None
 
     def __post_init__(self) -> None:
         """Data is not trained: it has no gradient. Raises ConfigError for tensors without rows to take."""
@@ -40,14 +42,14 @@ class Split:
         return len(self.inputs)
 
     def __getitem__(self, index: Tensor | slice) -> Split:
-        return Split(self.inputs[index], self.targets[index])
+        return Split(self.inputs[index], self.targets[index], _some(self.weights, index))
 
     def select(self, index: Tensor) -> Split:
         """The samples with these numbers, in this order."""
         return self[index]
 
     def to(self, device: torch.device) -> Split:
-        return Split(self.inputs.to(device), self.targets.to(device))
+        return replace(self, inputs=self.inputs.to(device), targets=self.targets.to(device))
 
 
 @dataclass(frozen=True)
@@ -57,19 +59,25 @@ class ItemSplit:
     ``load`` turns an item (a path, a row number) into one raw sample without the batch dimension, of the same
     shape and type for every item. It is called in worker processes, so it and the items must be picklable:
     a function of a module, or an instance of a module's class. (seed, epoch, sample) seed the random numbers
-    that it draws from Python, NumPy or torch. ``targets`` are whole, as in :class:`Split`.
+    that it draws from Python, NumPy or torch. ``targets`` and ``weights`` are whole, as in :class:`Split`.
     """
 
     items: Sequence[Any]
     targets: Tensor
     load: Callable[[Any], Tensor]
+    weights: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.items)
 
     def select(self, index: Tensor) -> ItemSplit:
         """The samples with these numbers, in this order, without loading them."""
-        return ItemSplit([self.items[number] for number in index.tolist()], self.targets[index], self.load)
+        items = [self.items[number] for number in index.tolist()]
+        return ItemSplit(items, self.targets[index], self.load, _some(self.weights, index))
+
+
+def _some(weights: Tensor | None, index: Tensor | slice) -> Tensor | None:
+    return None if weights is None else torch.as_tensor(weights)[index]
 
 
 AnySplit = Split | ItemSplit
@@ -135,6 +143,7 @@ class Datasets:
         transform: as in ``Data``; None: uint8 is divided by 255, other floats become float32.
         inputs: the entries of a dictionary that are inputs; empty: all but the target.
         target: the entry that is the target; empty: see above.
+        weights: how often each sample of ``train`` is drawn where ``dataset.sampling=weighted``.
     """
 
     train: Any
@@ -147,6 +156,7 @@ class Datasets:
     transform: nn.Module | None = None
     inputs: Sequence[str] = ()
     target: str = ""
+    weights: Any = None
 
 
 class Standardize(nn.Module):
@@ -180,6 +190,26 @@ def hold_out(data: Data, val: float | int, split_seed: int) -> Data:
     """
     kept, held = split_rows(len(data.train), val, split_seed, "val")
     return data if held is None else replace(data, train=data.train.select(kept), val=data.train.select(held))
+
+
+def hold_out_fold(data: Data, folds: int, fold: int, split_seed: int, groups: Tensor | None) -> Data:
+    """Hold the part ``fold``, from 0, of ``folds`` equal parts of the training samples out of it.
+
+    Every sample is in one part; of each group, such as a class, the parts have the same number or one more.
+    """
+    total = len(data.train)
+    if total < folds:
+        raise ConfigError(f"dataset.folds={folds}: {total} samples cannot be in {folds} parts", "use fewer")
+    order = torch.randperm(total, generator=torch.Generator().manual_seed(split_seed))
+    note = f"val is fold {fold} of 0 to {folds - 1}"
+    if groups is not None:
+        order = order[torch.argsort(groups[order], stable=True)]
+        rare = int(((counts := torch.bincount(groups)) < folds).logical_and(counts > 0).sum())
+        note += f", {rare} classes have fewer samples than there are folds" if rare else ""
+    held = torch.zeros(total, dtype=torch.bool)
+    held[order[fold::folds]] = True
+    parts = (data.train.select(each.nonzero().squeeze(1)) for each in (~held, held))
+    return replace(data, train=next(parts), val=next(parts), note="; ".join(filter(None, (data.note, note))))
 
 
 def split_rows(total: int, amount: float | int, seed: int, key: str = "test") -> tuple[Tensor, Tensor | None]:

@@ -85,14 +85,17 @@ class Feed:
         self._shape: Shape | None = None
         self._turn = 0
 
-    def batches(self, order: Tensor, epoch: int) -> Iterator[Tensor]:
+    def batches(self, order: Tensor, epoch: int, draws: Tensor | None = None) -> Iterator[Tensor]:
         """The batches of the samples whose numbers ``order`` lists.
+
+        ``draws``, by default the same numbers, seed the random numbers of their loading.
 
         Raises ConfigError for a sample that cannot be loaded, WorkerError where a worker died or hangs.
         An iteration ends when another one begins: they share the workers.
         """
         self._turn += 1
-        turn, numbers = self._turn, list(torch.split(order, self.batch_size)) if len(order) else []
+        turn, pairs = self._turn, torch.stack((order, order if draws is None else draws))
+        numbers = list(torch.split(pairs, self.batch_size, 1)) if len(order) else []
         if self._loader is None:
             here = 1 if self.workers else len(numbers)
             for index in numbers[:here]:
@@ -244,7 +247,8 @@ class _Plan:
         self._epoch, self._numbers = epoch, numbers
 
     def key(self, epoch: int, index: Tensor) -> Key:
-        return epoch, [(number, self._items[number]) for number in index.tolist()]
+        """``index`` has the samples' numbers and, below them, those that seed, (2, N)."""
+        return epoch, [(draw, self._items[number]) for number, draw in index.T.tolist()]
 
     def __iter__(self) -> Iterator[Key]:
         return (self.key(self._epoch, index) for index in self._numbers)

@@ -172,7 +172,9 @@ def _unsplit(dataset: Component) -> Component:
     arguments = dict(dataset.arguments)
     if "test" in DATASETS.signature(dataset.name).names and not arguments.get("test_path"):
         arguments["test"] = 0
-    return replace(dataset, arguments=arguments, common={**dataset.common, "val": 0})
+    return replace(
+        dataset, arguments=arguments, common={**dataset.common, "val": 0, "folds": None, "fold": None}
+    )
 
 
 def _recorded(trained: Trained, split: str) -> Mapping[str, Any] | None:

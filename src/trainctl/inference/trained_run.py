@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from trainctl.checkpoint.format import CheckpointData
+from trainctl.checkpoint.mirrored import located
+from trainctl.checkpoint.remote import is_url
 from trainctl.checkpoint.retention import read_chosen
 from trainctl.components.tasks._base import Task, task_named
 from trainctl.config.connections import without_download
@@ -24,7 +26,7 @@ from trainctl.data.readout import Readout
 from trainctl.errors import CheckpointError, ConfigError
 from trainctl.registry import TASKS, trust
 from trainctl.registry.protocols import Model
-from trainctl.runs.directory import find, is_training
+from trainctl.runs.directory import is_training
 from trainctl.runs.record import read_record
 from trainctl.training import runtime
 from trainctl.training.construct import build_model, construct
@@ -153,7 +155,7 @@ def load_run(
     Raises ConfigError where there is no run, CheckpointError without a usable checkpoint, UnsafeInputError
     for changed plugins and unsafe files.
     """
-    directory = find(run)
+    directory, said = located(run)
     record = read_record(directory)
     if not (directory / "config.yaml").is_file():
         raise _no_checkpoint(directory, record)
@@ -164,7 +166,7 @@ def load_run(
     if not record.get("best") and not any((directory / "checkpoints").glob("step-*")):
         raise _no_checkpoint(directory, record)
     chosen, content, damaged = read_chosen(directory, record, which, training=False)
-    notices = [f"damaged, not used: {reason}" for _, reason in damaged]
+    notices = [*said, *(f"damaged, not used: {reason}" for _, reason in damaged)]
     known = _described(chosen, content)
     if device is None:
         device, differences = _device_of(config, record)
@@ -189,7 +191,7 @@ def load_run(
         model=model,
         device=device,
         readout=readout,
-        notices=(*_unfinished(directory, record, content.step), *notices),
+        notices=(*_unfinished(directory, record, content.step, mirrored=is_url(run)), *notices),
         **known,
     )
 
@@ -209,13 +211,15 @@ def _no_checkpoint(directory: Path, record: Mapping[str, Any]) -> CheckpointErro
     )
 
 
-def _unfinished(directory: Path, record: Mapping[str, Any], step: int) -> list[str]:
+def _unfinished(directory: Path, record: Mapping[str, Any], step: int, *, mirrored: bool) -> list[str]:
     """A notice about a run that is not done."""
     status, reason = record.get("status"), record.get("reason")
     if status == "done":
         return []
     if status == "failed":
         how = f"failed{f' ({reason})' if reason else ''}"
+    elif status == "running" and mirrored:
+        how = "had not ended when it was copied there"
     elif status == "running" and is_training(directory):
         how = "is still being trained"
     else:

@@ -17,10 +17,12 @@ import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
+
+from annotated_types import Ge
 
 from trainctl.errors import ConfigError, nearest
-from trainctl.registry.constraints import Count, Fraction, NonNegativeInt, Seed
+from trainctl.registry.constraints import Count, Fraction, NonNegative, NonNegativeInt, Positive, Seed
 from trainctl.registry.signature import REQUIRED, Parameter, Signature, from_object, from_source
 from trainctl.registry.torch_classes import TorchClasses
 
@@ -223,6 +225,11 @@ DATASETS = Registry(
         Parameter("limit", Count | None, None),
         Parameter("val", Fraction | NonNegativeInt, 0.1),
         Parameter("split_seed", Seed, 0),
+        Parameter("folds", Annotated[int, Ge(2)] | None, None),
+        Parameter("fold", NonNegativeInt | None, None),
+        Parameter("sampling", Literal["uniform", "balanced", "weighted"] | list[NonNegative], "uniform"),
+        Parameter("mixup", Positive | None, None),
+        Parameter("cutmix", Positive | None, None),
         Parameter("scale_target", Literal["auto"] | bool, "auto"),
     ),
 )
@@ -230,7 +237,7 @@ LOADERS = Registry(
     "loader",
     "loader",
     "loaders",
-    supplied=("split", "transform", "batch_size", "device", "seed", "augment", "share"),
+    supplied=("split", "transform", "batch_size", "device", "seed", "augment", "share", "sampling", "mix"),
 )
 LOOPS = Registry("loop", "loop", "rungs", supplied=("config",))
 METRICS = Registry("metric", "metric", "metrics", supplied=("output_size", "classes"))

@@ -152,6 +152,10 @@ def find(run: str | Path) -> Path:
         if Path(run).is_dir():
             return Path(run).resolve()
     outputs = Path.cwd() / "outputs"
+    if "://" in str(run):
+        raise ConfigError(
+            f"{run}: a URL serves resume, eval, predict, export and trainctl.load only", "give a directory"
+        )
     if str(run) == "last":
         if (outputs / "latest").is_dir():
             return (outputs / "latest").resolve()

@@ -27,6 +27,8 @@ _FILES: Mapping[str, float] = {
     ".lock": math.inf,
 }
 _FOLDERS = ("checkpoints", "capsules", "profile", "tensorboard", "wandb")
+UNFINISHED = {"status": "running", **dict.fromkeys(("exit_code", "reason", "ended", "last", "best", "test"))}
+"""What a record says until its run ends: its checkpoints say what it has reached."""
 _WHOLE_NUMBER = re.compile("[-+]?([0-9][0-9_:]*|0[box][0-9a-f_]+)", re.IGNORECASE)
 
 
@@ -197,9 +199,18 @@ def usable_plugins(stored: Any) -> bool:
     )
 
 
+def _usable_mirror(value: Any) -> bool:
+    return value is None or (
+        isinstance(value, dict)
+        and isinstance(value.get("url"), str)
+        and isinstance(value.get("id"), str | None)
+    )
+
+
 _MOST_THREADS = 4096
 _USABLE: Mapping[str, Callable[[Any], bool]] = {
     "environment": _usable_environment,
+    "mirror": _usable_mirror,
     "best": lambda value: value is None or (isinstance(value, dict) and type(value.get("step")) is int),
     "reason": lambda value: isinstance(value, str | None),
     "exit_code": lambda value: value is None or type(value) is int,

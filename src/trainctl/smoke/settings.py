@@ -24,6 +24,7 @@ SETTINGS = (
     "checkpoint.every_minutes=null",
     "checkpoint.keep_last=2",
     "checkpoint.overlap=false",
+    "checkpoint.mirror=null",
 )
 """Typed overrides win over these, except for the keys that :func:`refuse` names."""
 _STEPS = f"smoke trains every config for {STEPS} steps, and kills one run after the first"

@@ -180,7 +180,7 @@ def build(
         data, merging = prepare(config, data, criterion, loop, stored, start)
         metrics = choose_metrics(config.metrics, data)
         monitor, lower_is_better = choose_monitor(config.train.monitor, data, metrics)
-        loaders = build_loaders(config, data, device, group)
+        loaders = build_loaders(config, data, device, criterion, group)
     if config.train.overfit_batches is not None:
         notices.append(overfit.notice(len(loaders.train), len(loaders.train_split)))
     batch = next(iter(loaders.train.batches()))

@@ -17,12 +17,13 @@ from trainctl.data.augmentation import make_augment
 from trainctl.data.fingerprint import described_data, fingerprint
 from trainctl.data.preprocessing import make_transform
 from trainctl.data.sample_values import described
-from trainctl.data.types import AnySplit, Data, ItemSplit, Split, hold_out, limited
+from trainctl.data.types import AnySplit, Data, ItemSplit, Split, limited
 from trainctl.distributed.group import Group
 from trainctl.errors import CheckpointError, ConfigError
 from trainctl.registry.protocols import Loader
 from trainctl.training.construct import construct
 from trainctl.training.hooks.overfit import first_samples
+from trainctl.training.sampling import choose_mix, choose_sampling, with_validation
 from trainctl.training.targets import choose_readout, merged, prepare_targets, stored_readout
 
 
@@ -44,8 +45,7 @@ def build_data(
     if (other := dataset.common.get("as_task")) is not None:
         data = task_named(other).adopted(data)
     data = with_targets(data)
-    if data.val is None:
-        data = hold_out(data, dataset.common["val"], dataset.common["split_seed"])
+    data = with_validation(data, dataset.common)
     data = limited(data, dataset.common.get("limit"))
     data = replace(data, fingerprint=fingerprint(data))
     return data if data.fit is None else replace(data, transform=_fitted(data, trained))
@@ -121,7 +121,9 @@ class Loaders:
     train_split: AnySplit
 
 
-def build_loaders(config: Config, data: Data, device: torch.device, group: Group | None = None) -> Loaders:
+def build_loaders(
+    config: Config, data: Data, device: torch.device, criterion: Any, group: Group | None = None
+) -> Loaders:
     """The loaders that the config asks for, of this process's share where a ``group`` trains together.
 
     Raises ConfigError without training samples.
@@ -139,7 +141,8 @@ def build_loaders(config: Config, data: Data, device: torch.device, group: Group
         val_split = test_split = seed = None
     shares = {} if group is None else {"share": group.share()}
     turns = {} if group is None else {"share": group.share(by_turns=True)}
-    train = load(split=train_split, batch_size=window, seed=seed, augment=augment, **shares)
+    chosen = {"sampling": choose_sampling(config, data), "mix": choose_mix(config, data, criterion)}
+    train = load(split=train_split, batch_size=window, seed=seed, augment=augment, **shares, **chosen)
     val, test = (
         load(split=split, batch_size=batch_size, seed=None, augment=None, **turns) if split else None
         for split in (val_split, test_split)

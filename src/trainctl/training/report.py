@@ -53,8 +53,10 @@ def header(request: Request, built: Built) -> tuple[str, list[tuple[str, str]]]:
         rows.append(("precision", config.train.precision))
     if config.train.ema is not None:
         rows.append(("average", f"of the weights, decay {config.train.ema:g}: it is evaluated and saved"))
-    if config.dataset.common["augment"] and not overfit:
-        rows.append(("augment", show(config.dataset.common["augment"])))
+    for key in ("augment", "sampling", "mixup", "cutmix"):
+        value = config.dataset.common.get(key)
+        if value and value != "uniform" and not overfit:
+            rows.append((key, show(value)))
     if built.loading != "resident":
         rows.append(("loader", built.loading))
     for label, text in [("run", str(request.directory)), *rows]:

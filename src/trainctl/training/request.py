@@ -12,7 +12,7 @@ from trainctl.config.config_diff import Change, require_allowed
 from trainctl.config.settings import Config
 from trainctl.errors import CheckpointError, ConfigError
 from trainctl.registry import COMPONENTS, trust
-from trainctl.runs.record import now, read_record
+from trainctl.runs.record import UNFINISHED, now, read_record
 from trainctl.training.startup import collector_paused, importing
 
 if TYPE_CHECKING:  # a sweep's own process makes requests, and imports no torch
@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # a sweep's own process makes requests, and imports no torch
     from trainctl.training.build import Built
     from trainctl.training.run import Hook
 
+_COPIED = {"checkpoint.mirror"}
 Draw = Callable[[Path, str, Any, Sequence[str], str], Sequence[str]]
 """Draws the pictures of a finished run from its directory, a title, the counts of a Confusion or None, the
 names of the classes, and a line on split and checkpoint. Returns a line for each picture that failed."""
@@ -44,8 +45,7 @@ class Resumed:
     def recorded(self, command: str) -> dict[str, Any]:
         """The values of ``run.json`` that change: until the run ends, its checkpoints say what it reached."""
         return {
-            "status": "running",
-            **dict.fromkeys(("exit_code", "reason", "ended", "last", "best", "test")),
+            **UNFINISHED,
             "resumed": {
                 "at": now(),
                 "step": self.content.step,
@@ -122,7 +122,8 @@ def make_request(
         asked = change_config(directory, overrides, trusted)
         require_allowed(asked.changes, allowed=allow_change)
         refuse_connections(asked.config, directory, overrides, trust_plugins=trust_plugins)
-    if record.get("status") == "done" and not asked.changes:
+    mirrored = not (record.get("mirror") or {}).get("lacks")
+    if record.get("status") == "done" and mirrored and {each.key for each in asked.changes} <= _COPIED:
         return None
     with importing():
         from trainctl.checkpoint.retention import newest_valid

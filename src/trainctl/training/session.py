@@ -34,6 +34,7 @@ from trainctl.training.display import Display
 from trainctl.training.hooks.console import Console
 from trainctl.training.hooks.guard import Keep
 from trainctl.training.hooks.metrics_log import MetricsLog
+from trainctl.training.hooks.mirror import Mirror, make_mirror
 from trainctl.training.hooks.profile import Profiler, attach, show_profile
 from trainctl.training.hooks.signals import Signals
 from trainctl.training.hooks.system import SystemMetrics
@@ -53,13 +54,20 @@ class Session:
     Args:
         record: the ``run.json`` of the run.
         group: the processes that train it together, of which this is rank 0.
+        ended: closed when it is written down how the run ended.
     """
 
     def __init__(
-        self, request: Request, record: RunRecord, display: Display, group: Group | None = None
+        self,
+        request: Request,
+        record: RunRecord,
+        display: Display,
+        group: Group | None = None,
+        ended: contextlib.ExitStack | None = None,
     ) -> None:
         self.request, self.record, self.display, self.group = request, record, display, group
-        self.directory = request.directory
+        self.directory, self.ended = request.directory, ended or contextlib.ExitStack()
+        self.mirror: Mirror | None = None
 
     def run(self) -> None:
         """Train, test, and record the result. Raises TrainctlError where it does not end well."""
@@ -109,12 +117,19 @@ class Session:
         self.metrics_log = MetricsLog(self.directory / "metrics.jsonl")
         writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint") if config.checkpoint.overlap else None
         saving = {**checkpointing(config, self.built), "writer": writer, "sync": self.metrics_log.sync}
+        if config.checkpoint.mirror is not None:
+            before = record.values.get("mirror")
+            self.mirror = make_mirror(
+                config.checkpoint.mirror, self.directory, before, self._say, self._mirrored
+            )
+            self.ended.callback(self.mirror.close)
+            saving["saved"] = self.mirror.offer
         self.checkpointer = devices.checkpointer(config, self.group)(
             self.directory / "checkpoints", self._hold, **saving
         )
         console = Console(self.display, -(-run.total_steps // len(run.train_loader)), config.display.every)
         self.tracking = self._make_tracking()
-        own = [self.metrics_log, self.checkpointer, console]
+        own = [self.metrics_log, self.checkpointer, console, *([self.mirror] if self.mirror else [])]
         tracking: list[Hook] = [self.tracking] if self.trackers else []
         if config.system_metrics is not None:
             tracking.append(SystemMetrics(config.system_metrics, self.built.device, self._row))
@@ -166,9 +181,15 @@ class Session:
         content = ready_to_save(self.built.snapshot(copied=copied), self.built.buffers)
         return lambda: content
 
-    def _announce(self, topic: str, text: str, word: str) -> None:
+    def _say(self, text: str) -> None:
         self.display.notice(text)
         log.info(text)
+
+    def _mirrored(self, values: Mapping[str, Any]) -> None:
+        self.record.update(mirror=dict(values))
+
+    def _announce(self, topic: str, text: str, word: str) -> None:
+        self._say(text)
         self.record.update(environment={**self.record.values["environment"], topic: word})
 
     def _fit(self) -> dict[str, float]:
@@ -260,6 +281,8 @@ class Session:
             self.tracking.close(record.values["status"], artifacts.artifacts(self.directory, best_step))
         if self.trackers:
             record.write()
+        if self.mirror is not None:
+            self.mirror.close()
         if (profiler := run.hook(Profiler.name)) is not None:
             show_profile(profiler.profile, display, record)
         closing(display, record, self.directory, best_step)
@@ -282,7 +305,7 @@ def tracked_settings(request: Request) -> dict[str, Any]:
 def checkpointing(config: Config, built: Built) -> dict[str, Any]:
     """Arguments of a Checkpointer, as the config asks for them."""
     return {
-        **config.checkpoint.model_dump(exclude={"overlap"}),
+        **config.checkpoint.model_dump(exclude={"overlap", "mirror"}),
         "monitor": built.monitor,
         "lower_is_better": built.lower_is_better,
     }

@@ -25,7 +25,7 @@ def train(request: Request, display: Display) -> dict[str, Any]:
     """
     directory = request.directory
     locked = lock(directory) if request.resumed is None else contextlib.nullcontext()
-    with locked, log_file(directory), storage_errors(directory):
+    with locked, log_file(directory), storage_errors(directory), contextlib.ExitStack() as ended:
         before = None if request.resumed is None else read_record(directory)
         record = open_record(request, read_git_state() if request.resumed is None else None)
         try:
@@ -36,7 +36,7 @@ def train(request: Request, display: Display) -> dict[str, Any]:
                     from trainctl.training.together import together
 
                 with together(request, record, ranks) as group:
-                    Session(request, record, display, group).run()
+                    Session(request, record, display, group, ended).run()
         except BaseException as error:
             display.close()
             if before is not None and not record.begun:

@@ -114,6 +114,7 @@ def _run(run: Entry) -> dict[str, Any]:
         "directory": str(run.directory),
         "name": run.name or None,
         "seed": run.settings.get("seed"),
+        **({} if (fold := run.settings.get("dataset.fold")) is None else {"fold": fold}),
         **{key: getattr(run, key) for key in ("value", "step", "parameters", "seconds", "training_seconds")},
     }
 

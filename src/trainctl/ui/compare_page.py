@@ -121,8 +121,9 @@ def _series(comparison: Comparison, most: int) -> Iterator[dict[str, Any]]:
 
 def _drawn(run: Entry, most: int) -> dict[str, Any]:
     curves = read_curves(run.directory).to_draw(most) if run.has_curves else Curves()
+    fold = run.settings.get("dataset.fold")
     return {
-        "seed": str(run.settings.get("seed", "")),
+        "seed": f"{run.settings.get('seed', '')}" + ("" if fold is None else f", fold {fold}"),
         "damaged": curves.damaged,
         "train": _pair(curves.train),
         "val": {name: _pair(points) for name, points in curves.val.items() if len(points) > 1},

@@ -70,7 +70,7 @@ def value(row: Row) -> str:
 
 
 def count(row: Row) -> str:
-    """How many seeds; where some did not finish, of how many."""
+    """How many seeds and folds; where some did not finish, of how many."""
     done = len(row.runs)
     return f"{done} of {done + row.unfinished}" if row.unfinished else str(done)
 
@@ -129,7 +129,7 @@ def _is_number(rows: Sequence[Row], key: str) -> bool:
 
 
 def _seeds(row: Row) -> str:
-    seeds = sorted(str(run.settings.get("seed", "?")) for run in row.runs)
+    seeds = sorted({str(run.settings.get("seed", "?")) for run in row.runs})
     seeds.sort(key=lambda seed: (len(seed), seed))
     return ",".join(seeds) if len(seeds) <= 5 else f"{seeds[0]}…{seeds[-1]}"
 

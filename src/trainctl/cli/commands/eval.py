@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from trainctl.cli.options import CHECKPOINT, JSON, RUN, TRUST, Argument, Command, Option
+from trainctl.cli.options import CHECKPOINT, JSON, RUN_OR_URL, TRUST, Argument, Command, Option
 from trainctl.errors import ConfigError
 from trainctl.training.startup import collector_paused, importing
 
@@ -12,7 +12,7 @@ COMMAND = Command(
     __name__,
     __doc__,
     (
-        RUN,
+        RUN_OR_URL,
         Argument("dataset.KEY=VALUE", "other data of the same kind; also dataset=NAME", least=0, most=None),
     ),
     (

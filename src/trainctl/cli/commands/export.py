@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from trainctl.cli.options import CHECKPOINT, RUN, TRUST, Command, Option, checked_output
+from trainctl.cli.options import CHECKPOINT, RUN_OR_URL, TRUST, Command, Option, checked_output
 from trainctl.errors import ConfigError, UnsafeInputError
 from trainctl.paths import short_path
 from trainctl.registry.constraints import show
@@ -16,7 +16,7 @@ _LONGEST = 200
 COMMAND = Command(
     __name__,
     __doc__,
-    (RUN,),
+    (RUN_OR_URL,),
     (
         Option("--format", "file format", choices=tuple(_FORMATS), example="onnx", required=True),
         Option(

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainctl.cli.options import CHECKPOINT, RUN, TRUST, Asked, Command, Option, whole_number
+from trainctl.cli.options import CHECKPOINT, RUN_OR_URL, TRUST, Asked, Command, Option, whole_number
 from trainctl.errors import CheckpointError, ConfigError
 from trainctl.paths import short_path
 from trainctl.training.display import duration
@@ -33,7 +33,7 @@ def _temperature(option: str, text: str) -> float:
 COMMAND = Command(
     __name__,
     __doc__,
-    (RUN,),
+    (RUN_OR_URL,),
     (
         Option(
             "--input",

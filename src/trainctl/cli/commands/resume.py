@@ -18,7 +18,9 @@ COMMAND = Command(
     __name__,
     __doc__,
     (
-        Argument("RUN", "run or sweep directory, last, or a name given with name="),
+        Argument(
+            "RUN", "run or sweep directory, last, a name given with name=, or a URL of checkpoint.mirror"
+        ),
         Argument("KEY=VALUE", "settings to change, such as lr=1e-4", least=0, most=None),
     ),
     (
@@ -34,7 +36,7 @@ COMMAND = Command(
     ),
     (
         ("The newest run, from where it was.", "trainctl resume last"),
-        ("Begun the first time, resumed each time after.", "trainctl resume first --or-start epochs=30"),
+        ("What was copied to a bucket, to its 30th epoch.", "trainctl resume s3://bucket/first epochs=30"),
     ),
     {
         1: "jobs of a sweep failed, debug=overfit did not learn, or an internal error",
@@ -51,7 +53,7 @@ def run(words: list[str]) -> int:
 
     asked = COMMAND.parse(words)
     overrides, typed = list(asked.overrides), ["resume", *words]
-    directory = _found_or_cleared(asked.run, overrides) if asked["--or-start"] else find(asked.run)
+    directory = _found(asked, overrides)
     if directory is None:
         named = [] if "/" in asked.run else [f"name={asked.run}"]
         begun = (*overrides, *named, f"hydra.run.dir={_place(asked.run)}")
@@ -69,7 +71,25 @@ def run(words: list[str]) -> int:
         return resume_sweep(
             directory, command=command, trust_plugins=trust_plugins, reporter=TerminalReporter()
         )
-    return _resume(directory, asked, command)
+    return _resume(directory, asked, overrides, command)
+
+
+def _found(asked: Asked, overrides: list[str]) -> Path | None:
+    """The run to resume; None where ``--or-start`` has to begin it."""
+    if asked["--or-start"]:
+        return _found_or_cleared(asked.run, overrides)
+    return _from_url(asked.run, overrides) if "://" in asked.run else find(asked.run)
+
+
+def _from_url(url: str, overrides: list[str]) -> Path:
+    """A run directory with what is at ``url``, which the run goes on being copied to."""
+    from trainctl.checkpoint.mirrored import taken_over
+
+    directory, notices = taken_over(url)
+    for notice in [*notices, f"{url}: goes on in {short_path(directory)}"]:
+        print(notice)
+    overrides.insert(0, f"checkpoint.mirror={url.rstrip('/')}")
+    return directory
 
 
 def _found_or_cleared(name: str, overrides: list[str]) -> Path | None:
@@ -80,7 +100,7 @@ def _found_or_cleared(name: str, overrides: list[str]) -> Path | None:
     from trainctl.training.request import read_run
 
     reserved = [word for word in overrides if word.lstrip("+~").startswith(("name=", "hydra."))]
-    if name == "last" or reserved:
+    if name == "last" or "://" in name or reserved:
         raise ConfigError(
             f"{reserved[0] if reserved else name}: --or-start takes the run's name or directory from RUN",
             "trainctl resume my_run --or-start",
@@ -113,7 +133,7 @@ def _place(name: str) -> Path:
     return Path(name).expanduser() if "/" in name else Path("outputs") / name
 
 
-def _resume(directory: Path, asked: Asked, command: str) -> int:
+def _resume(directory: Path, asked: Asked, overrides: list[str], command: str) -> int:
     from trainctl.config.changed_config import not_begun_with
     from trainctl.training.request import make_request, read_run
     from trainctl.training.train import train
@@ -122,8 +142,9 @@ def _resume(directory: Path, asked: Asked, command: str) -> int:
 
     read_run(directory)  # a folder without a run gets no lock
     with lock(directory):
-        given = list(asked.overrides)
-        overrides, notices = not_begun_with(directory, given) if asked["--or-start"] else (given, ())
+        notices: tuple[str, ...] = ()
+        if asked["--or-start"]:
+            overrides, notices = not_begun_with(directory, overrides)
         request = make_request(
             directory,
             [*overrides, *as_many_devices(overrides)],

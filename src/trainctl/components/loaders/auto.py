@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from trainctl.data import AnySplit, Split
-from trainctl.data.sampler import Share
+from trainctl.data.mixing import Mix
+from trainctl.data.sampler import Sampling, Share
 from trainctl.registry import LOADERS, Count, NonNegativeInt, Positive
 
 
@@ -25,6 +26,8 @@ def auto(
     prefetch: Count = 2,
     timeout: Positive = 120.0,
     share: Share | None = None,
+    sampling: Sampling | None = None,
+    mix: Mix | None = None,
 ) -> Any:
     """Resident for data in memory, workers for data that is loaded sample by sample.
 
@@ -33,6 +36,9 @@ def auto(
         prefetch: batches that each worker makes ahead.
         timeout: seconds without a batch after which the workers count as hung (exit 8).
         share: of this process among those that train one model.
+        sampling: what an epoch draws; None: each sample once.
+        mix: mixes the samples of each batch after the transform.
     """
     chosen = LOADERS.load("resident" if isinstance(split, Split) else "workers")
-    return chosen(split, transform, batch_size, device, seed, augment, workers, prefetch, timeout, share)
+    given = (split, transform, batch_size, device, seed, augment, workers, prefetch, timeout)
+    return chosen(*given, share, sampling, mix)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from trainctl.data import AnySplit, ItemSplit, Split
-from trainctl.data.sampler import Share, cursor_after, epoch_order
+from trainctl.data.mixing import Mix
+from trainctl.data.sampler import Sampling, Share, cursor_after, epoch_order
 from trainctl.registry import LOADERS, Count, NonNegativeInt, Positive
 from trainctl.registry.protocols import START, Batch, Cursor
 
@@ -33,11 +34,14 @@ class ResidentLoader:
         split: raw inputs and targets, or items that are loaded once.
         transform: applied to a batch of raw inputs, on the device.
         seed: with the epoch's number it decides the order; None keeps the stored order.
-        augment: applied before the transform to raw inputs, given the samples' numbers and the epoch.
+        augment: applied before the transform to raw inputs, given the samples' numbers, or their places in
+            the order of ``sampling``, and the epoch.
         workers: processes that load items; 0 loads in the training process.
         prefetch: batches that each worker makes ahead.
         timeout: seconds without a batch after which the workers count as hung (exit 8).
         share: of this process among those that train one model; each of them holds the whole split.
+        sampling: what an epoch draws; None: each sample once.
+        mix: mixes the samples of each batch after the transform.
     """
 
     def __init__(
@@ -52,6 +56,8 @@ class ResidentLoader:
         prefetch: Count = 2,
         timeout: Positive = 120.0,
         share: Share | None = None,
+        sampling: Sampling | None = None,
+        mix: Mix | None = None,
     ) -> None:
         self.note = "resident"
         if isinstance(split, ItemSplit):
@@ -66,6 +72,7 @@ class ResidentLoader:
         if augment is None and device.type in _LAUNCHED and getattr(transform, "row_wise", False):
             self._inputs = _transformed(self.split.inputs, transform)
         self._reused: tuple[Tensor, Tensor] | None = None
+        self.sampling, self.mix = sampling, mix
 
     def __len__(self) -> int:
         """Batches an epoch; the last one may be smaller."""
@@ -78,7 +85,7 @@ class ResidentLoader:
     def reuse(self) -> bool:
         """From now on give all batches of full size in the same two tensors, if that is possible; whether it
         is. Each is then valid until the next."""
-        if self._inputs is None or self.seed is None or self.share.size > 1:
+        if self._inputs is None or self.seed is None or self.share.size > 1 or self.mix is not None:
             return False
         number = torch.arange(min(self.batch_size, len(self.split)), device=self.device)
         self._reused = self._inputs.index_select(0, number), self.split.targets.index_select(0, number)
@@ -91,15 +98,12 @@ class ResidentLoader:
         transform = self.transform
         if self._inputs is not None:
             inputs, transform = self._inputs, nn.Identity()
-        order = None if self.seed is None else epoch_order(total, self.seed, cursor.epoch)
-        if order is not None:
-            order = order.to(self.device)
-        epoch = cursor.epoch
+        epoch, order = cursor.epoch, None
+        if self.seed is not None:
+            order = epoch_order(total, self.seed, epoch, self.sampling).to(self.device)
         while cursor.epoch == epoch and cursor.position < total:
-            count = min(size, total - cursor.position)
-            start, end = (
-                cursor.position + bound for bound in self.share.bounds(cursor.position // size, count)
-            )
+            position, count = cursor.position, min(size, total - cursor.position)
+            start, end = (position + bound for bound in self.share.bounds(position // size, count))
             cursor = cursor_after(cursor, count, total)
             if start == end:
                 continue
@@ -107,16 +111,23 @@ class ResidentLoader:
                 # Copies: a model may change its inputs in place.
                 raw, answers = inputs[start:end].clone(), targets[start:end].clone()
             else:
-                index = order[start:end]
+                places: Any = slice(start, end)
+                if self.sampling is not None or self.mix is not None:
+                    places = self.share.places(position, size, count, neighbour=self.mix is not None)
+                    places = places.to(self.device)
+                index = order[places]
                 out = self._reused if count == size else None
                 if out is not None:
                     torch.index_select(inputs, 0, index, out=out[0])
                     torch.index_select(targets, 0, index, out=out[1])
                 raw, answers = out or (inputs.index_select(0, index), targets.index_select(0, index))
                 if self.augment is not None:
-                    raw = self.augment(raw, index, epoch)
+                    raw = self.augment(raw, index if self.sampling is None else places, epoch)
             self.share.taken(count)
-            yield Batch(transform(raw), answers, count, cursor)
+            batch = transform(raw), answers
+            if self.mix is not None:
+                batch = self.mix(*batch, epoch, position, neighbour=self.share.size > 1)
+            yield Batch(*batch, count, cursor)
 
 
 def _transformed(inputs: Tensor, transform: nn.Module) -> Tensor | None:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from trainctl.data import ItemSplit, Split
-from trainctl.data.sampler import Share, cursor_after, epoch_order
+from trainctl.data.mixing import Mix
+from trainctl.data.sampler import Sampling, Share, cursor_after, epoch_order
 from trainctl.data.worker_pool import Feed
 from trainctl.errors import ConfigError
 from trainctl.registry import LOADERS, Count, NonNegativeInt, Positive
@@ -26,12 +27,15 @@ class WorkersLoader:
         split: items, their targets, and how to load one.
         transform: applied to a batch of raw inputs, on the device.
         seed: with the epoch's number it decides the order; None keeps the stored order.
-        augment: applied before the transform to raw inputs, given the samples' numbers and the epoch.
+        augment: applied before the transform to raw inputs, given the samples' numbers, or their places in
+            the order of ``sampling``, and the epoch.
         workers: processes; 0 loads in the training process; auto: one a core, at most 8, none for a few
             hundred samples, or those that all load in a second.
         prefetch: batches that each worker makes ahead.
         timeout: seconds without a batch after which the workers count as hung (exit 8).
         share: of this process among those that train one model; its workers load nothing else.
+        sampling: what an epoch draws; None: each sample once.
+        mix: mixes the samples of each batch after the transform.
 
     Raises ConfigError for a sample that cannot be loaded, WorkerError where a worker died or hangs.
     """
@@ -48,6 +52,8 @@ class WorkersLoader:
         prefetch: Count = 2,
         timeout: Positive = 120.0,
         share: Share | None = None,
+        sampling: Sampling | None = None,
+        mix: Mix | None = None,
     ) -> None:
         if isinstance(split, Split):
             raise ConfigError(
@@ -57,10 +63,12 @@ class WorkersLoader:
         self.split, self.transform, self.augment = split, transform, augment
         self.batch_size, self.device, self.seed = batch_size, device, seed
         self.share = share = share or Share()
+        self.sampling, self.mix = sampling, mix
         begin, end = share.bounds(share.rank, batch_size)
+        self._neighbour = mix is not None and share.size > 1
         self.feed = Feed(
             split,
-            end - begin,
+            end - begin + self._neighbour,
             seed,
             workers=workers,
             prefetch=prefetch,
@@ -90,30 +98,35 @@ class WorkersLoader:
     def batches(self, cursor: Cursor = START) -> Iterator[Batch]:
         """The batches of the cursor's epoch from its position on."""
         epoch = cursor.epoch
-        order = epoch_order(len(self.split), self.seed, epoch)
+        order = epoch_order(len(self.split), self.seed, epoch, self.sampling)
         own = self._own(cursor)
-        numbers = torch.cat([order[start:end] for start, end, _, _ in own]) if own else order[:0]
-        on_device, first = numbers.to(self.device), 0
-        for raw, (_, _, count, after) in zip(self.feed.batches(numbers, epoch), own, strict=True):
-            index = on_device[first : first + len(raw)]
+        places = torch.cat([each for each, *_ in own]) if own else order[:0]
+        numbers = order[places]
+        draws = numbers if self.sampling is None else places
+        on_device, draws_there, first = numbers.to(self.device), draws.to(self.device), 0
+        batches = self.feed.batches(numbers, epoch, draws)
+        for raw, (_, position, count, after) in zip(batches, own, strict=True):
+            here = slice(first, first + len(raw))
             first += len(raw)
             inputs = self._copied(raw)
             if self.augment is not None:
-                inputs = self.augment(inputs, index, epoch)
+                inputs = self.augment(inputs, draws_there[here], epoch)
             self.share.taken(count)
-            yield Batch(self.transform(inputs), self._targets.index_select(0, index), count, after)
+            batch = self.transform(inputs), self._targets.index_select(0, on_device[here])
+            if self.mix is not None:
+                batch = self.mix(*batch, epoch, position, neighbour=self._neighbour)
+            yield Batch(*batch, count, after)
 
-    def _own(self, cursor: Cursor) -> list[tuple[int, int, int, Cursor]]:
-        """Of each batch of this process: where it begins and ends in the order, how many samples all have
-        together, and where the next batch begins."""
+    def _own(self, cursor: Cursor) -> list[tuple[Tensor, int, int, Cursor]]:
+        """Of each batch of this process: its places in the order, where that of all processes begins, how
+        many samples that has, and where the next batch begins."""
         own, epoch, samples = [], cursor.epoch, len(self.split)
         while cursor.epoch == epoch and cursor.position < samples:
-            count = min(self.batch_size, samples - cursor.position)
-            begin, end = self.share.bounds(cursor.position // self.batch_size, count)
-            after = cursor_after(cursor, count, samples)
-            if begin < end:
-                own.append((cursor.position + begin, cursor.position + end, count, after))
-            cursor = after
+            position, count = cursor.position, min(self.batch_size, samples - cursor.position)
+            places = self.share.places(position, self.batch_size, count, neighbour=self._neighbour)
+            cursor = cursor_after(cursor, count, samples)
+            if len(places):
+                own.append((places, position, count, cursor))
         return own
 
     def _copied(self, raw: Tensor) -> Tensor:

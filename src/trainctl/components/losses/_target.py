@@ -27,7 +27,10 @@ class ClassLoss(nn.Module):
         return loss
 
     def batch_weight(self, targets: Tensor) -> float | Tensor:
-        """The number of targets that are not ignored, or the sum of their classes' weights."""
+        """The number of targets that are not ignored, or the sum of their classes' weights; torch divides by
+        the number of samples where targets are shares of several classes."""
+        if targets.is_floating_point():
+            return len(targets)
         if targets.dim() > 1:
             counted = targets != self.ignore_index
             # Not waited for: a tensor.

@@ -254,6 +254,8 @@ def with_targets(data: Data) -> Data:
         targets = task.converted(where, split.targets)
         if len(split) != len(targets):
             raise ConfigError(f"{where} has {len(split)} inputs, {len(targets)} targets")
+        if split.weights is not None and len(split.weights) != len(split):
+            raise ConfigError(f"{where} has {len(split)} inputs, {len(split.weights)} weights")
         if len(split):
             task.check(where, targets, data.output_size)
         splits[label] = replace(split, targets=targets)

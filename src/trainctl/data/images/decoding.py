@@ -62,14 +62,19 @@ class Decoder:
 
     def __call__(self, path: str) -> Tensor:
         try:
-            with _opened(path) as file, Image.open(file, formats=_FORMATS) as image:
-                return self._decode(image)
+            with _opened(path) as file:
+                return self.read(file)
         except Exception as error:  # decoders raise errors of many kinds
             reason = str(error).partition("\n")[0] or type(error).__name__
             raise ConfigError(
                 f"dataset=image_folder: {path} is broken: {reason}",
                 "repair or remove it; dataset.bad_files=skip leaves broken files out",
             ) from error
+
+    def read(self, file: BinaryIO) -> Tensor:
+        """The image in an open file. Raises what Pillow raises for a broken one."""
+        with Image.open(file, formats=_FORMATS) as image:
+            return self._decode(image)
 
     def _decode(self, image: Any) -> Tensor:
         height, width = self.size

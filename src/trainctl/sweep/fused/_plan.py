@@ -82,8 +82,13 @@ def _reasons(config: Config) -> Iterator[str]:
             yield f"{key}={show(getattr(config, key))} is for one model"
     if config.trackers:
         yield f"tracker={','.join(sorted(each.name for each in config.trackers.values()))} follows one run"
+    if config.checkpoint.mirror is not None:
+        yield "checkpoint.mirror follows one run"
     if augment := config.dataset.common.get("augment"):
         yield f"dataset.augment={show(augment)} draws for each seed"
+    for key, off in (("sampling", "uniform"), ("mixup", None), ("cutmix", None)):
+        if (value := config.dataset.common.get(key, off)) != off:
+            yield f"dataset.{key}={show(value)} is for one model"
     yield from _of_model(config.model)
 
 

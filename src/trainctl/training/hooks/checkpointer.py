@@ -40,6 +40,7 @@ class Checkpointer(Hook):
         writer: writes in a thread of its own; without one training waits.
         first_waits: the first checkpoint, too, may wait for the next.
         sync: called before a checkpoint is written, to bring the metrics before it to the disk.
+        saved: called when checkpoints have been written, in the thread that wrote them.
     """
 
     name = "checkpoints"
@@ -59,8 +60,10 @@ class Checkpointer(Hook):
         writer: Executor | None = None,
         first_waits: bool = False,
         sync: Callable[[], None] = lambda: None,
+        saved: Callable[[], None] = lambda: None,
     ) -> None:
-        self.folder, self.hold, self.sync, self.writer = folder, hold, sync, writer
+        self.folder, self.hold, self.writer = folder, hold, writer
+        self.sync, self.saved = sync, saved
         self.every_steps, self.every_epochs = every_steps, 1 if every_epochs == "auto" else every_epochs
         self._spaced = every_epochs == "auto" and every_steps is None and keep_last == 1
         self.every_seconds = None if every_minutes is None else 60 * every_minutes
@@ -176,6 +179,7 @@ class Checkpointer(Hook):
         prune_checkpoints(self.folder, kept, self.keep_last)
         now = time.monotonic()
         self._due_at = now + max(_SPACING, _PATIENCE * (now - asked))
+        self.saved()
 
     def put(self, content: CheckpointData) -> Path:
         """Write a checkpoint; returns its folder. Raises OSError."""

@@ -23,8 +23,10 @@ _NEAR_ZERO = 0.01
 
 
 def simplified(config: Config) -> Config:
-    """The config without scheduler, augmentation and early stopping, which needs validation data."""
-    dataset = replace(config.dataset, common={**config.dataset.common, "augment": []})
+    """The config without scheduler, augmentation, sampling and mixing, and without early stopping, which
+    needs validation data."""
+    plain: dict[str, Any] = {"augment": [], "sampling": "uniform", "mixup": None, "cutmix": None}
+    dataset = replace(config.dataset, common={**config.dataset.common, **plain})
     train = config.train.model_copy(update={"patience": None})
     return replace(config, dataset=dataset, train=train, scheduler=Component("scheduler", "none"))
 
@@ -46,7 +48,7 @@ def notice(batches: int, samples: int) -> str:
     which = "one batch" if batches == 1 else f"{batches} batches"
     return (
         f"train.overfit_batches={batches}: {which} ({samples} samples) again and again, in one order; no"
-        " validation, test, augmentation, dropout or scheduler"
+        " validation, test, augmentation, sampling, mixing, dropout or scheduler"
     )
 
 
