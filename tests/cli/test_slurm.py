@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.program import run as program
 from tests.helpers.program import wait_for
 from tests.helpers.runs import metrics, record
 
@@ -136,3 +137,26 @@ def test_the_run_goes_on_each_time_the_job_is_requeued(slurm: Callable[..., str]
     assert steps == list(range(1, len(steps) + 1))
     log = (tmp_path / f"first-{number}.log").read_text()
     assert [log.count(f"resumed from step-{step:08d}") for step in (first, second)] == [1, 1]
+
+
+def test_tasks_of_srun_train_one_model(slurm: Callable[..., str], tmp_path: Path) -> None:
+    """A process each, numbered by SLURM alone; its signal stops all, and one device carries the run on."""
+    words = "epochs=100000 batch_size=32 dataset.limit=256 threads=1 strategy.timeout=60 display.mode=plain"
+    # Tasks of one node, whose own address is not reachable here.
+    prefix = f"MASTER_ADDR=127.0.0.1 GLOO_SOCKET_IFNAME=lo srun {sys.executable} -m trainctl"
+    script = f"#!/bin/bash\n{prefix} {words} hydra.run.dir=run\n"
+    (tmp_path / "two.sh").write_text(script)
+    number = slurm("sbatch", "--parsable", "--ntasks=2", "--output=two.log", "two.sh").strip()
+    run = tmp_path / "run"
+    wait_for(lambda: list(run.glob("checkpoints/step-*")), 90)
+    slurm("scancel", "--signal=TERM", number)
+    wait_for(lambda: (run / "run.json").is_file() and record(run)["status"] != "running", 60)
+    assert (record(run)["status"], record(run)["exit_code"]) == ("terminated", 143)
+    assert [each["rank"] for each in record(run)["ranks"]] == [0, 1]
+    assert "ddp on 2 devices" in (tmp_path / "two.log").read_text()
+    steps = [line["step"] for line in metrics(run) if "lr" in line]
+    done = program(
+        "resume", "run", "devices=1", "train.epochs=null", f"train.max_steps={steps[-1] + 9}", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert [line["step"] for line in metrics(run) if "lr" in line] == list(range(1, steps[-1] + 10))
