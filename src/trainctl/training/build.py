@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -181,8 +181,6 @@ def build(
         metrics = choose_metrics(config.metrics, data)
         monitor, lower_is_better = choose_monitor(config.train.monitor, data, metrics)
         loaders = build_loaders(config, data, device, criterion, group)
-    if config.train.overfit_batches is not None:
-        notices.append(overfit.notice(len(loaders.train), len(loaders.train_split)))
     batch = next(iter(loaders.train.batches()))
     _check(config, _Parts(loop, model, criterion, loaders), batch, data, group)
     averaged = None if config.train.ema is None else copy.deepcopy(model)
@@ -198,10 +196,6 @@ def build(
         devices.attach(run, config, shared)
     choices, said = _choose_step(config, run, loop, plain, batch, recorded, shared)
     resumes = getattr(loop, "resumes", True)
-    if not resumes:
-        notices.append(f"loop={config.loop.name} does not resume: an interrupted run starts again")
-    if config.train.min_delta and config.train.patience is None:
-        notices.append(f"train.min_delta={config.train.min_delta:g} does nothing without train.patience")
     return Built(
         run=run,
         data=data,
@@ -216,10 +210,20 @@ def build(
         seed=config.seed,
         resumes=resumes,
         trial_step=plain.take,
-        notices=(*notices, *merging, *said),
+        notices=(*notices, *_notices(config, loaders, resumes=resumes), *merging, *said),
         choices=choices,
         group=group,
     )
+
+
+def _notices(config: Config, loaders: Loaders, *, resumes: bool) -> Iterator[str]:
+    """What a user would not expect of such a run."""
+    if config.train.overfit_batches is not None:
+        yield overfit.notice(len(loaders.train), len(loaders.train_split))
+    if not resumes:
+        yield f"loop={config.loop.name} does not resume: an interrupted run starts again"
+    if config.train.min_delta and config.train.patience is None:
+        yield f"train.min_delta={config.train.min_delta:g} does nothing without train.patience"
 
 
 def count_steps(train: Train, data: Data, batches: int) -> int:

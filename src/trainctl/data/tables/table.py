@@ -169,12 +169,9 @@ def prepare(
     if test_table is not None:
         found = match_columns(test_table, [*inputs, *goals], table)
         others, other_goals = found[: len(inputs)], found[len(inputs) :]
-        if separator is not None:
-            other_goals = [as_label_sets(goal, options.bad_rows) for goal in other_goals]
-        there, left_out_there = usable_rows(
-            test_table, others, other_goals, options.missing, options.bad_rows
+        there, targets, left_out_there = _of_another(
+            test_table, others, other_goals, options, target, separator
         )
-        targets = encode_targets(test_table, there, other_goals, target, separator)
         test = Samples(others, categories, there, targets, wide=wide)
         left_out = "; ".join(filter(None, [left_out, f"test from {test_table.file}", left_out_there]))
 
@@ -214,6 +211,21 @@ def _reading(
         "columns": [{**_described(column), "categories": texts} for column, texts in inputs],
         "targets": [{**_described(goal), "labels": goal.labels} for goal in goals],
     }
+
+
+def _of_another(
+    table: Table,
+    inputs: Sequence[Column],
+    goals: Sequence[Column],
+    options: Options,
+    target: Target,
+    separator: str | None,
+) -> tuple[Tensor, Tensor, str]:
+    """The usable rows of a second table, their targets, and a word on those that were left out."""
+    if separator is not None:
+        goals = [as_label_sets(goal, options.bad_rows) for goal in goals]
+    rows, left_out = usable_rows(table, inputs, goals, options.missing, options.bad_rows)
+    return rows, encode_targets(table, rows, goals, target, separator), left_out
 
 
 def _columns(
