@@ -163,7 +163,10 @@ def memory_error(error: BaseException) -> ConfigError | None:
     if type(error).__name__ != "OutOfMemoryError":
         return None
     reason = ". ".join(str(error).partition("\n")[0].split(". ")[:2])
-    remedy = "use a smaller batch_size: with train.accumulate=2 half of it takes the same steps"
+    remedy = (
+        "train.micro_batch=N computes batches in pieces of N samples, for the same steps; auto finds the N of"
+        " training steps"
+    )
     return ConfigError(f"the device has not enough memory: {reason}", remedy)
 
 

@@ -322,5 +322,5 @@ def test_a_device_without_enough_memory_is_no_shape_error(
     outcome = trainctl("device=cpu", "display.mode=none", "hydra.run.dir=run")
     assert outcome.code == 2
     assert "not enough memory: CUDA out of memory. Tried to allocate 2.00 GiB" in outcome.err
-    assert "train.accumulate=2" in outcome.err
+    assert "train.micro_batch=N" in outcome.err
     assert record(tmp_path / "run")["exit_code"] == 2

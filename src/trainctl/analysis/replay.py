@@ -100,7 +100,8 @@ def replay(capsule: Capsule, config: Config, device: torch.device) -> Replay:
         step(model, criterion, optimizer, inputs, targets, precision)
     place = _find(watch, *data)
     shapes = [str(tuple(each.shape)) for each in parts_of(inputs)]
-    of_several = f", batch {watch.batch} of the step's" if config.train.accumulate > 1 else ""
+    whole = config.train.accumulate == 1 and config.train.micro_batch is None
+    of_several = "" if whole else f", batch {watch.batch} of the step's"
     is_same = device.type == capsule.device
     differs = f", not {capsule.device} as in training: dropout masks and other random numbers differ"
     settings = (

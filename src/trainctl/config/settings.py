@@ -26,6 +26,7 @@ class Train(_Settings):
     max_steps: Count | None
     batch_size: Count
     accumulate: Count
+    micro_batch: Literal["auto"] | Count | None
     precision: Literal["fp32", "bf16"]
     matmul: Literal["highest", "high", "medium"]
     capture: bool | Literal["auto"]
@@ -39,6 +40,12 @@ class Train(_Settings):
     monitor: Annotated[str, Field(pattern=r"^(auto|val/[a-z0-9_]+)$", description="auto, or val/METRIC")]
     patience: Count | None
     min_delta: NonNegative
+
+    @property
+    def piece(self) -> int:
+        """Samples that are computed at once, where memory is enough for them."""
+        asked = self.micro_batch
+        return min(self.batch_size, asked) if isinstance(asked, int) else self.batch_size
 
 
 class Checkpoint(_Settings):

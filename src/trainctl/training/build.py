@@ -26,7 +26,7 @@ from trainctl.distributed.group import Group
 from trainctl.errors import ConfigError
 from trainctl.registry.protocols import Batch, Criterion, Loader, Stateful
 from trainctl.training import cuda_graph, devices, parameters, runtime
-from trainctl.training.checks import check_batch_of_one, check_fit, check_state
+from trainctl.training.checks import check_batch_of_one, check_fit, check_state, refuse_pieces
 from trainctl.training.construct import build_model, check_loop, check_optimizer, check_part, construct
 from trainctl.training.evaluation import choose_metrics, choose_monitor
 from trainctl.training.hooks import overfit
@@ -39,7 +39,7 @@ from trainctl.training.hooks.slow_steps import SlowSteps
 from trainctl.training.loop import fit
 from trainctl.training.prepare_data import Loaders, build_loaders, class_counts, prepare, read_data
 from trainctl.training.run import Hook, Run
-from trainctl.training.steps.choose import Step, choose_step, unguarded_step
+from trainctl.training.steps.choose import Step, choose_step, micro_batches, unguarded_step
 
 _EPOCHS, _MOST_EPOCHS, _TABLE_STEPS = 20, 200, 10_000
 
@@ -267,6 +267,8 @@ class _Parts(NamedTuple):
 def _check(config: Config, parts: _Parts, batch: Batch, data: Data, group: Group | None) -> None:
     """Raise ConfigError where the model does not fit the data or the loss, or cannot be saved."""
     check_state(config, parts.model)
+    if config.train.micro_batch is not None:
+        refuse_pieces(config, parts.model)
     check_fit(config, parts.model, parts.criterion, batch, data)
     count = 1 if group is None else group.size
     check_batch_of_one(config, parts.model, batch.inputs, len(parts.loaders.train_split), count)
@@ -375,7 +377,7 @@ def _attach(
 
         refuse_compile(config, run.model)
         mode = "default" if config.compile is True else config.compile
-        hooks.append(Compiled(run.model, mode, train.batch_size))
+        hooks.append(Compiled(run.model, mode, train.piece))
     if guard.loss or guard.gradients:
         deferred = None if config.loop.name == "optimizer" and isinstance(config.strategy, Ddp) else False
         hooks.append(Guard(guard.loss, guard.gradients, guard.skip, deferred=deferred))
@@ -417,13 +419,17 @@ def _choose_step(
     shared: devices.Shared | None,
 ) -> tuple[dict[str, str], list[str]]:
     """Give the run its step; returns the choices to record and notices."""
-    step = choose_step(config, loop, run.hook("guard"), None if shared is None else shared.cut)
+    kept = recorded or {}
+    pieces = micro_batches(config, run, kept.get("micro_batch"))
+    step = choose_step(config, loop, run.hook("guard"), None if shared is None else shared.cut, pieces)
     if shared is not None:
         step = shared.step(step)
         run.step, run.step_name = step.take, step.name
         return {}, []
-    step, choices, said = cuda_graph.capture(config, run, plain, step, batch, (recorded or {}).get("capture"))
+    step, choices, said = cuda_graph.capture(config, run, plain, step, batch, kept.get("capture"))
     run.step, run.step_name = step.take, step.name
+    if config.train.micro_batch == "auto":
+        choices = {**choices, "micro_batch": str(pieces.size)}
     return choices, said
 
 

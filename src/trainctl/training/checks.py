@@ -168,10 +168,7 @@ def check_batch_of_one(
     """
     size = config.train.batch_size
     left = samples % size or size
-    normalizes = any(
-        isinstance(module, nn.modules.batchnorm._BatchNorm) for _, module in named_modules(model)
-    )
-    if not normalizes or min(size, left) // devices > 1:
+    if not _normalizes_batches(model) or min(size, left) // devices > 1:
         return
     try:
         with random_state_kept(inputs.device), torch.no_grad():
@@ -184,6 +181,26 @@ def check_batch_of_one(
             f"train.batch_size={size}: {which}, and batch normalization cannot learn from one",
             f"use batch_size={size + 1}, or another normalization",
         ) from error
+
+
+def _normalizes_batches(model: Model) -> bool:
+    return any(isinstance(each, nn.modules.batchnorm._BatchNorm) for _, each in named_modules(model))
+
+
+def refuse_pieces(config: Config, model: Model) -> None:
+    """Raise ConfigError where a batch in pieces would not give the step of the whole batch."""
+    asked = f"train.micro_batch={config.train.micro_batch}"
+    if config.loop.name != "optimizer":
+        raise ConfigError(
+            f"{asked} requires loop=optimizer: loop={config.loop.name} computes whole batches",
+            "use train.micro_batch=null, or loop=optimizer",
+        )
+    if _normalizes_batches(model):
+        raise ConfigError(
+            f"{asked}: batch normalization would normalize each piece by itself, so the steps of"
+            f" model={config.model.name} would not be those of whole batches",
+            "use another normalization; or, to take such steps, train.accumulate with a smaller batch_size",
+        )
 
 
 def _check_target_kind(config: Config, kind: str | None, data: Data, outputs: Any, targets: Any) -> None:

@@ -52,6 +52,10 @@ def check_devices(config: Config, group: Group) -> None:
             train.batch_size < size,
             f"each device needs a sample of each batch: use batch_size={size} or more",
         ),
+        f"train.micro_batch={train.micro_batch}": (
+            train.micro_batch is not None,
+            "use a smaller batch_size: with train.accumulate=2 half of it takes the same steps",
+        ),
         f"loader={config.loader.name}": (
             "share" not in LOADERS.takes(config.loader.name),
             "its constructor takes no share of the data; use loader=auto",

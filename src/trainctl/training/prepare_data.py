@@ -144,7 +144,7 @@ def build_loaders(
     chosen = {"sampling": choose_sampling(config, data), "mix": choose_mix(config, data, criterion)}
     train = load(split=train_split, batch_size=window, seed=seed, augment=augment, **shares, **chosen)
     val, test = (
-        load(split=split, batch_size=batch_size, seed=None, augment=None, **turns) if split else None
+        load(split=split, batch_size=config.train.piece, seed=None, augment=None, **turns) if split else None
         for split in (val_split, test_split)
     )
     return Loaders(train, val, test, train_split)

@@ -67,7 +67,8 @@ def _reasons(config: Config) -> Iterator[str]:
         yield f"devices={config.devices} trains one model"
     if config.device == "mps":
         yield "device=mps has no stacked form"
-    plain = {"accumulate": 1, "precision": "fp32", "clip_norm": None, "ema": None, "overfit_batches": None}
+    plain = {"accumulate": 1, "precision": "fp32"}
+    plain |= dict.fromkeys(("micro_batch", "clip_norm", "ema", "overfit_batches"))
     for key, value in plain.items():
         if getattr(train, key) != value:
             yield f"train.{key}={show(getattr(train, key))} has no stacked form"

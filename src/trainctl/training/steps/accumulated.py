@@ -26,10 +26,30 @@ def accumulated_step(
 ) -> Tensor:
     """One step on a window that ``cut`` cuts into batches; one batch's activations are in memory at a time.
 
+    The step is left out where a ``guard`` refuses a loss or the gradients. Returns the window's loss, or that
+    of a refused batch: a scalar that is not waited for.
+    """
+    loss, accepted = accumulate(model, criterion, optimizer, inputs, targets, precision, cut=cut, guard=guard)
+    if accepted and (guard is None or guard.accepts_gradients(loss)):
+        optimizer.step()
+    return loss
+
+
+def accumulate(
+    model: Model,
+    criterion: Criterion,
+    optimizer: Optimizer,
+    inputs: Tensor,
+    targets: Tensor,
+    precision: AbstractContextManager[Any],
+    *,
+    cut: Callable[[Tensor], Sequence[Tensor]],
+    guard: Guard | None = None,
+) -> tuple[Tensor, bool]:
+    """The gradients of such a step; returns its loss, and whether the ``guard`` accepts all losses.
+
     Each batch counts by its share of the window's samples, or of their weights where the criterion weighs
-    classes, so that the gradient is that of the whole window. The step is left out where a ``guard`` refuses
-    a loss or the gradients. Returns the window's loss, or that of a refused batch: a scalar that is not
-    waited for.
+    targets, so that the gradient is that of the whole window.
     """
     weigh = getattr(criterion, "batch_weight", len)
     total, window_loss = weigh(targets), torch.zeros((), device=targets.device)
@@ -41,11 +61,13 @@ def accumulated_step(
         with unsent():
             with precision:
                 loss = criterion(model(batch), answers)
+            share = weigh(answers) / total
+            if isinstance(share, Tensor):
+                # A batch whose targets are all ignored has no loss.
+                loss = loss.where(share != 0, 0.0)
             if guard is not None and not guard.accepts_loss(loss):
-                return loss.detach()  # type: ignore[no-any-return]
-            loss = loss * (weigh(answers) / total)
+                return loss.detach(), False
+            loss = loss * share
             loss.backward()
         window_loss += loss.detach()
-    if guard is None or guard.accepts_gradients(window_loss):
-        optimizer.step()
-    return window_loss
+    return window_loss, True
