@@ -26,7 +26,7 @@ class Train(_Settings):
     max_steps: Count | None
     batch_size: Count
     accumulate: Count
-    micro_batch: Literal["auto"] | Count | None
+    micro_batch: Literal["auto"] | Count | None = None
     precision: Literal["fp32", "bf16"]
     matmul: Literal["highest", "high", "medium"]
     capture: bool | Literal["auto"]
