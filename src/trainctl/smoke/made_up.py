@@ -226,6 +226,16 @@ def _csv(folder: Path, arguments: Mapping[str, Any], form: Form) -> Path:
     return path
 
 
+def _texts(folder: Path, arguments: Mapping[str, Any], form: Form) -> Path:
+    """Texts of colours, with classes by their first word."""
+    path, draw = folder / "texts.csv", numpy.random.default_rng(0)
+    drawn = draw.integers(0, form.outputs, (form.rows, 4))
+    names = [str(arguments.get(key) or key) for key in ("text", "target")]
+    rows = [[" ".join(_CLASSES[each] for each in row), _CLASSES[row[0]]] for row in drawn.tolist()]
+    write_csv(path, arguments, names, rows)
+    return path
+
+
 def _parquet(folder: Path, arguments: Mapping[str, Any], form: Form) -> Path:
     import pyarrow
     import pyarrow.parquet
@@ -254,6 +264,7 @@ def _npz(folder: Path, arguments: Mapping[str, Any], form: Form) -> Path:
 
 _FILES: Mapping[str, Callable[[Path, Mapping[str, Any], Form], Path]] = {
     "csv": _csv,
+    "text_classification": _texts,
     "parquet": _parquet,
     "npz": _npz,
     "image_folder": images,

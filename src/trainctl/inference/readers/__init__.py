@@ -16,6 +16,7 @@ from trainctl.inference.readers.base import Source
 from trainctl.inference.readers.images import ImageFiles, takes_images
 from trainctl.inference.readers.several import SeveralArrays
 from trainctl.inference.readers.tables import TableFile
+from trainctl.inference.readers.texts import TextTable
 
 
 def open_source(
@@ -32,6 +33,8 @@ def open_source(
         wanted = f"the run was trained on {shown(raw)}: use an .npz file with an array for each"
     elif reading.get("kind") == "text":
         wanted = f"the run was trained on windows of text, {shown(raw)}: use --prompt TEXT, or an .npz file"
+    elif reading.get("kind") == "texts":
+        wanted = "the run was trained on texts: use a CSV file with the same column"
     elif reading.get("kind") == "table":
         wanted = "the run was trained on a table: use a CSV file with the same columns"
     elif takes_images(raw):
@@ -53,7 +56,9 @@ def open_source(
     if not path.is_file():
         raise ConfigError(f"--input {path}: is not a regular file", wanted)
     if zipfile.is_zipfile(path):
-        return ArrayFile(path, raw, reading, dataset.get("inputs"))
+        # Of texts an array has the tokens.
+        known = {} if reading.get("kind") == "texts" else reading
+        return ArrayFile(path, raw, known, dataset.get("inputs"))
     if len(raw["shape"]) != 1 or reading.get("kind") == "text":
         raise ConfigError(f"--input {path}: the run was not trained on tables", wanted)
-    return TableFile(path, raw, reading, dataset)
+    return (TextTable if reading.get("kind") == "texts" else TableFile)(path, raw, reading, dataset)

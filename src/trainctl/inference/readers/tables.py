@@ -47,7 +47,7 @@ class TableFile:
     ) -> None:
         self.path = path
         self.notices: list[str] = []
-        if reading.get("kind") == "table":
+        if reading.get("kind") in ("table", "texts"):
             self.reading = reading
         else:
             require_readable(raw["dtype"], f"--input {path}")
