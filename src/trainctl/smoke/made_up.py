@@ -264,7 +264,7 @@ def _npz(folder: Path, arguments: Mapping[str, Any], form: Form) -> Path:
 
 _FILES: Mapping[str, Callable[[Path, Mapping[str, Any], Form], Path]] = {
     "csv": _csv,
-    "text_classification": _texts,
+    "csv_text": _texts,
     "parquet": _parquet,
     "npz": _npz,
     "image_folder": images,

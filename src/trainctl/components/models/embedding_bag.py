@@ -35,7 +35,7 @@ class EmbeddingBag(nn.Module):
         if len(input_shape) != 1:
             raise ConfigError(
                 f"model=embedding_bag takes texts as tokens, not samples of shape {tuple(input_shape)}",
-                "use dataset=text_classification, or another model",
+                "use dataset=csv_text, or another model",
             )
         self.buckets = buckets
         self.embedding = nn.Embedding(buckets, width)

@@ -13,5 +13,5 @@ class TextClassification(Classification):
     name = "text_classification"
     metric_tasks = ("text_classification", "classification")
     example = (
-        "dataset=text_classification", "++dataset.length=8", "model=embedding_bag", "++model.buckets=64",
+        "dataset=csv_text", "++dataset.length=8", "model=embedding_bag", "++model.buckets=64",
     )  # fmt: skip

@@ -20,8 +20,8 @@ from trainctl.errors import ConfigError
 from trainctl.registry import DATASETS, Count, Fraction, NonNegativeInt
 
 
-@DATASETS.register("text_classification")
-def text_classification(
+@DATASETS.register("csv_text")
+def csv_text(
     path: str,
     text: str | int | None = None,
     target: str | int | None = None,
@@ -71,13 +71,16 @@ def text_classification(
         key = "name" if like["named"] else "number"
         text, target = (like[part][0][key] for part in ("columns", "targets"))
     options = TextOptions(delimiter, encoding, header, 0, "error", "auto", [])
-    table = read_table("path", find_file("text_classification", "path", path, ""), options)
+    table = read_table("path", find_file("csv_text", "path", path, ""), options)
     column, goal = _columns(table, text, target)
     rows = _labelled(table, goal)
-    classes = read_target(table.file, goal.keep(rows), "auto")
+    if like is None:
+        classes = read_target(table.file, goal.keep(rows), "auto")
+    else:
+        classes = Target("classification", tuple(like["classes"]), "")
     train, counts = _split(table, column, goal, rows, classes, reading)
     if test_path is not None:
-        other = read_table("test_path", find_file("text_classification", "test_path", test_path, ""), options)
+        other = read_table("test_path", find_file("csv_text", "test_path", test_path, ""), options)
         key = "name" if table.named and other.named else "number"
         pair = _columns(other, getattr(column, key), getattr(goal, key))
         held, _ = _split(other, *pair, _labelled(other, pair[1]), classes, reading)
@@ -88,6 +91,7 @@ def text_classification(
     reading |= {
         "columns": [{**described[0], "categories": []}],
         "targets": described[1:],
+        "classes": list(classes.classes),
         "named": table.named,
         "width": table.width,
         "missing": "mean",
