@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -62,14 +63,7 @@ def csv_text(
     """
     reading: dict[str, Any] = {"kind": "texts", "tokens": tokens, "length": length}
     if like is not None:
-        if any(like.get(key) != value for key, value in reading.items()):
-            trained = f"dataset.tokens={like.get('tokens')} dataset.length={like.get('length')}"
-            raise ConfigError(
-                f"dataset.tokens={tokens} dataset.length={length}: the model was trained with {trained}",
-                "train a new run with others",
-            )
-        key = "name" if like["named"] else "number"
-        text, target = (like[part][0][key] for part in ("columns", "targets"))
+        text, target = _trained_columns(like, reading)
     options = TextOptions(delimiter, encoding, header, 0, "error", "auto", [])
     table = read_table("path", find_file("csv_text", "path", path, ""), options)
     column, goal = _columns(table, text, target)
@@ -79,9 +73,11 @@ def csv_text(
     else:
         classes = Target("classification", tuple(like["classes"]), "")
     train, counts = _split(table, column, goal, rows, classes, reading)
+    held: Split | None
     if test_path is not None:
-        other = read_table("test_path", find_file("csv_text", "test_path", test_path, ""), options)
-        key = "name" if table.named and other.named else "number"
+        file = find_file("csv_text", "test_path", test_path, "")
+        other = read_table("test_path", file, replace(options, header=table.named))
+        key = "name" if table.named else "number"
         pair = _columns(other, getattr(column, key), getattr(goal, key))
         held, _ = _split(other, *pair, _labelled(other, pair[1]), classes, reading)
     else:
@@ -109,6 +105,18 @@ def csv_text(
         note="; ".join([*_notes(column, goal, counts, reading, len(table.lines) - len(rows)), *table.notes]),
         reading=reading,
     )
+
+
+def _trained_columns(like: Mapping[str, Any], reading: Mapping[str, Any]) -> tuple[str | int, str | int]:
+    """The columns of the texts that a model was trained on. Raises ConfigError where it reads others."""
+    if any(like.get(key) != value for key, value in reading.items()):
+        asked, trained = (
+            f"dataset.tokens={each.get('tokens')} dataset.length={each.get('length')}"
+            for each in (reading, like)
+        )
+        raise ConfigError(f"{asked}: the model was trained with {trained}", "train a new run with others")
+    key = "name" if like["named"] else "number"
+    return like["columns"][0][key], like["targets"][0][key]
 
 
 def _columns(table: Table, text: str | int | None, target: str | int | None) -> tuple[Column, Column]:
