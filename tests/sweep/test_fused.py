@@ -472,6 +472,7 @@ def test_verify_shows_what_is_not_the_same(four: list[Request], trainctl) -> Non
         (("scheduler=reduce_on_plateau",), "reduce_on_plateau"),
         (("loader=workers",), "loader=workers"),
         (("train.accumulate=2",), "train.accumulate=2"),
+        (("train.micro_batch=8",), "train.micro_batch=8"),
         (("train.precision=bf16",), "train.precision=bf16"),
         (("train.clip_norm=1.0",), "train.clip_norm=1.0"),
         (("guard=full",), "gradients"),

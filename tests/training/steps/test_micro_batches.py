@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from trainctl.config.composer import Composer
 from trainctl.config.settings import Component
+from trainctl.errors import ConfigError
 from trainctl.registry import MODELS
 from trainctl.training.construct import construct
+from trainctl.training.devices import check_devices
 from trainctl.training.loop import train_step
 from trainctl.training.steps.micro_batches import MicroBatches
 
@@ -160,3 +164,40 @@ def test_a_piece_of_ignored_targets_only_counts_nothing() -> None:
     loss = step(model, criterion, torch.optim.SGD(model.parameters(), lr=0.0), inputs, targets, nullcontext())
     assert float(loss) == pytest.approx(criterion(model(inputs), targets).item())
     assert all(each.grad is not None and each.grad.isfinite().all() for each in model.parameters())
+
+
+def test_several_devices_are_refused() -> None:
+    group: Any = SimpleNamespace(size=2)
+    with pytest.raises(ConfigError, match=r"train\.micro_batch=8: not on several devices") as refused:
+        check_devices(Composer().compose(["train.micro_batch=8"]).config, group)
+    assert "train.accumulate=2" in refused.value.problems[0].remedy
+
+
+class Wide(nn.Linear):
+    """Keeps 32 MiB a sample for the backward pass."""
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return super().forward((inputs.repeat(1, 1, 1 << 19) * self.weight.mean()).sin().mean(2))
+
+
+@pytest.mark.gpu
+def test_real_memory_that_runs_out() -> None:
+    inputs, targets = torch.rand(64, 8, 1), torch.arange(64) % 3
+    whole = torch.cuda.get_device_properties(0).total_memory
+    found = []
+    sizes: list[int] = []
+    for device, step in (("cpu", MicroBatches(4)), ("cuda", MicroBatches(64, sizes.append))):
+        torch.manual_seed(0)
+        model = Wide(8, 3).to(device)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        arguments = inputs.to(device), targets.to(device), nullcontext()
+        try:
+            if device == "cuda":
+                torch.cuda.set_per_process_memory_fraction(700 * 2**20 / whole)
+            found.append([step(model, nn.CrossEntropyLoss(), optimizer, *arguments).item() for _ in range(3)])
+        finally:
+            if device == "cuda":
+                torch.cuda.set_per_process_memory_fraction(1.0)
+    assert sizes == [64 >> number for number in range(1, len(sizes) + 1)]
+    assert 1 <= len(sizes) <= 4
+    assert found[0] == pytest.approx(found[1], abs=1e-5)
