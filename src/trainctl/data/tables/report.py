@@ -12,6 +12,7 @@ import torch
 from trainctl.data.tables.columns import Column, quoted
 from trainctl.data.tables.numbers import TIME
 from trainctl.data.tables.rows import Table, show_names
+from trainctl.data.tables.texts import Texts
 
 _SHOWN = 4
 _EXACT = 2.0**53
@@ -50,8 +51,8 @@ def taken(column: Column, categories: Sequence[str]) -> Taken:
             parts.append("numbers and texts")
     elif column.kind == "number":
         parts += notation
-        if column.leading_zeros():
-            parts.append("leading zeros: dataset.categories would keep them")
+        if any(each.startswith("leading zeros") for each in notation):
+            parts.append(f"'dataset.categories=[{column.name}]' would keep them")
     if absent := int(column.missing().sum()):
         marks = f" ({', '.join(column.marks)})" if column.marks else ""
         parts.append(f"{absent} missing{marks}")
@@ -99,6 +100,8 @@ def column_report(
 
 
 def _notation(column: Column) -> list[str]:
+    if column.kind == "text":
+        return ["codes with leading zeros, taken as categories"] if _are_codes(column) else []
     if column.kind != "number":
         return []
     unit = column.notation.unit
@@ -109,7 +112,13 @@ def _notation(column: Column) -> list[str]:
     texts = {} if column.texts is None or column.plain or unit == TIME else column.texts.counts()
     if any(thousands in text for text in texts):
         written.append("thousands separators")
+    if not unit and column.leading_zeros():
+        written.append("leading zeros, taken as numbers,")
     return written
+
+
+def _are_codes(column: Column) -> bool:
+    return column.leading_zeros() and all(map(str.isdecimal, (column.texts or Texts.of([])).counts()))
 
 
 def _numbers_among(column: Column) -> bool:
