@@ -106,7 +106,7 @@ def hf(
 def _reading(columns: _Columns) -> dict[str, Any]:
     """How files of new samples are read: by the names of the columns."""
     flags = [str(columns.rows.features[name].dtype) == "bool" for name in columns.kinds]
-    described = [
+    described: list[dict[str, Any]] = [
         {"name": name, "number": number, "kind": "flag" if flag else "number", "categories": []}
         for number, (name, flag) in enumerate(zip(columns.kinds, flags, strict=True), 1)
     ]
