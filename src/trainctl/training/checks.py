@@ -45,9 +45,11 @@ def check_fit(config: Config, model: Model, criterion: Criterion, batch: Batch, 
         raise
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         reason = str(error).partition("\n")[0]
+        remedy = f"dataset={config.dataset.name} gives that shape; choose a model for it"
+        if "dtype" in reason:
+            remedy = "keep weights in float32; train.precision=bf16 computes in fewer digits"
         raise ConfigError(
-            f"model={config.model.name} does not take inputs of shape {shown_shape(shape)}: {reason}",
-            f"dataset={config.dataset.name} gives that shape; choose a model for it",
+            f"model={config.model.name} does not take inputs of shape {shown_shape(shape)}: {reason}", remedy
         ) from error
     _refuse_no_tensor(config, outputs, "")
     kind = getattr(criterion, "target", None)

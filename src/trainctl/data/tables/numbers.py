@@ -34,7 +34,7 @@ _LARGE = re.compile(r"\D*\d{4,}\D*", re.ASCII)
 _DATE = re.compile(
     r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d([.,]\d{1,9})?)?( ?(Z|UTC|[-+]\d\d(:?\d\d)?))?)?", re.ASCII
 )
-_CLOCK = re.compile(r"(\d{1,2}):(\d\d)(?::(\d\d(?:\.\d+)?))?", re.ASCII)
+_CLOCK = re.compile(r"(\d{1,2}):(\d\d)(?::(\d\d(?:\.\d+)?))?(?: ?([AP])\.?M\.?)?", re.ASCII | re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,9 @@ def _word(text: str) -> float:
 def _seconds(text: str) -> float:
     clock = _CLOCK.fullmatch(text)
     if clock:
-        hours, minutes, seconds = (float(part or 0) for part in clock.groups())
+        hours, minutes, seconds = (float(part or 0) for part in clock.groups()[:3])
+        if clock[4]:
+            hours = hours % 12 + 12 * (clock[4] in "pP") if 1 <= hours <= 12 else math.nan
         return hours * 3600 + minutes * 60 + seconds if minutes < 60 and seconds < 60 else math.nan
     if not _DATE.fullmatch(text):
         return math.nan

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from trainctl.data.tables.texts import Texts
 
 _SHOWN = 4
 _EXACT = 2.0**53
+_NUMERIC = re.compile(r"[\s.,:/()<>+*-]*\d[\d\s.,:/()<>+*-]*")
 
 
 @dataclass(frozen=True)
@@ -122,11 +124,10 @@ def _are_codes(column: Column) -> bool:
 
 
 def _numbers_among(column: Column) -> bool:
-    """Are most of the texts numbers?"""
+    """Are most of the texts numbers, dates or fractions, but not all of them whole numbers?"""
     texts = {} if column.texts is None else column.texts.counts()
-    total = sum(texts.values())
-    numbers = sum(count for text, count in texts.items() if text.replace(".", "", 1).isdecimal())
-    return 0 < total <= 2 * numbers < 2 * total
+    numbers = sum(count for text, count in texts.items() if _NUMERIC.fullmatch(text))
+    return 0 < sum(texts.values()) <= 2 * numbers and not all(map(str.isdecimal, texts))
 
 
 def _vanishing(column: Column) -> str:
