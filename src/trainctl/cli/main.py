@@ -22,6 +22,7 @@ from trainctl.errors import (
     InterruptedRunError,
     StorageError,
     TrainctlError,
+    gradient_error,
     lacks_memory,
     memory_error,
     nearest,
@@ -70,7 +71,7 @@ def answered(work: Callable[[], int]) -> int:
     except MemoryError:
         return _report(ConfigError("there is not enough memory", "see ulimit -v, or use a machine with more"))
     except (Exception, SystemExit) as error:
-        if (told := _told(error) or memory_error(error)) is not None:
+        if (told := _told(error) or memory_error(error) or gradient_error(error)) is not None:
             return _report(told)
         if isinstance(error, ValueError) and "embedded null" in str(error):
             return _report(ConfigError("a name or a path has a NUL character", "leave it out"))
