@@ -273,7 +273,7 @@ def _have_zeros(content: bytes) -> bool:
     places = np.flatnonzero((second == ord("0")) & (third - ord("0") < 10) & ~inside)
     # 1e-05 is no code: its zero follows the sign of an exponent.
     signed = np.isin(data[places], (ord("-"), ord("+"))) & np.isin(data[places - 1], (ord("e"), ord("E")))
-    return content[:1] == b"0" and content[1:2].isdigit() or not signed.all()
+    return (content[:1] == b"0" and content[1:2].isdigit()) or not signed.all()
 
 
 def _rows_in(content: bytes, layout: Layout, line: int, *, is_last: bool) -> _Whole | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from trainctl.data.tables.columns import Column, quoted
 from trainctl.data.tables.numbers import TIME
