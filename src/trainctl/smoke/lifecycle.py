@@ -235,7 +235,7 @@ class LifecycleTest(CaseBuilder):
             alone, together = (each.steps[step]["train/loss"] for each in (one, two))
             if not math.isclose(alone, together, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE):
                 raise _FailedError(
-                    f"loss of step {step}: {alone:.6g} on one device, {together:.6g} on two, half of the batch"
+                    f"loss of step {step}: {alone:.6g} on one device, {together:.6g} on two with half a batch"
                     " each; a model that needs whole batches says several_devices = False"
                 )
 
