@@ -146,7 +146,7 @@ def test_bad_rows_are_named_and_marked_and_the_others_predicted(trainctl, folder
 def test_only_bad_rows_are_an_error_and_leave_no_file(trainctl, folder: Path) -> None:
     Path("bad.csv").write_text("width,height,colour\na,b,red\nc,d,red\n")
     Path("out.csv").write_text("before")
-    outcome = trainctl("predict", "table", "--input", "bad.csv", "--output", "out.csv")
+    outcome = trainctl("predict", "table", "--input", "bad.csv", "--output", "out.csv", "--force")
     assert outcome.code == 2
     assert "none of 2 rows could be predicted: row 1: line 2, column 1 (width): 'a'" in outcome.err
     assert Path("out.csv").read_text() == "before"
@@ -424,3 +424,27 @@ def test_a_disk_that_will_not_take_it_is_exit_5(
     assert "--output out.csv cannot be written: No space left on device" in outcome.err
     assert not Path("out.csv").exists()
     assert not list(folder.glob(".out*"))
+
+
+def test_predictions_replace_predictions_and_nothing_else(trainctl, folder: Path) -> None:
+    words = ("predict", "table", "--input", "new.csv", "--output")
+    write_table(folder / "new.csv", 20, seed=6)
+    for output in ("out.csv", "out.jsonl"):
+        assert trainctl(*words, output).code == 0
+        Path(output).write_text(Path(output).read_text().splitlines()[0] + "\n")
+        assert trainctl(*words, output).code == 0
+        assert len(Path(output).read_text().splitlines()) > 1
+    Path("empty.csv").touch()
+    assert trainctl(*words, "empty.csv").code == 0
+    for name, content in (
+        ("kept.csv", b"a,b,c\n1,2,3\n"),
+        ("one.jsonl", b'{"a": 1}\n'),
+        ("b.csv", b"\xff\x00"),
+    ):
+        Path(name).write_bytes(content)
+        outcome = trainctl(*words, name)
+        assert outcome.code == 2
+        assert f"--output {name}: exists, and holds no predictions" in outcome.err
+        assert Path(name).read_bytes() == content
+        assert trainctl(*words, name, "--force").code == 0
+        assert Path(name).read_bytes() != content

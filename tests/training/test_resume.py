@@ -55,6 +55,19 @@ def whole(trained: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(trained, tmp_path / "run"))
 
 
+def test_a_finished_run_takes_no_value_that_it_was_not_trained_with(trainctl, whole: Path) -> None:
+    before = everything(whole)
+    outcome = trainctl("resume", "run", "lr=0.5", "name=other")
+    assert outcome.code == 2
+    assert (
+        "run: this run is finished, and has nothing left to train with name=other, optim.lr=0.5"
+        in outcome.err
+    )
+    assert everything(whole) == before
+    assert trainctl("resume", "run", "lr=0.5", "epochs=4").code == 0
+    assert record(whole)["last"]["step"] == STEPS // 3 * 4
+
+
 # ------------------------------------------------------------------ as if nothing had happened
 
 EACH = range(1, STEPS + 1)

@@ -255,6 +255,7 @@ RUN_OR_URL = Argument("RUN", "run directory, last, a name given with name=, or a
 OVERRIDES = Argument("KEY=VALUE", "any setting of training: trainctl ls lists them", least=0, most=None)
 CHECKPOINT = Option("--checkpoint", "which checkpoint", choices=("best", "last"), default="best")
 TRUST = Option("--trust-plugins", "import plugins that changed or came from elsewhere")
+FORCE = Option("--force", "replace the output file")
 JSON = Option("--json", "print JSON")
 CONFIG_DIR = Option("--config-dir", "one more folder of configs, beside ./conf", value="DIR")
 CONFIG = (

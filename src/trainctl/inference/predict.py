@@ -24,7 +24,8 @@ from trainctl.runs import files
 from trainctl.training import runtime
 
 SUFFIXES = (".csv", ".jsonl")
-_SHOWN_ERRORS = 5
+_SHOWN_ERRORS, _LONGEST_HEADER = 5, 1 << 20
+_UNITS = ["row"], ["file"]
 
 
 class Predictor:
@@ -150,8 +151,11 @@ def _rounded(predictions: Tensor, digits: int) -> list[list[float]]:
     return [[float(f"{value:.{digits}g}") for value in row] for row in predictions.tolist()]
 
 
-def check_output(output: Path, source: Path) -> None:
-    """Raise ConfigError where predictions cannot be written to ``output``."""
+def check_output(output: Path, source: Path, *, replace: bool = False) -> None:
+    """Raise ConfigError where predictions cannot be written to ``output``.
+
+    A file with something else than predictions is lost only if ``replace``.
+    """
     if output.suffix.lower() not in SUFFIXES:
         raise ConfigError(f"--output {output}: unknown file type", f"use {' or '.join(SUFFIXES)}")
     if output.is_dir():
@@ -162,6 +166,22 @@ def check_output(output: Path, source: Path) -> None:
         raise ConfigError(f"--output {output}: there is no folder {output.parent}", "create it first")
     if output.exists() and output.resolve() == source.resolve():
         raise ConfigError(f"--output {output}: is the input file", "name another file")
+    if output.exists() and not replace and not _holds_predictions(output):
+        raise ConfigError(
+            f"--output {output}: exists, and holds no predictions",
+            "--force replaces it, or name another file",
+        )
+
+
+def _holds_predictions(path: Path) -> bool:
+    """Whether the first line is that of a :class:`Table`, or there is none."""
+    try:
+        with path.open(encoding="utf-8") as stream:
+            line = stream.readline(_LONGEST_HEADER)
+        names = [*json.loads(line)] if line.startswith("{") else next(csv.reader([line]), [])
+    except (OSError, ValueError, csv.Error):
+        return False
+    return not line or (names[:1] in _UNITS and (line.startswith("{") or names[-1] == "error"))
 
 
 def predict(

@@ -69,7 +69,9 @@ def header(request: Request, built: Built) -> tuple[str, list[tuple[str, str]]]:
 
 
 def _learning_rate(optimizer: Any) -> str:
-    lr = optimizer.param_groups[0].get("lr")
+    """The rate that was asked for; a scheduler may begin with another one."""
+    asked = getattr(optimizer, "defaults", {})
+    lr = asked.get("lr", optimizer.param_groups[0].get("lr"))
     return f" lr {lr:g}" if isinstance(lr, float | int) else ""
 
 

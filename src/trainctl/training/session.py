@@ -106,9 +106,7 @@ class Session:
             monitor={"name": self.built.monitor, "lower_is_better": self.built.lower_is_better},
             target_scale=self.built.described["target_scale"],
         )
-        # Only now: until here `last` is the run before, as in init_from=last.
-        not_latest = point_latest(self.directory) if request.latest else None
-        return [*request.notices, *self.built.notices, *([not_latest] if not_latest else [])]
+        return [*request.notices, *self.built.notices]
 
     def _attach(self) -> list[str]:
         """Attach the hooks that log, save, show and interrupt the run; restore a resumed one."""
@@ -167,6 +165,9 @@ class Session:
 
     def _begin(self, notices: list[str]) -> None:
         """Store the config, and show the header."""
+        # Only now: until here `last` is the run before, as in init_from=last.
+        if self.request.latest and (not_latest := point_latest(self.directory)) is not None:
+            notices = [*notices, not_latest]
         for name, content in self.request.files.items():
             files.replace(self.directory / name, content.encode())
         self.record.begun = True
