@@ -167,10 +167,6 @@ class TestSettings:
         (group,) = rank([given, left_out]).groups
         assert len(group.rows) == 1
 
-    def test_a_key_that_is_newer_than_a_run_is_its_default(self) -> None:
-        (group,) = rank([done(0.9, seed=1, deterministic=False), done(0.8, seed=2)]).groups
-        assert len(group.rows) == 1
-
     def test_an_argument_of_another_component_is_absent(self) -> None:
         linear = done(0.8)
         linear = Entry(

@@ -22,7 +22,14 @@ from tests.conftest import Outcome
 from tests.helpers.program import run as run_program
 from trainctl.analysis.replay import Replay, replay
 from trainctl.checkpoint import bad_step
-from trainctl.checkpoint.format import FILES, CheckpointData, read_checkpoint, save_checkpoint
+from trainctl.checkpoint.format import (
+    MODEL,
+    STATE,
+    TRAINING,
+    CheckpointData,
+    read_checkpoint,
+    save_checkpoint,
+)
 from trainctl.config.settings import Config
 from trainctl.errors import ConfigError
 from trainctl.ui.replay import show
@@ -272,7 +279,7 @@ def test_parameters_that_were_bad_before_the_step_are_named(trainctl: Program, p
     weight = kept.model["1.first.weight"].clone()
     weight[2, 3] = math.inf
     changed = CheckpointData({**kept.model, "1.first.weight": weight}, kept.training, kept.state)
-    path = save_checkpoint(Path("other"), changed, finite=False)
+    path = save_checkpoint(Path("other"), changed)
     assert where(path) == "in the parameters, before the step: 1.first.weight"
 
 
@@ -448,7 +455,7 @@ def test_a_device_that_is_not_there(trainctl: Program, parts: Path) -> None:
 @pytest.mark.slow
 def test_a_flipped_byte_is_noticed(trainctl: Program, parts: Path) -> None:
     path = break_down(trainctl, TURNING)
-    for name in (*FILES, "manifest.json"):
+    for name in (MODEL, TRAINING, STATE, "manifest.json"):
         content = (path / name).read_bytes()
         for place in (0, len(content) // 2, len(content) - 1):
             flipped = bytearray(content)

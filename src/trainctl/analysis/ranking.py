@@ -21,7 +21,6 @@ from trainctl.analysis.significance import (
     welch,
 )
 from trainctl.config.overrides import ALIASES
-from trainctl.config.values import base_values
 from trainctl.errors import TrainctlError
 from trainctl.registry import COMPONENTS
 from trainctl.registry.constraints import show
@@ -252,9 +251,8 @@ def setting(entry: Entry, key: str) -> Any:
         return entry.settings[key]
     group, _, argument = key.partition(".")
     name = entry.settings.get(f"{group}.name")
-    if group not in COMPONENTS:
-        return base_values().get(key, ABSENT)
-    return _defaults(group, name).get(argument, ABSENT) if isinstance(name, str) else ABSENT
+    known = group in COMPONENTS and isinstance(name, str)
+    return _defaults(group, name).get(argument, ABSENT) if known else ABSENT
 
 
 @cache

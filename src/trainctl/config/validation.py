@@ -42,8 +42,7 @@ def check(values: Mapping[str, Any]) -> Config:
     top = {key: value for key, value in values.items() if key not in groups}
     parts: dict[str, Any] = {"": _validate(TopLevel, "", top, problems)}
     for group, model in GROUPS.items():
-        # Runs of version 0.1 have no strategy; of the others every key is required.
-        node = values.get(group, {})
+        node = values.get(group)
         if not isinstance(node, Mapping):
             problems.append(_not_a_group(group, node, f"{group}=default"))
             continue

@@ -329,6 +329,6 @@ def capsule_keeper(request: Request, built: Built, stored: list[dict[str, str]],
         name = folder_name(run.state.step + 1)
         if (folder / name).exists():  # of this step under other settings
             files.remove_folder(folder / name)
-        return short_path(save_checkpoint(folder, capsule, name, finite=False))
+        return short_path(save_checkpoint(folder, capsule, name))
 
     return keep

@@ -66,7 +66,7 @@ def choose_readout(config: Config, data: Data, criterion: Any, loop: Any) -> Rea
 
 
 def stored_readout(config: Config, data: Data, criterion: Any, stored: Mapping[str, Any]) -> Readout:
-    """The scale of a run's targets, from the description of its data in a checkpoint; none in old ones.
+    """The scale of a run's targets, from the description of its data in a checkpoint.
 
     Raises CheckpointError for a damaged one, ConfigError for one that does not fit ``data``.
     """
