@@ -103,7 +103,6 @@ class TestRanking:
                 done(0.9),
                 failed(optim__lr=1e30),
                 done(None, optim__lr=2.0),
-                done(0.9, Monitor("val/mine", None), optim__lr=3.0),
                 Entry(Path("/runs/r"), "running", settings=BASE | {"train.epochs": 9}, step=40, epoch=2),
                 Entry(Path("/runs/w"), "waiting", settings=BASE),
             ]
@@ -114,10 +113,7 @@ class TestRanking:
             why[other.entry.state].append(other.why)
         assert why == {
             "failed": ["the loss is nan"],
-            "done": [
-                "val/accuracy was never computed",
-                "cannot rank: run.json does not say whether lower val/mine is better",
-            ],
+            "done": ["val/accuracy was never computed"],
             "running": ["epoch 2/9, step 40"],
             "waiting": [""],
         }

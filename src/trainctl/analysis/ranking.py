@@ -194,8 +194,6 @@ def _not_ranked(entry: Entry) -> str | None:
         return "; ".join(filter(None, (_progress(entry), entry.reason)))
     if entry.monitor is None or entry.value is None:
         return f"{entry.monitor.name if entry.monitor else 'the monitored value'} was never computed"
-    if entry.monitor.lower_is_better is None:
-        return f"cannot rank: run.json does not say whether lower {entry.monitor.name} is better"
     return None
 
 

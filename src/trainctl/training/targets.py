@@ -83,8 +83,6 @@ def stored_readout(config: Config, data: Data, criterion: Any, stored: Mapping[s
     scale = readout.described()
     if scale is not None:
         readout.note = _note(scale["mean"], scale["std"])
-    elif config.dataset.common.get("scale_target", False) and output == SCALED:
-        readout.note = "not scaled, as in the run before"
     return readout
 
 

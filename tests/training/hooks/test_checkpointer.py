@@ -232,12 +232,6 @@ def test_of_equal_ones_those_of_the_lower_loss_stay_then_the_later() -> None:
     assert on_disk() == [14, 28]
 
 
-def test_ranks_of_an_earlier_version_are_read() -> None:
-    checkpointer = make(keep_best=2)
-    checkpointer.load_state_dict({"ranked": [[-0.9, 14], [-0.7, 35]]})
-    assert checkpointer.state_dict() == {"ranked": [[-0.9, 0.0, 14], [-0.7, 0.0, 35]]}
-
-
 def test_overlapping_writes_what_the_run_was_then() -> None:
     class Late(Hook):
         """Holds the writing back until two more steps were taken."""
