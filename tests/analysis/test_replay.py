@@ -10,7 +10,6 @@ import pickle
 import re
 import shutil
 from collections.abc import Callable
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import pytest
 import torch
 
 from tests.conftest import Outcome
+from tests.helpers.display import Terminal
 from tests.helpers.program import run as run_program
 from trainctl.analysis.replay import Replay, replay
 from trainctl.checkpoint import bad_step
@@ -351,12 +351,6 @@ def test_the_table_has_the_layers_around_the_place(
     assert table[2].endswith("all")
     assert "step 7 again; in training, the loss is nan" in outcome.out
     assert "learning rate  0.01\n" in outcome.out
-
-    class Terminal(StringIO):
-        encoding = "utf-8"
-
-        def isatty(self) -> bool:
-            return True
 
     monkeypatch.setenv("TERM", "xterm")
     terminal = Terminal()

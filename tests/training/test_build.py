@@ -18,7 +18,8 @@ from trainctl.data import Data, Split, Standardize
 from trainctl.errors import ConfigError
 from trainctl.paths import conf_directory
 from trainctl.registry import DATASETS, LOSSES, MODELS
-from trainctl.training.build import Built, auto_epochs, build, count_steps
+from trainctl.training.build import auto_epochs, build, count_steps
+from trainctl.training.built import Built
 from trainctl.training.construct import build_model, construct
 from trainctl.training.loop import fit
 from trainctl.training.prepare_data import build_data

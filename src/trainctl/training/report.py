@@ -15,7 +15,7 @@ from trainctl.paths import short_path
 from trainctl.registry.constraints import show
 from trainctl.runs.record import RunRecord
 from trainctl.training import artifacts
-from trainctl.training.build import Built
+from trainctl.training.built import Built
 from trainctl.training.display import Display, visible
 from trainctl.training.request import Request
 from trainctl.training.runtime import device_name

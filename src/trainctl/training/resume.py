@@ -21,7 +21,7 @@ from trainctl.data.fingerprint import differences, refusal
 from trainctl.errors import CheckpointError, ConfigError
 from trainctl.runs import files
 from trainctl.runs.record import RunRecord
-from trainctl.training.build import Built
+from trainctl.training.built import Built
 from trainctl.training.hooks.plateau import Plateau
 from trainctl.training.request import Resumed
 

@@ -29,7 +29,8 @@ from trainctl.runs import files
 from trainctl.runs.directory import point_latest
 from trainctl.runs.record import RunRecord, now
 from trainctl.training import artifacts, devices
-from trainctl.training.build import Built, build
+from trainctl.training.build import build
+from trainctl.training.built import Built
 from trainctl.training.display import Display
 from trainctl.training.hooks.console import Console
 from trainctl.training.hooks.guard import Keep

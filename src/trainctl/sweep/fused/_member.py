@@ -23,7 +23,8 @@ from trainctl.runs import files
 from trainctl.runs.directory import lock, point_latest
 from trainctl.runs.git_state import GitState
 from trainctl.runs.record import RunRecord, now, read_record
-from trainctl.training.build import Built, build
+from trainctl.training.build import build
+from trainctl.training.built import Built
 from trainctl.training.display import Display
 from trainctl.training.failures import record_failure, storage_errors
 from trainctl.training.hooks import console
