@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,9 @@ from trainctl.errors import TrainctlError
 from trainctl.registry import COMPONENTS
 from trainctl.registry.constraints import show
 from trainctl.sweep.pruning import PRUNED
-from trainctl.training.display import number
+from trainctl.training.display import counted, number
 
+_runs = partial(counted, what="run")
 ABSENT = object()
 """The value of a setting that a run does not have: an argument of another component."""
 
@@ -175,10 +176,6 @@ def _notes(ranked: Sequence[Entry], tables: int, repeated: int) -> Iterator[str]
         yield f"{_runs(len(pruned))} not trained to the end, the value is the best until then: {names}"
     if any(entry.resumed for entry in ranked):
         yield "the time of a resumed run includes the pause"
-
-
-def _runs(count: int) -> str:
-    return f"{count} run{'s' if count > 1 else ''}"
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

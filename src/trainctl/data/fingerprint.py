@@ -104,7 +104,7 @@ def _inputs(split: AnySplit) -> str:
 
 
 def _digest(values: Any) -> str:
-    """SHA-1 of type, shape and values: the fastest of hashlib's, and nobody is to be kept from forging it."""
+    """SHA-1 of type, shape and values: the fastest of hashlib's; it detects changes, not forgery."""
     if not isinstance(values, Tensor):
         return ""
     values = values.detach()
