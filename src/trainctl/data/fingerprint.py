@@ -33,8 +33,7 @@ def fingerprint(data: Data) -> dict[str, dict[str, Any]]:
     return {
         name: {"samples": len(split), "inputs": _inputs(split), "targets": _digest(split.targets)}
         | ({} if split.weights is None else {"weights": _digest(split.weights)})
-        for name in _SPLITS
-        if (split := getattr(data, name)) is not None
+        for name, split in data.splits.items()
     }
 
 
