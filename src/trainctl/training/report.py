@@ -89,6 +89,16 @@ def closing(display: Display, record: RunRecord, directory: Path, best_step: int
     display.close()
 
 
+def built_record(built: Built, plugins: list[dict[str, str]]) -> dict[str, Any]:
+    """The values of ``run.json`` that are known once a run is built."""
+    return {
+        "environment": environment_of(built, plugins),
+        "parameters": built.parameters,
+        "monitor": {"name": built.monitor, "lower_is_better": built.lower_is_better},
+        "target_scale": built.described["target_scale"],
+    }
+
+
 def environment_of(built: Built, plugins: list[dict[str, str]]) -> dict[str, Any]:
     """``environment`` of ``run.json``."""
     return {
