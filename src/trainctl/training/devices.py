@@ -70,6 +70,18 @@ def check_devices(config: Config, group: Group) -> None:
         raise ConfigError(found)
 
 
+def check_model(config: Config, model: Any, group: Group) -> None:
+    """Raise ConfigError for a model that says it needs whole batches, or whose gradients are not torch's."""
+    where = f"model={config.model.name}: not on several devices (devices={group.size})"
+    if not getattr(model, "several_devices", True):
+        raise ConfigError(f"{where}, as it says itself: several_devices = False", "use devices=1")
+    if not isinstance(model, nn.Module) and not _averages_itself(config):
+        raise ConfigError(
+            f"{where}, because it is no torch.nn.Module",
+            "use model=mlp, or loop=data_parallel, which averages gradients by hand",
+        )
+
+
 def _averages_itself(config: Config) -> bool:
     """Whether the loop's step averages the gradients of all processes."""
     return getattr(LOOPS.load(config.loop.name), "several_devices", False)
