@@ -498,22 +498,6 @@ def test_data_given_anew_is_stored_for_every_folder(
     assert config(cut)["dataset"]["path"] == str(tmp_path / "moved.csv")
 
 
-def test_a_changed_plugin_is_refused_unless_it_is_trusted(trainctl, tmp_path: Path) -> None:
-    (tmp_path / "own.py").write_text(OWN)
-    words = (*WORDS, *EVERY, "plugins=[./own.py]", "scheduler.name=own")
-    assert trainctl(*words).code == 0
-    cut = killed_after(tmp_path / "run", 5)
-    (tmp_path / "own.py").write_text(OWN + "\n# another\n")
-    before = (cut / "run.json").read_bytes()
-    outcome = trainctl("resume", "cut")
-    assert outcome.code == 3
-    assert "you did not train it on this machine" in outcome.err
-    assert "--trust-plugins" in outcome.err
-    assert (cut / "run.json").read_bytes() == before
-    assert trainctl("resume", "cut", "--trust-plugins").code == 0
-    assert metrics(cut) == metrics(tmp_path / "run")
-
-
 @pytest.mark.slow
 def test_a_run_with_a_scheduler_of_ones_own_can_be_extended(
     trainctl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -120,18 +120,6 @@ def test_a_checkpoint_holds_parameters_cursor_results_and_description() -> None:
     assert state["data"] == DESCRIBED
 
 
-def test_the_best_checkpoint_holds_the_best_parameters() -> None:
-    class Keeping(Hook):
-        def evaluated(self, run: Run, values: Mapping[str, float]) -> None:
-            if run.state.epoch == 2:
-                self.parameters = {name: value.clone() for name, value in run.model.state_dict().items()}
-
-    keeping = Keeping()
-    fit(make_run(total_steps=35, hooks=[Scripted([2]), make(), keeping]))
-    tensors, _ = read(FOLDER / "step-00000014")
-    assert all(torch.equal(value, tensors[name]) for name, value in keeping.parameters.items())
-
-
 def test_saving_within_an_epoch_keeps_the_cursor() -> None:
     """What a run that is stopped does."""
     checkpointer = make()
