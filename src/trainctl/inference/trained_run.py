@@ -19,7 +19,7 @@ from trainctl.config.connections import without_download
 from trainctl.config.settings import Config
 from trainctl.config.stored_config import read_config
 from trainctl.data import Data
-from trainctl.data.fingerprint import data_fingerprint, differences, refusal
+from trainctl.data.fingerprint import differences, refusal
 from trainctl.data.inputs import Shape, made_shape
 from trainctl.data.preprocessing import describe_samples, first_samples, make_transform
 from trainctl.data.readout import Readout
@@ -84,11 +84,7 @@ class Trained:
         """How these splits of ``data`` differ from the run's, in words."""
         if not self.readout.fits(data.output_size):
             return ["other targets"]
-        state = self.content.state
-        order: str | None = None
-        if not state["data"].get("fingerprint"):  # of version 0.1
-            order = data_fingerprint(self.prepared(data), self.config.seed, int(state["epoch"]))
-        return differences(state, data, order, splits)
+        return differences(self.content.state, data, splits=splits)
 
     def prepared(self, data: Data) -> Data:
         """``data`` with the targets that the run's loss takes."""

@@ -15,7 +15,7 @@ from trainctl.checkpoint.retention import read_chosen
 from trainctl.config.settings import Component, Config
 from trainctl.errors import CheckpointError, ConfigError
 from trainctl.registry import OPTIMIZERS
-from trainctl.registry.constraints import show
+from trainctl.registry.constraints import show, some
 from trainctl.registry.protocols import Model, named_modules
 from trainctl.runs.directory import find
 from trainctl.runs.record import read_record
@@ -35,7 +35,7 @@ def freeze(component: Component, model: Model) -> None:
     for pattern in component.common.get("freeze", ()):
         matching = [name for name in names if fnmatchcase(name, pattern)]
         if not matching:
-            raise ConfigError(f"model.freeze={pattern}: matches no parameter", f"there are: {_some(names)}")
+            raise ConfigError(f"model.freeze={pattern}: matches no parameter", f"there are: {some(names)}")
         for name in matching:
             parameters[name].requires_grad_(False)
     if not any(parameter.requires_grad for parameter in parameters.values()):
@@ -73,7 +73,7 @@ def groups(config: Config, model: Model) -> list[Any]:
         if not matching:
             raise ConfigError(
                 f"optim.no_decay={pattern}: matches no parameter",
-                f"write biases, norms, or a pattern of: {_some(list(trainable))}",
+                f"write biases, norms, or a pattern of: {some(list(trainable))}",
             )
         excluded |= matching
     decayed = [item for name, item in trainable.items() if name not in excluded]
@@ -114,12 +114,8 @@ def copy_from(run: str, stored: Mapping[str, Tensor], model: Model) -> tuple[boo
     if not fits:
         raise ConfigError(
             f"init_from={run}: no tensor of that run has the name and shape of one of the model's",
-            f"the model has: {_some(list(own))}",
+            f"the model has: {some(list(own))}",
         )
     model.load_state_dict(fits, strict=False)
     report = f"init_from={Path(run)}: {len(fits)} of {len(own)} tensors copied"
-    return not other, report + (f"; new: {_some(other)}" if other else "")
-
-
-def _some(names: list[str], limit: int = 12) -> str:
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+    return not other, report + (f"; new: {some(other)}" if other else "")

@@ -17,7 +17,7 @@ from trainctl.training.startup import collector_paused, importing
 
 if TYPE_CHECKING:  # a sweep's own process makes requests, and imports no torch
     from trainctl.checkpoint.format import CheckpointData
-    from trainctl.training.build import Built
+    from trainctl.training.built import Built
     from trainctl.training.run import Hook
 
 _COPIED = {"checkpoint.mirror"}

@@ -23,7 +23,7 @@ from trainctl.paths import short_path
 from trainctl.registry.constraints import show
 from trainctl.runs import files
 from trainctl.runs.record import RunRecord
-from trainctl.training.build import Built
+from trainctl.training.built import Built
 from trainctl.training.hooks.plateau import Plateau
 from trainctl.training.request import Resumed
 
@@ -129,9 +129,6 @@ def _restore(built: Built, content: CheckpointData, free: AbstractSet[str]) -> N
         raise ConfigError(f"the checkpoint's optimizer does not fit: {error}") from error
     except (LookupError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
         raise CheckpointError(f"the checkpoint lacks {error}: an exact resume is not possible") from error
-    if run.state.position >= run.train_loader.samples:
-        # Checkpoints of version 0.1 end an epoch without moving the cursor to the next one.
-        run.state.epoch, run.state.position = run.state.epoch + 1, 0
 
 
 def _misfit(run: Any, content: CheckpointData, error: Exception) -> str:

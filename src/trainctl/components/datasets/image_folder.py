@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from trainctl.data import AnySplit, Data, ItemSplit, Split, Standardize
-from trainctl.data.images.cache import Stored, decoded, in_memory, places, stamp, write
+from trainctl.data.cache_file import cache_paths
+from trainctl.data.images.cache import Stored, decoded, in_memory, stamp, write
 from trainctl.data.images.decoding import Decoder
 from trainctl.data.images.listing import SUFFIXES, Listing, images_below, inode, is_of_a_system
 from trainctl.errors import ConfigError, MissingDataError
@@ -114,7 +115,7 @@ def _cached(
     shape = (decoder.channels, *decoder.size)
     name = f"images-{'x'.join(map(str, shape))}-{decoder.resize}.safetensors"
     sources = stamp(root, listing.files, decoder)
-    candidates = [Stored(place, sources) for place in places(root, name)]
+    candidates = [Stored(place, sources) for place in cache_paths(root, "images", name)]
     for stored in candidates:
         if stored.valid():
             return *_stored(stored, listing.targets, small=small), "cached"
