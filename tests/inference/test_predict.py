@@ -18,6 +18,7 @@ from PIL import Image
 
 from tests.helpers.runs import everything
 from tests.helpers.trained import (
+    COLOURS,
     QUICK,
     TABLE,
     outputs_by_hand,
@@ -80,6 +81,15 @@ def test_rows_of_a_table(trainctl, folder: Path, output: str, batch: tuple[str, 
         assert list(found[0]) == ["row", "prediction", "probabilities"]
         close([list(row["probabilities"].values()) for row in found], expected)
     assert [path.name for path in folder.glob(".out*")] == []
+
+
+def test_the_loaded_pipeline_takes_raw_samples(trainctl, folder: Path) -> None:
+    rows = write_table(folder / "new.csv", 40, seed=5, shift=1.0)
+    found = probabilities(predicted(trainctl, "table", "new.csv"))
+    raw = torch.tensor([[float(row[1]), float(row[2]), sorted(COLOURS).index(row[3])] for row in rows])
+    close(found, load("table", preprocess=True)(raw).detach())
+    pixels = digits().test.inputs
+    close(reference("images", pixels).tolist(), load("images", preprocess=True)(pixels).detach())
 
 
 def test_columns_are_found_by_their_names_in_any_order_and_the_target_is_not_needed(
