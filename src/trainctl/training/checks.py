@@ -45,9 +45,12 @@ def check_fit(config: Config, model: Model, criterion: Criterion, batch: Batch, 
         raise
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         reason = str(error).partition("\n")[0]
+        remedy = f"dataset={config.dataset.name} gives that shape; choose a model for it"
+        if isinstance(inputs, torch.Tensor) and not (inputs.is_floating_point() or inputs.is_complex()):
+            remedy = f"dataset={config.dataset.name} gives tokens: model=embedding_bag for classes of texts"
+            remedy += ", transformer or lstm for the next token"
         raise ConfigError(
-            f"model={config.model.name} does not take inputs of shape {shown_shape(shape)}: {reason}",
-            f"dataset={config.dataset.name} gives that shape; choose a model for it",
+            f"model={config.model.name} does not take inputs of shape {shown_shape(shape)}: {reason}", remedy
         ) from error
     _refuse_no_tensor(config, outputs, "")
     kind = getattr(criterion, "target", None)

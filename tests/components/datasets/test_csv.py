@@ -239,6 +239,7 @@ def test_marks_of_missing_numbers(cell: str) -> None:
         data.train.inputs.flatten(), torch.tensor([1.5, NAN, 2.5, NAN]), equal_nan=True
     )
     assert any("column 1 (a): number" in line and "2 missing" in line for line in data.report)
+    assert "2 missing in a (numbers become the mean)" in data.note
 
 
 def test_numbers_with_many_other_texts_never_become_categories_without_a_word() -> None:

@@ -26,6 +26,7 @@ class Taken:
     Attributes:
         notation: how its numbers are written, where that is not plain.
         mixed: its categories are numbers and texts.
+        missing: its cells without a value.
         lost: what is lost when its numbers become float32; empty if nothing is.
         described: all of it, as a line for the log.
     """
@@ -36,6 +37,7 @@ class Taken:
     categories: int | None
     notation: tuple[str, ...]
     mixed: bool
+    missing: int
     lost: str
     described: str
 
@@ -64,6 +66,7 @@ def taken(column: Column, categories: Sequence[str]) -> Taken:
         categories=len(categories) if column.kind == "text" else None,
         notation=tuple(notation),
         mixed=mixed,
+        missing=absent,
         lost=lost,
         described="; ".join(filter(None, [*parts, lost])),
     )
@@ -79,6 +82,10 @@ def summary(table: Table, inputs: Sequence[Taken], left_out: Mapping[int, str]) 
         counts.append(f"{what} in {_named([column for column in inputs if what in column.notation])}")
     if mixed := [column for column in inputs if column.mixed]:
         counts.append(f"numbers and texts, taken as categories, in {_named(mixed)}")
+    if absent := [column for column in inputs if column.missing]:
+        numbers = any(column.categories is None for column in absent)
+        filled = " (numbers become the mean)" if numbers else ""
+        counts.append(f"{sum(column.missing for column in absent)} missing in {_named(absent)}{filled}")
     unasked = {number: why for number, why in left_out.items() if why != "dataset.drop"}
     for column in [column for column in table.columns if column.number in unasked][:_SHOWN]:
         counts.append(f"left out {column.place}: {unasked[column.number]}")
