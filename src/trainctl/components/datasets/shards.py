@@ -39,7 +39,7 @@ def shards(
     std: Positive = 0.25,
     window: NonNegativeInt | Literal["auto"] = "auto",
     cache_gb: Positive = 20.0,
-    cache: str | None = None,
+    cache_dir: str | None = None,
     download: bool = False,
 ) -> Data:
     """Tar or Parquet shards, here or at a URL; each sample is found through an index, which is built once.
@@ -64,7 +64,7 @@ def shards(
         std: divides the difference.
         window: shards whose samples are mixed at a time; 0 mixes all samples; auto: 16 at a URL, 0 else.
         cache_gb: what is copied from a URL, or made of Parquet, takes at most so much of the disk.
-        cache: the folder for that, and for the index; null: in the user's cache folder.
+        cache_dir: the folder for that, and for the index; null: in the user's cache folder.
         download: read what a URL names.
 
     Shape: images (N, channels, *size) uint8, arrays as they are, numbers (N, columns) float32; targets (N,)
@@ -79,7 +79,7 @@ def shards(
     sources = {name: Source(place) for name, place in places.items() if place is not None}
     splits = _split(sources, _stand_in((channels, *size), task), download=download)
     every = tuple(shard for each in splits.values() for shard in each)
-    folder = Path(cache).expanduser() if cache else _cache_folder()
+    folder = Path(cache_dir).expanduser() if cache_dir else _cache_folder()
     wanted, limit = Wanted(tuple(inputs), target, task), int(cache_gb * 1e9)
     files = Files(sources["train"], Cache(folder / "files", limit), wanted)
     index = built(every, len(splits["train"]), wanted, folder / "index", files.indexed)

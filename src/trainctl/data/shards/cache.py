@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +14,14 @@ from typing import BinaryIO
 from trainctl.errors import ConfigError, StorageError
 
 _PART = ".part"
+_NAME = re.compile(r"[0-9a-f]{32}(\.part)?")
 
 
 @dataclass(frozen=True)
 class Cache:
     """Files in ``folder`` that together have at most ``limit`` bytes; the least recently opened go first.
 
+    Their names are 32 hexadecimal digits; what has another name is left alone.
     A file is made once, under a lock that ends with its process, and appears whole. One that is removed while
     it is read stays readable: what is handed out are descriptors.
     """
@@ -60,8 +63,8 @@ class Cache:
             return descriptor
         except OSError as error:
             raise StorageError(
-                f"dataset.cache={self.folder}: {error.strerror or error}",
-                "free some disk space, lower dataset.cache_gb, or name another folder: dataset.cache=DIR",
+                f"dataset.cache_dir={self.folder}: {error.strerror or error}",
+                "free some disk space, lower dataset.cache_gb, or name another folder: dataset.cache_dir=DIR",
             ) from error
 
     def _made(self, name: str, file: BinaryIO, size: int, write: Callable[[BinaryIO], object]) -> int:
@@ -94,7 +97,7 @@ class Cache:
     def _files(self) -> Iterator[tuple[Path, os.stat_result]]:
         for entry in os.scandir(self.folder):
             with contextlib.suppress(FileNotFoundError):
-                if entry.is_file() and entry.name[0] != ".":
+                if _NAME.fullmatch(entry.name):  # whatever else is there is somebody's
                     yield Path(entry.path), entry.stat()
 
     def _is_left(self, path: Path) -> bool:

@@ -85,7 +85,8 @@ def built(
                 progress.update(done)
     except OSError as error:
         raise StorageError(
-            f"the index of the shards cannot be written: {error}", "name another folder: dataset.cache=DIR"
+            f"the index of the shards cannot be written: {error}",
+            "name another folder: dataset.cache_dir=DIR",
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)

@@ -98,9 +98,10 @@ def _members(file: BinaryIO, where: str) -> Iterator[tuple[str, int, int]]:
         ) from error
     file.seek(end)
     rest = file.read(_PADDING)
-    # tarfile takes the end of the file, or of the first of several archives, for the end.
+    # tarfile ends where a header is torn, or where the first of several archives ends, and says nothing.
     if len(rest) < _BLOCK or rest.strip(b"\0"):
-        wrong = "goes on after its end: it is several archives" if rest else "is cut off: its end is missing"
+        torn = len(rest) < _BLOCK or rest[:_BLOCK].strip(b"\0")
+        wrong = f"is cut off, or damaged, at byte {end}" if torn else "goes on after its end: it is several"
         raise ConfigError(f"dataset=shards: {where} {wrong}", "copy or write it again, or remove it")
 
 
