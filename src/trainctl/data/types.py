@@ -216,6 +216,8 @@ def hold_out(data: Data, val: float | int, split_seed: int) -> Data:
     The choice does not depend on the run's ``seed``, so that runs with different seeds are ranked on the
     same samples.
     """
+    if not val:
+        return data  # the numbers of all samples may be too many to list
     kept, held = split_rows(len(data.train), val, split_seed, "val", getattr(data.train, "chunks", None))
     return data if held is None else replace(data, train=data.train.select(kept), val=data.train.select(held))
 
