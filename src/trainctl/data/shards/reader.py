@@ -52,17 +52,20 @@ class Files:
         """A descriptor. Raises StorageError where a shard cannot be read, ConfigError for a changed one."""
         if not self.is_cached(shard):
             return self.source.open(shard)
-        made_of = (shard, self.wanted.inputs, self.wanted.target) if shard.is_parquet else shard
-        name = hashlib.sha256(repr(made_of).encode()).hexdigest()[:32]
-        if not shard.is_parquet:
-            return self.cache.fetch(name, shard.size, lambda file: self.source.copy(shard, file))
+        name = self._name(shard)
         if (descriptor := self.cache.open(name)) is not None:
             return descriptor
+        if not shard.is_parquet:
+            return self.cache.fetch(name, shard.size, lambda file: self.source.copy(shard, file))
         with self._parquet(shard) as stored:
             size = columns.unpacked_size(stored, shard.path)
             return self.cache.fetch(
                 name, size, lambda file: columns.convert(stored, file, shard.path, self.wanted)
             )
+
+    def is_here(self, shard: Shard) -> bool:
+        """Whether a shard that is read from the cache is in it."""
+        return (self.cache.folder / self._name(shard)).exists()
 
     def indexed(self, shard: Shard) -> Part:
         """What is known of the samples of a shard, which is read for it. Raises as :meth:`open`."""
@@ -74,6 +77,10 @@ class Files:
             return tar.indexed(descriptor, shard.path, self.wanted)
         finally:
             os.close(descriptor)
+
+    def _name(self, shard: Shard) -> str:
+        made_of = (shard, self.wanted.inputs, self.wanted.target) if shard.is_parquet else shard
+        return hashlib.sha256(repr(made_of).encode()).hexdigest()[:32]
 
     def _parquet(self, shard: Shard) -> Any:
         """An open Parquet file; one on a bucket is copied into memory."""
@@ -171,7 +178,8 @@ class Reader:
     def _content(self, number: int, place: int, size: int) -> bytes | Tensor:
         """The bytes of a member of a tar, or a row of a table."""
         shard = self.shards[number]
-        if number not in self._open and self.files.source.remote and not shard.is_parquet:
+        is_copied = self.files.source.remote and not shard.is_parquet and number not in self._open
+        if is_copied and not self.files.is_here(shard):
             first = number not in self._touched
             self._touched.add(number)
             if first or not self.whole:
