@@ -394,6 +394,16 @@ def test_samples_are_read_one_by_one_where_the_cache_would_thrash(
     assert copied == []
 
 
+def test_what_is_in_the_cache_is_read_from_it(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = read(f"file://{folder}", tmp_path)
+    for method in ("read", "copy"):
+        monkeypatch.setattr(readers.Source, method, lambda *given: pytest.fail("the bucket was asked"))
+    assert torch.equal(sent(data)(25), digit_images(26)[0][25])
+    assert_digits(data)
+
+
 def test_one_sample_of_a_shard_is_no_reason_to_copy_it(folder: Path, tmp_path: Path) -> None:
     data = read(f"file://{folder}", tmp_path, window=2)
     shutil.rmtree(tmp_path / "cache" / "files")
