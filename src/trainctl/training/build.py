@@ -329,6 +329,7 @@ def _build_model(
         overfit.without_dropout(model)
     model = model.to(device)
     if group is not None:
+        devices.check_model(config, model, group)
         notices += devices.unequal(model, device)
         model = devices.synchronised(model, device)
     return model, start, notices

@@ -70,6 +70,18 @@ def check_devices(config: Config, group: Group) -> None:
         raise ConfigError(found)
 
 
+def check_model(config: Config, model: Any, group: Group) -> None:
+    """Raise ConfigError for a model that says it needs whole batches, or whose gradients are not torch's."""
+    where = f"model={config.model.name}: not on several devices (devices={group.size})"
+    if not getattr(model, "several_devices", True):
+        raise ConfigError(f"{where}, as it says itself: several_devices = False", "use devices=1")
+    if not isinstance(model, nn.Module) and not _averages_itself(config):
+        raise ConfigError(
+            f"{where}, because it is no torch.nn.Module",
+            "use model=mlp, or loop=data_parallel, which averages gradients by hand",
+        )
+
+
 def _averages_itself(config: Config) -> bool:
     """Whether the loop's step averages the gradients of all processes."""
     return getattr(LOOPS.load(config.loop.name), "several_devices", False)
@@ -288,6 +300,7 @@ class Evaluated:
         for batch in self.loader.batches(*cursor):
             calls += 1
             yield batch
+        # Parts that are whole already, as those of an FSDP root, are gathered no more.
         if any(map(is_sharded, model.parameters())):
             for _ in range(calls, -(-len(self.loader) // self.group.size)):
                 model(self.spare)
@@ -406,7 +419,8 @@ def take_best(run: Run, group: Group, checkpoint: Path | None) -> None:
     Rank 0 reads them for all, except where each process has a part of the model.
     """
     model: Any = run.result
-    sharded = any(map(is_sharded, model.parameters()))
+    # Not its parameters: those of an FSDP root stay whole from an evaluation to the next backward pass.
+    sharded = any(map(is_sharded, model.state_dict().values()))
     if checkpoint is not None and (sharded or group.rank == 0):
         model.load_state_dict(read_checkpoint(checkpoint, training=False).model)
     if not sharded:

@@ -161,3 +161,18 @@ def test_without_pyarrow_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(ConfigError) as raised:
         parquet("table.parquet")
     assert raised.value.problems[0].remedy == "install it: pip install pyarrow"
+
+
+def test_groups_of_rows_with_every_kind_of_name() -> None:
+    from pyarrow import parquet as writer
+
+    values = [[float(row + 100 * column) for row in range(10)] for column in range(4)]
+    texts = [f"{'ab'[row % 2]}" for row in range(10)]
+    for names in (["a.b", "a", "a.c", "y", "t"], ["n", "n", "m", "y", "t"], ["a", "b", "c", "y", "t"]):
+        table = pyarrow.table([pyarrow.array(each) for each in (*values, texts)], names=names)
+        writer.write_table(table, "table.parquet", row_group_size=3)
+        data = parquet("table.parquet", target=4, test=0)
+        codes = torch.tensor([0.0, 1.0]).repeat(5)
+        expected = torch.stack([*(torch.tensor(column) for column in values[:3]), codes], dim=1)
+        assert torch.equal(data.train.inputs, expected)
+        assert torch.equal(data.train.targets.flatten(), torch.tensor(values[3], dtype=torch.float64))

@@ -47,6 +47,8 @@ CELLS = {
     "plain": lambda row: f"{row * 0.37:.4f}",
     "whole": lambda row: str(row * 3),
     "leading zeros": lambda row: f"{row:03d}",
+    "a late code": lambda row: "007" if row == ROWS - 4 else f"{row}.5e-05",
+    "small numbers": lambda row: f"{row % 7}E-05",
     "signs": lambda row: f"{'+-'[row % 2]}{row}.5",
     "exponents": lambda row: f"{row}.5e{row % 40 - 20}",
     "2^53": lambda row: str(2**53 + row),

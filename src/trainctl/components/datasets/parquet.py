@@ -23,10 +23,8 @@ from trainctl.data.tables.texts import Texts
 from trainctl.errors import ConfigError, StorageError
 from trainctl.registry import DATASETS, Fraction, NonNegativeInt
 
-_BLOCK = 1 << 16
-"""Rows that are read at once."""
 _BUFFER = 1 << 20
-"""Bytes of each column that are read from the file at once, instead of all of a group of rows."""
+"""Bytes of a column that are read from the file at once, instead of all of a group of rows."""
 _EXACT = 2.0**53
 """From here on float64 does not hold every integer."""
 
@@ -144,21 +142,29 @@ def read_table(file: Path, marks: Sequence[str] | None = None) -> Table:
 
 
 def _read_columns(stored: Any, schema: Any, rows: int, pyarrow: Any) -> list[Any]:
-    """The columns: floats as arrays of float64, others as arrow's. A block of rows is read at a time, because
-    arrow would hold the whole table beside its copy."""
+    """The columns: floats as arrays of float64, others as arrow's.
+
+    One column of a row group is read at a time: arrow would hold the whole table beside its copy.
+    """
     types = pyarrow.types
     columns: list[Any] = [numpy.empty(rows) if types.is_floating(field.type) else [] for field in schema]
+    # A name with a point also means a part of a nested column, and a name may be there twice.
+    by_name = len(set(schema.names)) == len(schema.names) and not any("." in name for name in schema.names)
     start = 0
-    for block in stored.iter_batches(_BLOCK):
-        end = start + len(block)
-        for column, values in zip(columns, block.columns, strict=True):
+    for number in range(stored.num_row_groups):
+        end = start + stored.metadata.row_group(number).num_rows
+        whole = None if by_name else stored.read_row_group(number)
+        for index, (name, column) in enumerate(zip(schema.names, columns, strict=True)):
+            if whole is None:
+                values = stored.read_row_group(number, [name], use_threads=False).column(0)
+            else:
+                values = whole.column(index)
             if isinstance(column, list):
-                column.append(values)
+                column.extend(values.chunks)
             else:
                 floats = values.cast(pyarrow.float64(), safe=False)
                 column[start:end] = floats.to_numpy(zero_copy_only=False)
         start = end
-    pyarrow.default_memory_pool().release_unused()
     return [
         pyarrow.chunked_array(column, field.type) if isinstance(column, list) else column
         for column, field in zip(columns, schema, strict=True)

@@ -81,11 +81,14 @@ class Samples:
             yield torch.stack([part(rows) for part in self._parts], dim=1)
 
     def split(self) -> Split:
+        """All of them. Columns are given up as they are encoded: the result needs their room."""
+        encoded = []
+        while self._parts:
+            encoded.append(self._parts.pop(0)(self._rows))
         inputs = torch.empty(self.shape, dtype=self.dtype)
-        done = 0
-        for block in self.blocks():
-            inputs[done : done + len(block)] = block
-            done += len(block)
+        for start in range(0, len(inputs), _BLOCK):
+            block = [column[start : start + _BLOCK] for column in encoded]
+            torch.stack(block, dim=1, out=inputs[start : start + _BLOCK])
         return Split(inputs, self.targets)
 
 
@@ -98,7 +101,9 @@ class Prepared:
     test: Samples | None
 
     def data(self) -> Data:
-        return finish(self.facts, self.train.split(), None if self.test is None else self.test.split())
+        """The dataset; it can be taken once."""
+        test = None if self.test is None else self.test.split()
+        return finish(self.facts, self.train.split(), test)
 
 
 def finish(facts: Mapping[str, Any], train: Split, test: Split | None) -> Data:
