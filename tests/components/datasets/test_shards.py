@@ -540,6 +540,8 @@ def bucket(server: Bucket, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Buc
         monkeypatch.setenv(key, value)
     server.fault = lambda request: ""
     filesystem = server.filesystem(fsspec)
+    for key in server.keys():  # noqa: SIM118 - a method
+        filesystem.rm_file(f"{NAME}/{key}")
     for path in folder.iterdir():
         filesystem.put_file(str(path), f"{NAME}/shards/{path.name}")
     server.asked.clear()

@@ -186,7 +186,8 @@ def _stamp(path: Path) -> str:
 
 
 def _stamped(info: dict[str, Any]) -> str:
-    return "-".join([str(info["size"]), *(str(info[key]) for key in _STAMPS if info.get(key))])
+    # The first that the service has: a listing and a question for one file write times in different ways.
+    return f"{info['size']}-{next((str(info[key]) for key in _STAMPS if info.get(key)), '')}"
 
 
 def _changed(shard: Shard) -> ConfigError:
