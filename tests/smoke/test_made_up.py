@@ -14,7 +14,7 @@ from trainctl.smoke.made_up import stand_ins
 from trainctl.training.prepare_data import build_data
 
 
-@pytest.mark.parametrize("name", ["csv", "parquet", "npz", "image_folder"])
+@pytest.mark.parametrize("name", ["csv", "parquet", "npz", "image_folder", "shards"])
 @pytest.mark.parametrize("task", ["classification", "regression"])
 def test_absent_files_are_made_up_in_the_form_that_their_dataset_reads(
     tmp_path: Path, name: str, task: str
@@ -26,6 +26,8 @@ def test_absent_files_are_made_up_in_the_form_that_their_dataset_reads(
         arguments |= {"target": "price", "drop": ["number"], "task": task}
     elif name == "npz":
         arguments |= {"inputs": "volumes", "targets": "labels", "task": task}
+    elif name == "shards":
+        arguments |= {"size": (8, 8), "task": task, "cache_dir": str(tmp_path)}
     common = {"val": 0.1, "split_seed": 0}
     dataset = Component("dataset", name, arguments, common)
     with pytest.raises(MissingDataError) as caught:
@@ -76,6 +78,15 @@ ORDINARY = [
     ("dataset=csv", "train.accumulate=16"),
     ("dataset=npz", "train.accumulate=16"),
     ("dataset=image_folder", "train.accumulate=16", "dataset.size=[8,8]"),
+    ("dataset=shards", "dataset.size=[8,8]"),
+    (
+        "dataset=shards",
+        "loss=mse",
+        "dataset.size=[8,8]",
+        "dataset.target=price",
+        "dataset.test_path=test-*.tar",
+    ),
+    ("dataset=shards", "dataset.path=s3://bucket/rows-*.parquet", "dataset.download=true"),
     ("dataset=mnist", "train.accumulate=50"),
     ("dataset=npz", "model=cnn"),
     ("dataset=npz", "model=lenet", "loss=cross_entropy"),

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from trainctl.data.inputs import parts_of
-from trainctl.data.sampler import epoch_order
+from trainctl.data.order import epoch_order
 from trainctl.data.types import AnySplit, Data, Split
 from trainctl.errors import CheckpointError
 
@@ -22,6 +22,7 @@ _MOST_BYTES = 2**26
 _LOADED = 16
 """Samples that are hashed of those which are loaded one by one."""
 _SHOWN = 12
+_FIRST = 2**20
 _SPLITS = ("train", "val", "test")
 
 
@@ -38,9 +39,12 @@ def fingerprint(data: Data) -> dict[str, dict[str, Any]]:
 
 
 def data_fingerprint(data: Data, seed: int, epoch: int) -> str:
-    """SHA-256 of the prepared training targets in the order that ``seed`` gives them in ``epoch``."""
-    order = epoch_order(len(data.train), seed, epoch)
-    targets = data.train.targets.cpu()[order].contiguous()
+    """SHA-256 of the prepared training targets in the order that ``seed`` gives them in ``epoch``.
+
+    Of an order that is computed, the first million.
+    """
+    order = epoch_order(len(data.train), seed, epoch, chunks=getattr(data.train, "chunks", None))
+    targets = data.train.targets.cpu()[order[: None if isinstance(order, Tensor) else _FIRST]].contiguous()
     return hashlib.sha256(targets.numpy().tobytes()).hexdigest()
 
 

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from trainctl.checkpoint.format import CheckpointData
 from trainctl.checkpoint.mirrored import located
-from trainctl.checkpoint.remote import is_url
 from trainctl.checkpoint.retention import read_chosen
 from trainctl.components.tasks._base import Task, task_named
 from trainctl.config.connections import without_download
@@ -27,6 +26,7 @@ from trainctl.errors import CheckpointError, ConfigError
 from trainctl.inference.pipeline import Pipeline
 from trainctl.registry import TASKS, trust
 from trainctl.registry.protocols import Model
+from trainctl.runs.bucket import is_url
 from trainctl.runs.directory import is_training
 from trainctl.runs.record import read_record
 from trainctl.training import runtime

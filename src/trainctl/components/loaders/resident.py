@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from trainctl.data import AnySplit, ItemSplit, Split
 from trainctl.data.mixing import Mix
-from trainctl.data.sampler import Sampling, Share, cursor_after, epoch_order
+from trainctl.data.order import epoch_order
+from trainctl.data.sampler import Sampling, Share, cursor_after
 from trainctl.registry import LOADERS, Count, NonNegativeInt, Positive
 from trainctl.registry.protocols import START, Batch, Cursor
 
@@ -59,7 +60,7 @@ class ResidentLoader:
         sampling: Sampling | None = None,
         mix: Mix | None = None,
     ) -> None:
-        self.note = "resident"
+        self.note, self._chunks = "resident", getattr(split, "chunks", None)
         if isinstance(split, ItemSplit):
             split = _loaded(split, batch_size, seed, workers, prefetch, timeout)
             self.note = "resident: samples were loaded once"
@@ -100,7 +101,7 @@ class ResidentLoader:
             inputs, transform = self._inputs, nn.Identity()
         epoch, order = cursor.epoch, None
         if self.seed is not None:
-            order = epoch_order(total, self.seed, epoch, self.sampling).to(self.device)
+            order = epoch_order(total, self.seed, epoch, self.sampling, self._chunks)[:].to(self.device)
         while cursor.epoch == epoch and cursor.position < total:
             position, count = cursor.position, min(size, total - cursor.position)
             start, end = (position + bound for bound in self.share.bounds(position // size, count))

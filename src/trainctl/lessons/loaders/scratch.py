@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from trainctl.data import AnySplit, ItemSplit
 from trainctl.data.inputs import Inputs
-from trainctl.data.sampler import cursor_after, derived_seed, epoch_order
+from trainctl.data.order import epoch_order
+from trainctl.data.sampler import cursor_after, derived_seed
 from trainctl.errors import ConfigError, TrainctlError
 from trainctl.lessons import scratch
 from trainctl.registry import LOADERS
@@ -61,7 +62,8 @@ class ScratchLoader:
         """The batches of the cursor's epoch from its position on."""
         epoch = cursor.epoch
         dataset = self._dataset(epoch)
-        order = epoch_order(len(dataset), self.seed, epoch)[cursor.position :]
+        chunks = getattr(self.split, "chunks", None)
+        order = epoch_order(len(dataset), self.seed, epoch, chunks=chunks)[cursor.position :]
         sampler = scratch.Sampler(len(dataset), order.tolist())
         loader = scratch.DataLoader(dataset, sampler, self.batch_size, scratch.collate)
         # Not strict: no samples at all are one empty part for torch.split.

@@ -92,6 +92,8 @@ def _misfit(built: Built, loaders: Sequence[Any]) -> str | None:
         return f"device={built.device.type} has no stacked form"
     if not all(loader is None or isinstance(loader, ResidentLoader) for loader in loaders):
         return "its data is loaded sample by sample"
+    if getattr(built.data.train, "chunks", None) is not None:
+        return "its order mixes windows of shards"
     if not isinstance(run.model, nn.Module) or not isinstance(run.criterion, nn.Module):
         return "its model or loss is no module of torch"
     return why_not(run.optimizer)
