@@ -89,3 +89,52 @@ def test_a_run_stores_what_it_started_from_as_a_name_or_an_absolute_path(trainct
     assert "init_from: mine\n" in (tmp_path / "by_name/config.yaml").read_text()
     assert trainctl(*short, "init_from=by_name", "hydra.run.dir=by_path").code == 0
     assert f"init_from: {tmp_path / 'by_name'}\n" in (tmp_path / "by_path/config.yaml").read_text()
+
+
+_OWN = """
+import torch
+from torch import nn
+from trainctl.registry import MODELS
+
+class Own(nn.Module):
+    def __init__(self, inputs, outputs, dtype=torch.float32):
+        super().__init__()
+        self.layer = nn.Linear(inputs, outputs, dtype=dtype)
+
+    def forward(self, inputs):
+        return self.layer(inputs.flatten(1))
+
+class Converting(Own):
+    def forward(self, inputs):
+        return super().forward(inputs.half()).float()
+
+@MODELS.register("meta")
+def meta(output_size: int) -> nn.Module:
+    with torch.device("meta"):
+        return Own(64, output_size)
+
+@MODELS.register("half")
+def half(output_size: int) -> nn.Module:
+    return Own(64, output_size, torch.float16)
+
+@MODELS.register("converting")
+def converting(output_size: int) -> nn.Module:
+    return Converting(64, output_size, torch.float16)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "said"),
+    [
+        ("meta", 2, "layer.weight is on the meta device"),
+        ("half", 2, "keep weights in float32"),
+        ("converting", 0, "650 of its parameters train in float16"),
+    ],
+)
+def test_weights_of_other_types_and_places_are_refused_or_said(
+    name: str, code: int, said: str, trainctl
+) -> None:
+    Path("own.py").write_text(_OWN)
+    outcome = trainctl("plugins=[./own.py]", f"model.name={name}", "threads=1", "train.max_steps=2")
+    assert outcome.code == code, outcome.err
+    assert said in outcome.out + outcome.err

@@ -25,7 +25,7 @@ from yaml import YAMLError
 from trainctl.config.hydra_errors import explain_override, explain_value
 from trainctl.config.hydra_internals import BasicSweeper, Callbacks, ConfigSearchPathImpl, Hydra
 from trainctl.config.overrides import split_override, to_hydra
-from trainctl.config.safety import refuse_unsafe, refuse_unsafe_overrides
+from trainctl.config.safety import refuse_nested_files, refuse_unsafe, refuse_unsafe_overrides
 from trainctl.config.settings import Config
 from trainctl.config.sources import TrainctlSearchPath, register_search_path
 from trainctl.config.unused_arguments import drop_unused_arguments
@@ -254,6 +254,8 @@ class Composer:
             except _LOADING_ERRORS as error:
                 if (told := signal_behind(error)) is not None:
                     raise told from None
+                if isinstance(error, RecursionError):
+                    refuse_nested_files()
                 raise
 
     def _compose_usable(

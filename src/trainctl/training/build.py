@@ -217,7 +217,7 @@ def _build_model(
     all; notices about them."""
     model = build_model(config.model, data.input_shape, data.output_size)
     start: Any = None
-    notices: list[str] = []
+    notices = parameters.check_types(config.model.name, model)
     if config.init_from is not None and begun is not None:
         is_whole, notice = parameters.copy_from(config.init_from, begun.model, model)
         start = described_data(begun.state) if is_whole else None

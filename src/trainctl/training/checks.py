@@ -49,6 +49,8 @@ def check_fit(config: Config, model: Model, criterion: Criterion, batch: Batch, 
         if isinstance(inputs, torch.Tensor) and not (inputs.is_floating_point() or inputs.is_complex()):
             remedy = f"dataset={config.dataset.name} gives tokens: model=embedding_bag for classes of texts"
             remedy += ", transformer or lstm for the next token"
+        elif "dtype" in reason:
+            remedy = "keep weights in float32; train.precision=bf16 computes in fewer digits"
         raise ConfigError(
             f"model={config.model.name} does not take inputs of shape {shown_shape(shape)}: {reason}", remedy
         ) from error

@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn.parameter import UninitializedParameter
 
@@ -41,6 +42,23 @@ def freeze(component: Component, model: Model) -> None:
     if not any(parameter.requires_grad for parameter in parameters.values()):
         why = "model.freeze leaves none" if names else "it has none"
         raise ConfigError(f"model={component.name} has no parameters to train: {why}")
+
+
+def check_types(name: str, model: Model) -> list[str]:
+    """A notice for weights in float16, whose small updates are lost. Raises ConfigError for tensors without
+    values, on the meta device."""
+    for key, tensor in model.state_dict().items():
+        if tensor.is_meta:
+            raise ConfigError(
+                f"model={name}: {key} is on the meta device, without values", "make the model on the CPU"
+            )
+    half = sum(each.numel() for _, each in model.named_parameters() if each.dtype == torch.float16)
+    if not half:
+        return []
+    remedy = "keep weights in float32; train.precision=bf16 computes in fewer digits"
+    return [
+        f"model={name}: {half} of its parameters train in float16, where small updates are lost; {remedy}"
+    ]
 
 
 def groups(config: Config, model: Model) -> list[Any]:

@@ -37,7 +37,7 @@ COMMAND = Command(
     (
         Option(
             "--input",
-            "a CSV or .npz file, an image, or a folder of images",
+            "a CSV, Parquet or .npz file, an image, or a folder of images",
             value="FILE|FOLDER",
             example="new.csv",
             required=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,10 +14,12 @@ from torch import Tensor
 from trainctl.data.tables.columns import Column, quoted
 from trainctl.data.tables.numbers import TIME
 from trainctl.data.tables.rows import Table, show_names
+from trainctl.data.tables.texts import Texts
 
 _SHOWN = 4
 _EXACT = 2.0**53
 _SAMPLE = 50_000
+_NUMERIC = re.compile(r"[\s.,:/()<>+*-]*\d[\d\s.,:/()<>+*-]*")
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,8 @@ def taken(column: Column, categories: Sequence[str]) -> Taken:
             parts.append("numbers and texts")
     elif column.kind == "number":
         parts += notation
-        if column.leading_zeros():
-            parts.append("leading zeros: dataset.categories would keep them")
+        if any(each.startswith("leading zeros") for each in notation):
+            parts.append(f"'dataset.categories=[{column.name}]' would keep them")
     if absent := int(column.missing().sum()):
         marks = f" ({', '.join(column.marks)})" if column.marks else ""
         parts.append(f"{absent} missing{marks}")
@@ -108,6 +111,8 @@ def column_report(
 
 
 def _notation(column: Column) -> list[str]:
+    if column.kind == "text":
+        return ["codes with leading zeros, taken as categories"] if _are_codes(column) else []
     if column.kind != "number":
         return []
     unit = column.notation.unit
@@ -118,15 +123,20 @@ def _notation(column: Column) -> list[str]:
     texts = {} if column.texts is None or column.plain or unit == TIME else column.texts.counts()
     if any(thousands in text for text in texts):
         written.append("thousands separators")
+    if not unit and column.leading_zeros():
+        written.append("leading zeros, taken as numbers,")
     return written
 
 
+def _are_codes(column: Column) -> bool:
+    return column.leading_zeros() and all(map(str.isdecimal, (column.texts or Texts.of([])).counts()))
+
+
 def _numbers_among(column: Column) -> bool:
-    """Are most of the texts numbers?"""
+    """Are most of the texts numbers, dates or fractions, but not all of them whole numbers?"""
     texts = {} if column.texts is None else column.texts.counts()
-    total = sum(texts.values())
-    numbers = sum(count for text, count in texts.items() if text.replace(".", "", 1).isdecimal())
-    return 0 < total <= 2 * numbers < 2 * total
+    numbers = sum(count for text, count in texts.items() if _NUMERIC.fullmatch(text))
+    return 0 < sum(texts.values()) <= 2 * numbers and not all(map(str.isdecimal, texts))
 
 
 def _vanishing(column: Column) -> str:
