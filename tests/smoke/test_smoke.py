@@ -295,7 +295,7 @@ def test_one_line_a_config() -> None:
         lines.show(report)
     lines.end(reports(), 3.0)
     text = stream.getvalue().splitlines()
-    assert text[0].split() == ["ok", "model=a", "1.2", "s", "with", "optim=sgd"]
+    assert text[0].split() == ["ok", "model=a", "1.3", "s", "with", "optim=sgd"]
     assert text[1].startswith("FAILED  model=bad")
     assert "build: two lines" in text[1]
     assert "after failed" not in text[1]
