@@ -128,7 +128,7 @@ def below() -> list[Path]:
 
 
 def held() -> tuple[float, float]:
-    """Megabytes that these processes hold, a shared page by its share, and seconds that they have computed."""
+    """Megabytes that these processes hold, shared pages by their share, and seconds that they computed."""
     size = ticks = 0
     for process in below():
         with contextlib.suppress(OSError):
