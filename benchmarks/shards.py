@@ -11,13 +11,15 @@ takes the batches in the training process as floats. Each is a process of its ow
     files       one file an image, all samples mixed: dataset=image_folder, dataset.cache=false
     webdataset  shards in random order, and a buffer of 5,000 samples to shuffle in
 
-Samples/s are those of the last epoch. Memory is what all processes of a way hold of their own (PSS), the
+Samples/s are those of the last epoch, and so is the computing of all processes of a way, which a busy machine
+changes less. Memory is what all processes of a way hold of their own (PSS), the
 most in the first epoch and in the last. Virtual samples have no data: to start an epoch is all they take.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import json
 import os
@@ -111,39 +113,48 @@ def epochs(way: str, folder: Path, workers: int) -> Callable[[int], Iterator[int
     return go_on
 
 
-def held() -> int:
-    """Kilobytes that this process and those below it hold, each shared page by its share."""
+def below() -> list[Path]:
+    """This process and those below it, by their folders in /proc."""
     listed = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True).stdout
     parents = {int(pid): int(parent) for pid, parent in map(str.split, listed.splitlines())}
-    total = 0
+    found = []
     for pid in parents:
         above = pid
         while above not in (0, os.getpid()):
             above = parents.get(above, 0)
-        if above:
-            try:
-                lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-            except OSError:
-                continue
-            total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-    return total
+        if above and Path(f"/proc/{pid}/stat").exists():
+            found.append(Path(f"/proc/{pid}"))
+    return found
+
+
+def held() -> tuple[float, float]:
+    """Megabytes that these processes hold, shared pages by their share, and seconds that they computed."""
+    size = ticks = 0
+    for process in below():
+        with contextlib.suppress(OSError):
+            lines = (process / "smaps_rollup").read_text().splitlines()
+            size += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+            ticks += sum(map(int, (process / "stat").read_text().rpartition(")")[2].split()[11:13]))
+    return size / 1024, ticks / os.sysconf("SC_CLK_TCK")
 
 
 def measure(way: str, folder: Path, workers: int, rounds: int) -> dict[str, Any]:
     torch.set_num_threads(1)
     started = time.perf_counter()
     go = epochs(way, folder, workers)
-    found: dict[str, Any] = {"ready": time.perf_counter() - started, "speeds": [], "memory": []}
+    found: dict[str, Any] = {"ready": time.perf_counter() - started, "speeds": [], "memory": [], "cpu": 0.0}
     for epoch in range(rounds):
-        started, samples, most, looked = time.perf_counter(), 0, 0, 0.0
+        begun = held()[1]
+        started, samples, most, looked = time.perf_counter(), 0, 0.0, 0.0
         for number, count in enumerate(go(epoch)):
             samples += count
             if number % 20 == 19:
                 before = time.perf_counter()
-                most = max(most, held())
+                size, computed = held()
+                most, found["cpu"] = max(most, size), 1e6 * (computed - begun) / samples
                 looked += time.perf_counter() - before
         found["speeds"].append(samples / (time.perf_counter() - started - looked))
-        found["memory"].append(most / 1024)
+        found["memory"].append(most)
     return found
 
 
@@ -216,6 +227,7 @@ def compare(asked: argparse.Namespace) -> None:
         print(
             f"{way:<11}{statistics.median(speeds):8,.0f} samples/s, {statistics.median(ratios):.2f}"
             f" ({ratios[0]:.2f} to {ratios[-1]:.2f}) of the faster of files and webdataset;"
+            f" {statistics.median(one['cpu'] for one in each):.0f} µs of computing a sample;"
             f" {max(one['memory'][0] for one in each):.0f} MB in the first epoch,"
             f" {max(one['memory'][-1] for one in each):.0f} MB in the last; ready after"
             f" {each[0]['ready']:.1f} s the first time, {each[-1]['ready']:.1f} s the last"

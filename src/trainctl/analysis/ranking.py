@@ -34,7 +34,7 @@ ABSENT = object()
 # Settings without influence on the result; the monitor decides in which table a run is.
 _BESIDE_GROUPS = ("display", "checkpoint", "tracker", "sweep", "hydra", "pictures", "profile", "seed", "name")
 _FOLD = "dataset.fold"
-_BESIDE = ("train.monitor", "dataset.download", _FOLD)
+_BESIDE = ("train.monitor", "dataset.download", "dataset.cache_gb", "dataset.cache_dir", _FOLD)
 # Arguments of a dataset that do not change its validation samples.
 _SAME_SAMPLES = tuple(
     f"dataset.{key}" for key in ("name", "augment", "root", "download", "sampling", "mixup", "cutmix")
