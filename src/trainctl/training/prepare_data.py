@@ -132,7 +132,8 @@ def build_loaders(
     window, overfit = batch_size * accumulate, config.train.overfit_batches
     if not len(data.train):
         raise ConfigError(f"dataset {data.name} has no training samples", "hold out fewer with dataset.val")
-    augment = make_augment(config.dataset.common["augment"], data.train, config.seed)
+    masks = task_of(data).masks
+    augment = make_augment(config.dataset.common["augment"], data.train, config.seed, masks=masks)
     load = partial(make_loader, config.loader, data, device=device)
     seed: int | None = config.seed
     train_split, val_split, test_split = data.train, data.val, data.test

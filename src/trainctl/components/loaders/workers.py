@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from trainctl.data import ItemSplit, Split
+from trainctl.data.augmentation import Augment
 from trainctl.data.mixing import Mix
 from trainctl.data.sampler import Sampling, Share, cursor_after, epoch_order
 from trainctl.data.worker_pool import Feed
@@ -27,8 +28,8 @@ class WorkersLoader:
         split: items, their targets, and how to load one.
         transform: applied to a batch of raw inputs, on the device.
         seed: with the epoch's number it decides the order; None keeps the stored order.
-        augment: applied before the transform to raw inputs, given the samples' numbers, or their places in
-            the order of ``sampling``, and the epoch.
+        augment: applied before the transform to raw inputs and their targets, given the samples' numbers,
+            or their places in the order of ``sampling``, and the epoch.
         workers: processes; 0 loads in the training process; auto: one a core, at most 8, none for a few
             hundred samples, or those that all load in a second.
         prefetch: batches that each worker makes ahead.
@@ -47,7 +48,7 @@ class WorkersLoader:
         batch_size: int,
         device: torch.device,
         seed: int | None,
-        augment: Callable[[Tensor, Tensor, int], Tensor] | None = None,
+        augment: Augment | None = None,
         workers: NonNegativeInt | Literal["auto"] = "auto",
         prefetch: Count = 2,
         timeout: Positive = 120.0,
@@ -108,11 +109,11 @@ class WorkersLoader:
         for raw, (_, position, count, after) in zip(batches, own, strict=True):
             here = slice(first, first + len(raw))
             first += len(raw)
-            inputs = self._copied(raw)
+            inputs, targets = self._copied(raw), self._targets.index_select(0, on_device[here])
             if self.augment is not None:
-                inputs = self.augment(inputs, draws_there[here], epoch)
+                inputs, targets = self.augment.both(inputs, targets, draws_there[here], epoch)
             self.share.taken(count)
-            batch = self.transform(inputs), self._targets.index_select(0, on_device[here])
+            batch = self.transform(inputs), targets
             if self.mix is not None:
                 batch = self.mix(*batch, epoch, position, neighbour=self._neighbour)
             yield Batch(*batch, count, after)

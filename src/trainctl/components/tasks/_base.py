@@ -30,6 +30,13 @@ class ClassRow:
 
 
 @dataclass(frozen=True)
+class RegionRow(ClassRow):
+    """One class of pixels, with its intersection over union."""
+
+    iou: float | None
+
+
+@dataclass(frozen=True)
 class Residuals:
     """Target minus prediction of one output, from 1, called ``name`` where it has one. ``r2`` is None where
     the targets do not vary."""
@@ -61,13 +68,14 @@ class Worst:
 class Details:
     """The tables that ``eval`` shows below loss and metrics; a task fills those that suit it.
 
-    ``confusion`` counts (true, predicted), (classes, classes).
+    ``confusion`` counts (true, predicted), (classes, classes); ``counted`` is what is counted.
     """
 
     classes: tuple[ClassRow, ...] = ()
     confusion: tuple[tuple[int, ...], ...] = ()
     residuals: tuple[Residuals, ...] = ()
     worst: tuple[Worst, ...] = ()
+    counted: str = "samples"
 
 
 class Task:
@@ -86,6 +94,8 @@ class Task:
         needs_output: whether the loss must declare what an output is.
         scales: whether targets may be scaled for a loss that takes values in any unit.
         metric_tasks: the ``task`` of the metrics that fit; empty: its own name.
+        masks: whether a target is a mask of its image, (height, width): augmentation changes both alike, and
+            ``predict`` writes pictures. Targets are then uint8, 255 where a pixel counts nowhere.
         class_numbers: whether a target is the number of one class, so that confusions can be counted.
         made_up: the targets of made-up files: ``indicators`` are 0 and 1; empty: what the loss needs.
         example: overrides for a small run with such targets.
@@ -102,6 +112,7 @@ class Task:
     needs_output = False
     scales = True
     metric_tasks: Collection[str] = ()
+    masks = False
     class_numbers = False
     made_up = ""
     example: tuple[str, ...] = ()
@@ -212,6 +223,10 @@ class Task:
     def kept(self, outputs: Tensor) -> Tensor:
         """The part of a batch's outputs that :meth:`details` needs."""
         return outputs
+
+    def collected(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """What :meth:`details` gets of a batch, each with a row for each sample."""
+        return self.kept(outputs), targets
 
     def details(self, kept: Tensor, targets: Tensor, classes: Sequence[str]) -> Details:
         """The tables of an evaluation; ``kept`` and ``targets`` are those of the whole split, on the CPU."""
