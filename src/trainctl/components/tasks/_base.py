@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainctl.data.inputs import Shape
 from trainctl.data.types import Data
 from trainctl.errors import ConfigError
 from trainctl.registry import TASKS
@@ -130,6 +131,9 @@ class Task:
 
     def check(self, where: str, targets: Tensor, outputs: int) -> None:
         """Raise ConfigError for targets that do not fit ``outputs``; ``where`` begins the message."""
+
+    def check_inputs(self, where: str, targets: Tensor, shape: Shape) -> None:
+        """Raise ConfigError for targets that do not fit the ``shape`` of the inputs."""
 
     def check_loss(self, loss: str, criterion: Any, data: Data) -> None:
         """Raise ConfigError where ``loss`` cannot take the targets of ``data``, and would not say so."""
@@ -273,6 +277,7 @@ def with_targets(data: Data) -> Data:
             raise ConfigError(f"{where} has {len(split)} inputs, {len(split.weights)} weights")
         if len(split):
             task.check(where, targets, data.output_size)
+            task.check_inputs(where, targets, data.input_shape)
         splits[label] = replace(split, targets=targets)
     return replace(data, **splits)
 

@@ -18,6 +18,7 @@ from trainctl.components.tasks._base import (
     described,
     with_each_target,
 )
+from trainctl.data.inputs import Shape
 from trainctl.data.types import IGNORED, Data
 from trainctl.errors import ConfigError
 from trainctl.registry import TASKS
@@ -91,14 +92,16 @@ class Segmentation(Task):
                 f"correct the number of classes; {IGNORED} ignores a pixel",
             )
 
-    def check_loss(self, loss: str, criterion: Any, data: Data) -> None:
-        splits = [split for split in (data.train, data.val, data.test) if split is not None]
-        size = tuple(data.train.targets.shape[1:])
-        if isinstance(data.input_shape, dict) or tuple(data.input_shape[1:]) != size:
+    def check_inputs(self, where: str, targets: Tensor, shape: Shape) -> None:
+        size = tuple(targets.shape[1:])
+        if isinstance(shape, dict) or tuple(shape[1:]) != size:
             raise ConfigError(
-                f"dataset {data.name} has masks of {size}, inputs of shape {data.input_shape}",
+                f"{where} masks have {size} pixels, the inputs have shape {shape}",
                 "a mask must have the height and width of its image, (channels, height, width)",
             )
+
+    def check_loss(self, loss: str, criterion: Any, data: Data) -> None:
+        splits = [split for split in (data.train, data.val, data.test) if split is not None]
         ignored = any(bool((split.targets == IGNORED).any()) for split in splits)
         if ignored and getattr(criterion, "ignore_index", None) != IGNORE_INDEX:
             raise ConfigError(
