@@ -10,8 +10,7 @@ from trainctl.registry import METRICS
 
 @METRICS.register("miou")
 class MeanIntersectionOverUnion:
-    """The mean over the classes of intersection / union: the pixels of a class that are predicted as it, of
-    those that are of it or predicted as it.
+    """Of a class's pixels and those predicted as it, the share that is both; the mean over the classes.
 
     Counted over all pixels of the split, not image by image (Everingham et al., The Pascal Visual Object
     Classes Challenge: A Retrospective, 2015). A class that no pixel has and none is predicted as is left out

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from torch import nn
 
-Normalization = Literal["none", "batch", "group"]
 _MOST_GROUPS = 8
 
 
-def normalization(kind: Normalization, channels: int) -> list[nn.Module]:
+def normalized(kind: str, channels: int) -> list[nn.Module]:
     """The layer, none for ``none``. Over groups: at most 8, of equal size (Wu and He, Group Normalization,
     2018)."""
     if kind == "batch":

@@ -6,8 +6,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from trainctl.components.models._normalization import Normalization
-from trainctl.components.models._normalization import normalization as normalized
+from trainctl.components.models._normalization import normalized
 from trainctl.errors import ConfigError
 from trainctl.registry import MODELS, Count, Probability
 
@@ -36,7 +35,7 @@ class CNN(nn.Module):
         output_size: int,
         widths: list[Count] = [32, 64, 128],  # noqa: B006 - read only; a list is what a config gives
         kernel: Count = 3,
-        normalization: Normalization = "batch",
+        normalization: Literal["none", "batch", "group"] = "batch",
         pooling: Literal["none", "max", "average"] = "max",
         dropout: Probability = 0.0,
     ) -> None:

@@ -21,8 +21,7 @@ def torchvision(
     weights: str | None = None,
     download: bool = False,
 ) -> nn.Module:
-    """A classification or segmentation model of torchvision by its name, with as many inputs and outputs as
-    the data has.
+    """A model of torchvision by its name, for classes or segmentation, with the data's inputs and outputs.
 
     The first convolution takes the data's channels (pretrained kernels are averaged and repeated), the last
     layer gives the data's classes and is always new. See torchvision.models. A segmentation model is trained

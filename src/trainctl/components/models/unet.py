@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
-from trainctl.components.models._normalization import Normalization
-from trainctl.components.models._normalization import normalization as normalized
+from trainctl.components.models._normalization import normalized
 from trainctl.errors import ConfigError
 from trainctl.registry import MODELS, Count
 
 
 @MODELS.register("unet")
 class UNet(nn.Module):
-    """An image made smaller step by step, then larger again; each level on the way up sees the one on the way
-    down.
+    """An image made smaller step by step, then larger again, each time beside what was there on the way down.
 
     Ronneberger, Fischer and Brox, U-Net: Convolutional Networks for Biomedical Image Segmentation (2015),
     with padded convolutions and normalization. A side that is odd is rounded up on the way down, and cut to
@@ -32,7 +32,7 @@ class UNet(nn.Module):
         input_shape: tuple[int, ...],
         output_size: int,
         widths: list[Count] = [16, 32, 64, 128],  # noqa: B006 - read only; a list is what a config gives
-        normalization: Normalization = "group",
+        normalization: Literal["none", "batch", "group"] = "group",
     ) -> None:
         super().__init__()
         if len(input_shape) != 3:
@@ -68,7 +68,7 @@ class UNet(nn.Module):
         return outputs
 
 
-def _convolutions(channels: int, width: int, normalization: Normalization) -> nn.Sequential:
+def _convolutions(channels: int, width: int, normalization: str) -> nn.Sequential:
     """Two convolutions, each with normalization and ReLU."""
     layers: list[nn.Module] = []
     for taken in (channels, width):
