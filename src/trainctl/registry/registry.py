@@ -205,7 +205,7 @@ OPTIMIZERS = Registry(
     "optimizer",
     "optimizers",
     supplied=("parameters",),
-    common=_common(Parameter("no_decay", list[str], ())),
+    common=_common(Parameter("no_decay", list[str], ()), Parameter("groups", dict[str, dict[str, Any]], {})),
     torch_classes=True,
 )
 SCHEDULERS = Registry(

@@ -195,6 +195,8 @@ def build(
     if shared is not None:
         devices.attach(run, config, shared)
     choices, said = _choose_step(config, run, loop, plain, batch, recorded, shared)
+    if grouped := parameters.described_groups(config, model):
+        choices = {**choices, "groups": grouped}
     resumes = getattr(loop, "resumes", True)
     return Built(
         run=run,
@@ -344,6 +346,8 @@ def _build_optimizer(config: Config, model: Any) -> Any:
     with stock_classes(config.compile is not False):
         optimizer = construct(config.optim, parameters=parameters.groups(config, model))
     check_optimizer(config.optim, optimizer)
+    if config.optim.common.get("groups"):
+        parameters.check_groups_of(optimizer)
     return optimizer
 
 

@@ -12,8 +12,9 @@ from torch.nn.parameter import UninitializedParameter
 
 from trainctl.checkpoint.format import CheckpointData
 from trainctl.checkpoint.retention import read_chosen
+from trainctl.config.parameter_groups import SCALE
 from trainctl.config.settings import Component, Config
-from trainctl.errors import CheckpointError, ConfigError
+from trainctl.errors import CheckpointError, ConfigError, did_you_mean
 from trainctl.registry import OPTIMIZERS
 from trainctl.registry.constraints import show
 from trainctl.registry.protocols import Model, named_modules
@@ -44,15 +45,63 @@ def freeze(component: Component, model: Model) -> None:
 
 
 def groups(config: Config, model: Model) -> list[Any]:
-    """The parameters for the optimizer: the trainable ones, those of ``optim.no_decay`` without decay.
+    """The parameters for the optimizer: the trainable ones, in groups of equal settings where
+    ``optim.no_decay`` or ``optim.groups`` name some; first those with the optimizer's own.
 
-    ``biases`` and ``norms`` are kinds of parameters, anything else is a pattern of names. Raises ConfigError
-    for one that matches nothing.
+    Raises ConfigError for a pattern that matches nothing.
     """
     trainable = {name: item for name, item in model.named_parameters() if item.requires_grad}
+    settings = _settings(config, model, trainable)
+    if not any(settings.values()):
+        return list(trainable.values())
+    joined: dict[str, dict[str, Any]] = {}
+    for name in sorted(trainable, key=lambda name: bool(settings[name])):
+        own = settings[name]
+        joined.setdefault(repr(sorted(own.items())), {"params": [], **own})["params"].append(trainable[name])
+    return list(joined.values())
+
+
+def described_groups(config: Config, model: Model) -> str:
+    """What ``optim.groups`` does, in words; empty without."""
+    trainable = [name for name, item in model.named_parameters() if item.requires_grad]
+    return "; ".join(
+        f"{pattern} {', '.join(f'{key} {show(value)}' for key, value in chosen.items())}"
+        f" ({sum(fnmatchcase(name, pattern) for name in trainable)} of {len(trainable)} tensors)"
+        for pattern, chosen in config.optim.common.get("groups", {}).items()
+    )
+
+
+def _settings(config: Config, model: Model, trainable: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The settings of each parameter that differ from the optimizer's; of several patterns the last wins."""
+    settings: dict[str, dict[str, Any]] = {name: {} for name in trainable}
+    for name in _undecayed(config, model, trainable):
+        settings[name]["weight_decay"] = 0.0
+    defaults = {each.name: each.default for each in OPTIMIZERS.signature(config.optim.name).parameters}
+    names = list(trainable)
+    for pattern, chosen in config.optim.common.get("groups", {}).items():
+        matching = [name for name in names if fnmatchcase(name, pattern)]
+        if not matching:
+            layers = [f"{name.rpartition('.')[0]}.*" for name in names if "." in name]
+            raise ConfigError(
+                f"optim.groups.{pattern}: matches no parameter that trains",
+                f"{did_you_mean(pattern, [*names, *layers])}there are: {_some(names)}",
+            )
+        own: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in chosen.items()
+        }
+        if SCALE in own:
+            own["lr"] = own.pop(SCALE) * float(config.optim.arguments.get("lr", defaults["lr"]))
+        for name in matching:
+            settings[name] |= own
+    return settings
+
+
+def _undecayed(config: Config, model: Model, trainable: Mapping[str, Any]) -> set[str]:
+    """The parameters of ``optim.no_decay``: ``biases`` and ``norms`` are kinds of parameters, anything else
+    is a pattern of names. Raises ConfigError for one that matches nothing."""
     patterns = config.optim.common.get("no_decay", ())
     if not patterns:
-        return list(trainable.values())
+        return set()
     if "weight_decay" not in OPTIMIZERS.signature(config.optim.name).names:
         raise ConfigError(f"optim.no_decay={show(patterns)}: optim={config.optim.name} has no weight decay")
     norms = {
@@ -76,9 +125,18 @@ def groups(config: Config, model: Model) -> list[Any]:
                 f"write biases, norms, or a pattern of: {_some(list(trainable))}",
             )
         excluded |= matching
-    decayed = [item for name, item in trainable.items() if name not in excluded]
-    plain = {"params": [trainable[name] for name in trainable if name in excluded], "weight_decay": 0.0}
-    return [*([{"params": decayed}] if decayed else []), plain]
+    return excluded
+
+
+def check_groups_of(optimizer: Any) -> None:
+    """Raise ConfigError for a setting of a group that its optimizer, or one of several, does not read."""
+    for part in getattr(optimizer, "parts", [optimizer]):
+        for group in part.param_groups:
+            if unread := set(group) - set(part.defaults) - {"params", "initial_lr"}:
+                raise ConfigError(
+                    f"optim.groups: {type(part).__name__} has no {', '.join(sorted(unread))}",
+                    f"there are: {', '.join(sorted(part.defaults))}",
+                )
 
 
 def refuse_lazy(model: Model, setting: str) -> None:
