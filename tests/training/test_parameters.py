@@ -177,3 +177,27 @@ def test_a_run_stores_what_it_started_from_as_a_name_or_an_absolute_path(trainct
     assert "init_from: mine\n" in (tmp_path / "by_name/config.yaml").read_text()
     assert trainctl(*short, "init_from=by_name", "hydra.run.dir=by_path").code == 0
     assert f"init_from: {tmp_path / 'by_name'}\n" in (tmp_path / "by_path/config.yaml").read_text()
+
+
+def test_layer_decay_needs_to_know_the_layers(trainctl, tmp_path: Path) -> None:
+    outcome = trainctl("optim.layer_decay=0.5")
+    assert outcome.code == 2
+    assert "model=mlp does not say which layer a parameter is in" in outcome.err
+    assert trainctl("optim.layer_decay=1.5").code == 2
+    (tmp_path / "own.py").write_text(
+        "import torch\n"
+        "from trainctl.registry import MODELS\n"
+        "@MODELS.register('own')\n"
+        "class Own(torch.nn.Sequential):\n"
+        "    def __init__(self, known: bool = True):\n"
+        "        super().__init__(torch.nn.Flatten(), torch.nn.Linear(64, 8), torch.nn.Linear(8, 10))\n"
+        "        self.parameter_layers = {'1.weight': 0, '1.bias': 0, '2.weight': 1, '2.bias': 1}\n"
+        "        known or self.parameter_layers.pop('1.bias')\n"
+    )
+    words = ("plugins=[./own.py]", "model.name=own", "optim.layer_decay=0.5", "epochs=1", "threads=1")
+    outcome = trainctl(*words)
+    assert outcome.code == 0, outcome.err
+    assert "groups    layer_decay 0.5: lr 0.001 down to 0.0005 in 2 layers" in outcome.out
+    outcome = trainctl(*words, "model.known=false")
+    assert outcome.code == 2
+    assert "parameter_layers lack 1.bias" in outcome.err

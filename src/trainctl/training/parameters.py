@@ -46,7 +46,7 @@ def freeze(component: Component, model: Model) -> None:
 
 def groups(config: Config, model: Model) -> list[Any]:
     """The parameters for the optimizer: the trainable ones, in groups of equal settings where
-    ``optim.no_decay`` or ``optim.groups`` name some; first those with the optimizer's own.
+    ``optim.no_decay``, ``layer_decay`` or ``groups`` name some; first those with the optimizer's own.
 
     Raises ConfigError for a pattern that matches nothing.
     """
@@ -62,13 +62,19 @@ def groups(config: Config, model: Model) -> list[Any]:
 
 
 def described_groups(config: Config, model: Model) -> str:
-    """What ``optim.groups`` does, in words; empty without."""
+    """What ``optim.layer_decay`` and ``optim.groups`` do, in words; empty without."""
     trainable = [name for name, item in model.named_parameters() if item.requires_grad]
-    return "; ".join(
+    decay, said = config.optim.common.get("layer_decay"), []
+    if decay is not None:
+        layers = _layers(config, model, trainable)
+        depth, lr = max(layers.values()) - min(layers.values()), _lr(config)
+        said = [f"layer_decay {decay:g}: lr {lr:g} down to {lr * decay**depth:.3g} in {depth + 1} layers"]
+    said += [
         f"{pattern} {', '.join(f'{key} {show(value)}' for key, value in chosen.items())}"
         f" ({sum(fnmatchcase(name, pattern) for name in trainable)} of {len(trainable)} tensors)"
         for pattern, chosen in config.optim.common.get("groups", {}).items()
-    )
+    ]
+    return "; ".join(said)
 
 
 def _settings(config: Config, model: Model, trainable: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -76,24 +82,50 @@ def _settings(config: Config, model: Model, trainable: Mapping[str, Any]) -> dic
     settings: dict[str, dict[str, Any]] = {name: {} for name in trainable}
     for name in _undecayed(config, model, trainable):
         settings[name]["weight_decay"] = 0.0
-    defaults = {each.name: each.default for each in OPTIMIZERS.signature(config.optim.name).parameters}
-    names = list(trainable)
+    lr, names = _lr(config), list(trainable)
+    if (decay := config.optim.common.get("layer_decay")) is not None:
+        layers = _layers(config, model, names)
+        for name in names:
+            below = max(layers.values()) - layers[name]
+            settings[name] |= {"lr": lr * decay**below} if below else {}
     for pattern, chosen in config.optim.common.get("groups", {}).items():
         matching = [name for name in names if fnmatchcase(name, pattern)]
         if not matching:
-            layers = [f"{name.rpartition('.')[0]}.*" for name in names if "." in name]
+            parts = [f"{name.rpartition('.')[0]}.*" for name in names if "." in name]
             raise ConfigError(
                 f"optim.groups.{pattern}: matches no parameter that trains",
-                f"{did_you_mean(pattern, [*names, *layers])}there are: {_some(names)}",
+                f"{did_you_mean(pattern, [*names, *parts])}there are: {_some(names)}",
             )
         own: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in chosen.items()
         }
         if SCALE in own:
-            own["lr"] = own.pop(SCALE) * float(config.optim.arguments.get("lr", defaults["lr"]))
+            own["lr"] = own.pop(SCALE) * lr
         for name in matching:
             settings[name] |= own
     return settings
+
+
+def _lr(config: Config) -> float:
+    """The learning rate of the optimizer; 0 for one that has none."""
+    defaults = {each.name: each.default for each in OPTIMIZERS.signature(config.optim.name).parameters}
+    return float(config.optim.arguments.get("lr", defaults.get("lr", 0.0)))
+
+
+def _layers(config: Config, model: Any, names: list[str]) -> dict[str, int]:
+    """The number of each parameter's layer, the last one largest. Raises ConfigError where nobody knows."""
+    layers = getattr(model, "parameter_layers", None)
+    given = f"optim.layer_decay={config.optim.common['layer_decay']}"
+    if layers is None:
+        raise ConfigError(
+            f"{given}: model={config.model.name} does not say which layer a parameter is in",
+            "use model=timm; a model of one's own has parameter_layers: a number for each parameter's name",
+        )
+    if not _lr(config):
+        raise ConfigError(f"{given}: optim={config.optim.name} has no learning rate", "use optim=adamw")
+    if unknown := [name for name in names if name not in layers]:
+        raise ConfigError(f"{given}: the model's parameter_layers lack {_some(unknown)}", "add them")
+    return {name: int(layers[name]) for name in names}
 
 
 def _undecayed(config: Config, model: Model, trainable: Mapping[str, Any]) -> set[str]:
