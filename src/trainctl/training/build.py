@@ -26,6 +26,7 @@ from trainctl.distributed.group import Group
 from trainctl.errors import ConfigError
 from trainctl.registry.protocols import Batch, Criterion, Loader, Stateful
 from trainctl.training import cuda_graph, devices, parameters, runtime
+from trainctl.training.activation_checkpoint import checkpoint_activations
 from trainctl.training.checks import check_batch_of_one, check_fit, check_state, refuse_pieces
 from trainctl.training.construct import build_model, check_loop, check_optimizer, check_part, construct
 from trainctl.training.evaluation import choose_metrics, choose_monitor
@@ -184,6 +185,7 @@ def build(
     batch = next(iter(loaders.train.batches()))
     _check(config, _Parts(loop, model, criterion, loaders), batch, data, group)
     averaged = None if config.train.ema is None else copy.deepcopy(model)
+    recomputed = checkpoint_activations(config, model)
     if group is not None:
         loaders = devices.lay_out(config, group, model, averaged, loaders, batch)
 
@@ -195,8 +197,8 @@ def build(
     if shared is not None:
         devices.attach(run, config, shared)
     choices, said = _choose_step(config, run, loop, plain, batch, recorded, shared)
-    if grouped := parameters.described_groups(config, model):
-        choices = {**choices, "groups": grouped}
+    described = {"groups": parameters.described_groups(config, model), "recomputed": recomputed}
+    choices |= {key: text for key, text in described.items() if text}
     resumes = getattr(loop, "resumes", True)
     return Built(
         run=run,

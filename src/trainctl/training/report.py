@@ -48,6 +48,7 @@ def header(request: Request, built: Built) -> tuple[str, list[tuple[str, str]]]:
         *([("groups", built.choices["groups"])] if "groups" in built.choices else []),
         ("steps", steps),
         ("step", run.step_name),
+        *([("recomputed", built.choices["recomputed"])] if "recomputed" in built.choices else []),
         ("device", f"{device_name(built.device)}, threads {built.threads} ({built.threads_note})"),
     ]
     if config.train.precision != "fp32":
