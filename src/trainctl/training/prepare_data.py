@@ -157,5 +157,5 @@ def make_loader(loader: Component, data: Data, **arguments: Any) -> Loader:
 
 
 def class_counts(data: Data) -> torch.Tensor | None:
-    """Training samples a class, shape (classes,) int64; None for a task without classes."""
+    """Training samples a class, as the task counts them; None for a task without classes."""
     return task_of(data).class_counts(data.train.targets, data.output_size)
