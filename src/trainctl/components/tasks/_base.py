@@ -157,7 +157,7 @@ class Task:
         return tuple(names) if len(set(names)) == outputs else ()
 
     def class_counts(self, targets: Tensor, outputs: int) -> Tensor | None:
-        """Samples of each class, (classes,) int64, or with and without it, (2, classes); None without classes."""
+        """Samples of each class, (classes,) int64, or with and without it, (2, classes); None: no classes."""
         return None
 
     def monitor(self, metrics: Collection[str]) -> str:
