@@ -19,8 +19,6 @@ from trainctl.training.prepare_data import build_data
 def test_absent_files_are_made_up_in_the_form_that_their_dataset_reads(
     tmp_path: Path, name: str, task: str
 ) -> None:
-    if name == "parquet":
-        pytest.importorskip("pyarrow")
     if (name, task) == ("image_folder", "regression"):
         return
     arguments = {"path": "absent"}
@@ -91,8 +89,6 @@ ORDINARY = [
 @pytest.mark.slow
 @pytest.mark.parametrize("words", ORDINARY, ids=" ".join)
 def test_an_ordinary_config_builds_without_its_data(tmp_path: Path, words: tuple[str, ...]) -> None:
-    if "parquet" in words[0]:
-        pytest.importorskip("pyarrow")
     # As an experiment and as typed settings: these come after everything that smoke chooses.
     for number, (chosen, typed) in enumerate((([*words], ()), (words[:1], words[1:]))):
         if any("=" in each and "." not in each for each in typed):

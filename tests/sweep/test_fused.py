@@ -242,16 +242,6 @@ def test_other_models_and_losses(ask: Ask, words: tuple[str, ...]) -> None:
         assert_same(one, other)
 
 
-@pytest.mark.slow
-def test_each_is_what_it_is_on_its_own_on_mnist(ask: Ask, mnist_root: Path) -> None:
-    words = (f"dataset.root={mnist_root}", "dataset=mnist", "model.hidden=[128,64]", "train.max_steps=300")
-    jobs = [(*words, f"seed={seed}", f"optim.lr={lr}") for seed, lr in ((0, 1e-3), (1, 1e-3), (1, 3e-3))]
-    for pair in both_ways(ask, jobs):
-        assert furthest(*pair) < 2e-2
-        ours, theirs = (read_record(each)["test"] for each in pair)
-        assert ours["test/accuracy"] == pytest.approx(theirs["test/accuracy"], abs=2e-3)
-
-
 @pytest.mark.gpu
 def test_on_a_gpu_each_is_what_it_is_on_its_own(ask: Ask) -> None:
     jobs = jobs_of("device=cuda", "optim=adam", "scheduler=cosine")

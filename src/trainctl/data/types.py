@@ -126,6 +126,12 @@ class Data:
     readout: Readout | None = None
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def splits(self) -> dict[str, AnySplit]:
+        """The splits that there are, by name."""
+        named = {"train": self.train, "val": self.val, "test": self.test}
+        return {name: split for name, split in named.items() if split is not None}
+
 
 @dataclass(frozen=True)
 class Datasets:
@@ -241,11 +247,9 @@ def limited(data: Data, limit: int | None) -> Data:
     if limit is None:
         return data
 
-    def part(split: AnySplit | None) -> AnySplit | None:
-        if split is None or len(split) <= limit:
-            return split
-        return split.select(torch.arange(limit) * len(split) // limit)
-
-    train = part(data.train)
-    assert train is not None
-    return replace(data, train=train, val=part(data.val), test=part(data.test))
+    splits: dict[str, Any] = {
+        name: split.select(torch.arange(limit) * len(split) // limit)
+        for name, split in data.splits.items()
+        if len(split) > limit
+    }
+    return replace(data, **splits)

@@ -19,11 +19,12 @@ from trainctl.config.connections import without_download
 from trainctl.config.settings import Config
 from trainctl.config.stored_config import read_config
 from trainctl.data import Data
-from trainctl.data.fingerprint import data_fingerprint, differences, refusal
+from trainctl.data.fingerprint import differences, refusal
 from trainctl.data.inputs import Shape, made_shape
 from trainctl.data.preprocessing import describe_samples, first_samples, make_transform
 from trainctl.data.readout import Readout
 from trainctl.errors import CheckpointError, ConfigError
+from trainctl.inference.pipeline import Pipeline
 from trainctl.registry import TASKS, trust
 from trainctl.registry.protocols import Model
 from trainctl.runs.directory import is_training
@@ -84,11 +85,7 @@ class Trained:
         """How these splits of ``data`` differ from the run's, in words."""
         if not self.readout.fits(data.output_size):
             return ["other targets"]
-        state = self.content.state
-        order: str | None = None
-        if not state["data"].get("fingerprint"):  # of version 0.1
-            order = data_fingerprint(self.prepared(data), self.config.seed, int(state["epoch"]))
-        return differences(state, data, order, splits)
+        return differences(self.content.state, data, splits=splits)
 
     def prepared(self, data: Data) -> Data:
         """``data`` with the targets that the run's loss takes."""
@@ -119,12 +116,16 @@ class Trained:
             raise CheckpointError(f"{self.checkpoint} holds {error}") from error
 
 
-def load_model(run: str | Path, which: str = "best", *, trust_plugins: bool = False) -> nn.Module:
+def load_model(
+    run: str | Path, which: str = "best", *, preprocess: bool = False, trust_plugins: bool = False
+) -> nn.Module:
     """See :func:`trainctl.load`."""
     if which not in ("best", "last"):
         raise ConfigError(f"which={which}: must be best or last")
     trained = load_run(run, which, trust_plugins=trust_plugins, device=torch.device("cpu"))
     model: nn.Module = trained.model  # type: ignore[assignment]
+    if preprocess:
+        return Pipeline(trained.transform(), model, trained.readout.for_programs(), trained.task).eval()
     if trained.readout.mean is not None:
         model.register_forward_hook(_InUnit(trained.readout.for_programs()))
     return model

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from trainctl.data.inputs import are_positions, parts_of
 from trainctl.data.preprocessing import first_samples
-from trainctl.data.tables.table import trained_targets
 from trainctl.inference.predict import Predictor, predict
 from trainctl.inference.readers import open_source
 from trainctl.inference.readers.base import Batch, Source
@@ -154,7 +153,7 @@ def _write_table(
     Unused columns are written, too: a file without header is read by column numbers.
     """
     inputs = {each["number"]: index for index, each in enumerate(reading["columns"])}
-    columns = {each["number"]: each for each in (*trained_targets(reading), *reading["columns"])}
+    columns = {each["number"]: each for each in (*reading["targets"], *reading["columns"])}
     places = range(1, max(reading["width"], *columns) + 1)
     filler = str((reading["classes"] or ["0"])[0])
     rows = [

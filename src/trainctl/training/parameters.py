@@ -16,7 +16,7 @@ from trainctl.config.parameter_groups import SCALE
 from trainctl.config.settings import Component, Config
 from trainctl.errors import CheckpointError, ConfigError, did_you_mean
 from trainctl.registry import OPTIMIZERS
-from trainctl.registry.constraints import show
+from trainctl.registry.constraints import show, some
 from trainctl.registry.protocols import Model, named_modules
 from trainctl.runs.directory import find
 from trainctl.runs.record import read_record
@@ -36,7 +36,7 @@ def freeze(component: Component, model: Model) -> None:
     for pattern in component.common.get("freeze", ()):
         matching = [name for name in names if fnmatchcase(name, pattern)]
         if not matching:
-            raise ConfigError(f"model.freeze={pattern}: matches no parameter", f"there are: {_some(names)}")
+            raise ConfigError(f"model.freeze={pattern}: matches no parameter", f"there are: {some(names)}")
         for name in matching:
             parameters[name].requires_grad_(False)
     if not any(parameter.requires_grad for parameter in parameters.values()):
@@ -94,7 +94,7 @@ def _settings(config: Config, model: Model, trainable: Mapping[str, Any]) -> dic
             parts = [f"{name.rpartition('.')[0]}.*" for name in names if "." in name]
             raise ConfigError(
                 f"optim.groups.{pattern}: matches no parameter that trains",
-                f"{did_you_mean(pattern, [*names, *parts])}there are: {_some(names)}",
+                f"{did_you_mean(pattern, [*names, *parts])}there are: {some(names)}",
             )
         own: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in chosen.items()
@@ -124,7 +124,7 @@ def _layers(config: Config, model: Any, names: list[str]) -> dict[str, int]:
     if not _lr(config):
         raise ConfigError(f"{given}: optim={config.optim.name} has no learning rate", "use optim=adamw")
     if unknown := [name for name in names if name not in layers]:
-        raise ConfigError(f"{given}: the model's parameter_layers lack {_some(unknown)}", "add them")
+        raise ConfigError(f"{given}: the model's parameter_layers lack {some(unknown)}", "add them")
     return {name: int(layers[name]) for name in names}
 
 
@@ -154,7 +154,7 @@ def _undecayed(config: Config, model: Model, trainable: Mapping[str, Any]) -> se
         if not matching:
             raise ConfigError(
                 f"optim.no_decay={pattern}: matches no parameter",
-                f"write biases, norms, or a pattern of: {_some(list(trainable))}",
+                f"write biases, norms, or a pattern of: {some(list(trainable))}",
             )
         excluded |= matching
     return excluded
@@ -204,12 +204,8 @@ def copy_from(run: str, stored: Mapping[str, Tensor], model: Model) -> tuple[boo
     if not fits:
         raise ConfigError(
             f"init_from={run}: no tensor of that run has the name and shape of one of the model's",
-            f"the model has: {_some(list(own))}",
+            f"the model has: {some(list(own))}",
         )
     model.load_state_dict(fits, strict=False)
     report = f"init_from={Path(run)}: {len(fits)} of {len(own)} tensors copied"
-    return not other, report + (f"; new: {_some(other)}" if other else "")
-
-
-def _some(names: list[str], limit: int = 12) -> str:
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+    return not other, report + (f"; new: {some(other)}" if other else "")

@@ -171,14 +171,19 @@ def test_shapes_are_found_and_masks_predicted(trainctl: Callable[..., Any], tmp_
         ]
         assert shares == pytest.approx((torch.bincount(mask.flatten(), minlength=4) / 121).tolist(), abs=1e-5)
     assert numbers(Path("masks/c.png")).shape == (33, 22)
+    # Predictions are replaced by new ones; what else is there is not lost.
+    assert trainctl("predict", "drawn", "--input", "new/a.png", "--output", "masks").code == 0
+    assert sorted(path.name for path in Path("masks").rglob("*")) == ["a.png", "predictions.csv"]
+    Path("masks/notes.txt").write_text("mine")
     for output, said in (
-        ("masks", "is there already"),
+        ("masks", "holds something else than predicted masks"),
         ("m.csv", "predictions are masks"),
-        ("new", "the input"),
+        ("new", "is the input"),
     ):
-        outcome = trainctl("predict", "drawn", "--input", "new", "--output", output)
+        outcome = trainctl("predict", "drawn", "--input", "new", "--output", output, "--force")
         assert outcome.code == 2
         assert said in outcome.err
+    assert Path("masks/notes.txt").read_text() == "mine"
     numpy.savez("rows.npz", x=images.numpy())
     assert trainctl("predict", "drawn", "--input", "rows.npz", "--output", "rows").code == 0
     assert torch.equal(numbers(Path("rows/000002.png")), expected[1])

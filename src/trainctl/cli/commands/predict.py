@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainctl.cli.options import CHECKPOINT, RUN_OR_URL, TRUST, Asked, Command, Option, whole_number
+from trainctl.cli.options import CHECKPOINT, FORCE, RUN_OR_URL, TRUST, Asked, Command, Option, whole_number
 from trainctl.errors import CheckpointError, ConfigError
 from trainctl.paths import short_path
 from trainctl.training.display import duration
@@ -51,6 +51,7 @@ COMMAND = Command(
             required=True,
             unless="--prompt",
         ),
+        FORCE,
         whole_number(
             "--batch-size",
             "samples at a time (default: as in training, or more)",
@@ -101,7 +102,7 @@ def run(words: list[str]) -> int:
         from trainctl.inference.writers import check_output
 
     trained = load_run(asked.run, asked["--checkpoint"], trust_plugins=asked["--trust-plugins"])
-    check_output(output, source, trained.task)
+    check_output(output, source, trained.task, replace=bool(asked["--force"]))
     if asked["--threshold"] is not None:
         trained = replace(trained, task=trained.task.with_threshold(asked["--threshold"], trained.classes))
     print(f"{short_path(trained.directory)}, {trained.checkpoint.name}")

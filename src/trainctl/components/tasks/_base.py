@@ -265,10 +265,7 @@ def with_targets(data: Data) -> Data:
     """
     task = task_of(data)
     splits: dict[str, Any] = {}
-    for label in ("train", "val", "test"):
-        split = getattr(data, label)
-        if split is None:
-            continue
+    for label, split in data.splits.items():
         where = f"dataset {data.name}: {label}"
         targets = task.converted(where, split.targets)
         if len(split) != len(targets):
@@ -284,12 +281,9 @@ def with_targets(data: Data) -> Data:
 
 def with_each_target(data: Data, change: Callable[[Tensor], Tensor], **others: Any) -> Data:
     """``data`` with the targets of every split changed, and with ``others`` of its attributes."""
-    splits = {
-        part: replace(split, targets=change(split.targets))
-        for part in ("train", "val", "test")
-        if (split := getattr(data, part)) is not None
-    }
-    return replace(data, **splits, **others)
+    for part, split in data.splits.items():
+        others[part] = replace(split, targets=change(split.targets))
+    return replace(data, **others)
 
 
 def as_tensor(where: str, targets: Any) -> Tensor:

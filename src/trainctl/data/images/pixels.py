@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from trainctl.data.images.cache import Decode, Stored, decoded, in_memory, places, stamp, write
+from trainctl.data.cache_file import cache_paths
+from trainctl.data.images.cache import Decode, Stored, decoded, in_memory, stamp, write
 from trainctl.data.types import AnySplit, ItemSplit, Split
 
 
@@ -39,7 +40,7 @@ def cached(
     paths = [str(root / each) for each in files]
     described = stamp(root, [*files, *sources], decode)
     file = f"{name}-{'x'.join(map(str, shape))}-{getattr(decode, 'resize', '')}.safetensors"
-    candidates = [Stored(place, described) for place in places(root, file)]
+    candidates = [Stored(place, described) for place in cache_paths(root, "images", file)]
     for stored in candidates:
         if stored.valid():
             return *_stored(stored, targets, small=small), "cached"

@@ -13,11 +13,15 @@ from trainctl.inference.writers.masks import Masks, check_folder
 from trainctl.inference.writers.table import Table, check_file
 
 
-def check_output(output: Path, source: Path, task: Task) -> None:
-    """Raise ConfigError where predictions of ``task`` cannot be written to ``output``."""
+def check_output(output: Path, source: Path, task: Task, *, replace: bool = False) -> None:
+    """Raise ConfigError where predictions of ``task`` cannot be written to ``output``; a file with something
+    else than predictions is lost only if ``replace``."""
     if output.exists() and output.resolve() == source.resolve():
         raise ConfigError(f"--output {output}: is the input", "name another one")
-    (check_folder if task.masks else check_file)(output)
+    if task.masks:
+        check_folder(output)
+    else:
+        check_file(output, replace=replace)
     if not output.absolute().parent.is_dir():
         raise ConfigError(f"--output {output}: there is no folder {output.parent}", "create it first")
 

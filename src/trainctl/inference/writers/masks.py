@@ -55,6 +55,8 @@ class Masks:
                 with storage_errors(self.path):
                     self.stream.flush()
                     os.fsync(self.stream.fileno())
+                    if self.path.exists():
+                        shutil.rmtree(self.path)  # masks of before: check_folder looked
                     self.temporary.replace(self.path)
         finally:
             with contextlib.suppress(OSError):
@@ -104,5 +106,21 @@ def check_folder(output: Path) -> None:
             f"--output {output}: predictions are masks, which are written to a folder",
             f"name a folder: --output {output.with_suffix('')}",
         )
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise ConfigError(f"--output {output}: is there already", "remove it, or name another folder")
+    if output.exists() and not _holds_masks(output):
+        raise ConfigError(
+            f"--output {output}: exists, and holds something else than predicted masks",
+            "name another folder",
+        )
+
+
+def _holds_masks(folder: Path) -> bool:
+    """Whether a folder is empty, or holds what :class:`Masks` wrote and nothing else."""
+    if not folder.is_dir():
+        return False
+    there = {str(each.relative_to(folder)) for each in folder.rglob("*") if not each.is_dir()}
+    try:
+        with (folder / TABLE).open(encoding="utf-8", newline="") as stream:
+            named = {row["mask"] for row in csv.DictReader(stream)}
+    except (OSError, ValueError, KeyError, csv.Error):
+        return not there
+    return there <= {TABLE, *named}

@@ -21,6 +21,8 @@ from trainctl.inference.writers.base import Outcome, storage_errors
 from trainctl.runs import files
 
 SUFFIXES = (".csv", ".jsonl")
+_LONGEST_HEADER = 1 << 20
+_UNITS = ["row"], ["file"]
 
 
 class Table:
@@ -97,11 +99,30 @@ def _rounded(predictions: Tensor, digits: int) -> list[list[float]]:
     return [[float(f"{value:.{digits}g}") for value in row] for row in predictions.tolist()]
 
 
-def check_file(output: Path) -> None:
-    """Raise ConfigError where no table can be written to the file ``output``."""
+def check_file(output: Path, *, replace: bool = False) -> None:
+    """Raise ConfigError where no table can be written to the file ``output``.
+
+    A file with something else than predictions is lost only if ``replace``.
+    """
     if output.suffix.lower() not in SUFFIXES:
         raise ConfigError(f"--output {output}: unknown file type", f"use {' or '.join(SUFFIXES)}")
     if output.is_dir():
         raise ConfigError(
             f"--output {output}: is a folder", f"name a file in it: {output / 'predictions.csv'}"
         )
+    if output.exists() and not replace and not _holds_predictions(output):
+        raise ConfigError(
+            f"--output {output}: exists, and holds no predictions",
+            "--force replaces it, or name another file",
+        )
+
+
+def _holds_predictions(path: Path) -> bool:
+    """Whether the first line is that of a :class:`Table`, or there is none."""
+    try:
+        with path.open(encoding="utf-8") as stream:
+            line = stream.readline(_LONGEST_HEADER)
+        names = [*json.loads(line)] if line.startswith("{") else next(csv.reader([line]), [])
+    except (OSError, ValueError, csv.Error):
+        return False
+    return not line or (names[:1] in _UNITS and (line.startswith("{") or names[-1] == "error"))

@@ -19,7 +19,8 @@ from trainctl.data import Data, Split
 from trainctl.errors import TrainctlError
 from trainctl.registry import plugins
 from trainctl.sweep.worker_slots import available_memory
-from trainctl.training.build import Built, build
+from trainctl.training.build import build
+from trainctl.training.built import Built
 from trainctl.training.steps.stacked import Stack, StackedOptimizer, why_not
 
 _SHARE = 0.5
