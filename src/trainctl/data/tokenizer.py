@@ -85,7 +85,7 @@ def read_tokenizer(tokens: str, like: Mapping[str, Any] | None) -> tuple[Tokeniz
 
     Raises ConfigError for a file that is not there or is no tokenizer.
     """
-    if like is not None:
+    if like is not None and "tokens" in like:
         return stored_tokenizer(like), {key: like[key] for key in ("tokens", "tokenizer") if key in like}
     if tokens == BYTES:
         return Bytes(), {"tokens": BYTES}

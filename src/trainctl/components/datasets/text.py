@@ -46,8 +46,8 @@ def text(
 
     ``like`` describes the text that a model was trained on: this one has its tokens.
 
-    Shape: inputs (N, context) uint8 of bytes, else int32; targets (N, context) int64, -100 where nothing is to
-    be predicted: nine bytes of memory for each of the text, or twelve for each token.
+    Shape: inputs (N, context) uint8 of bytes, else int32; targets (N, context) int64, -100 where nothing is
+    to be predicted: nine bytes of memory for each of the text, or twelve for each token.
 
     Raises:
         ConfigError: for a folder without such files, and files without two bytes.
