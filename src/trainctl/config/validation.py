@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field, PydanticSchemaGenerationError, TypeAdapte
 from pydantic import create_model as create_pydantic_model
 
 from trainctl.config.overrides import ALIASES
+from trainctl.config.parameter_groups import check_groups
 from trainctl.config.settings import GROUPS, STRATEGIES, STRICT, Component, Config, TopLevel
 from trainctl.errors import ConfigError, Problem, did_you_mean, nearest
 from trainctl.registry import COMPONENTS, METRICS, TRACKERS, Parameter, Registry
@@ -65,6 +66,8 @@ def check(values: Mapping[str, Any]) -> Config:
         )
     if train is not None and train.epochs is None and train.max_steps is None:
         problems.append(Problem("train.epochs and train.max_steps are both null", "set one, e.g. epochs=5"))
+    if (optim := components["optim"]) is not None:
+        problems += check_groups(optim.name, optim.common["groups"])
     if (dataset := components["dataset"]) is not None:
         problems += _check_folds(dataset.common["folds"], dataset.common["fold"])
     if problems:

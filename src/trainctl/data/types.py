@@ -108,6 +108,9 @@ def _some(weights: Tensor | None, index: Tensor | slice) -> Tensor | None:
     return None if weights is None else torch.as_tensor(weights)[index]
 
 
+IGNORED = 255
+"""The class of a pixel of a mask that counts nowhere, as in Pascal VOC; classes are 0 to 254."""
+
 AnySplit = Split | ItemSplit
 """Samples in memory, or samples loaded one by one."""
 

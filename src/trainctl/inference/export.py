@@ -128,7 +128,7 @@ def export(trained: Trained, kind: str, path: Path) -> Exported:
     else:
         takes, gives = f"raw samples {shown(raw, 'N')}", trained.task.predictions
     dtype = "float64" if kind != "safetensors" and found.dtype == torch.float64 else "float32"
-    outputs = f"{gives} (N, {expected.shape[1]}) {dtype}"
+    outputs = f"{gives} (N, {', '.join(map(str, expected.shape[1:]))}) {dtype}"
     return Exported(path, size, difference, described, takes, outputs, form.reader)
 
 

@@ -261,7 +261,7 @@ def _described(chosen: Path, content: CheckpointData) -> dict[str, Any]:
             "input_shape": _shape(shape),
             "output_size": type(size) is int and size > 0,
             "classes": isinstance(names, list) and all(isinstance(name, str) for name in names),
-            "class_counts": counts is None or (_counts(counts, 0) and len(counts) == size),
+            "class_counts": counts is None or _class_counts(counts, size),
             "raw": raw is None or (_shape(raw["shape"]) and _dtypes(raw["dtype"])),
             "reading": isinstance(reading, dict),
         }
@@ -278,6 +278,12 @@ def _described(chosen: Path, content: CheckpointData) -> dict[str, Any]:
         "raw": raw,
         "reading": reading,
     }
+
+
+def _class_counts(value: Any, size: int) -> bool:
+    """Whether these are numbers of samples, one a class; or two, with and without it."""
+    rows = value if isinstance(value, list) and value and isinstance(value[0], list) else [value]
+    return len(rows) <= 2 and all(_counts(row, 0) and len(row) == size for row in rows)
 
 
 def _readout(config: Config, known: Mapping[str, Any], content: CheckpointData, chosen: Path) -> Readout:

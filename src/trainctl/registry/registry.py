@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from annotated_types import Ge
+from annotated_types import Ge, Gt, Le
 
 from trainctl.errors import ConfigError, did_you_mean
 from trainctl.registry.constraints import Count, Fraction, NonNegative, NonNegativeInt, Positive, Seed
@@ -204,7 +204,11 @@ OPTIMIZERS = Registry(
     "optimizer",
     "optimizers",
     supplied=("parameters",),
-    common=_common(Parameter("no_decay", list[str], ())),
+    common=_common(
+        Parameter("no_decay", list[str], ()),
+        Parameter("layer_decay", Annotated[float, Gt(0), Le(1)] | None, None),
+        Parameter("groups", dict[str, dict[str, Any]], {}),
+    ),
     torch_classes=True,
 )
 SCHEDULERS = Registry(

@@ -77,6 +77,11 @@ def stand_ins(
     """
     make, arguments = _FILES.get(dataset.name), dataset.arguments
     shares, rows = _shares(dataset, samples)
+    if missing.make is not None:
+        path = missing.make(folder / "made-up", arguments, rows)
+        note = f"made-up data in place of {arguments.get('path')}"
+        yield StandIn((f"dataset.path='{path}'", *shares), note, guessed=False)
+        return
     if make is None:
         stated = {"dataset": "synthetic", **missing.stand_in}
         other = stated.pop("dataset")

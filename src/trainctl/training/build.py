@@ -22,6 +22,7 @@ from trainctl.distributed.group import Group
 from trainctl.errors import ConfigError
 from trainctl.registry.protocols import Batch, Criterion
 from trainctl.training import cuda_graph, devices, parameters, runtime
+from trainctl.training.activation_checkpoint import checkpoint_activations
 from trainctl.training.built import Built, describe
 from trainctl.training.checks import check_batch_of_one, check_fit, check_state, refuse_pieces
 from trainctl.training.construct import build_model, check_loop, check_optimizer, check_part, construct
@@ -81,6 +82,7 @@ def build(
     batch = next(iter(loaders.train.batches()))
     _check(config, _Parts(loop, model, criterion, loaders), batch, data, group)
     averaged = None if config.train.ema is None else copy.deepcopy(model)
+    recomputed = checkpoint_activations(config, model)
     if group is not None:
         loaders = devices.lay_out(config, group, model, averaged, loaders, batch)
 
@@ -92,6 +94,8 @@ def build(
     if whole_batch is not None:
         devices.attach(run, config, whole_batch)
     choices, said = _choose_step(config, run, loop, plain, batch, recorded, whole_batch)
+    described = {"groups": parameters.described_groups(config, model), "recomputed": recomputed}
+    choices |= {key: text for key, text in described.items() if text}
     resumes = getattr(loop, "resumes", True)
     return Built(
         run=run,
@@ -244,6 +248,8 @@ def _build_optimizer(config: Config, model: Any) -> Any:
     with stock_classes(config.compile is not False):
         optimizer = construct(config.optim, parameters=parameters.groups(config, model))
     check_optimizer(config.optim, optimizer)
+    if config.optim.common.get("groups"):
+        parameters.check_groups_of(optimizer)
     return optimizer
 
 

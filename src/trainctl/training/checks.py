@@ -220,7 +220,10 @@ def _check_target_kind(config: Config, kind: str | None, data: Data, outputs: An
             f"the targets are {task.targets}: use loss={task.loss}{other}",
         )
     if kind == "class":
-        wanted, fits = (data.output_size,), outputs.dim() >= 2 and outputs.shape[1] == data.output_size
+        # Shares of the classes, as mixed samples have, are no more targets than one.
+        each = () if targets.is_floating_point() else tuple(targets.shape[1:])
+        wanted = (data.output_size, *each)
+        fits = tuple(outputs.shape[1:]) == wanted
     else:  # targets with the shape of the outputs, or a loss that does not say
         wanted, fits = tuple(targets.shape[1:]), kind is None or outputs.shape == targets.shape
     if not fits:

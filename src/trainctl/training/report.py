@@ -45,8 +45,10 @@ def header(request: Request, built: Built) -> tuple[str, list[tuple[str, str]]]:
         ("data", f"{data.name}: {', '.join(splits)}{f' ({data.note})' if data.note else ''}"),
         *([("targets", data.readout.note)] if data.readout and data.readout.note else []),
         ("training", f"{config.loss.name}, {optimizer}{scheduler}"),
+        *([("groups", built.choices["groups"])] if "groups" in built.choices else []),
         ("steps", steps),
         ("step", run.step_name),
+        *([("recomputed", built.choices["recomputed"])] if "recomputed" in built.choices else []),
         ("device", f"{device_name(built.device)}, threads {built.threads} ({built.threads_note})"),
     ]
     if config.train.precision != "fp32":

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from trainctl.components.loaders.resident import ResidentLoader
 from trainctl.components.loaders.workers import WorkersLoader
 from trainctl.data import ItemSplit, Split, Standardize
+from trainctl.data.augmentation import Augment
 from trainctl.errors import ConfigError
 from trainctl.lessons import scratch
 from trainctl.lessons.loaders.scratch import ScratchLoader
@@ -96,10 +97,12 @@ def test_batches_are_those_of_resident(samples: int, batch_size: int, seed: int 
 
 
 def test_augmentation_comes_before_the_transform_with_numbers_and_epoch() -> None:
-    def augment(inputs: Tensor, index: Tensor, epoch: int) -> Tensor:
-        assert inputs.dtype == torch.uint8
-        return inputs + (index + epoch).to(torch.uint8).reshape(-1, 1, 1, 1)
+    class Brighter(Augment):
+        def __call__(self, inputs: Tensor, index: Tensor, epoch: int) -> Tensor:
+            assert inputs.dtype == torch.uint8
+            return inputs + (index + epoch).to(torch.uint8).reshape(-1, 1, 1, 1)
 
+    augment = Brighter([], 0, len(split()))
     ours, theirs = (
         loader(split(), STANDARD, 5, CPU, 0, augment) for loader in (ScratchLoader, ResidentLoader)
     )

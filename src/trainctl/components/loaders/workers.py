@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice, tee
 from typing import Any, Literal
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from trainctl.data import ItemSplit, Split
+from trainctl.data.augmentation import Augment
 from trainctl.data.mixing import Mix
 from trainctl.data.order import Order, Windows, epoch_order
 from trainctl.data.sampler import Sampling, Share, cursor_after
@@ -50,8 +51,8 @@ class WorkersLoader:
         split: items, their targets, and how to load one.
         transform: applied to a batch of raw inputs, on the device.
         seed: with the epoch's number it decides the order; None keeps the stored order.
-        augment: applied before the transform to raw inputs, given the samples' numbers, or their places in
-            the order of ``sampling``, and the epoch.
+        augment: applied before the transform to raw inputs and their targets, given the samples' numbers,
+            or their places in the order of ``sampling``, and the epoch.
         workers: processes; 0 loads in the training process; auto: one a core, at most 8, none for a few
             hundred samples, or those that all load in a second.
         prefetch: batches that each worker makes ahead.
@@ -70,7 +71,7 @@ class WorkersLoader:
         batch_size: int,
         device: torch.device,
         seed: int | None,
-        augment: Callable[[Tensor, Tensor, int], Tensor] | None = None,
+        augment: Augment | None = None,
         workers: NonNegativeInt | Literal["auto"] = "auto",
         prefetch: Count = 2,
         timeout: Positive = 120.0,
@@ -125,12 +126,12 @@ class WorkersLoader:
         asked, steps = tee(self._steps(order, cursor))
         batches = self.feed.batches((step.index for step in asked), epoch)
         for raw, step in zip(batches, steps, strict=True):
-            inputs = self._copied(raw)
             numbers, draws = step.on_device
+            inputs, targets = self._copied(raw), self._targets.index_select(0, numbers)
             if self.augment is not None:
-                inputs = self.augment(inputs, draws, epoch)
+                inputs, targets = self.augment.both(inputs, targets, draws, epoch)
             self.share.taken(step.count)
-            batch = self.transform(inputs), self._targets.index_select(0, numbers)
+            batch = self.transform(inputs), targets
             if self.mix is not None:
                 batch = self.mix(*batch, epoch, step.position, neighbour=self._neighbour)
             yield Batch(*batch, step.count, step.after)

@@ -63,6 +63,11 @@ class Multilabel(Task):
                 "correct the number of labels",
             )
 
+    def class_counts(self, targets: Tensor, outputs: int) -> Tensor:
+        """Samples with each label, and without: (2, labels)."""
+        held = targets.sum(0).to(torch.int64)
+        return torch.stack([held, len(targets) - held])
+
     def class_names(self, names: Sequence[str], outputs: int) -> tuple[str, ...]:
         return super().class_names(names, outputs) or tuple(map(str, range(outputs)))
 

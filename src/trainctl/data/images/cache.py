@@ -21,6 +21,9 @@ from trainctl.data.files import identity
 from trainctl.data.images.decoding import in_threads
 from trainctl.errors import ConfigError
 
+Decode = Callable[[str], Tensor]
+"""Makes a tensor of the file at a path; raises ConfigError for one that is broken."""
+
 
 def stamp(folder: Path, files: Sequence[str], options: object) -> str:
     """The identity of a set of files, and how they are decoded."""
@@ -70,9 +73,7 @@ class Stored:
         return Stored, (self.path, self.stamp)  # each process maps the file itself
 
 
-def write(
-    stored: Stored, paths: Sequence[str], decode: Callable[[str], Tensor], shape: Sequence[int], *, skip: bool
-) -> None:
+def write(stored: Stored, paths: Sequence[str], decode: Decode, shape: Sequence[int], *, skip: bool) -> None:
     """Decode all files into the cache.
 
     Raises OSError if it cannot be written, ConfigError for a broken file unless ``skip``.
@@ -90,7 +91,7 @@ def write(
     cache_file.write(stored.path, tensors, {"sources": stored.stamp}, content())
 
 
-def decoded(paths: Sequence[str], decode: Callable[[str], Tensor], *, skip: bool) -> Iterator[Tensor | None]:
+def decoded(paths: Sequence[str], decode: Decode, *, skip: bool) -> Iterator[Tensor | None]:
     """Each image, in order; None for a broken one. Raises ConfigError for the first one unless ``skip``."""
 
     def attempt(path: str) -> Tensor | None:
@@ -105,7 +106,7 @@ def decoded(paths: Sequence[str], decode: Callable[[str], Tensor], *, skip: bool
 
 
 def in_memory(
-    paths: Sequence[str], decode: Callable[[str], Tensor], shape: Sequence[int], *, skip: bool
+    paths: Sequence[str], decode: Decode, shape: Sequence[int], *, skip: bool
 ) -> tuple[Tensor, Tensor]:
     """All images, and which could be decoded, if no cache can be written."""
     images = torch.zeros((len(paths), *shape), dtype=torch.uint8)
