@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import faulthandler
-import gc
 import json
 import os
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -21,68 +17,25 @@ from trainctl.checkpoint.format import read_checkpoint
 from trainctl.cli import rank
 from trainctl.cli.main import answered
 from trainctl.distributed import launch
+from trainctl.smoke import two_devices
 
 
-class ForkedRank:
-    """What :class:`trainctl.distributed.launch.Ranks` needs of subprocess.Popen.
-
-    They cannot start data workers: the server that forks those belongs to the test process.
-    """
+class ForkedRank(two_devices.ForkedRank):
+    """A rank that says where it hangs, should it hang; all of them are noted."""
 
     started: ClassVar[list[ForkedRank]] = []
 
-    def __init__(self, command: list[str], *, stdout: Any, env: dict[str, str], **others: Any) -> None:
+    def __init__(self, command: list[str], **others: Any) -> None:
         assert command == [sys.executable, "-m", "trainctl.cli.rank"]
-        read, write = os.pipe()
-        sys.stdout.flush()
-        self.returncode: int | None = None
-        self.pid = os.fork()
-        if self.pid == 0:
-            self._live(read, write, stdout.fileno(), env)
-        os.close(read)
+        super().__init__(command, **others)
         self.started.append(self)
-        self.stdin: BinaryIO = os.fdopen(write, "wb")
 
-    def _live(self, read: int, write: int, log: int, env: dict[str, str]) -> None:
-        code = 70
-        try:
-            # Earlier groups belong to threads that a fork lacks: to free them would wait for those.
-            gc.freeze()
-            os.setsid()
-            os.dup2(read, 0)
-            os.dup2(log, 1)
-            os.dup2(log, 2)
-            # Whatever else is open belongs to the tests: the pipe of this rank above all.
-            os.closerange(3, 1024)
-            os.environ.clear()
-            os.environ.update(env)
-            sys.stdin = os.fdopen(0)
-            sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
-            faulthandler.dump_traceback_later(20, file=sys.stderr)  # where it hangs, should it hang
-            code = answered(rank.follow)
-            sys.stdout.flush()
-            sys.stderr.flush()
-        finally:
-            os._exit(code)
-
-    def poll(self) -> int | None:
-        if self.returncode is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            self.returncode = os.waitstatus_to_exitcode(status) if pid else None
-        return self.returncode
-
-    def wait(self, timeout: float | None = None) -> int:
-        until = None if timeout is None else time.monotonic() + timeout
-        while self.poll() is None:
-            if until is not None and time.monotonic() >= until:
-                raise subprocess.TimeoutExpired("rank", timeout or 0)
-            time.sleep(0.01)
-        assert self.returncode is not None
-        return self.returncode
-
-    def kill(self) -> None:
-        if self.poll() is None:
-            os.kill(self.pid, signal.SIGKILL)
+    def live(self) -> None:
+        faulthandler.dump_traceback_later(20, file=sys.stderr)
+        code = answered(rank.follow)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 @pytest.fixture

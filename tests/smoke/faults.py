@@ -144,10 +144,27 @@ class Restless(Small):
 
 @MODELS.register("centred")
 class Centred(Small):
-    """Takes the mean of the batch away, in evaluation as well."""
+    """Takes the mean of the batch away."""
+
+    centres = True, False
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        return super().forward(inputs - inputs.mean(0))
+        return super().forward(inputs - inputs.mean(0) if self.training in self.centres else inputs)
+
+
+@MODELS.register("centred_later")
+class CentredLater(Centred):
+    """Takes the mean of the batch away where it is evaluated."""
+
+    centres = (False,)
+
+
+@MODELS.register("whole_batches")
+class WholeBatches(Centred):
+    """Takes the mean of the batch away where it is trained, and says that half a batch is not enough."""
+
+    centres = (True,)
+    several_devices = False
 
 
 @MODELS.register("branching")

@@ -34,10 +34,11 @@ FAULTS = [
     ("model.name=hidden_state", "compare", "loss of step 2: "),
     ("optim.name=forgetful", "compare", "differs from the uninterrupted one: weights: "),
     ("model.name=restless", "evaluate", "but the run recorded"),
-    ("model.name=centred", "predict", "a prediction depends on the batch"),
+    ("model.name=centred", "devices", "loss of step 1: "),
+    ("model.name=centred_later", "predict", "a prediction depends on the batch"),
     ("model.name=branching", "export torch", "model=branching cannot be exported"),
 ]
-FINE = ("model=fine", "model.name=kept_out")
+FINE = ("model=fine", "model.name=kept_out", "model.name=whole_batches")
 
 pytestmark = pytest.mark.slow  # every fault costs a life of its own
 
@@ -120,12 +121,14 @@ def test_what_is_right_passes_and_what_it_declares_is_skipped(smoked, folder) ->
     cases = suites(folder)["model.name=kept_out"]
     for name in ("export torch", "export onnx"):
         assert "declares that it cannot be exported" in cases[name].find("skipped").attrib["message"]
+    cases = suites(folder)["model.name=whole_batches"]
+    assert "several_devices = False" in cases["devices"].find("skipped").attrib["message"]
 
 
 def test_it_exits_1_counts_and_leaves_nothing_behind(smoked, folder) -> None:
     assert smoked.returncode == 1
     assert smoked.stderr == ""
-    counted = f"{len(FAULTS) + 2} configs: 2 passed, {len(FAULTS)} failed"
+    counted = f"{len(FAULTS) + len(FINE)} configs: {len(FINE)} passed, {len(FAULTS)} failed"
     assert any(each.startswith(counted) for each in smoked.stdout.splitlines())
     found = sorted(path.name for path in folder.iterdir() if path.name != "__pycache__")
     assert found == ["conf", "faults.py", "first-process", "outputs", "smoke.xml", "tmp"]
@@ -139,7 +142,7 @@ def test_the_junit_file_is_valid_and_counts_right(smoked, folder) -> None:
     schema.validate(folder / "smoke.xml")
     root = ElementTree.parse(folder / "smoke.xml").getroot()
     cases = list(root.iter("testcase"))
-    assert len(cases) == int(root.attrib["tests"]) == (len(FAULTS) + 2) * len(PHASES)
+    assert len(cases) == int(root.attrib["tests"]) == (len(FAULTS) + len(FINE)) * len(PHASES)
     assert int(root.attrib["failures"]) == len(FAULTS) == len(list(root.iter("failure")))
     for suite in root.iter("testsuite"):
         assert {case.attrib["classname"] for case in suite.iter("testcase")} == {suite.attrib["name"]}

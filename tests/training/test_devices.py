@@ -229,3 +229,38 @@ def test_a_bad_loss_of_one_slice_stops_all_and_the_whole_batch_is_kept(faulty: C
     capsule = next(Path("run/capsules").iterdir())
     assert capsule.name == "step-00000011"
     assert load_file(capsule / "training.safetensors")["batch.inputs"].shape[0] == 32
+
+
+WHOLE = """
+from torch import nn
+from trainctl.registry import MODELS
+
+@MODELS.register("whole")
+class Whole(nn.Linear):
+    several_devices = False
+
+    def __init__(self):
+        super().__init__(4, 1)
+"""
+
+
+@pytest.mark.quick(2)
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (
+            ("model=scratch_mlp",),
+            "model=scratch_mlp: not on several devices (devices=2), because it is no torch.nn",
+        ),
+        (("plugins=[./whole.py]", "model.name=whole"), "as it says itself: several_devices = False"),
+        (("train.batch_size=1",), "train.batch_size=1: not on several devices (devices=2)"),
+        (("profile=true",), "profile=true: not on several devices (devices=2)"),
+    ],
+)
+def test_what_needs_one_device_is_refused(
+    words: tuple[str, ...], says: str, trainctl: Callable[..., Any], tmp_path: Path
+) -> None:
+    (tmp_path / "whole.py").write_text(WHOLE)
+    outcome = trainctl(*FEW, "devices=2", "hydra.run.dir=run", *words)
+    assert outcome.code == 2, outcome.err
+    assert says in outcome.err

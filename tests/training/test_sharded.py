@@ -33,10 +33,12 @@ FEW = (
 PLATEAU = ("scheduler=reduce_on_plateau", "scheduler.patience=0", "train.patience=1")
 
 
-@pytest.mark.quick(1)
+@pytest.mark.quick(2)
 @pytest.mark.parametrize(
     ("words", "devices"),
     [
+        # The model is one unit, whose parameters are whole from the last evaluation to the test.
+        (("strategy.min_parameters=1000000", "checkpoint.every_steps=1", "train.epochs=1"), 2),
         (
             ("optim=sgd_momentum", "lr=0.1", "train.clip_norm=0.1", "train.ema=0.9", "guard=full", *PLATEAU),
             3,

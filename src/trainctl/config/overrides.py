@@ -20,6 +20,8 @@ PATH_KEYS = (
     "dataset.root",
     "dataset.path",
     "dataset.test_path",
+    "dataset.val_path",
+    "dataset.cache_dir",
     "init_from",
     "hydra.run.dir",
     "hydra.sweep.dir",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import signal
 import time
 import warnings
@@ -32,13 +33,17 @@ from trainctl.smoke.case_builder import CaseBuilder, SkippedError
 from trainctl.smoke.predicting import check_predictions
 from trainctl.smoke.report import AFTER_FAILED, ONCE, Result
 from trainctl.smoke.settings import STEPS
-from trainctl.training.build import Built
+from trainctl.training.built import Built
+from trainctl.training.devices import unequal
 from trainctl.training.display import Silent
 from trainctl.training.request import Request, make_request
 from trainctl.training.run import Hook, Run
 from trainctl.training.train import train
 
 _COMMAND = "trainctl smoke"
+_TIMEOUT = 60.0
+_TOLERANCE = 1e-4
+"""What the order of sums may change in a loss, two steps on."""
 
 
 class _FailedError(Exception):
@@ -68,8 +73,8 @@ class LifecycleTest(CaseBuilder):
     Attributes:
         tell: called with ("result", Result) and ("note", text).
         ask: called with ("kill", (directory, stored files, command)), to train that run in a process that is
-            killed in its second step, it returns the process's exit code; with ("export", key), whether this
-            case makes the exports of all cases with that key.
+            killed in its second step, or with "devices", to train it in two, it returns the exit code; with
+            ("export", key), whether this case makes the exports of all cases with that key.
         over: why the phases that are left are skipped; None before a failure.
         used: the directory of the run to evaluate and export.
     """
@@ -88,7 +93,7 @@ class LifecycleTest(CaseBuilder):
         self.folder.mkdir(parents=True, exist_ok=True)
         self.do("compose", self.compose)
         self.do("build", self.build)
-        for name in ("train", "save", "kill", "resume", "compare", "evaluate", "predict"):
+        for name in ("train", "save", "kill", "resume", "compare", "devices", "evaluate", "predict"):
             self.do(name, getattr(self, f"_{name}"))
         self.do("export safetensors", lambda: self._export("safetensors"))
         key = "" if self.over else self._export_key()
@@ -205,6 +210,34 @@ class LifecycleTest(CaseBuilder):
             *(len((run / "metrics.jsonl").read_bytes().splitlines()) for run in runs),
         )
         self.used = self._killed
+
+    # ------------------------------------------------------------------ devices
+
+    def _devices(self) -> None:
+        """Two processes have the losses of one."""
+        directory, tree = self.folder / "devices", self.composed.tree.copy()
+        tree.devices, tree.strategy.timeout = 2, _TIMEOUT
+        asked = (directory, stored_files(replace(self.composed, tree=tree)), _COMMAND)
+        code = self.ask("devices", asked)
+        with contextlib.suppress(ConfigError):
+            reason = read_record(directory).get("reason") or ""
+            if code == ConfigError.exit_code:
+                raise SkippedError(reason)
+            if code:
+                raise _FailedError(reason)
+        if code:
+            raise _FailedError(f"the first of two processes ended with exit code {code}")
+        model = self.built.run.model
+        if isinstance(model, nn.Module) and unequal(model, torch.device("cpu")):
+            return  # masks or batch statistics differ, as the run says
+        one, two = (metrics_file.recorded(run / "metrics.jsonl") for run in (self.used, directory))
+        for step in range(1, STEPS + 1):
+            alone, together = (each.steps[step]["train/loss"] for each in (one, two))
+            if not math.isclose(alone, together, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE):
+                raise _FailedError(
+                    f"loss of step {step}: {alone:.6g} on one device, {together:.6g} on two with half a batch"
+                    " each; a model that needs whole batches says several_devices = False"
+                )
 
     # ------------------------------------------------------------------ evaluate, predict, export
 

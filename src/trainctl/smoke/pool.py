@@ -14,6 +14,9 @@ from trainctl.smoke.cases import Case
 from trainctl.smoke.report import AFTER_FAILED, ONCE, Report, Result
 from trainctl.sweep.worker_pool import Worker, WorkerPool, start_process
 
+_CHILDREN = {"kill": "trainctl.smoke.worker:die", "devices": "trainctl.smoke.two_devices:train_on_two"}
+"""What a case asks for that takes another process."""
+
 
 def smoke_process(folder: Path, target: str, *arguments: Any) -> BaseProcess:
     """Run ``target`` in a process of its own; a tracker without an address writes into ``folder``."""
@@ -70,8 +73,8 @@ class SmokePool(WorkerPool):
         kind, content = message
         number, _ = worker.order
         report = self.reports[number]
-        if kind == "kill":
-            worker.child = smoke_process(self._folder, "trainctl.smoke.worker:die", *content)
+        if kind in _CHILDREN:
+            worker.child = smoke_process(self._folder, _CHILDREN[kind], *content)
         elif kind == "result":
             report.enter(content)
         elif kind == "note":

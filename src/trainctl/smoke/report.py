@@ -12,6 +12,7 @@ PHASES = (
     "kill",
     "resume",
     "compare",
+    "devices",
     "evaluate",
     "predict",
     "export safetensors",

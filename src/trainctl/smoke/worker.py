@@ -25,12 +25,13 @@ with importing():
 
     from trainctl.checkpoint import snapshot
     from trainctl.config.composer import Composer
+    from trainctl.smoke import two_devices
     from trainctl.smoke.lifecycle import LifecycleTest
     from trainctl.training import build, session
     from trainctl.training.hooks import checkpointer, console, metrics_log, signals
 
 # Imported before the fork: every run needs them.
-_WARM = (build, checkpointer, console, metrics_log, session, signals, snapshot)
+_WARM = (build, checkpointer, console, metrics_log, session, signals, snapshot, two_devices)
 
 
 def work(folder: Path, pipe: Connection, settings: Sequence[str], config_dir: str | None) -> None:

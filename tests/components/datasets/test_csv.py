@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -248,6 +249,7 @@ def test_marks_of_missing_numbers(cell: str) -> None:
         data.train.inputs.flatten(), torch.tensor([1.5, NAN, 2.5, NAN]), equal_nan=True
     )
     assert any("column 1 (a): number" in line and "2 missing" in line for line in data.report)
+    assert "2 missing in a (numbers become the mean)" in data.note
 
 
 def test_numbers_with_many_other_texts_never_become_categories_without_a_word() -> None:
@@ -329,11 +331,12 @@ def test_times_in_seconds_keep_their_differences() -> None:
     assert "column 1 (t): 51 different numbers become" in lost.note
 
 
-def test_a_long_cell_byte_order_marks_and_composed_letters() -> None:
-    rows = "".join(f"{row},{'x' * 140_000},{row}.5\n" for row in range(2))
-    assert read(f"a,note,y\n{rows}", drop=["note"]).train.inputs.tolist() == [[0.0], [1.0]]
-    data = read("\ufeffe\u0301,y\n1,0.5\n2,1.5\n".encode(), encoding="utf-8", target="y")
-    assert data.reading["columns"][0]["name"] == "\u00e9"
+def test_of_many_numbers_those_that_fall_together_are_named() -> None:
+    rows = range(60_000)
+    pairs = "".join(f"{row // 4 * 1000 + row % 4 / 100:.2f},{row * 3},{row % 7}.5\n" for row in rows)
+    note = read(f"close,far,y\n{pairs}").note
+    assert re.search(r"column 1 \(close\): 60000 different numbers become 1\d{4} when", note)
+    assert "(far)" not in note
 
 
 # ------------------------------------------------------------------ columns

@@ -7,8 +7,10 @@ import random
 from pathlib import Path
 from typing import Any
 
+import pyarrow
 import pytest
 import torch
+from pyarrow import parquet as parquet_writer
 
 from trainctl.components.datasets.csv import csv
 from trainctl.components.datasets.parquet import parquet
@@ -47,6 +49,8 @@ CELLS = {
     "plain": lambda row: f"{row * 0.37:.4f}",
     "whole": lambda row: str(row * 3),
     "leading zeros": lambda row: f"{row:03d}",
+    "a late code": lambda row: "007" if row == ROWS - 4 else f"{row}.5e-05",
+    "small numbers": lambda row: f"{row % 7}E-05",
     "signs": lambda row: f"{'+-'[row % 2]}{row}.5",
     "exponents": lambda row: f"{row}.5e{row % 40 - 20}",
     "2^53": lambda row: str(2**53 + row),
@@ -204,11 +208,8 @@ def test_without_a_place_for_the_cache_it_says_so(monkeypatch: pytest.MonkeyPatc
 
 
 def test_parquet_is_cached_like_csv(monkeypatch: pytest.MonkeyPatch) -> None:
-    pyarrow_parquet = pytest.importorskip("pyarrow.parquet")
-    import pyarrow
-
     table = pyarrow.table({"n": pyarrow.array([1.5, 2.5, 3.5] * 9), "y": pyarrow.array(["a", "b", "c"] * 9)})
-    pyarrow_parquet.write_table(table, "t.parquet")
+    parquet_writer.write_table(table, "t.parquet")
     monkeypatch.setattr(cache, "SMALLEST", 1)
     assert _content(parquet("t.parquet")) == _content(parquet("t.parquet"))
     assert parquet("t.parquet").note.endswith("; cached")

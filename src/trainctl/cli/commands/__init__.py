@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from trainctl.errors import ConfigError, nearest
+from trainctl.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     from trainctl.cli.options import Command
@@ -35,8 +35,7 @@ def command_module(verb: str) -> ModuleType:
     """The module of a verb. Raises ConfigError where there is none of this name."""
     known = [path.stem for path in _files()]
     if verb not in known:
-        close = nearest(verb, known)
-        remedy = f"did you mean trainctl {close}? " if close else ""
+        remedy = did_you_mean(verb, known, "trainctl ")
         raise ConfigError(
             f"{verb}: there is no such command",
             f"{remedy}commands: {', '.join(known)}; to train, give KEY=VALUE words",

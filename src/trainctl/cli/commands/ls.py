@@ -8,7 +8,7 @@ from typing import Any
 
 from trainctl.cli.options import Argument, Command, available
 from trainctl.config.options import component_of, find_members
-from trainctl.errors import ConfigError, nearest
+from trainctl.errors import ConfigError, did_you_mean
 from trainctl.registry import COMPONENTS, METRICS, REQUIRED, Parameter
 from trainctl.registry.constraints import describe, show
 from trainctl.ui.listing import Listing
@@ -43,8 +43,7 @@ def run(words: Sequence[str]) -> int:
         elif option in members:
             _show_option(listing, group, option, members[option])
         else:
-            close = nearest(option, members)
-            remedy = f"did you mean {group}={close}? " if close else ""
+            remedy = did_you_mean(option, members, f"{group}=")
             raise ConfigError(
                 f"ls {argument}: there is no such option", f"{remedy}choose one of: {', '.join(members)}"
             )

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy
+import pyarrow
+from pyarrow import parquet as reader
 
 from trainctl.data import Data
 from trainctl.data.files import find_file
@@ -21,10 +23,8 @@ from trainctl.data.tables.table import Options, Prepared, marks_like, prepare
 from trainctl.errors import ConfigError, StorageError
 from trainctl.registry import DATASETS, Fraction, NonNegativeInt
 
-_BLOCK = 1 << 16
-"""Rows that are read at once."""
 _BUFFER = 1 << 20
-"""Bytes of each column that are read from the file at once, instead of all of a group of rows."""
+"""Bytes of a column that are read from the file at once, instead of all of a group of rows."""
 
 
 @DATASETS.register("parquet")
@@ -80,7 +80,7 @@ def parquet(
     int64 or (N, outputs) float64.
 
     Raises:
-        ConfigError: naming file, row and column, for data that cannot be used; if pyarrow is not installed.
+        ConfigError: naming file, row and column, for data that cannot be used.
         MissingDataError: when the file is not there.
     """
     missing_marks = marks_like(like, missing_marks)
@@ -100,20 +100,13 @@ def parquet(
 def read_table(file: Path, marks: Sequence[str] | None = None) -> Table:
     """The table in a Parquet file.
 
-    Raises ConfigError for a file in another format, and if pyarrow is not installed.
+    Raises ConfigError for a file in another format.
     """
-    try:
-        import pyarrow
-        from pyarrow import parquet as reader
-    except ImportError as error:
-        raise ConfigError(
-            "dataset=parquet: pyarrow is not installed", "install it: pip install pyarrow"
-        ) from error
     try:
         # Not read_table, which would add columns for folder names such as year=2020.
         with reader.ParquetFile(file, buffer_size=_BUFFER) as stored:
             schema, rows = stored.schema_arrow, stored.metadata.num_rows
-            read = _read_columns(stored, schema, rows, pyarrow)
+            read = _read_columns(stored, schema, rows)
     except (pyarrow.ArrowException, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise ConfigError(
@@ -141,22 +134,30 @@ def read_table(file: Path, marks: Sequence[str] | None = None) -> Table:
     )
 
 
-def _read_columns(stored: Any, schema: Any, rows: int, pyarrow: Any) -> list[Any]:
-    """The columns: floats as arrays of float64, others as arrow's. A block of rows is read at a time, because
-    arrow would hold the whole table beside its copy."""
+def _read_columns(stored: Any, schema: Any, rows: int) -> list[Any]:
+    """The columns: floats as arrays of float64, others as arrow's.
+
+    One column of a row group is read at a time: arrow would hold the whole table beside its copy.
+    """
     types = pyarrow.types
     columns: list[Any] = [numpy.empty(rows) if types.is_floating(field.type) else [] for field in schema]
+    # A name with a point also means a part of a nested column, and a name may be there twice.
+    by_name = len(set(schema.names)) == len(schema.names) and not any("." in name for name in schema.names)
     start = 0
-    for block in stored.iter_batches(_BLOCK):
-        end = start + len(block)
-        for column, values in zip(columns, block.columns, strict=True):
+    for number in range(stored.num_row_groups):
+        end = start + stored.metadata.row_group(number).num_rows
+        whole = None if by_name else stored.read_row_group(number)
+        for index, (name, column) in enumerate(zip(schema.names, columns, strict=True)):
+            if whole is None:
+                values = stored.read_row_group(number, [name], use_threads=False).column(0)
+            else:
+                values = whole.column(index)
             if isinstance(column, list):
-                column.append(values)
+                column.extend(values.chunks)
             else:
                 floats = values.cast(pyarrow.float64(), safe=False)
                 column[start:end] = floats.to_numpy(zero_copy_only=False)
         start = end
-    pyarrow.default_memory_pool().release_unused()
     return [
         pyarrow.chunked_array(column, field.type) if isinstance(column, list) else column
         for column, field in zip(columns, schema, strict=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from trainctl.data.tables.columns import Column, quoted
 from trainctl.data.tables.numbers import TIME
@@ -17,6 +18,7 @@ from trainctl.data.tables.texts import Texts
 
 _SHOWN = 4
 _EXACT = 2.0**53
+_SAMPLE = 50_000
 _NUMERIC = re.compile(r"[\s.,:/()<>+*-]*\d[\d\s.,:/()<>+*-]*")
 
 
@@ -27,6 +29,7 @@ class Taken:
     Attributes:
         notation: how its numbers are written, where that is not plain.
         mixed: its categories are numbers and texts.
+        missing: its cells without a value.
         lost: what is lost when its numbers become float32; empty if nothing is.
         described: all of it, as a line for the log.
     """
@@ -37,6 +40,7 @@ class Taken:
     categories: int | None
     notation: tuple[str, ...]
     mixed: bool
+    missing: int
     lost: str
     described: str
 
@@ -65,6 +69,7 @@ def taken(column: Column, categories: Sequence[str]) -> Taken:
         categories=len(categories) if column.kind == "text" else None,
         notation=tuple(notation),
         mixed=mixed,
+        missing=absent,
         lost=lost,
         described="; ".join(filter(None, [*parts, lost])),
     )
@@ -80,6 +85,10 @@ def summary(table: Table, inputs: Sequence[Taken], left_out: Mapping[int, str]) 
         counts.append(f"{what} in {_named([column for column in inputs if what in column.notation])}")
     if mixed := [column for column in inputs if column.mixed]:
         counts.append(f"numbers and texts, taken as categories, in {_named(mixed)}")
+    if absent := [column for column in inputs if column.missing]:
+        numbers = any(column.categories is None for column in absent)
+        filled = " (numbers become the mean)" if numbers else ""
+        counts.append(f"{sum(column.missing for column in absent)} missing in {_named(absent)}{filled}")
     unasked = {number: why for number, why in left_out.items() if why != "dataset.drop"}
     for column in [column for column in table.columns if column.number in unasked][:_SHOWN]:
         counts.append(f"left out {column.place}: {unasked[column.number]}")
@@ -135,15 +144,35 @@ def _vanishing(column: Column) -> str:
     values = column.values[~column.values.isnan()]
     if column.kind != "number" or len(values) < 2:
         return ""
+    largest = float(values.abs().max())
+    rounded = column.texts is not None and largest >= _EXACT
+    if len(values) > _SAMPLE and not rounded and not _collide(values):
+        return ""
     ordered = np.sort(values.numpy())
-    before, largest = _different(ordered), max(abs(ordered[0]), abs(ordered[-1]))
-    if column.texts is not None and largest >= _EXACT:
+    before = _different(ordered)
+    if column.texts is not None and rounded:
         before = max(before, len(column.texts.counts()))
-    deviation = max(float(values.std()), torch.finfo(torch.float64).tiny)
-    after = _different(((ordered - float(values.mean())) / deviation).astype(np.float32))
+    after = _different(_scaled(ordered, values))
     if 2 * after >= before:
         return ""
     return f"{before} different numbers become {after} when they are scaled (see {largest:g})"
+
+
+def _collide(values: Tensor) -> bool:
+    """Do different numbers of a random sample become equal? Where most of all do, some of these do.
+
+    Of n numbers that fall together in pairs, about m² / 2n pairs are in a sample of m: hundreds in one of
+    fifty times the root of n. Sorting all of them instead costs a third of reading a large table.
+    """
+    size = max(_SAMPLE, int(50 * len(values) ** 0.5))
+    rows = torch.randint(len(values), (size,), generator=torch.Generator().manual_seed(0))
+    ordered = np.sort(values[rows].numpy())
+    return _different(_scaled(ordered, values)) < _different(ordered)
+
+
+def _scaled(numbers: Any, values: Tensor) -> Any:
+    deviation = max(float(values.std()), torch.finfo(torch.float64).tiny)
+    return ((numbers - float(values.mean())) / deviation).astype(np.float32)
 
 
 def _different(ordered: Any) -> int:

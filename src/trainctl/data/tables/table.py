@@ -81,11 +81,14 @@ class Samples:
             yield torch.stack([part(rows) for part in self._parts], dim=1)
 
     def split(self) -> Split:
+        """All of them. Columns are given up as they are encoded: the result needs their room."""
+        encoded = []
+        while self._parts:
+            encoded.append(self._parts.pop(0)(self._rows))
         inputs = torch.empty(self.shape, dtype=self.dtype)
-        done = 0
-        for block in self.blocks():
-            inputs[done : done + len(block)] = block
-            done += len(block)
+        for start in range(0, len(inputs), _BLOCK):
+            block = [column[start : start + _BLOCK] for column in encoded]
+            torch.stack(block, dim=1, out=inputs[start : start + _BLOCK])
         return Split(inputs, self.targets)
 
 
@@ -98,7 +101,9 @@ class Prepared:
     test: Samples | None
 
     def data(self) -> Data:
-        return finish(self.facts, self.train.split(), None if self.test is None else self.test.split())
+        """The dataset; it can be taken once."""
+        test = None if self.test is None else self.test.split()
+        return finish(self.facts, self.train.split(), test)
 
 
 def finish(facts: Mapping[str, Any], train: Split, test: Split | None) -> Data:
@@ -253,7 +258,7 @@ def _columns(
         return inputs, goals, left_out | useless
     _refuse_others(options, like)
     inputs = [column_like(each, like) for each in like["columns"]]
-    goals = [column_like(each, like) for each in trained_targets(like)]
+    goals = [column_like(each, like) for each in like["targets"]]
     if options.target is not None:
         named = target_columns(table, options.target)
         if len(named) != len(goals):
@@ -270,12 +275,6 @@ def _columns(
     return found_columns[: len(inputs)], found_columns[len(inputs) :], {}
 
 
-def trained_targets(reading: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The target columns of a ``reading``; one that an older version stored has one."""
-    targets: list[Mapping[str, Any]] = reading.get("targets") or [reading["target"]]
-    return targets
-
-
 def _refuse_others(options: Options, like: Mapping[str, Any]) -> None:
     """Raise ConfigError for settings that contradict the table that a model was trained on."""
     kinds = {each["name"]: each["kind"] for each in like["columns"]}
@@ -283,7 +282,7 @@ def _refuse_others(options: Options, like: Mapping[str, Any]) -> None:
         [unicodedata.normalize("NFC", each) for each in names if isinstance(each, str)]
         for names in (options.drop, options.keep, options.categories)
     )
-    known = {*kinds, *(each["name"] for each in trained_targets(like))}
+    known = {*kinds, *(each["name"] for each in like["targets"])}
     wrong = [f"dataset.drop=[{name}]: the model has that input" for name in drop if name in kinds]
     wrong += [
         f"dataset.keep=[{name}]: the model has no such input"

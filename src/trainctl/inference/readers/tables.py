@@ -20,7 +20,7 @@ from trainctl.data.tables.columns import Column, as_kind, is_number, present, qu
 from trainctl.data.tables.header import has_header, short_header, unique_names
 from trainctl.data.tables.pieces import Layout, Piece, blocks
 from trainctl.data.tables.rows import show_names
-from trainctl.data.tables.table import column_like, encode, trained_targets
+from trainctl.data.tables.table import column_like, encode
 from trainctl.data.tables.text import choose_delimiter, find_encoding, no_encoding, rows
 from trainctl.data.tables.texts import Texts
 from trainctl.errors import ConfigError, nearest
@@ -140,7 +140,7 @@ class TableFile:
                 f"{self.path} has no column {show_names(absent)}, which the run was trained on",
                 f"{hint}there are: {show_names(names)}",
             )
-        known = {*wanted, *(each["name"] for each in trained_targets(self.reading))}
+        known = {*wanted, *(each["name"] for each in self.reading["targets"])}
         others = [name for name in names if name not in known]
         if others:
             self.notices.append(f"ignored columns: {show_names(others)}")

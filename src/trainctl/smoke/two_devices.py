@@ -1,0 +1,110 @@
+"""A run on two devices whose second process is forked, because a warm process is one already."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from trainctl.config.stored_config import parse_config
+from trainctl.distributed import launch
+from trainctl.distributed.context import launched
+from trainctl.distributed.launch import end_with_parent
+from trainctl.errors import NotLearnedError, TrainctlError
+from trainctl.runs.directory import claim
+from trainctl.training.display import Silent
+from trainctl.training.request import Request
+from trainctl.training.startup import importing
+from trainctl.training.train import train
+
+with importing():
+    from trainctl.training.together import follow_parent
+
+
+def train_on_two(directory: Path, stored: Mapping[str, str], command: str) -> None:
+    """Train the run that ``stored`` describes, in ``directory``; this process ends with its exit code."""
+    launch.Process = ForkedRank  # type: ignore[assignment]
+    config = parse_config(stored["config.yaml"], "the config", lambda named: None)
+    claim(directory, named=True)
+    _end(lambda: train(Request(config, stored, directory, (), command, latest=False), Silent()))
+
+
+def _follow() -> None:
+    world, line = launched(), end_with_parent()
+    if world is not None and line:
+        follow_parent(world, json.loads(line))
+
+
+def _end(work: Callable[[], object]) -> None:
+    """End this process once ``work`` is done, without the exit handlers of the one it was forked from."""
+    code = 0
+    try:
+        with suppress(NotLearnedError):  # two steps cannot overfit a batch
+            work()
+    except TrainctlError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = error.exit_code
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+class ForkedRank:
+    """What :class:`trainctl.distributed.launch.Ranks` needs of subprocess.Popen: a fork of this process.
+
+    It cannot start data workers: the server that forks those belongs to this process.
+    """
+
+    def __init__(self, command: list[str], *, stdout: Any, env: dict[str, str], **others: Any) -> None:
+        read, write = os.pipe()
+        sys.stdout.flush()
+        self.returncode: int | None = None
+        self.pid = os.fork()
+        if self.pid == 0:
+            try:
+                # Earlier groups belong to threads that a fork lacks: to free them would wait for those.
+                gc.freeze()
+                os.setsid()
+                for descriptor, target in ((read, 0), (stdout.fileno(), 1), (stdout.fileno(), 2)):
+                    os.dup2(descriptor, target)
+                # Whatever else is open belongs to the first process: the pipe of this one above all.
+                os.closerange(3, 1024)
+                os.environ.clear()
+                os.environ.update(env)
+                sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w"), os.fdopen(2, "w")
+                self.live()
+            finally:
+                os._exit(1)
+        os.close(read)
+        self.stdin: BinaryIO = os.fdopen(write, "wb")
+
+    def live(self) -> None:
+        """In the fork: train with the first process, and end."""
+        _end(_follow)
+
+    def poll(self) -> int | None:
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self.returncode = os.waitstatus_to_exitcode(status) if pid else None
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        until = None if timeout is None else time.monotonic() + timeout
+        while self.poll() is None:
+            if until is not None and time.monotonic() >= until:
+                raise subprocess.TimeoutExpired("rank", timeout or 0)
+            time.sleep(0.01)
+        assert self.returncode is not None
+        return self.returncode
+
+    def kill(self) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGKILL)
