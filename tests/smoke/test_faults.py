@@ -17,7 +17,7 @@ from trainctl.config.composer import Composer
 from trainctl.inference import export as exporting
 from trainctl.smoke.cases import Case
 from trainctl.smoke.lifecycle import LifecycleTest
-from trainctl.smoke.pool import smoke_process
+from trainctl.smoke.pool import CHILDREN, smoke_process
 from trainctl.smoke.report import ONCE, PHASES, Result
 
 HERE = Path(__file__).parent
@@ -158,7 +158,7 @@ def lead(case: Case, folder: Path, *phases: str) -> dict[str, Result]:
     def ask(kind: str, content: Any) -> int:
         if kind == "export":
             return 0
-        process = smoke_process(folder, "trainctl.smoke.worker:die", *content)
+        process = smoke_process(folder, CHILDREN[kind], *content)
         process.join()
         return int(process.exitcode or 0)
 
@@ -189,7 +189,7 @@ def test_weights_that_are_read_without_their_preprocessing_are_found(
 
     monkeypatch.setattr(exporting, "_metadata", dropped)
     found = lead(LINEAR, tmp_path / "life")
-    assert [each.status for each in found.values()][:9] == ["passed"] * 9
+    assert [each.status for each in found.values()][:10] == ["passed"] * 10
     assert found["export safetensors"].status == "failed"
     assert "predictions differ from the run's" in found["export safetensors"].reason
     assert found["export torch"].reason == "after failed export safetensors"

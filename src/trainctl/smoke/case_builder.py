@@ -117,7 +117,7 @@ class CaseBuilder:
             if tracker.name == "wandb" and f"{key}.mode" not in typed:
                 yield f"++{key}.mode=offline"
         for part in (config.dataset, config.model):
-            if part.arguments.get("download"):
+            if part.arguments.get("download") or typed.get(f"{part.group}.download", "false") != "false":
                 yield f"++{part.group}.download=false"
                 if part.arguments.get("weights"):
                     yield f"++{part.group}.weights=null"

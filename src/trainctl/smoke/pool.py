@@ -14,7 +14,7 @@ from trainctl.smoke.cases import Case
 from trainctl.smoke.report import AFTER_FAILED, ONCE, Report, Result
 from trainctl.sweep.worker_pool import Worker, WorkerPool, start_process
 
-_CHILDREN = {"kill": "trainctl.smoke.worker:die", "devices": "trainctl.smoke.two_devices:train_on_two"}
+CHILDREN = {"kill": "trainctl.smoke.worker:die", "devices": "trainctl.smoke.two_devices:train_on_two"}
 """What a case asks for that takes another process."""
 
 
@@ -73,8 +73,8 @@ class SmokePool(WorkerPool):
         kind, content = message
         number, _ = worker.order
         report = self.reports[number]
-        if kind in _CHILDREN:
-            worker.child = smoke_process(self._folder, _CHILDREN[kind], *content)
+        if kind in CHILDREN:
+            worker.child = smoke_process(self._folder, CHILDREN[kind], *content)
         elif kind == "result":
             report.enter(content)
         elif kind == "note":
