@@ -71,8 +71,8 @@ def test_damaged_checkpoints_and_foreign_folders_are_no_reason_to_begin_anew(
     assert trainctl(*words).code == 4
     (run / "run.json").unlink()
     assert trainctl(*words).code == 7
-    (tmp_path / "first").mkdir()
-    assert trainctl(*words).code == 2
+    (tmp_path / "first").mkdir()  # of that name, and no run
+    assert trainctl(*words).code == 7
     for wrong in (
         ("last",),
         ("s3://bucket/a",),

@@ -97,6 +97,7 @@ def _found_or_cleared(name: str, overrides: list[str]) -> Path | None:
 
     A run that was stopped before its first checkpoint has nothing to resume: it is renamed.
     """
+    from trainctl.sweep.ledger import is_sweep
     from trainctl.training.request import read_run
 
     reserved = [word for word in overrides if word.lstrip("+~").startswith(("name=", "hydra."))]
@@ -114,7 +115,7 @@ def _found_or_cleared(name: str, overrides: list[str]) -> Path | None:
             return None
         directory = place.resolve()
     if not (directory / "run.json").is_file():
-        return directory
+        return directory if "/" in name or is_sweep(directory) else None
     with lock(directory):
         with contextlib.suppress(CheckpointError):  # a torn record
             if read_run(directory).get("status") == "done":
