@@ -146,8 +146,7 @@ def point_latest(directory: Path) -> str | None:
 def find(run: str | Path) -> Path:
     """The directory of RUN: a path, ``last`` for the newest run, or the name given with ``name=``.
 
-    A folder that holds neither a run nor a sweep gives way to a run of that name. Raises ConfigError when there
-    is none of these.
+    A folder without a run or a sweep gives way to a run of that name. Raises ConfigError when there is none.
     """
     folder = None
     with contextlib.suppress(OSError):  # not a valid file name
