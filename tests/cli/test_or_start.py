@@ -59,6 +59,14 @@ def test_a_run_that_was_stopped_before_its_first_checkpoint_begins_anew(trainctl
     assert sorted(path.name for path in run.parent.iterdir()) == ["a.unsaved-1", "a.unsaved-2"]
 
 
+def test_a_name_that_another_run_has_is_said(trainctl, tmp_path: Path) -> None:
+    words = ("name=mine", "train.max_steps=1", "threads=1", "model.hidden=[16]")
+    first = trainctl(*words)
+    assert "has this name" not in first.out
+    (old,) = (path.parent.relative_to(tmp_path) for path in tmp_path.glob("outputs/2*/*/run.json"))
+    assert f"name=mine: {old} has this name, too; from now on it means this run" in trainctl(*words).out
+
+
 def test_damaged_checkpoints_and_foreign_folders_are_no_reason_to_begin_anew(
     trainctl, tmp_path: Path
 ) -> None:

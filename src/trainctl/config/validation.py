@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Annotated, Any, TypeVar, cast
 
 from pydantic import BaseModel, Field, PydanticSchemaGenerationError, TypeAdapter, ValidationError
@@ -197,6 +197,17 @@ def _check_arguments(
             )
         )
     parameters = registry.signature(name).parameters
+    if registry.is_plugin_function(name) and (needed := _of_unknown_type(parameters, arguments)):
+        given = f"; trainctl gives {', '.join(sorted(registry.supplied))}" if registry.supplied else ""
+        problems.append(
+            Problem(
+                f"{prefix}={name}: its function is called once, before training, and needs"
+                f" {', '.join(needed)}",
+                f"a registered function makes the {registry.noun} and returns it (an nn.Module, say), or"
+                f" register a class; a setting is typed as {prefix}.{needed[0]}=…{given}",
+            )
+        )
+        return None
     model = _component_model(name, parameters)
     checked = _validate(model, prefix, arguments, problems, owner=f"{registry.noun} {name}")
     if checked is None:
@@ -208,6 +219,12 @@ def _check_arguments(
     }
     common = {key: chosen.pop(key) for key in registry.common}
     return Component(registry.group, name, chosen, common)
+
+
+def _of_unknown_type(parameters: Iterable[Parameter], given: Collection[str]) -> list[str]:
+    """The required arguments that are not given and that no YAML value may fit, such as tensors."""
+    missing = [each for each in parameters if each.required and each.name not in given]
+    return [each.name for each in missing if _checkable(each.annotation) is Any]
 
 
 def _component_model(name: str, parameters: Iterable[Parameter]) -> type[BaseModel]:

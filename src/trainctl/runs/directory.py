@@ -191,6 +191,12 @@ def recent(seconds: float) -> Iterator[tuple[Path, str | None]]:
         left += [Path(entry.path) for entry in below]
 
 
+def also_named(name: str | None) -> list[str]:
+    """A notice that a run of ``outputs`` has the name that another one takes now. Looks for a moment only."""
+    older = next((folder for folder, known in recent(_MOMENT) if known == name), None) if name else None
+    return [f"name={name}: {older} has this name, too; from now on it means this run"] if older else []
+
+
 def _name_of(path: Path) -> str | None:
     try:
         content = strict_json.parse(files.read(path))
