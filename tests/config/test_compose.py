@@ -254,6 +254,11 @@ def test_arguments_of_an_option_that_is_not_there_are_not_judged(
     assert f"{words[0]}: there is no such option" in outcome.err
 
 
+def test_the_default_that_is_named_is_the_option_files(trainctl) -> None:
+    error = trainctl("dataset.val=-1").err
+    assert "default: 0.15" in error, error
+
+
 def test_one_plugin_needs_no_brackets(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("x = 1\n")
     assert compose("plugins=./mine.py").config.plugins == ("./mine.py",)

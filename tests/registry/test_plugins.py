@@ -118,6 +118,7 @@ def test_a_plugin_that_cannot_be_imported_is_named(
     outcome = trainctl("plugins=[./bad.py]")
     assert outcome.code == 2
     assert "./bad.py cannot be imported" in outcome.err
+    assert outcome.err.count("line ") <= 1
     assert message in outcome.err
 
 

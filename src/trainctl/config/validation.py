@@ -14,6 +14,7 @@ from typing import Annotated, Any, TypeVar, cast
 from pydantic import BaseModel, Field, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 from pydantic import create_model as create_pydantic_model
 
+from trainctl.config.options import find_options, read_option
 from trainctl.config.overrides import ALIASES
 from trainctl.config.settings import GROUPS, STRATEGIES, STRICT, Component, Config, TopLevel
 from trainctl.errors import ConfigError, Problem, nearest
@@ -320,7 +321,11 @@ def _problem(
     if kind == "missing":
         needs = f": {owner} needs it" if owner else ""
         return Problem(f"{full} is missing{needs}", f"set {full}=… to {needed}")
+    # What a run gets without the word is the option file's, where it says something.
+    path = find_options().get(prefix, {}).get(owner.rpartition(" ")[2]) if owner else None
+    written = read_option(path) if path else {}
     default = "none, it is required" if info.is_required() else show(info.default)
+    default = show(written[key]) if key in written else default
     return Problem(f"{full}={show(values[key])}: must be {needed}", f"default: {default}" if owner else "")
 
 

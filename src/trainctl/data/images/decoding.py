@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, Literal, TypeVar
 
 import numpy
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from trainctl.errors import ConfigError
@@ -44,6 +44,13 @@ def _opened(path: str) -> BinaryIO:
     return os.fdopen(descriptor, "rb")
 
 
+def reason_of(error: BaseException | None) -> str:
+    """Why a file cannot be decoded, in one line."""
+    if isinstance(error, UnidentifiedImageError):  # it names Python's object, not the user's file
+        return "no image of a known format"
+    return str(error).partition("\n")[0] or type(error).__name__
+
+
 @dataclass(frozen=True)
 class Decoder:
     """Reads an image file: upright, on white where it is transparent, in colour or grey, resized.
@@ -65,9 +72,8 @@ class Decoder:
             with _opened(path) as file:
                 return self.read(file)
         except Exception as error:  # decoders raise errors of many kinds
-            reason = str(error).partition("\n")[0] or type(error).__name__
             raise ConfigError(
-                f"dataset=image_folder: {path} is broken: {reason}",
+                f"dataset=image_folder: {path} is broken: {reason_of(error)}",
                 "repair or remove it; dataset.bad_files=skip leaves broken files out",
             ) from error
 
