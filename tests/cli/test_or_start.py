@@ -63,6 +63,10 @@ def test_a_name_that_another_run_has_is_said(trainctl, tmp_path: Path) -> None:
     words = ("name=mine", "train.max_steps=1", "threads=1", "model.hidden=[16]")
     first = trainctl(*words)
     assert "has this name" not in first.out
+    assert ["name", "mine"] in [line.split()[:2] for line in first.out.splitlines()]
+    heading, row = [line.split() for line in trainctl("compare", "mine").out.splitlines()[2:4]]
+    assert "name" in heading
+    assert "mine" in row
     (old,) = (path.parent.relative_to(tmp_path) for path in tmp_path.glob("outputs/2*/*/run.json"))
     assert f"name=mine: {old} has this name, too; from now on it means this run" in trainctl(*words).out
 

@@ -78,6 +78,8 @@ def test_values_only_are_composed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [job.number for job in checked.jobs] == list(range(25))
     assert len({job.key for job in checked.jobs}) == 25
     assert checked.jobs[0].label == "lr=1 seed=0"
+    (alone,) = check_jobs(Composer(), ["seed=1", "pictures=false"]).jobs
+    assert alone.label == "seed=1"
 
 
 def test_a_problem_of_several_jobs_is_said_once() -> None:

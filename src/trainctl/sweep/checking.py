@@ -61,7 +61,7 @@ def check_all(composer: Composer, asked: Sequence[Sequence[str]]) -> Checked:
             continue
         sweep_settings.add(composed.config.sweep)
         if (key := job_key(composed)) in found:
-            said = label(task_words(asked[number]), ("pictures=false",))
+            said = label(task_words(asked[number]))
             notices.append(f"left out: {said} has the same settings as job {found[key][0]}")
         else:
             found[key] = (number, composed)
@@ -138,8 +138,9 @@ def job_key(composed: Composed) -> str:
 
 
 def label(words: Sequence[str], common: Collection[str] = ()) -> str:
-    """The words that make a job different from the others."""
-    return " ".join(to_display(word) for word in words if word not in common) or "the default config"
+    """The words that make a job different from the others, without the one that a sweep adds itself."""
+    said = [word for word in words if word not in common and word.lower() != "pictures=false"]
+    return " ".join(map(to_display, said)) or "the default config"
 
 
 def task_words(job: Sequence[str]) -> tuple[str, ...]:

@@ -48,6 +48,8 @@ def table(group: Group) -> Table:
         columns.append((Column("n", True), [count(row) for row in rows]))
     if len(seeds) > 1:
         columns.append((Column("seed", expendable=1), [_seeds(row) for row in rows]))
+    if any(row.runs[0].name for row in rows):
+        columns.append((Column("name", expendable=1), [row.runs[0].name for row in rows]))
     columns += [
         (Column("time", True, 2), [_time(row.seconds) for row in rows]),
         (Column("steps", True, 3), [_number(row.runs[0].step) for row in rows]),
