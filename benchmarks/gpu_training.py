@@ -338,7 +338,7 @@ def saved(built: Any, folder: Path, laps: Laps) -> tuple[str, str]:
     started = laps.now()
     content = ready_to_save(built.snapshot(), built.buffers)
     copied = laps.now() - started
-    path = save_checkpoint(folder, content, f"step-{time.monotonic_ns()}", finite=False)
+    path = save_checkpoint(folder, content, f"step-{time.monotonic_ns()}")
     verify_checkpoint(path)
     whole = laps.now() - started
     for file in path.iterdir():

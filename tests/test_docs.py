@@ -85,14 +85,34 @@ def test_the_parquet_of_the_docs_trains(trainctl, tmp_path: Path, monkeypatch: p
     library = pytest.importorskip("datasets")
     monkeypatch.setattr(library.config, "HF_DATASETS_CACHE", tmp_path / "hf")
     page = REPOSITORY / "docs" / "bring.md"
-    (code,) = blocks(page, "python")
-    exec(code, {})
+    exec(blocks(page, "python")[0], {})
     (command,) = re.findall(
         r"^trainctl (dataset=hf dataset.path=squares .*)$", page.read_text(), re.MULTILINE
     )
     outcome = trainctl(*command.split(), "loader.workers=0")
     assert outcome.code == 0, outcome.err
     assert "picture (not used: weight) → colour" in outcome.out
+
+
+def test_the_shards_of_the_docs_train(trainctl, tmp_path: Path) -> None:
+    page = REPOSITORY / "docs" / "bring.md"
+    exec(blocks(page, "python")[1], {})
+    (command,) = re.findall(
+        r"^trainctl (dataset=shards dataset.path=squares .*)$", page.read_text(), re.MULTILINE
+    )
+    outcome = trainctl(*command.split(), "threads=1")
+    assert outcome.code == 0, outcome.err
+    assert "6 shards" in outcome.out
+    assert "png → txt; indexed" in outcome.out
+    there = f"dataset.path=file://{tmp_path}/squares"
+    outcome = trainctl(
+        *command.split(), "threads=1", there, "dataset.window=2", "dataset.val_path='squares/train-00*'"
+    )
+    assert outcome.code == 2
+    assert "on one service" in outcome.err
+    outcome = trainctl(*command.split(), "threads=1", there, "dataset.window=2")
+    assert outcome.code == 0, outcome.err
+    assert "windows of 2 shards are mixed" in outcome.out
 
 
 def test_every_link_to_a_file_leads_somewhere() -> None:

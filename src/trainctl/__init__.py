@@ -16,23 +16,29 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 
-def load(run: str | Path, which: str = "best", *, trust_plugins: bool = False) -> nn.Module:
+def load(
+    run: str | Path, which: str = "best", *, preprocess: bool = False, trust_plugins: bool = False
+) -> nn.Module:
     """The trained model of a run, in evaluation mode, on the CPU.
 
     Args:
         run: the run's directory, ``last``, the name given with ``name=``, or the URL that it is mirrored to.
         which: ``best`` or ``last`` checkpoint; without a best one, the last.
+        preprocess: the model together with what comes before and after it: it takes raw samples, as the
+            dataset has them (rows of numbers, the position of a text among its column's categories, images of
+            0 to 255), and returns what ``trainctl predict`` writes, probabilities or values.
         trust_plugins: import the run's plugin files although they have changed since.
 
     Raises trainctl.errors.ConfigError when there is no such run, CheckpointError when it has no usable
-    checkpoint, UnsafeInputError when a plugin file is not the one the run was made with. The model takes
-    inputs as the dataset's transform gives them, and returns values in the unit of the data where the targets
-    were scaled; the tensors of its state are those of training. One of trainctl.lessons.scratch is called the
-    same way.
+    checkpoint, UnsafeInputError when a plugin file is not the one the run was made with.
+
+    Without ``preprocess`` the model takes inputs as the dataset's transform gives them, such as scaled ones,
+    and returns its outputs, in the unit of the data where the targets were scaled; the tensors of its state
+    are those of training. One of trainctl.lessons.scratch is called the same way.
     """
     from trainctl.inference.trained_run import load_model
 
-    return load_model(run, which, trust_plugins=trust_plugins)
+    return load_model(run, which, preprocess=preprocess, trust_plugins=trust_plugins)
 
 
 __all__ = ["__version__", "load"]

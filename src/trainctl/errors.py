@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import difflib
 import errno
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -48,12 +50,20 @@ class MissingDataError(ConfigError):
     """A dataset's files are not where they were looked for.
 
     ``stand_in`` describes data of the same shape, so that a smoke run can still train the config: arguments
-    of the ``synthetic`` dataset, or of that which its ``dataset`` names.
+    of the ``synthetic`` dataset, or of that which its ``dataset`` names. A dataset of files gives ``make``
+    instead: given a folder, the dataset's arguments and a number of samples, it writes such files there, and
+    returns the dataset's ``path``.
     """
 
-    def __init__(self, message: str, remedy: str, stand_in: dict[str, object]) -> None:
+    def __init__(
+        self,
+        message: str,
+        remedy: str,
+        stand_in: dict[str, object],
+        make: Callable[[Path, Mapping[str, Any], int], Path] | None = None,
+    ) -> None:
         super().__init__(message, remedy)
-        self.stand_in = stand_in
+        self.stand_in, self.make = stand_in, make
 
 
 class UnsafeInputError(TrainctlError):

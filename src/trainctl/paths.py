@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 
@@ -16,6 +17,11 @@ def user_conf() -> Path | None:
     """The ``conf`` folder of the current directory, unless it is trainctl's own."""
     folder = Path.cwd() / "conf"
     return folder if folder.is_dir() and folder.resolve() != conf_directory() else None
+
+
+def cache_folder() -> Path:
+    """What trainctl keeps for the user between runs."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trainctl"
 
 
 def short_path(path: Path) -> str:

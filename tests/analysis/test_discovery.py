@@ -15,10 +15,9 @@ from typing import Any
 
 import pytest
 
-from trainctl.analysis.discovery import LOWER_IS_BETTER, Monitor, gather
+from trainctl.analysis.discovery import Monitor, gather
 from trainctl.config.values import read_values
 from trainctl.errors import ConfigError, TrainctlError, UnsafeInputError
-from trainctl.registry import METRICS
 from trainctl.runs.directory import claim_sweep
 from trainctl.sweep.ledger import Job, Ledger, Row, here
 
@@ -42,6 +41,7 @@ def make(directory: Path, **values: Any) -> Path:
         "started": "2026-01-01T00:00:00+00:00",
         "ended": "2026-01-01T00:01:30+00:00",
         "parameters": 99,
+        "monitor": {"name": "val/accuracy", "lower_is_better": False},
         "last": {"step": 20, "epoch": 2, "val/loss": 0.5, "val/accuracy": 0.7},
         "best": {"step": 10, "epoch": 1, "val/loss": 0.4, "val/accuracy": 0.8},
         **values,
@@ -73,12 +73,6 @@ def test_what_a_run_says_of_its_monitor_counts(tmp_path: Path) -> None:
     make(tmp_path / "a", monitor={"name": "val/loss", "lower_is_better": True})
     (entry,) = gather([tmp_path / "a"])
     assert (entry.monitor, entry.value) == (Monitor("val/loss", True), 0.4)
-
-
-def test_the_directions_of_metrics_whose_runs_did_not_record_them_are_right() -> None:
-    """Later ones are recorded in ``run.json``."""
-    for name in LOWER_IS_BETTER.keys() - {"loss"}:
-        assert LOWER_IS_BETTER[name] == bool(getattr(METRICS.load(name), "lower_is_better", False)), name
 
 
 def test_never_by_the_test_split(tmp_path: Path) -> None:

@@ -13,13 +13,15 @@ import torch
 from torch import Tensor
 
 from tests.helpers.page import Page
-from trainctl.analysis.trace import BY_HAND, _Clock, trace
+from trainctl.analysis.step_timing import BY_HAND, _Clock
+from trainctl.analysis.trace import trace
 from trainctl.analysis.trace_report import Parameter, Trace
 from trainctl.config.composer import Composer
 from trainctl.config.overrides import to_hydra
 from trainctl.config.settings import Config
 from trainctl.registry.protocols import Cursor
-from trainctl.training.build import Built, build
+from trainctl.training.build import build
+from trainctl.training.built import Built
 from trainctl.ui.trace_page import render
 
 SMALL = ("model.hidden=[8]", "threads=1", "device=cpu")

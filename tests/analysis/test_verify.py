@@ -17,7 +17,6 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from tests.helpers.runs import (
     FED,
-    OWN,
     PLUGIN,
     TABLE,
     WORDS,
@@ -354,18 +353,6 @@ def test_without_the_run_it_began_with_the_beginning_is_left_out(trainctl, run: 
     outcome = trainctl("verify", "second")
     assert outcome.code == 4
     assert "no checkpoint has recorded steps after it" in outcome.err
-
-
-@pytest.mark.slow
-def test_a_changed_plugin_is_refused_unless_it_is_trusted(trainctl, tmp_path: Path) -> None:
-    (tmp_path / "own.py").write_text(OWN)
-    words = (*WORDS, *EVERY, "plugins=[./own.py]", "scheduler.name=own", "hydra.run.dir=run")
-    assert trainctl(*words).code == 0
-    (tmp_path / "own.py").write_text(OWN + "\n# another\n")
-    outcome = trainctl("verify", "run")
-    assert outcome.code == 3
-    assert "--trust-plugins" in outcome.err
-    assert trainctl("verify", "run", "--trust-plugins").code == 0
 
 
 def test_another_environment_is_said_before_the_result(

@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch import nn
 
-from trainctl.checkpoint.format import CheckpointData, read_checkpoint, save_checkpoint
-from trainctl.checkpoint.retention import list_checkpoints, prune_checkpoints
+from trainctl.checkpoint.format import CheckpointData, read_checkpoint, ready_to_save, save_checkpoint
+from trainctl.checkpoint.retention import list_checkpoints, newest_valid, prune_checkpoints
 from trainctl.errors import CheckpointError, NotFiniteError, UnsafeInputError
 
 FILES = ("model.safetensors", "training.safetensors", "state.json", "manifest.json")
@@ -91,7 +91,7 @@ def test_the_manifest_has_size_and_digest_of_each_file(tmp_path: Path) -> None:
 
     path = save(tmp_path, Net(), STATE)
     manifest = json.loads((path / "manifest.json").read_text())
-    assert manifest["version"] == 2
+    assert manifest["version"] == 3
     for name in FILES[:3]:
         content = (path / name).read_bytes()
         expected = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
@@ -163,16 +163,23 @@ def test_a_missing_file_is_refused(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", ["[]", "{}", "null", '{"files": []}', '{"version": 1, "files": {}}', "\x00", {"version": 1}]
+    "content", ["[]", "{}", "null", '{"files": []}', '{"version": 3, "files": {}}', "\x00"]
 )
-def test_a_foreign_manifest_and_one_of_another_version_are_refused(tmp_path: Path, content: Any) -> None:
+def test_a_foreign_manifest_is_refused(tmp_path: Path, content: str) -> None:
     path = save(tmp_path, Net(), STATE)
-    manifest = path / "manifest.json"
-    if isinstance(content, dict):
-        content = json.dumps(json.loads(manifest.read_text()) | content)
-    manifest.write_text(content)
+    (path / "manifest.json").write_text(content)
     with pytest.raises(CheckpointError):
         read(path)
+
+
+def test_another_format_is_refused_by_its_number(tmp_path: Path) -> None:
+    path = save(tmp_path, Net(), STATE)
+    manifest = path / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"version": 3', '"version": 2'))
+    said = "step-00000007 has checkpoint format 2; this trainctl reads format 3"
+    with pytest.raises(CheckpointError, match=said) as caught:
+        newest_valid(tmp_path)
+    assert caught.value.exit_code == 4
 
 
 def test_nothing_pickled_is_read(tmp_path: Path) -> None:
@@ -195,14 +202,12 @@ def test_nothing_pickled_is_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("name", ["linear.weight", "narrow", "scalar", "norm.running_var", "wide"])
-def test_what_is_not_finite_is_never_saved(tmp_path: Path, name: str, value: float) -> None:
-    good = save(tmp_path, Net(), STATE)
+def test_what_is_not_finite_is_never_saved(name: str, value: float) -> None:
     net = Net()
     with torch.no_grad():
         net.state_dict()[name].view(-1)[-1] = value
     with pytest.raises(NotFiniteError, match=rf"{name} has NaN or infinite values at step 8"):
-        save(tmp_path, net, {"step": 8})
-    assert list(tmp_path.iterdir()) == [good]
+        ready_to_save(CheckpointData(net.state_dict(), {}, {"step": 8}))
 
 
 @contextmanager

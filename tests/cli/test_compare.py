@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.display import Terminal
 from tests.helpers.files import put
 from tests.helpers.program import modules_after, run
 from tests.helpers.runs import record
@@ -168,12 +169,6 @@ class TestCurves:
     def test_a_terminal_has_them_in_colours_and_no_color_in_letters(
         self, runs: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        class Terminal(io.StringIO):
-            encoding = "utf-8"
-
-            def isatty(self) -> bool:
-                return True
-
         monkeypatch.setenv("TERM", "xterm-256color")
         monkeypatch.setenv("COLUMNS", "100")
         coloured, plain, none = Terminal(), Terminal(), Terminal()

@@ -108,6 +108,7 @@ BAD_SETTINGS: list[tuple[str, Any, str, str]] = [
     ("train.batch_size", {"a": 1}, "{a: 1}", COUNT),
     ("train.accumulate", 0, "0", COUNT),
     ("train.micro_batch", 0, "0", f"auto or {COUNT} or null"),
+    ("train.activation_checkpoint", "layers", "layers", "a list in which each item is text"),
     ("train.metrics", "accuracy", "accuracy", METRICS_TEXT),
     ("train.precision", "fp16", "fp16", "one of fp32, bf16"),
     ("train.matmul", "tf32", "tf32", "one of highest, high, medium"),

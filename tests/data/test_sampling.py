@@ -17,7 +17,8 @@ from trainctl.components.loaders.workers import WorkersLoader
 from trainctl.data import Data, ItemSplit, Split, Standardize
 from trainctl.data.augmentation import make_augment
 from trainctl.data.mixing import Mix
-from trainctl.data.sampler import Sampling, Share, epoch_order
+from trainctl.data.order import epoch_order
+from trainctl.data.sampler import Sampling, Share
 from trainctl.data.types import hold_out_fold
 from trainctl.errors import ConfigError
 from trainctl.inference.trained_run import load_run

@@ -18,6 +18,7 @@ from PIL import Image
 
 from tests.helpers.runs import everything
 from tests.helpers.trained import (
+    COLOURS,
     QUICK,
     TABLE,
     outputs_by_hand,
@@ -80,6 +81,15 @@ def test_rows_of_a_table(trainctl, folder: Path, output: str, batch: tuple[str, 
         assert list(found[0]) == ["row", "prediction", "probabilities"]
         close([list(row["probabilities"].values()) for row in found], expected)
     assert [path.name for path in folder.glob(".out*")] == []
+
+
+def test_the_loaded_pipeline_takes_raw_samples(trainctl, folder: Path) -> None:
+    rows = write_table(folder / "new.csv", 40, seed=5, shift=1.0)
+    found = probabilities(predicted(trainctl, "table", "new.csv"))
+    raw = torch.tensor([[float(row[1]), float(row[2]), sorted(COLOURS).index(row[3])] for row in rows])
+    close(found, load("table", preprocess=True)(raw).detach())
+    pixels = digits().test.inputs
+    close(reference("images", pixels).tolist(), load("images", preprocess=True)(pixels).detach())
 
 
 def test_columns_are_found_by_their_names_in_any_order_and_the_target_is_not_needed(
@@ -146,7 +156,7 @@ def test_bad_rows_are_named_and_marked_and_the_others_predicted(trainctl, folder
 def test_only_bad_rows_are_an_error_and_leave_no_file(trainctl, folder: Path) -> None:
     Path("bad.csv").write_text("width,height,colour\na,b,red\nc,d,red\n")
     Path("out.csv").write_text("before")
-    outcome = trainctl("predict", "table", "--input", "bad.csv", "--output", "out.csv")
+    outcome = trainctl("predict", "table", "--input", "bad.csv", "--output", "out.csv", "--force")
     assert outcome.code == 2
     assert "none of 2 rows could be predicted: row 1: line 2, column 1 (width): 'a'" in outcome.err
     assert Path("out.csv").read_text() == "before"
@@ -424,3 +434,27 @@ def test_a_disk_that_will_not_take_it_is_exit_5(
     assert "--output out.csv cannot be written: No space left on device" in outcome.err
     assert not Path("out.csv").exists()
     assert not list(folder.glob(".out*"))
+
+
+def test_predictions_replace_predictions_and_nothing_else(trainctl, folder: Path) -> None:
+    words = ("predict", "table", "--input", "new.csv", "--output")
+    write_table(folder / "new.csv", 20, seed=6)
+    for output in ("out.csv", "out.jsonl"):
+        assert trainctl(*words, output).code == 0
+        Path(output).write_text(Path(output).read_text().splitlines()[0] + "\n")
+        assert trainctl(*words, output).code == 0
+        assert len(Path(output).read_text().splitlines()) > 1
+    Path("empty.csv").touch()
+    assert trainctl(*words, "empty.csv").code == 0
+    for name, content in (
+        ("kept.csv", b"a,b,c\n1,2,3\n"),
+        ("one.jsonl", b'{"a": 1}\n'),
+        ("b.csv", b"\xff\x00"),
+    ):
+        Path(name).write_bytes(content)
+        outcome = trainctl(*words, name)
+        assert outcome.code == 2
+        assert f"--output {name}: exists, and holds no predictions" in outcome.err
+        assert Path(name).read_bytes() == content
+        assert trainctl(*words, name, "--force").code == 0
+        assert Path(name).read_bytes() != content

@@ -20,7 +20,7 @@ READING = {
     "missing": "mean",
     "missing_marks": None,
     "dtype": "float32",
-    "target": {"name": "y"},
+    "targets": [{"name": "y"}],
     "columns": [
         {**NUMBER, "name": "a", "number": 1},
         {**NUMBER, "name": "b", "number": 2, "comma": True},

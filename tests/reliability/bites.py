@@ -42,7 +42,7 @@ def _noticed(patch: Patch, trials: Made, intact: Path, folder: Path) -> str | No
 # ------------------------------------------------------------------- what is taken away
 
 
-def _write(path: Path, content: bytes) -> None:
+def _write(path: Path, content: bytes, *, synced: bool = True) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
     os.write(descriptor, content)
     os.close(descriptor)

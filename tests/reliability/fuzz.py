@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from trainctl.checkpoint.format import FILES, manifest_bytes, manifest_entry
+from trainctl.checkpoint.format import MODEL, STATE, TRAINING, manifest_bytes, manifest_entry
 from trainctl.cli.main import main
 
 _SECONDS = 5.0
@@ -64,8 +64,8 @@ class Damage:
             self.file.mkdir()
         elif self.content is not None:
             self.file.write_bytes(self.content)
-        if self.file.name in FILES and isinstance(self.content, bytes):
-            contents = {name: (self.file.parent / name).read_bytes() for name in FILES}
+        if self.file.name in (MODEL, TRAINING, STATE) and isinstance(self.content, bytes):
+            contents = {name: (self.file.parent / name).read_bytes() for name in (MODEL, TRAINING, STATE)}
             entries = {name: manifest_entry(content) for name, content in contents.items()}
             (self.file.parent / "manifest.json").write_bytes(manifest_bytes(entries))
 

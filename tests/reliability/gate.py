@@ -25,7 +25,6 @@ from tests.reliability import (
     damage,
     hostile,
     malice,
-    mutations,
     power,
     ranks,
     streams,
@@ -36,7 +35,6 @@ from tests.reliability.runs import LONG, RUN, SHORT, Course, own_environment, wa
 
 _RANDOM_KILLS = 120
 _LINES = 180
-_MUTATIONS = 400
 _RESUMES = 24
 _READINGS = 6
 _READERS_GONE = 3
@@ -151,7 +149,6 @@ _KINDS = (
     _Kind("cut at each length", lambda bench: damage.every_length(bench.whole), 1),
     _Kind("malicious files", _malicious),
     _Kind("what the verbs do, audited", lambda bench: hostile.verbs(bench.made), 5),
-    _Kind("files changed at random", lambda bench: mutations.at_random(bench.made, _MUTATIONS, seed=0), 5),
     _Kind("resumes at the same moment", _resumes_at_once, 3),
     _Kind("readers beside a writer", lambda bench: contention.beside_a_writer(bench.made, _READINGS), 2),
     _Kind("killed between best and its pointer", _killed_with_a_best, 3),
@@ -169,7 +166,6 @@ _KINDS = (
     _Kind("command lines", lambda bench: words.typed(bench.root / "peace" / RUN, _LINES, seed=0)),
     *(_Kind(f"bites without {safeguard}", partial(_without, safeguard)) for safeguard in bites.SAFEGUARDS),
     _Kind("bites: the audit", lambda bench: hostile.bites(bench.made)),
-    _Kind("bites: changed files", lambda bench: mutations.bites(bench.made, 100, seed=0)),
     _Kind(
         "bites: several processes",
         lambda bench: contention.bites(bench.course, bench.made, bench.root / "bites"),

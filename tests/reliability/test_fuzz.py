@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.reliability.fuzz import VERBS, Bench, Verb, bounded, damages, make_places
+from trainctl.runs import record
 
 _SAMPLE = 30
 
@@ -46,6 +47,16 @@ def test_a_sample(bench: Bench, trainctl) -> None:
     for verb, file in draw.choices(every, k=_SAMPLE):
         wrong.append(bench.tried(verb, draw.choice(list(damages(file))), trainctl))
     assert not [each for each in wrong if each]
+
+
+@pytest.mark.slow
+def test_the_checks_of_a_record_taken_away_are_noticed(
+    bench: Bench, trainctl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(record, "_USABLE", {})
+    verb = next(verb for verb in VERBS if verb.words[0] == "eval")
+    fields = [each for each in damages(Path("run/run.json")) if each.what.startswith("environment.threads")]
+    assert any(bench.tried(verb, damage, trainctl) for damage in fields)
 
 
 @pytest.mark.slow

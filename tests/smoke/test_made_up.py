@@ -14,13 +14,11 @@ from trainctl.smoke.made_up import stand_ins
 from trainctl.training.prepare_data import build_data
 
 
-@pytest.mark.parametrize("name", ["csv", "parquet", "npz", "image_folder"])
+@pytest.mark.parametrize("name", ["csv", "parquet", "npz", "image_folder", "shards"])
 @pytest.mark.parametrize("task", ["classification", "regression"])
 def test_absent_files_are_made_up_in_the_form_that_their_dataset_reads(
     tmp_path: Path, name: str, task: str
 ) -> None:
-    if name == "parquet":
-        pytest.importorskip("pyarrow")
     if (name, task) == ("image_folder", "regression"):
         return
     arguments = {"path": "absent"}
@@ -28,6 +26,8 @@ def test_absent_files_are_made_up_in_the_form_that_their_dataset_reads(
         arguments |= {"target": "price", "drop": ["number"], "task": task}
     elif name == "npz":
         arguments |= {"inputs": "volumes", "targets": "labels", "task": task}
+    elif name == "shards":
+        arguments |= {"size": (8, 8), "task": task, "cache_dir": str(tmp_path)}
     common = {"val": 0.1, "split_seed": 0}
     dataset = Component("dataset", name, arguments, common)
     with pytest.raises(MissingDataError) as caught:
@@ -78,6 +78,15 @@ ORDINARY = [
     ("dataset=csv", "train.accumulate=16"),
     ("dataset=npz", "train.accumulate=16"),
     ("dataset=image_folder", "train.accumulate=16", "dataset.size=[8,8]"),
+    ("dataset=shards", "dataset.size=[8,8]"),
+    (
+        "dataset=shards",
+        "loss=mse",
+        "dataset.size=[8,8]",
+        "dataset.target=price",
+        "dataset.test_path=test-*.tar",
+    ),
+    ("dataset=shards", "dataset.path=s3://bucket/rows-*.parquet", "dataset.download=true"),
     ("dataset=mnist", "train.accumulate=50"),
     ("dataset=npz", "model=cnn"),
     ("dataset=npz", "model=lenet", "loss=cross_entropy"),
@@ -91,8 +100,6 @@ ORDINARY = [
 @pytest.mark.slow
 @pytest.mark.parametrize("words", ORDINARY, ids=" ".join)
 def test_an_ordinary_config_builds_without_its_data(tmp_path: Path, words: tuple[str, ...]) -> None:
-    if "parquet" in words[0]:
-        pytest.importorskip("pyarrow")
     # As an experiment and as typed settings: these come after everything that smoke chooses.
     for number, (chosen, typed) in enumerate((([*words], ()), (words[:1], words[1:]))):
         if any("=" in each and "." not in each for each in typed):

@@ -72,8 +72,6 @@ def test_samples_are_read_from_a_file_of_their_kind(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    if "parquet" in words[0]:
-        pytest.importorskip("pyarrow")
     if make is not None:
         make()
     kinds = opened(monkeypatch)

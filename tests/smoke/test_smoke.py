@@ -295,13 +295,13 @@ def test_one_line_a_config() -> None:
         lines.show(report)
     lines.end(reports(), 3.0)
     text = stream.getvalue().splitlines()
-    assert text[0].split() == ["ok", "model=a", "1.2", "s", "with", "optim=sgd"]
+    assert text[0].split() == ["ok", "model=a", "1.3", "s", "with", "optim=sgd"]
     assert text[1].startswith("FAILED  model=bad")
     assert "build: two lines" in text[1]
     assert "after failed" not in text[1]
     assert text[2].startswith("skipped loop=far")
     assert text[2].count("no far") == 1
-    assert text[3] == "3 configs: 1 passed, 1 failed, 1 skipped; 36 phases, 21 of them skipped; 3.0 s"
+    assert text[3] == "3 configs: 1 passed, 1 failed, 1 skipped; 39 phases, 23 of them skipped; 3.0 s"
     assert text[4].startswith("failed: model=bad")
     assert len(text) == 5
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from tests.helpers.program import start, wait_for
+from tests.helpers.shards import digit_shards
 from trainctl import load
 from trainctl.checkpoint.format import CheckpointData, folder_name, verify_checkpoint
 from trainctl.checkpoint.retention import read_chosen
@@ -240,16 +241,6 @@ def test_other_models_and_losses(ask: Ask, words: tuple[str, ...]) -> None:
     for one, other in both_ways(ask, jobs):
         assert read_record(one)["engine"] == "fused"
         assert_same(one, other)
-
-
-@pytest.mark.slow
-def test_each_is_what_it_is_on_its_own_on_mnist(ask: Ask, mnist_root: Path) -> None:
-    words = (f"dataset.root={mnist_root}", "dataset=mnist", "model.hidden=[128,64]", "train.max_steps=300")
-    jobs = [(*words, f"seed={seed}", f"optim.lr={lr}") for seed, lr in ((0, 1e-3), (1, 1e-3), (1, 3e-3))]
-    for pair in both_ways(ask, jobs):
-        assert furthest(*pair) < 2e-2
-        ours, theirs = (read_record(each)["test"] for each in pair)
-        assert ours["test/accuracy"] == pytest.approx(theirs["test/accuracy"], abs=2e-3)
 
 
 @pytest.mark.gpu
@@ -534,6 +525,19 @@ class Odd(nn.Module):
             return 2 * self.linear(inputs)
         return self.linear(inputs)
 """
+
+
+@pytest.mark.parametrize("window", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_an_order_of_windows_is_never_that_of_a_stack(ask: Ask, tmp_path: Path, window: int) -> None:
+    digit_shards(tmp_path / "shards", shards=4, each=25)
+    words = ("dataset=shards", f"dataset.path={tmp_path}/shards", "dataset.size=[8,8]", "loader=resident")
+    words = (*words, f"dataset.window={window}", "dataset.val=0.2", "train.epochs=1")
+    together = ask([(*words, f"seed={seed}") for seed in range(2)], "fused")
+    for request, result in zip(together, train_group(together), strict=True):
+        assert isinstance(result, dict), result
+        assert result["engine"] == ("standard" if window else "fused")
+        log = (request.directory / "train.log").read_text()
+        assert ("its order mixes windows of shards" in log) == bool(window)
 
 
 @pytest.mark.quick(2)

@@ -233,14 +233,6 @@ def test_a_directory_with_another_sweep_or_something_else_is_refused(trainctl, t
     assert trainctl("-m", "seed=3,4", "hydra.sweep.dir=mine", *FAST).code == 7
 
 
-def test_a_verb_for_one_run_says_that_this_is_a_sweep(trainctl) -> None:
-    assert trainctl("-m", "seed=1,2", "hydra.sweep.dir=sweep", *FAST).code == 0
-    outcome = trainctl("verify", "sweep")
-    assert outcome.code == 2
-    assert "this is a sweep, not a run" in outcome.err
-    assert trainctl("resume", "sweep", "lr=1").code == 2
-
-
 @pytest.mark.slow
 def test_a_damaged_ledger_is_named(trainctl, tmp_path: Path) -> None:
     assert trainctl("-m", "seed=1,2", "hydra.sweep.dir=sweep", *FAST).code == 0

@@ -96,7 +96,7 @@ def test_the_syntax_of_hydras_sweepers(composer: Composer, word: str, domain: ob
             [
                 "lr=interval(1e-1,1e-4): the interval is empty",
                 "begins above 0",
-                "did you mean log?",
+                "there is: log",
                 "the range is empty",
             ],
         ),

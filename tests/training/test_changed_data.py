@@ -9,7 +9,6 @@ import numpy
 import pytest
 from PIL import Image
 
-from tests.analysis.test_verify import plant
 from tests.helpers.runs import (
     EVERY,
     STEPS,
@@ -18,7 +17,6 @@ from tests.helpers.runs import (
     killed_after,
     metrics,
     record,
-    same_end,
     saved,
     state,
     weights,
@@ -166,24 +164,6 @@ def test_a_run_that_starts_from_the_weights_of_other_data_says_so(trainctl, tmp_
     )
     assert said in outcome.out
     assert said in (tmp_path / "other/train.log").read_text()
-
-
-def test_checkpoints_without_a_fingerprint_are_read(trainctl, tmp_path: Path) -> None:
-    """As version 0.1 wrote them: only the targets were hashed."""
-    write_table(tmp_path / "table.csv")
-    assert trainctl(*TABLE, *EVERY).code == 0
-    cut = killed_after(tmp_path / "run", 4)
-    for step in saved(cut):
-        plant(cut, step, lambda _, __, state: state["data"].pop("fingerprint"))
-    assert trainctl("eval", "cut").code == 0
-    write_table(tmp_path / "table.csv", shift=1)
-    for verb in ("resume", "eval"):
-        outcome = trainctl(verb, "cut")
-        assert outcome.code == 2
-        assert "other targets, or another order of the samples in train" in outcome.err
-    write_table(tmp_path / "table.csv")
-    assert trainctl("resume", "cut").code == 0
-    assert same_end(cut, tmp_path / "run")
 
 
 @pytest.mark.quick(1)

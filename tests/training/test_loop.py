@@ -226,14 +226,6 @@ def test_hooks_of_one_event_are_called_in_their_order() -> None:
     assert calls == ["a", "b", "a", "b"]
 
 
-def test_an_inherited_step_is_called() -> None:
-    class Quiet(Recorder): ...
-
-    quiet = Quiet()
-    fit(make_run(total_steps=3, hooks=[quiet]))
-    assert len(quiet.losses) == 3
-
-
 def test_without_validation_the_evaluation_has_no_values() -> None:
     recorder = Recorder()
     fit(make_run(total_steps=14, val=0, hooks=[recorder]))
@@ -261,12 +253,6 @@ def test_training_ends_at_the_last_step_and_the_cursor_says_where(
     assert (run.state.step, run.state.epoch, run.state.position) == (steps, epoch, position)
     assert run.state.where == where
     assert recorder.events[-2:] == [f"evaluated {epoch} {position}", "end"]
-
-
-def test_the_cursor_counts_samples_also_of_a_smaller_last_batch() -> None:
-    recorder = Recorder()
-    fit(make_run(total_steps=8, hooks=[recorder]))
-    assert recorder.cursors == [*((0, position) for position in (8, 16, 24, 32, 40, 48)), (1, 0), (1, 8)]
 
 
 @pytest.mark.parametrize("cut", [3, 7, 9])
@@ -320,18 +306,6 @@ def test_a_run_that_lacks_its_last_evaluation_only_evaluates() -> None:
     assert any(event.startswith("evaluated") for event in recorder.events)
     assert run.state.evaluated == 3
     assert all_equal(before, parameters(run.model))
-
-
-def test_an_exception_of_a_hook_leaves_the_state_of_its_step() -> None:
-    class Failing(Hook):
-        def step(self, run: Run, loss: Tensor) -> None:
-            if run.state.step == 9:
-                raise OSError("disk full")
-
-    run = make_run(total_steps=20, hooks=[Failing()])
-    with pytest.raises(OSError, match="disk full"):
-        fit(run)
-    assert (run.state.step, run.state.epoch, run.state.position) == (9, 1, 16)
 
 
 def test_the_model_trains_in_training_mode_and_is_judged_in_evaluation_mode() -> None:

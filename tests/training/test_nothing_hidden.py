@@ -15,7 +15,8 @@ from trainctl.config.overrides import to_hydra
 from trainctl.config.settings import Component
 from trainctl.errors import MissingDataError
 from trainctl.registry import DATASETS
-from trainctl.training.build import Built, build
+from trainctl.training.build import build
+from trainctl.training.built import Built
 from trainctl.training.hooks.profile import attach
 from trainctl.training.prepare_data import build_data
 from trainctl.training.run import Hook, Run

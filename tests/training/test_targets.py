@@ -144,24 +144,6 @@ def test_resume_keeps_the_scale_and_verify_finds_the_same(trainctl) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_of_an_earlier_version_keeps_raw_targets(trainctl) -> None:
-    """Its config has no scale_target, its checkpoint no target_scale."""
-    write(5.0)
-    assert trainctl(*TABLE, "epochs=3", "dataset.scale_target=false", "hydra.run.dir=r").code == 0
-    config = Path("r/config.yaml")
-    config.write_text(config.read_text().replace("  scale_target: false\n", ""))
-    before = values("r")
-    evaluated = trainctl("eval", "r")
-    assert "the same as recorded in the run, to the last digit" in evaluated.out
-    outcome = trainctl("resume", "r", "train.epochs=4", *FAST)
-    assert "not scaled, as in the run before" in outcome.out
-    assert values("r", "best")["val/loss"] == pytest.approx(values("r", "best")["val/mse"])
-    assert values("r")["test/mse"] < before["test/mse"]
-    assert "identical" in trainctl("verify", "r").out.splitlines()[-1]
-    assert trainctl("export", "r", "--format", "torch").code == 0
-
-
-@pytest.mark.slow
 def test_weights_of_another_run_keep_its_unit(trainctl) -> None:
     write(5000.0)
     write(8000.0, width=20, name="other.csv")

@@ -110,6 +110,28 @@ def test_early_stopping_says_so(trainctl, tmp_path: Path) -> None:
     assert record(tmp_path / "run")["last"]["epoch"] < 50
 
 
+def test_a_fault_of_the_users_own_code_is_recorded_as_it_is_told(trainctl, tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(
+        "from torch import nn\nfrom trainctl.registry import MODELS\n\n@MODELS.register('own')\n"
+        "class Own(nn.Linear):\n    calls = 0\n    def __init__(self):\n        super().__init__(1, 1)\n"
+        "    def forward(self, inputs):\n        self.calls += self.training\n"
+        "        if self.calls > 3:\n            raise ValueError('call 4')\n"
+        "        return super().forward(inputs)\n"
+    )
+    words = ("plugins=[./own.py]", "model.name=own", "dataset=thermometer", "loss=mse", "hydra.run.dir=run")
+    outcome = trainctl("threads=1", *words)
+    values = record(tmp_path / "run")
+    assert (outcome.code, values["exit_code"], values["status"]) == (2, 2, "failed")
+    assert "own.py line 12: ValueError: call 4" in outcome.err
+    assert "own.py line 12: ValueError: call 4" in values["reason"]
+    assert "Traceback" in (tmp_path / "run/train.log").read_text()
+
+
+def test_the_header_shows_the_learning_rate_that_was_asked_for(trainctl) -> None:
+    for words in (("scheduler=one_cycle", "optim=sgd"), ("scheduler=cosine", "scheduler.warmup=10")):
+        assert " lr 0.1, " in trainctl(*FAST, *words, "lr=0.1").out
+
+
 @pytest.mark.quick(2)
 @pytest.mark.parametrize(
     "words",

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from tests.helpers.display import Terminal
 from trainctl.errors import ConfigError
 from trainctl.runs.printable import ShownFormatter, shown
 from trainctl.ui.console import SafeConsole
@@ -24,13 +25,6 @@ EVIL = "a\x1b]0;TITLE\x07\x1b[2J\x1b]52;c;cm0=\x07\r\x08\x7f\x9b31m\u202eb"
 # What rich sends itself: colours, and control of the cursor's line.
 _STYLES = re.compile(r"\x1b\[[0-9;]*m|\x1b\[\?25[lh]|\x1b\[[0-9]*[AK]|\r")
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]")
-
-
-class Terminal(io.StringIO):
-    encoding = "utf-8"
-
-    def isatty(self) -> bool:
-        return True
 
 
 def clean(text: str) -> bool:

@@ -26,31 +26,16 @@ from trainctl.sweep import ledger
 
 State = Literal["done", "failed", "interrupted", "terminated", "running", "waiting", "unreadable"]
 _RECORDED_STATES = ("done", "failed", "interrupted", "terminated", "running")
-# For runs that do not record it.
-LOWER_IS_BETTER = {
-    "loss": True,
-    "mae": True,
-    "mse": True,
-    "accuracy": False,
-    "auroc": False,
-    "balanced_accuracy": False,
-    "f1": False,
-    "r2": False,
-    "top_k_accuracy": False,
-}
 # Seconds without a write after which a run on another machine counts as interrupted.
 _NEW = 60.0
 
 
 @dataclass(frozen=True, order=True)
 class Monitor:
-    """The value that decides what is best, such as ``val/accuracy``.
-
-    ``lower_is_better`` is None where a run does not record it.
-    """
+    """The value that decides what is best, such as ``val/accuracy``."""
 
     name: str
-    lower_is_better: bool | None
+    lower_is_better: bool
 
 
 @dataclass(frozen=True)
@@ -217,7 +202,7 @@ def _read(directory: Path) -> Entry:
     # A run that failed before its first step has stored no settings.
     path = directory / "config.yaml"
     settings = read_values(path) if state == "done" or path.is_file() else {}
-    monitor = _monitor(record, settings)
+    monitor = _monitor(record)
     # While a run trains, and where it was killed, its record is older than its metrics.
     last, best = ({}, {}) if state == "running" else (_object(record, "last"), _object(record, "best"))
     metrics = directory / "metrics.jsonl"
@@ -247,22 +232,10 @@ def _read(directory: Path) -> Entry:
     )
 
 
-def _monitor(record: Mapping[str, Any], settings: Mapping[str, Any]) -> Monitor | None:
-    """The recorded monitor, or what ``train.monitor`` stands for."""
-    stored = record.get("monitor")
-    if (
-        isinstance(stored, Mapping)
-        and isinstance(stored.get("name"), str)
-        and isinstance(stored.get("lower_is_better"), bool)
-    ):
-        return Monitor(stored["name"], stored["lower_is_better"])
-    name = settings.get("train.monitor")
-    if not isinstance(name, str):
-        return None
-    if name == "auto":
-        known = {**_object(record, "last"), **_object(record, "best")}
-        name = "val/accuracy" if "val/accuracy" in known else "val/loss"
-    return Monitor(name, LOWER_IS_BETTER.get(name.removeprefix("val/")))
+def _monitor(record: Mapping[str, Any]) -> Monitor | None:
+    """The recorded monitor; None before a run is built."""
+    name, lower = (_object(record, "monitor").get(key) for key in ("name", "lower_is_better"))
+    return Monitor(name, lower) if isinstance(name, str) and isinstance(lower, bool) else None
 
 
 def _value(name: str, best: Mapping[str, Any], last: Mapping[str, Any]) -> float | None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from trainctl.errors import ConfigError, NoLearningRateError, NotFiniteError
 from trainctl.registry.protocols import Batch, Cursor
-from trainctl.training.build import Built
+from trainctl.training.built import Built
 from trainctl.training.hooks.clip import ClipNorm
 from trainctl.training.run import Run
 

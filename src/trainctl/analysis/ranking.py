@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +21,20 @@ from trainctl.analysis.significance import (
     welch,
 )
 from trainctl.config.overrides import ALIASES
-from trainctl.config.values import base_values
 from trainctl.errors import TrainctlError
 from trainctl.registry import COMPONENTS
 from trainctl.registry.constraints import show
 from trainctl.sweep.pruning import PRUNED
-from trainctl.training.display import number
+from trainctl.training.display import counted, number
 
+_runs = partial(counted, what="run")
 ABSENT = object()
 """The value of a setting that a run does not have: an argument of another component."""
 
 # Settings without influence on the result; the monitor decides in which table a run is.
 _BESIDE_GROUPS = ("display", "checkpoint", "tracker", "sweep", "hydra", "pictures", "profile", "seed", "name")
 _FOLD = "dataset.fold"
-_BESIDE = ("train.monitor", "dataset.download", _FOLD)
+_BESIDE = ("train.monitor", "dataset.download", "dataset.cache_gb", "dataset.cache_dir", _FOLD)
 # Arguments of a dataset that do not change its validation samples.
 _SAME_SAMPLES = tuple(
     f"dataset.{key}" for key in ("name", "augment", "root", "download", "sampling", "mixup", "cutmix")
@@ -178,10 +178,6 @@ def _notes(ranked: Sequence[Entry], tables: int, repeated: int) -> Iterator[str]
         yield "the time of a resumed run includes the pause"
 
 
-def _runs(count: int) -> str:
-    return f"{count} run{'s' if count > 1 else ''}"
-
-
 def _mean(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return math.fsum(known) / len(known) if known else None
@@ -195,8 +191,6 @@ def _not_ranked(entry: Entry) -> str | None:
         return "; ".join(filter(None, (_progress(entry), entry.reason)))
     if entry.monitor is None or entry.value is None:
         return f"{entry.monitor.name if entry.monitor else 'the monitored value'} was never computed"
-    if entry.monitor.lower_is_better is None:
-        return f"cannot rank: run.json does not say whether lower {entry.monitor.name} is better"
     return None
 
 
@@ -252,9 +246,8 @@ def setting(entry: Entry, key: str) -> Any:
         return entry.settings[key]
     group, _, argument = key.partition(".")
     name = entry.settings.get(f"{group}.name")
-    if group not in COMPONENTS:
-        return base_values().get(key, ABSENT)
-    return _defaults(group, name).get(argument, ABSENT) if isinstance(name, str) else ABSENT
+    known = group in COMPONENTS and isinstance(name, str)
+    return _defaults(group, name).get(argument, ABSENT) if known else ABSENT
 
 
 @cache

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from functools import partial
 
 from trainctl.config.settings import Config
-from trainctl.registry.constraints import show
+from trainctl.registry.constraints import show, some
 
-_MOST_NAMED = 6
+_some = partial(some, most=6)
 
 
 @dataclass(frozen=True)
@@ -278,8 +279,3 @@ def _unmoved(parameter: Parameter, result: Trace) -> str:
 
 def _layer(name: str, kind: str) -> str:
     return f"{name} ({kind})" if name else f"the model ({kind})"
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
-    return ", ".join(names[:_MOST_NAMED]) + more

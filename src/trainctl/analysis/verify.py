@@ -45,7 +45,7 @@ class Segment:
     """Steps to train again, from ``start`` to ``end``.
 
     Attributes:
-        era: the settings they were trained with.
+        version: the settings they were trained with.
         checkpoint: where the segment starts; None is the beginning of the run.
         marks: later checkpoints of the same settings, to compare with on the way.
         changes: what differs from the settings of ``checkpoint``.
@@ -55,7 +55,7 @@ class Segment:
 
     start: int
     end: int
-    era: ConfigVersion
+    version: ConfigVersion
     checkpoint: Kept | None
     marks: tuple[Kept, ...]
     changes: tuple[Change, ...]
@@ -84,7 +84,7 @@ def find_checkpoints(folder: Path) -> tuple[list[Kept], list[str]]:
 
 
 def plan(
-    kept: Sequence[Kept], recorded: Recorded, eras: Sequence[ConfigVersion], limit: int
+    kept: Sequence[Kept], recorded: Recorded, versions: Sequence[ConfigVersion], limit: int
 ) -> list[Segment]:
     """Segments from the beginning and from each checkpoint, to the next one or a change of the settings.
 
@@ -92,26 +92,26 @@ def plan(
     checkpoints on its way.
     """
     last = max([*recorded.steps, kept[-1].step])
-    resumes = getattr(COMPONENTS["loop"].load(eras[-1].config.loop.name), "resumes", True)
+    resumes = getattr(COMPONENTS["loop"].load(versions[-1].config.loop.name), "resumes", True)
     found: list[Segment] = []
     for start in (None, *(kept if resumes else ())):
         step = 0 if start is None else start.step
-        era = version_at(eras, step + 1)
-        until = last if era.until is None else min(era.until, last)
+        version = version_at(versions, step + 1)
+        until = last if version.until is None else min(version.until, last)
         marks = tuple(each for each in kept if step < each.step <= until)
         end = max(step, min(step + limit, until, *(each.step for each in marks[:1] if resumes)))
         unevaluated = start is not None and start.evaluated < step and step in recorded.evaluations
         if end > step or unevaluated:
-            changes = () if start is None else tuple(era.changes(version_at(eras, step)))
-            reason = _no_beginning(era.config.init_from) if start is None else ""
-            if era.config.devices != 1:
-                reason = f"trained with devices={era.config.devices}, and verify trains on one"
-            found.append(Segment(step, end, era, start, marks, changes, reason, kept[-1]))
-    for step in {era.until for era in eras if era.until is not None and era.until < last}:
+            changes = () if start is None else tuple(version.changes(version_at(versions, step)))
+            reason = _no_beginning(version.config.init_from) if start is None else ""
+            if version.config.devices != 1:
+                reason = f"trained with devices={version.config.devices}, and verify trains on one"
+            found.append(Segment(step, end, version, start, marks, changes, reason, kept[-1]))
+    for step in {version.until for version in versions if version.until is not None and version.until < last}:
         if all(each.step != step for each in kept):
             end = min((each.step for each in kept if each.step > step), default=last)
             reason = f"the checkpoint of step {step}, where the settings changed, was not kept"
-            found.append(Segment(step, end, version_at(eras, end), None, (), (), reason, kept[-1]))
+            found.append(Segment(step, end, version_at(versions, end), None, (), (), reason, kept[-1]))
     return sorted(found, key=lambda each: (each.start, each.end))
 
 
@@ -128,9 +128,9 @@ def _no_beginning(init_from: str | None) -> str:
     return ""
 
 
-def recorded_config(era: ConfigVersion, record: Mapping[str, Any]) -> Config:
-    """The settings of ``era`` with the recorded number of threads, the recorded device where it exists."""
-    config, environment = era.config, record.get("environment") or {}
+def recorded_config(version: ConfigVersion, record: Mapping[str, Any]) -> Config:
+    """The settings of ``version`` with the recorded number of threads and, where it exists, device."""
+    config, environment = version.config, record.get("environment") or {}
     recorded = str(environment.get("device") or "auto").partition(" ")[0]
     device, threads = recorded if config.device == "auto" else config.device, config.threads
     try:
@@ -138,7 +138,7 @@ def recorded_config(era: ConfigVersion, record: Mapping[str, Any]) -> Config:
     except (ConfigError, RuntimeError):  # not there, or no device at all
         device = "auto"
     if threads == "auto":
-        threads = era.threads or environment.get("threads") or threads
+        threads = version.threads or environment.get("threads") or threads
     return replace(config, device=device, threads=threads)
 
 
@@ -166,7 +166,7 @@ class Checker(Hook):
             self.difference = f"step {min(self._awaited)}: evaluation recorded, not made now"
 
     def _train(self, record: Mapping[str, Any]) -> str | None:
-        config, start = recorded_config(self._segment.era, record), self._segment.checkpoint
+        config, start = recorded_config(self._segment.version, record), self._segment.checkpoint
         if start is not None:
             config = replace(config, init_from=None)  # its weights are in the checkpoint
         content = None if start is None else read_checkpoint(start.path)

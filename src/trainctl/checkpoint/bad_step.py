@@ -50,7 +50,7 @@ class Capsule(BaseModel):
     plugins: list[dict[str, str]]
     input_shape: list[int] | dict[str, list[int]]
     output_size: int
-    class_counts: list[int] | None
+    class_counts: list[int] | list[list[int]] | None
 
     @property
     def step(self) -> int:

@@ -25,14 +25,12 @@ from torch import Tensor
 
 from trainctl.checkpoint import tensors as tensor_files
 from trainctl.checkpoint.store import MANIFEST, LocalStore, Store, refuse_foreign
-from trainctl.checkpoint.upgrade import upgraded
 from trainctl.errors import CheckpointError, NotFiniteError, UnsafeInputError
+from trainctl.registry.constraints import show
 from trainctl.runs import strict_json
 
-_MANIFEST_VERSION = 2
+_FORMAT = 3
 MODEL, TRAINING, STATE = "model.safetensors", "training.safetensors", "state.json"
-FILES = (MODEL, TRAINING, STATE)
-"""Those of a checkpoint that one process has written."""
 _UNREADABLE = (
     OSError,
     ValueError,
@@ -90,23 +88,18 @@ def check_finite(tensors: Mapping[str, Tensor], step: int, buffers: Collection[s
             )
 
 
-def save_checkpoint(
-    folder: Path, content: CheckpointData, name: str | None = None, *, finite: bool = True
-) -> Path:
+def save_checkpoint(folder: Path, content: CheckpointData, name: str | None = None) -> Path:
     """Write ``content`` into ``folder`` as ``name``, by default that of its step; returns its path.
 
-    One that exists is left as it is. Raises OSError when the disk will not take it, NotFiniteError when a
-    parameter is not ``finite``.
+    One that exists is left as it is. Raises OSError when the disk will not take it.
     """
     name = name or folder_name(content.step)
-    write(LocalStore(folder), content, name, finite=finite)
+    write(LocalStore(folder), content, name)
     return folder / name
 
 
-def write(store: Store, content: CheckpointData, name: str, *, finite: bool = True) -> None:
+def write(store: Store, content: CheckpointData, name: str) -> None:
     """Write ``content`` into ``store`` as ``name``; otherwise as :func:`save_checkpoint`."""
-    if finite:
-        check_finite(content.model, content.step)
     if name in store.list(committed=False):
         return
     try:
@@ -232,7 +225,7 @@ def read(store: Store, name: str, *, training: bool = True) -> CheckpointData:
         state = strict_json.parse(data)
         if not isinstance(state, dict) or not is_count(state.get("step")):
             raise CheckpointError(f"{where}/{STATE} has no valid step")
-        return CheckpointData(model, tensors, upgraded(state))
+        return CheckpointData(model, tensors, state)
     except _UNREADABLE as error:
         raise CheckpointError(f"{where} is no usable checkpoint: {_reason(error)}") from error
 
@@ -299,12 +292,17 @@ def _entries(store: Store, name: str, known: Collection[str] | None = None) -> d
     where = f"{store}/{name}"
     content = store.get(name, MANIFEST, _LARGEST_MANIFEST)
     manifest = strict_json.parse(content)
+    if (found := manifest["version"]) != _FORMAT:
+        raise CheckpointError(
+            f"{where} has checkpoint format {show(found)}; this trainctl reads format {_FORMAT}",
+            "use the version of trainctl that trained the run, or train it again",
+        )
     entries: dict[str, dict[str, Any]] = manifest["files"]
     files = {STATE, *(file for rank in range(_writers(entries)) for file in _files_of(rank))}
     if known is not None:
         files = entries.keys() & known
-    if manifest["version"] != _MANIFEST_VERSION or entries.keys() != files:
-        raise CheckpointError(f"{where}/{MANIFEST} is damaged, or of another version")
+    if entries.keys() != files:
+        raise CheckpointError(f"{where}/{MANIFEST} is damaged")
     # A manifest that is not byte for byte what is written here was damaged, or written by something else.
     sizes = [entry["size"] for entry in entries.values()]
     if manifest_bytes(entries) != content or not all(is_count(size) for size in sizes):
@@ -339,4 +337,4 @@ def _entry(size: int, digest: Any) -> dict[str, Any]:
 
 
 def manifest_bytes(entries: Mapping[str, Any]) -> bytes:
-    return json.dumps({"version": _MANIFEST_VERSION, "files": dict(entries)}, indent=1).encode()
+    return json.dumps({"version": _FORMAT, "files": dict(entries)}, indent=1).encode()

@@ -19,11 +19,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from trainctl.checkpoint.format import Watch, copy_set, put_files, verify_checkpoint
-from trainctl.checkpoint.remote import RemoteStore, is_url
+from trainctl.checkpoint.remote import RemoteStore
 from trainctl.checkpoint.retention import list_checkpoints
 from trainctl.checkpoint.store import MANIFEST, LocalStore
 from trainctl.errors import CheckpointError, StorageError
+from trainctl.paths import cache_folder
 from trainctl.runs import files, strict_json
+from trainctl.runs.bucket import is_url
 from trainctl.runs.directory import claim, find, lock
 from trainctl.runs.record import UNFINISHED, read_record
 
@@ -119,9 +121,8 @@ def located(run: str | Path) -> tuple[Path, list[str]]:
     """
     if not is_url(run):
         return find(run), []
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     url = str(run).rstrip("/")
-    folder = base / "trainctl" / "mirrors" / hashlib.sha256(url.encode()).hexdigest()[:16]
+    folder = cache_folder() / "mirrors" / hashlib.sha256(url.encode()).hexdigest()[:16]
     files.make_folder(folder)
     with lock(folder, wait=_FETCHING):
         return folder, fetch(url, folder)

@@ -6,7 +6,6 @@ A file is the length of its header in 8 bytes, the header in JSON, and the tenso
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from io import BufferedIOBase
@@ -15,16 +14,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from trainctl.data.cache_file import TYPES
+from trainctl.data.cache_file import header as file_header
 from trainctl.errors import UnsafeInputError
 from trainctl.runs import strict_json
-
-_TYPES = {
-    "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2, "I16": torch.int16, "U16": torch.uint16, "F16": torch.float16,
-    "BF16": torch.bfloat16, "I32": torch.int32, "U32": torch.uint32, "F32": torch.float32,
-    "I64": torch.int64, "U64": torch.uint64, "F64": torch.float64, "C64": torch.complex64,
-}  # fmt: skip
-_NAMES = {kind: name for name, kind in _TYPES.items()}
 
 
 class _Digest(Protocol):
@@ -39,17 +32,7 @@ def pieces(tensors: Mapping[str, Tensor]) -> Iterator[memoryview]:
     """
     # Wide types first: every tensor begins at a multiple of its element's size.
     names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
-    header, offset = {}, 0
-    for name in names:
-        tensor = tensors[name]
-        end = offset + tensor.numel() * tensor.element_size()
-        header[name] = {
-            "dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [offset, end]
-        }  # fmt: skip
-        offset = end
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    yield memoryview(len(text).to_bytes(8, "little") + text)
+    yield memoryview(file_header({name: (tensors[name].shape, tensors[name].dtype) for name in names}))
     for name in names:
         yield _memory(tensors[name].cpu())
 
@@ -101,7 +84,7 @@ def _entries(header: Any, room: int, where: str) -> list[tuple[str, torch.dtype,
         if name == "__metadata__":
             continue
         try:
-            dtype, shape = _TYPES[entry["dtype"]], tuple(entry["shape"])
+            dtype, shape = TYPES[entry["dtype"]], tuple(entry["shape"])
             start, end = entry["data_offsets"]
             whole = all(type(each) is int and each >= 0 for each in (*shape, start, end))
         except (KeyError, TypeError, ValueError):

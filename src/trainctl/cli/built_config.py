@@ -12,7 +12,7 @@ from trainctl.training.startup import collector_paused, importing
 if TYPE_CHECKING:
     from trainctl.cli.options import Asked
     from trainctl.config.settings import Config
-    from trainctl.training.build import Built
+    from trainctl.training.built import Built
 
 
 @contextlib.contextmanager

@@ -20,15 +20,11 @@ from trainctl.cli.start import start
 from trainctl.distributed.context import World, check_meeting_place, launched
 from trainctl.errors import (
     ConfigError,
-    InterruptedRunError,
     StorageError,
     TrainctlError,
-    lacks_memory,
-    memory_error,
     nearest,
-    signal_behind,
-    storage_error,
 )
+from trainctl.training.failures import as_told
 from trainctl.training.interrupts import Stopped, held_back, terminable
 from trainctl.training.startup import collector_paused, importing, wait_passively
 from trainctl.ui.errors import show_error
@@ -60,41 +56,8 @@ def answered(work: Callable[[], int]) -> int:
     try:
         with terminable():
             return work()
-    except ConfigError as error:
-        return _report(_told(error) or error)
-    except TrainctlError as error:
-        return _report(error)
-    except (Stopped, KeyboardInterrupt) as error:
-        return _report(_told(error) or InterruptedRunError("interrupted"))
-    except OSError as error:
-        return _report(storage_error(error, "reading or writing"))
-    except MemoryError:
-        return _report(ConfigError("there is not enough memory", "see ulimit -v, or use a machine with more"))
-    except (Exception, SystemExit) as error:
-        if (told := _told(error) or memory_error(error)) is not None:
-            return _report(told)
-        if isinstance(error, ValueError) and "embedded null" in str(error):
-            return _report(ConfigError("a name or a path has a NUL character", "leave it out"))
-        if isinstance(error, RuntimeError) and "determine home directory" in str(error):
-            return _report(
-                ConfigError("a path begins with ~NAME, and there is no such user", "write it in full")
-            )
-        if lacks_memory(error):
-            return _report(ConfigError(f"torch cannot be loaded: {error}", "see ulimit -v, or free memory"))
-        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-        from trainctl.registry import plugins
-
-        if (where := plugins.blamed(error)) is not None:
-            return _report(ConfigError(f"{where}: {reason}", "TRAINCTL_DEBUG=1 shows the traceback"))
-        return _report(TrainctlError(f"internal error: {reason}", "TRAINCTL_DEBUG=1 shows the traceback"))
-
-
-def _told(error: BaseException) -> TrainctlError | None:
-    """What a signal has told the program, also where a library took it for an error of its own."""
-    found = signal_behind(error)
-    if isinstance(found, Stopped):
-        return found.error
-    return InterruptedRunError("interrupted") if isinstance(found, KeyboardInterrupt) else None
+    except (Exception, SystemExit, KeyboardInterrupt, Stopped) as error:
+        return _report(as_told(error, "reading or writing"))
 
 
 def _report(error: TrainctlError) -> int:

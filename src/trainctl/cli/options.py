@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trainctl.errors import ConfigError, StorageError, TrainctlError, nearest
+from trainctl.errors import ConfigError, StorageError, TrainctlError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -241,8 +241,7 @@ def _exists(word: str) -> bool:
 
 def available(given: str, known: Sequence[str]) -> str:
     """The nearest of the known names, then all of them."""
-    close = nearest(given, known)
-    return f"{f'did you mean {close}? ' if close else ''}choose one of: {', '.join(known)}"
+    return f"{did_you_mean(given, known)}choose one of: {', '.join(known)}"
 
 
 # ------------------------------------------------------------------- what several verbs take
@@ -255,6 +254,7 @@ RUN_OR_URL = Argument("RUN", "run directory, last, a name given with name=, or a
 OVERRIDES = Argument("KEY=VALUE", "any setting of training: trainctl ls lists them", least=0, most=None)
 CHECKPOINT = Option("--checkpoint", "which checkpoint", choices=("best", "last"), default="best")
 TRUST = Option("--trust-plugins", "import plugins that changed or came from elsewhere")
+FORCE = Option("--force", "replace the output file")
 JSON = Option("--json", "print JSON")
 CONFIG_DIR = Option("--config-dir", "one more folder of configs, beside ./conf", value="DIR")
 CONFIG = (

@@ -25,13 +25,13 @@ from yaml import YAMLError
 from trainctl.config.hydra_errors import explain_override, explain_value
 from trainctl.config.hydra_internals import BasicSweeper, Callbacks, ConfigSearchPathImpl, Hydra
 from trainctl.config.overrides import is_component_argument, repeated, split_override, to_hydra
-from trainctl.config.safety import refuse_unsafe, refuse_unsafe_overrides
+from trainctl.config.safety import refuse_nested_files, refuse_unsafe, refuse_unsafe_overrides
 from trainctl.config.settings import Config
 from trainctl.config.sources import TrainctlSearchPath, register_search_path
 from trainctl.config.unused_arguments import drop_unused_arguments
 from trainctl.config.validation import check
 from trainctl.config.values import first_line
-from trainctl.errors import ConfigError, Problem, nearest, signal_behind
+from trainctl.errors import ConfigError, Problem, did_you_mean, signal_behind
 from trainctl.paths import conf_directory, user_conf
 from trainctl.registry import COMPONENTS, TRACKERS, plugins
 
@@ -223,8 +223,7 @@ class Composer:
             for override in overrides:
                 group, _, key = split_override(override)[1].rpartition(".")
                 if group == "hydra.sweeper" and key not in known:
-                    close = nearest(key, known)
-                    remedy = f"did you mean {group}.{close}? " if close else ""
+                    remedy = did_you_mean(key, known, f"{group}.")
                     problems.append(
                         Problem(
                             f"{group}.{key}: there is no such key", f"{remedy}there are: {', '.join(known)}"
@@ -256,6 +255,8 @@ class Composer:
             except _LOADING_ERRORS as error:
                 if (told := signal_behind(error)) is not None:
                     raise told from None
+                if isinstance(error, RecursionError):
+                    refuse_nested_files()
                 raise
 
     def _compose_usable(

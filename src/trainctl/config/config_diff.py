@@ -13,6 +13,9 @@ from trainctl.registry.constraints import show
 
 _HORIZON = ("train.epochs", "train.max_steps", "train.batch_size", "train.accumulate")
 
+# How data comes here, not what it is: that is compared anyway.
+_WAY_OF_DATA = ("dataset.download", "dataset.cache_gb", "dataset.cache_dir")
+
 
 @dataclass(frozen=True)
 class Change:
@@ -111,7 +114,7 @@ def _inexact(key: str, new: Mapping[str, Any]) -> str:
         return "the learning rate so far followed a different schedule"
     if key == "seed":
         return "the order of the data and the random numbers so far came from a different seed"
-    if group == "dataset":
+    if group == "dataset" and key not in _WAY_OF_DATA:
         return "the run so far was trained on different data"
     if key == "device":
         return "another device rounds differently and has different random numbers"

@@ -10,7 +10,7 @@ from trainctl.config.overrides import split_override
 from trainctl.config.sources import BLANK
 from trainctl.config.validation import check_component, known_keys, unknown_key
 from trainctl.config.values import first_line
-from trainctl.errors import Problem, nearest
+from trainctl.errors import Problem, did_you_mean
 from trainctl.paths import conf_directory, user_conf
 from trainctl.registry import COMPONENTS, TRACKERS
 
@@ -114,8 +114,7 @@ def _explain_missing(override: str, error: MissingConfigException) -> Problem:
         return registry.unknown(option).problems[0]
     if registry is not None and option in registry.names():
         return Problem(f"{given}: no option file", f"{option} is registered: type {group}.name={option}")
-    close = nearest(option, options)
-    remedy = f"did you mean {group}={close}? " if close else ""
+    remedy = did_you_mean(option, options, f"{group}=")
     if registry is not None:
         remedy += f"for a plugin's member without an option file: {group}.name={option}; "
     elif group == TRACKERS.group and option:

@@ -22,6 +22,8 @@ PATH_KEYS = (
     "dataset.root",
     "dataset.path",
     "dataset.test_path",
+    "dataset.val_path",
+    "dataset.cache_dir",
     "init_from",
     "hydra.run.dir",
     "hydra.sweep.dir",
@@ -38,6 +40,8 @@ TEXT_KEYS = (
 """Keys whose values are free text: quoted, so that a column may be called ``length (cm)``."""
 
 _ASSIGNMENT = re.compile(r"(?P<sign>\+\+|\+|~)?(?P<key>[^=]+)=(?P<value>.*)", re.DOTALL)
+DEEPEST = 100
+"""Levels of lists and tables in a value: Hydra's grammar takes seconds for more, and then gives up."""
 _NUMBER_OR_LIST = re.compile(r"-?\d+$|\[")
 
 
@@ -53,7 +57,11 @@ def to_hydra(override: str, *, sweep: bool = False) -> str:
     """An override as typed, in the form that Hydra's grammar needs.
 
     In a sweep the commas of a path separate values, as they do everywhere else in a sweep.
+
+    Raises ConfigError for a value that is nested too deep to be read.
     """
+    if nesting(override) > DEEPEST:
+        raise ConfigError(f"{split_override(override)[1]}: nested deeper than {DEEPEST} levels")
     if _ASSIGNMENT.fullmatch(override) is None:
         return f"~{ALIASES.get(override[1:], override[1:])}" if override.startswith("~") else override
     sign, key, value = split_override(override)
@@ -68,6 +76,15 @@ def to_hydra(override: str, *, sweep: bool = False) -> str:
     if sign != "~" and is_component_argument(key):
         sign = "++"
     return f"{sign}{key}={value}"
+
+
+def nesting(text: str) -> int:
+    """The levels of brackets in YAML, or in a value as Hydra reads it."""
+    depth = deepest = 0
+    for bracket in re.findall(r"[()\[\]{}]", text):
+        depth += 1 if bracket in "([{" else -1
+        deepest = max(deepest, depth)
+    return deepest
 
 
 def is_component_argument(key: str) -> bool:

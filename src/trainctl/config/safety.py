@@ -10,8 +10,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from trainctl.config.overrides import split_override
-from trainctl.errors import Problem, UnsafeInputError
+from trainctl.config.overrides import DEEPEST, nesting, split_override
+from trainctl.errors import ConfigError, Problem, UnsafeInputError
 from trainctl.paths import user_conf
 from trainctl.registry import trust
 from trainctl.registry.constraints import show
@@ -42,6 +42,14 @@ def refuse_unsafe_overrides(overrides: Sequence[str]) -> None:
         if any(group in _RESERVED for group in groups) or _is_call(key, leaf, value):
             unsafe.append(override.lstrip("+~"))
     _raise_for(unsafe)
+
+
+def refuse_nested_files() -> None:
+    """Raise ConfigError for the user's option file that is nested too deep to be read."""
+    folder = user_conf()
+    for path in sorted(folder.rglob("*.yaml")) if folder is not None else ():
+        if nesting(path.read_text(errors="replace")) > DEEPEST:
+            raise ConfigError(f"{path}: nested deeper than {DEEPEST} levels")
 
 
 def _raise_for(unsafe: Sequence[str]) -> None:

@@ -27,6 +27,7 @@ class Train(_Settings):
     batch_size: Count
     accumulate: Count
     micro_batch: Literal["auto"] | Count | None = None
+    activation_checkpoint: list[str] = []
     precision: Literal["fp32", "bf16"]
     matmul: Literal["highest", "high", "medium"]
     capture: bool | Literal["auto"]

@@ -20,6 +20,7 @@ from trainctl.config.settings import Config
 from trainctl.config.values import first_line
 from trainctl.errors import ConfigError
 from trainctl.registry import plugins
+from trainctl.runs.bucket import is_url
 from trainctl.runs.record import refuse_nested_yaml
 
 HISTORY = "config.history.yaml"
@@ -195,7 +196,7 @@ def make_absolute(tree: DictConfig, named: Sequence[str]) -> None:
         value: Any = written
         for part in key.split("."):
             value = value.get(part) if isinstance(value, dict) else None
-        if key.startswith("hydra.") or not isinstance(value, str) or "${" in value:
+        if key.startswith("hydra.") or not isinstance(value, str) or "${" in value or is_url(value):
             continue
         # init_from may be a run's name, or last, instead of a directory.
         if key != "init_from" or _is_folder(value):

@@ -16,8 +16,9 @@ from pydantic import create_model as create_pydantic_model
 
 from trainctl.config.options import find_options, read_option
 from trainctl.config.overrides import ALIASES
+from trainctl.config.parameter_groups import check_groups
 from trainctl.config.settings import GROUPS, STRATEGIES, STRICT, Component, Config, TopLevel
-from trainctl.errors import ConfigError, Problem, nearest
+from trainctl.errors import ConfigError, Problem, did_you_mean, nearest
 from trainctl.registry import COMPONENTS, METRICS, TRACKERS, Parameter, Registry
 from trainctl.registry.constraints import describe, show
 
@@ -43,8 +44,7 @@ def check(values: Mapping[str, Any]) -> Config:
     top = {key: value for key, value in values.items() if key not in groups}
     parts: dict[str, Any] = {"": _validate(TopLevel, "", top, problems)}
     for group, model in GROUPS.items():
-        # Runs of version 0.1 have no strategy; of the others every key is required.
-        node = values.get(group, {})
+        node = values.get(group)
         if not isinstance(node, Mapping):
             problems.append(_not_a_group(group, node, f"{group}=default"))
             continue
@@ -67,6 +67,8 @@ def check(values: Mapping[str, Any]) -> Config:
         )
     if train is not None and train.epochs is None and train.max_steps is None:
         problems.append(Problem("train.epochs and train.max_steps are both null", "set one, e.g. epochs=5"))
+    if (optim := components["optim"]) is not None:
+        problems += check_groups(optim.name, optim.common["groups"])
     if (dataset := components["dataset"]) is not None:
         problems += _check_folds(dataset.common["folds"], dataset.common["fold"])
     if problems:
@@ -179,8 +181,7 @@ def _without_name(node: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def _unknown_member(registry: Registry, given: str, name: Any) -> Problem:
-    close = nearest(str(name), registry.names())
-    remedy = f"did you mean {close}? " if close else ""
+    remedy = did_you_mean(str(name), registry.names())
     return Problem(
         f"{given}: there is no such {registry.noun}", f"{remedy}there are: {', '.join(registry.names())}"
     )
@@ -310,8 +311,7 @@ def _problem(
     if kind == "extra_forbidden":
         if not owner:
             return unknown_key(full)
-        close = nearest(key, fields)
-        remedy = f"did you mean {prefix}.{close}? " if close else ""
+        remedy = did_you_mean(key, fields, f"{prefix}.")
         takes = f"{owner} takes: {', '.join(fields)}" if fields else f"{owner} takes no arguments"
         return Problem(f"{full}={show(values[key])}: {owner} has no argument {key!r}", remedy + takes)
     info = fields[key]
@@ -338,8 +338,7 @@ def unknown_key(key: str) -> Problem:
     group, dot, leaf = key.partition(".")
     if dot and group in GROUPS:
         fields = list(GROUPS[group].model_fields)
-        close = nearest(leaf, fields)
-        remedy = f"did you mean {group}.{close}? " if close else ""
+        remedy = did_you_mean(leaf, fields, f"{group}.")
         if group == "strategy":
             owners = [name for name, model in STRATEGIES.items() if leaf in model.model_fields]
             remedy = f"it is one of strategy={owners[0]}; " if owners else remedy

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from omegaconf.errors import OmegaConfBaseException
 
 from trainctl.config.safety import refuse_unsafe
 from trainctl.errors import ConfigError
-from trainctl.paths import conf_directory
 from trainctl.runs.record import refuse_nested_yaml
 
 # OmegaConf's own way to read scalars (1e-3 is a number), on the parser in C: 0.4 ms a config instead of 5.
@@ -58,19 +56,6 @@ def first_line(error: BaseException) -> str:
     if not lines:
         return type(error).__name__
     return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
-
-
-@cache
-def base_values() -> Mapping[str, Any]:
-    """The values of trainctl's own base config, flat, without components.
-
-    They complete the config of a run that is older than a key: a new key's default keeps the old behaviour.
-    """
-    folder = conf_directory()
-    values = read_values(folder / "config.yaml")
-    for path in sorted(folder.glob("*/default.yaml")):
-        values |= {f"{path.parent.name}.{key}": value for key, value in read_values(path).items()}
-    return values
 
 
 def _resolved(values: dict[str, Any]) -> dict[str, Any]:

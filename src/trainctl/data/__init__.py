@@ -1,4 +1,5 @@
-"""Sources to batches: splits, preprocessing, augmentation, sampling, worker processes, tables and images.
+"""Sources to batches: splits, preprocessing, augmentation, sampling, worker processes, tables, images,
+shards.
 
 The names below are public: a dataset of one's own returns a ``Data``. Imported by ``components`` and the
 rooms above it.

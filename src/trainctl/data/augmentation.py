@@ -3,6 +3,9 @@
 Transforms get raw images on the device. (seed, epoch, sample) seed the random numbers of an image, so resumed
 runs and any number of workers see the same images; the run's own random numbers (dropout) are not used.
 
+Where targets are masks, what moves the pixels of an image moves those of its mask; pixels that come from
+outside of the image are then ignored, and each pixel of a mask is that of the nearest one.
+
 The common transforms are written here for whole batches. Every other one is torchvision's: on the whole
 batch if it draws nothing, else image by image, which costs Python and, on a GPU, kernels for each image.
 """
@@ -11,99 +14,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import torch
-from annotated_types import Ge, Le, Len
 from pydantic import TypeAdapter, ValidationError
-from torch import Tensor, nn
+from torch import Tensor
 
+from trainctl.data.batch_transforms import RandomCrop, RandomHorizontalFlip, RandomVerticalFlip
 from trainctl.data.sampler import derived_seed
-from trainctl.data.types import AnySplit, Split
+from trainctl.data.types import IGNORED, AnySplit, Split
 from trainctl.errors import ConfigError, Problem, did_you_mean
-from trainctl.registry.constraints import Count, NonNegativeInt, describe, show
+from trainctl.registry.constraints import describe, show
 from trainctl.registry.signature import from_object
 
-_Chance = Annotated[float, Ge(0), Le(1)]
 _TRIALS = 8
-
-
-class RandomHorizontalFlip:
-    """Mirror an image left to right with probability ``p``.
-
-    Shape: (N, C, H, W) to the same, given one number in [0, 1) an image.
-    """
-
-    draws = 1
-    dimension = -1
-
-    def __init__(self, p: _Chance = 0.5) -> None:
-        self.p = p
-
-    def __call__(self, inputs: Tensor, numbers: Tensor) -> Tensor:
-        # Whole images are copied, from the batch or its mirror image: on bytes four times as fast as `where`,
-        # which looks at each pixel.
-        number = torch.arange(len(inputs), device=inputs.device)
-        both = torch.cat((inputs, inputs.flip(self.dimension)))
-        return both.index_select(0, torch.where(numbers[0] < self.p, number + len(inputs), number))
-
-
-class RandomVerticalFlip(RandomHorizontalFlip):
-    """Mirror an image top to bottom with probability ``p``."""
-
-    dimension = -2
-
-
-class RandomCrop:
-    """Cut a window of ``size`` out of an image, at a random place, after padding with ``fill``.
-
-    Args:
-        size: (height, width) of the window, or one number for both.
-        padding: pixels on all sides, on [left and right, top and bottom], or on [left, top, right, bottom].
-        pad_if_needed: pad an image that is smaller than the window.
-        fill: the raw value of the padding.
-        padding_mode: only ``constant`` here; torchvision does the others.
-
-    Shape: (N, C, H, W) to (N, C, *size), given two numbers in [0, 1) an image.
-    """
-
-    draws = 2
-
-    def __init__(
-        self,
-        size: Count | Annotated[list[Count], Len(1, 2)],
-        padding: NonNegativeInt | Annotated[list[NonNegativeInt], Len(1, 4)] | None = None,
-        pad_if_needed: bool = False,
-        fill: int | float = 0,
-        padding_mode: Literal["constant"] = "constant",
-    ) -> None:
-        sizes = [size] if isinstance(size, int) else size
-        self.height, self.width = sizes[0], sizes[-1]
-        sides = [padding or 0] if isinstance(padding, int | None) else padding
-        if len(sides) == 3:
-            raise ValueError("padding has 1, 2 or 4 numbers")
-        self.left, self.top, self.right, self.bottom = sides * (4 // len(sides))
-        self.pad_if_needed, self.fill = pad_if_needed, fill
-
-    def __call__(self, inputs: Tensor, numbers: Tensor) -> Tensor:
-        height, width = inputs.shape[-2] + self.top + self.bottom, inputs.shape[-1] + self.left + self.right
-        more = [max(0, self.width - width), max(0, self.height - height)] if self.pad_if_needed else [0, 0]
-        sides = (self.left + more[0], self.right + more[0], self.top + more[1], self.bottom + more[1])
-        height, width = height + 2 * more[1], width + 2 * more[0]
-        if height < self.height or width < self.width:
-            raise ValueError(f"a window of {(self.height, self.width)} is larger than {(height, width)}")
-        padded = nn.functional.pad(inputs, sides, value=self.fill).reshape(-1)
-        top = (numbers[0] * (height - self.height + 1)).long()
-        left = (numbers[1] * (width - self.width + 1)).long()
-        # Copied row by row of a window, each a piece of the flat batch: on bytes five times as fast as an
-        # index of pixels.
-        images, channels, rows = (
-            torch.arange(length, device=inputs.device) for length in (*inputs.shape[:2], self.height)
-        )
-        first = (images * len(channels) * height + top) * width + left
-        starts = first[:, None, None] + (channels[:, None] * height + rows) * width
-        windows = padded.unfold(0, self.width, 1).index_select(0, starts.reshape(-1))
-        return windows.view(*inputs.shape[:2], self.height, self.width)
 
 
 _OWN: dict[str, Callable[..., Any]] = {
@@ -114,11 +38,16 @@ _OWN: dict[str, Callable[..., Any]] = {
 class _Whole:
     """A transform of torchvision that draws nothing, for the whole batch."""
 
-    def __init__(self, transform: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, transform: Callable[..., Any]) -> None:
         self.transform = transform
 
     def __call__(self, inputs: Tensor, seeds: Sequence[int]) -> Tensor:
-        return self.transform(inputs).as_subclass(Tensor)
+        output: Tensor = self.transform(inputs).as_subclass(Tensor)
+        return output
+
+    def both(self, inputs: Tensor, masks: Tensor, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
+        image, mask = self.transform(*_image_and_mask(inputs, masks.unsqueeze(1)))
+        return image.as_subclass(Tensor), mask.as_subclass(Tensor).squeeze(1)
 
 
 class _EachImage(_Whole):
@@ -134,6 +63,17 @@ class _EachImage(_Whole):
                     raise _reshaped(type(self.transform).__name__, inputs.shape[1:], image.shape)
                 outputs[number] = image.as_subclass(Tensor)
         return outputs
+
+    def both(self, inputs: Tensor, masks: Tensor, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
+        outputs, changed = torch.empty_like(inputs), torch.empty_like(masks)
+        with _own_randomness(inputs.device) as reseed:
+            for number, seed in enumerate(seeds):
+                reseed(seed)
+                image, mask = self.transform(*_image_and_mask(inputs[number], masks[number][None]))
+                if image.shape != inputs.shape[1:]:
+                    raise _reshaped(type(self.transform).__name__, inputs.shape[1:], image.shape)
+                outputs[number], changed[number] = image.as_subclass(Tensor), mask.as_subclass(Tensor)[0]
+        return outputs, changed
 
 
 @contextmanager
@@ -157,10 +97,11 @@ class Augment:
         stages: made by :func:`make_augment`.
         seed: the run's.
         samples: how many the training split has.
+        masks: whether targets are masks of the images, and change with them.
     """
 
-    def __init__(self, stages: Sequence[Any], seed: int, samples: int) -> None:
-        self.stages, self.seed, self.samples = tuple(stages), seed, samples
+    def __init__(self, stages: Sequence[Any], seed: int, samples: int, *, masks: bool = False) -> None:
+        self.stages, self.seed, self.samples, self.masks = tuple(stages), seed, samples, masks
         self._epoch: int | None = None
         self._numbers: dict[int, Tensor] = {}
 
@@ -171,16 +112,40 @@ class Augment:
             inputs: (N, C, H, W).
             index: (N,), the samples' numbers in the training split, on the same device.
             epoch: epochs completed.
+
+        Raises ConfigError where their targets are masks: see :meth:`both`.
         """
+        if self.masks:
+            raise ConfigError(
+                "dataset.augment: this loader changes images, and not their masks",
+                "use loader=auto; a loader of one's own calls augment.both",
+            )
+        for stage, drawn in self._drawn(inputs, index, epoch):
+            inputs = stage(inputs, drawn)
+        return inputs
+
+    def both(self, inputs: Tensor, targets: Tensor, index: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
+        """Augment raw images, and their ``targets`` where those are masks, (N, H, W) uint8."""
+        if not self.masks:
+            return self(inputs, index, epoch), targets
+        for stage, drawn in self._drawn(inputs, index, epoch):
+            if isinstance(stage, _Whole):
+                inputs, targets = stage.both(inputs, targets, drawn)
+            else:
+                inputs = stage(inputs, drawn)
+                targets = stage.for_masks()(targets.unsqueeze(1), drawn).squeeze(1)
+        return inputs, targets
+
+    def _drawn(self, inputs: Tensor, index: Tensor, epoch: int) -> Iterator[tuple[Any, Any]]:
+        """Each stage with the numbers, or the seeds, of these samples."""
         if epoch != self._epoch:
             self._draw(epoch, inputs.device)
         for number, stage in enumerate(self.stages):
             if number in self._numbers:
-                inputs = stage(inputs, self._numbers[number].index_select(1, index))
-                continue
-            each_image = index.tolist() if isinstance(stage, _EachImage) else []
-            inputs = stage(inputs, [derived_seed("augment", self.seed, epoch, number, n) for n in each_image])
-        return inputs
+                yield stage, self._numbers[number].index_select(1, index)
+            else:
+                each_image = index.tolist() if isinstance(stage, _EachImage) else []
+                yield stage, [derived_seed("augment", self.seed, epoch, number, n) for n in each_image]
 
     def _draw(self, epoch: int, device: torch.device) -> None:
         """The epoch's numbers for all samples at once: a batch then costs one gather instead of its draws."""
@@ -193,15 +158,19 @@ class Augment:
         self._epoch = epoch
 
 
-def make_augment(entries: Sequence[str | Mapping[str, Any]], split: AnySplit, seed: int) -> Augment | None:
+def make_augment(
+    entries: Sequence[str | Mapping[str, Any]], split: AnySplit, seed: int, *, masks: bool = False
+) -> Augment | None:
     """The transforms of ``dataset.augment``, tried on a training sample; None for an empty list.
 
+    ``masks``: the targets are masks of the images.
+
     Raises ConfigError for an unknown transform or argument, naming the nearest, and for a transform that
-    fails on these images or changes their shape or type.
+    fails on these images, or on their masks, or changes their shape or type.
     """
     if not entries:
         return None
-    transforms = _make_all(entries, "dataset.augment")
+    transforms = _make_all(entries, "dataset.augment", masks=masks)
     if isinstance(split, Split):
         raw = split.inputs[0]
     else:
@@ -215,10 +184,14 @@ def make_augment(entries: Sequence[str | Mapping[str, Any]], split: AnySplit, se
             f"dataset.augment: images are (channels, height, width), samples have {given}",
             "use dataset.augment=[]",
         )
-    return Augment([_tried(transform, raw) for transform in transforms], seed, len(split))
+    stages = [_tried(transform, raw) for transform in transforms]
+    if masks:
+        for transform, stage in zip(transforms, stages, strict=True):
+            _try_with_mask(type(transform).__name__, stage, raw, split.targets[0])
+    return Augment(stages, seed, len(split), masks=masks)
 
 
-def _make_all(entries: Sequence[Any], where: str, *, nested: bool = False) -> list[Any]:
+def _make_all(entries: Sequence[Any], where: str, *, nested: bool = False, masks: bool = False) -> list[Any]:
     """Make every transform of a list; all problems are reported at once.
 
     Args:
@@ -229,7 +202,7 @@ def _make_all(entries: Sequence[Any], where: str, *, nested: bool = False) -> li
     for entry in entries:
         try:
             name, arguments = _parsed(entry, where)
-            made.append(_make(name, arguments, f"{where}.{name}", nested))
+            made.append(_make(name, arguments, f"{where}.{name}", nested, masks))
         except ConfigError as error:
             problems.extend(error.problems)
     if problems:
@@ -248,7 +221,7 @@ def _parsed(entry: Any, where: str) -> tuple[str, dict[str, Any]]:
     raise ConfigError(f"{where}: {show(entry)} is not a transform", "write NAME or {NAME: {ARGUMENT: VALUE}}")
 
 
-def _make(name: str, arguments: dict[str, Any], where: str, nested: bool) -> Any:
+def _make(name: str, arguments: dict[str, Any], where: str, nested: bool, masks: bool) -> Any:
     if name in ("MixUp", "CutMix"):
         key = f"dataset.{name.lower()}"
         raise ConfigError(f"{where}: mixes the samples of a batch, with their targets", f"use {key}=0.2")
@@ -260,7 +233,9 @@ def _make(name: str, arguments: dict[str, Any], where: str, nested: bool) -> Any
         constructor = _torchvision(name, where)
         _check_arguments(constructor, arguments, where, name, types=False)
         if isinstance(inner := arguments.get("transforms"), list):
-            arguments["transforms"] = _make_all(inner, where, nested=True)
+            arguments["transforms"] = _make_all(inner, where, nested=True, masks=masks)
+        if masks:
+            _for_masks(constructor, arguments, where, name)
         if isinstance(arguments.get("interpolation"), str):
             arguments["interpolation"] = _interpolation(arguments["interpolation"], where)
     try:
@@ -285,6 +260,24 @@ def _torchvision(name: str, where: str) -> Callable[..., Any]:
         )
     chosen: Callable[..., Any] = known[name]
     return chosen
+
+
+def _for_masks(constructor: Callable[..., Any], arguments: dict[str, Any], where: str, name: str) -> None:
+    """Have pixels from outside of an image ignored. Raises ConfigError for what images alone can bear."""
+    from torchvision.tv_tensors import Mask
+
+    if name == "RandomErasing":
+        raise ConfigError(f"{where}: erases in images, and not in their masks", "leave it out")
+    fills = [each for each in from_object(constructor).parameters if each.name == "fill"]
+    for parameter in fills:
+        arguments["fill"] = {Mask: IGNORED, "others": arguments.get("fill", parameter.default)}
+
+
+def _image_and_mask(inputs: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+    """As torchvision tells them apart; its import waits until one of its transforms is used."""
+    from torchvision.tv_tensors import Image, Mask
+
+    return Image(inputs), Mask(masks)
 
 
 def _interpolation(name: str, where: str) -> Any:
@@ -360,6 +353,22 @@ def _apply(name: str, inputs: Tensor, transform: Callable[[], Any]) -> Tensor:
             "the dataset's own transform comes after it and takes raw images",
         )
     return output
+
+
+def _try_with_mask(name: str, stage: Any, image: Tensor, mask: Tensor) -> None:
+    """Raise ConfigError for a transform that cannot change an image and its mask alike."""
+    if not isinstance(stage, _Whole):
+        return
+    for seed in range(_TRIALS):
+        try:
+            _, changed = stage.both(image.unsqueeze(0), mask.unsqueeze(0), [seed])
+        except ConfigError:
+            raise
+        except Exception as error:  # torchvision raises errors of many kinds
+            reason = str(error).partition("\n")[0]
+            raise ConfigError(f"dataset.augment.{name}: fails on a mask: {reason}", "leave it out") from error
+        if changed.dtype != mask.dtype or changed.shape[1:] != mask.shape:
+            raise _reshaped(name, mask.shape, changed.shape[1:])
 
 
 def _reshaped(name: str, before: Sequence[int], after: Sequence[int]) -> ConfigError:

@@ -194,7 +194,7 @@ class Load:
         split = ItemSplit(range(len(self)), torch.empty(0), _Target(self))
         feed = Feed(split, _BATCH, _SEED, workers="auto", prefetch=2, timeout=_TIMEOUT)
         try:
-            yield from feed.batches(torch.arange(len(self)), 0)
+            yield from feed.in_order()
         finally:
             feed.close()
 

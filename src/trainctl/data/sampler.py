@@ -1,4 +1,4 @@
-"""Seeds, and the order of samples: (seed, epoch) decides an epoch's order, (seed, epoch, sample) a seed.
+"""Seeds, what an epoch draws, and which part of it a process takes: (seed, epoch, sample) decides a seed.
 
 Where an epoch has a sample several times, its place in the order stands for the sample: each time other
 random numbers.
@@ -98,15 +98,3 @@ class Sampling:
         times = torch.from_numpy(numpy.diff(ends, prepend=0.0).astype(numpy.int64))
         drawn = sample.repeat_interleave(times)
         return drawn[torch.randperm(length, generator=generator)]
-
-
-def epoch_order(length: int, seed: int | None, epoch: int, sampling: Sampling | None = None) -> Tensor:
-    """The order of an epoch: a permutation of ``range(length)``, or ``length`` draws of ``sampling``, from
-    ``seed`` and ``epoch`` alone.
-
-    Without a seed, the stored order. Shape: (length,) int64, made on the CPU: the same for every device.
-    """
-    if seed is None:
-        return torch.arange(length)
-    generator = torch.Generator().manual_seed(derived_seed("order", seed, epoch))
-    return torch.randperm(length, generator=generator) if sampling is None else sampling.order(generator)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from trainctl.data.inputs import Shape
+from trainctl.data.order import Chunks
 from trainctl.data.readout import Readout
 from trainctl.errors import ConfigError
 
@@ -60,25 +61,55 @@ class ItemSplit:
     shape and type for every item. It is called in worker processes, so it and the items must be picklable:
     a function of a module, or an instance of a module's class. (seed, epoch, sample) seed the random numbers
     that it draws from Python, NumPy or torch. ``targets`` and ``weights`` are whole, as in :class:`Split`.
+
+    Where reading at random would be slow, ``chunks`` are the runs of samples that are stored together, and
+    the order keeps them together. ``load`` may then have a method ``ahead(runs)``, which begins to fetch the
+    runs of these numbers, and does not wait for them.
     """
 
     items: Sequence[Any]
     targets: Tensor
     load: Callable[[Any], Tensor]
     weights: Tensor | None = None
+    chunks: Chunks | None = None
 
     def __len__(self) -> int:
         return len(self.items)
 
     def select(self, index: Tensor) -> ItemSplit:
         """The samples with these numbers, in this order, without loading them."""
-        items = [self.items[number] for number in index.tolist()]
-        return ItemSplit(items, self.targets[index], self.load, _some(self.weights, index))
+        items: Sequence[Any]
+        if isinstance(self.items, range | _Rows):
+            items = _Rows(self.items, index)
+        else:
+            items = [self.items[number] for number in index.tolist()]
+        chunks = self.chunks and self.chunks.select(index)
+        return ItemSplit(items, self.targets[index], self.load, _some(self.weights, index), chunks)
+
+
+class _Rows(Sequence[int]):
+    """Some of many row numbers, at most 8 bytes each: a list takes five times that."""
+
+    def __init__(self, rows: range | _Rows, index: Tensor) -> None:
+        if isinstance(rows, _Rows):
+            self._rows: Tensor = rows._rows[index]
+        else:
+            small = not len(rows) or max(abs(rows[0]), abs(rows[-1])) < 2**31
+            self._rows = (index * rows.step + rows.start).to(torch.int32 if small else torch.int64)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, place: Any) -> Any:
+        return self._rows[place].tolist()
 
 
 def _some(weights: Tensor | None, index: Tensor | slice) -> Tensor | None:
     return None if weights is None else torch.as_tensor(weights)[index]
 
+
+IGNORED = 255
+"""The class of a pixel of a mask that counts nowhere, as in Pascal VOC; classes are 0 to 254."""
 
 AnySplit = Split | ItemSplit
 """Samples in memory, or samples loaded one by one."""
@@ -122,6 +153,12 @@ class Data:
     reading: Mapping[str, Any] = field(default_factory=dict)
     readout: Readout | None = None
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def splits(self) -> dict[str, AnySplit]:
+        """The splits that there are, by name."""
+        named = {"train": self.train, "val": self.val, "test": self.test}
+        return {name: split for name, split in named.items() if split is not None}
 
 
 @dataclass(frozen=True)
@@ -188,7 +225,9 @@ def hold_out(data: Data, val: float | int, split_seed: int) -> Data:
     The choice does not depend on the run's ``seed``, so that runs with different seeds are ranked on the
     same samples.
     """
-    kept, held = split_rows(len(data.train), val, split_seed, "val")
+    if not val:
+        return data  # the numbers of all samples may be too many to list
+    kept, held = split_rows(len(data.train), val, split_seed, "val", getattr(data.train, "chunks", None))
     return data if held is None else replace(data, train=data.train.select(kept), val=data.train.select(held))
 
 
@@ -212,10 +251,13 @@ def hold_out_fold(data: Data, folds: int, fold: int, split_seed: int, groups: Te
     return replace(data, train=next(parts), val=next(parts), note="; ".join(filter(None, (data.note, note))))
 
 
-def split_rows(total: int, amount: float | int, seed: int, key: str = "test") -> tuple[Tensor, Tensor | None]:
+def split_rows(
+    total: int, amount: float | int, seed: int, key: str = "test", chunks: Chunks | None = None
+) -> tuple[Tensor, Tensor | None]:
     """Numbers of the samples to keep, and of ``amount`` (a count, or a fraction below 1) to hold out, sorted.
 
-    The second is None for an amount of 0. Raises ConfigError naming ``dataset.KEY`` where one is empty.
+    The second is None for an amount of 0. Of ``chunks`` whole ones are held out, and a part of one more.
+    Raises ConfigError naming ``dataset.KEY`` where one is empty.
     """
     count = amount if isinstance(amount, int) else round(amount * total)
     if not amount:
@@ -227,6 +269,8 @@ def split_rows(total: int, amount: float | int, seed: int, key: str = "test") ->
             if total > 1
             else f"give more data, or hold out none: dataset.{key}=0",
         )
+    if chunks is not None:
+        return chunks.hold_out(count, seed)
     order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
     # Sorted, so that selecting is one pass through memory and datasets keep their order.
     return order[count:].sort().values, order[:count].sort().values
@@ -240,11 +284,9 @@ def limited(data: Data, limit: int | None) -> Data:
     if limit is None:
         return data
 
-    def part(split: AnySplit | None) -> AnySplit | None:
-        if split is None or len(split) <= limit:
-            return split
-        return split.select(torch.arange(limit) * len(split) // limit)
-
-    train = part(data.train)
-    assert train is not None
-    return replace(data, train=train, val=part(data.val), test=part(data.test))
+    splits: dict[str, Any] = {
+        name: split.select(torch.arange(limit) * len(split) // limit)
+        for name, split in data.splits.items()
+        if len(split) > limit
+    }
+    return replace(data, **splits)

@@ -21,9 +21,10 @@ import sys
 import time
 import types
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import chain, islice
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from typing import Any, Literal, cast
@@ -85,42 +86,45 @@ class Feed:
         self._shape: Shape | None = None
         self._turn = 0
 
-    def batches(self, order: Tensor, epoch: int, draws: Tensor | None = None) -> Iterator[Tensor]:
-        """The batches of the samples whose numbers ``order`` lists.
-
-        ``draws``, by default the same numbers, seed the random numbers of their loading.
+    def batches(self, indices: Iterable[Tensor], epoch: int) -> Iterator[Tensor]:
+        """The batches of ``indices``, which are asked for as workers need them: of each the samples' numbers
+        and, below them, those that seed the random numbers of their loading, (2, N).
 
         Raises ConfigError for a sample that cannot be loaded, WorkerError where a worker died or hangs.
         An iteration ends when another one begins: they share the workers.
         """
         self._turn += 1
-        turn, pairs = self._turn, torch.stack((order, order if draws is None else draws))
-        numbers = list(torch.split(pairs, self.batch_size, 1)) if len(order) else []
+        turn, left = self._turn, iter(indices)
         if self._loader is None:
-            here = 1 if self.workers else len(numbers)
-            for index in numbers[:here]:
+            for index in islice(left, 1 if self.workers else None):
                 yield self._checked(self._made_here(epoch, index))
-            numbers = numbers[here:]
-        if not numbers:
+        if (first := next(left, None)) is None:
             return
-        self._plan.set(epoch, numbers)
+        self._plan.set(epoch, chain([first], left))
         with self._explaining():
             if self._loader is None:
                 self._loader = self._start()
             self._iterator = fetched = cast(_Iterator, iter(self._loader))
-        for _ in numbers:
+        while True:
             if turn != self._turn:
                 raise RuntimeError("another iteration of this loader has begun")
             with self._explaining():
-                batch = next(fetched)
+                batch = next(fetched, None)
+            if batch is None:
+                return
             _forget_read()
             yield self._checked(batch)
+
+    def in_order(self) -> Iterator[Tensor]:
+        """The batches of all samples in their stored order."""
+        numbers = torch.arange(len(self.split))
+        return self.batches(torch.split(torch.stack((numbers, numbers)), self.batch_size, 1), 0)
 
     def all(self) -> Tensor:
         """All samples, stacked in their order: the first dimension is N."""
         samples: Tensor | None = None
         start = 0
-        for batch in self.batches(torch.arange(len(self.split)), 0):
+        for batch in self.in_order():
             if samples is None:
                 samples = batch.index_select(0, torch.zeros(len(self.split), dtype=torch.int64))
             samples[start : start + len(batch)] = batch
@@ -160,7 +164,7 @@ class Feed:
             loader = _Loader(
                 self._samples,
                 batch_size=None,
-                sampler=self._plan,
+                sampler=self._plan,  # of no length: the last index ends it
                 num_workers=self.workers,
                 pin_memory=self._pin,
                 timeout=self._timeout,
@@ -241,20 +245,16 @@ class _Plan:
     def __init__(self, split: ItemSplit) -> None:
         self._items = split.items
         self._epoch = 0
-        self._numbers: Sequence[Tensor] = ()
+        self._indices: Iterable[Tensor] = ()
 
-    def set(self, epoch: int, numbers: Sequence[Tensor]) -> None:
-        self._epoch, self._numbers = epoch, numbers
+    def set(self, epoch: int, indices: Iterable[Tensor]) -> None:
+        self._epoch, self._indices = epoch, indices
 
     def key(self, epoch: int, index: Tensor) -> Key:
-        """``index`` has the samples' numbers and, below them, those that seed, (2, N)."""
         return epoch, [(draw, self._items[number]) for number, draw in index.T.tolist()]
 
     def __iter__(self) -> Iterator[Key]:
-        return (self.key(self._epoch, index) for index in self._numbers)
-
-    def __len__(self) -> int:
-        return len(self._numbers)
+        return (self.key(self._epoch, index) for index in self._indices)
 
 
 class _Iterator(_MultiProcessingDataLoaderIter):

@@ -26,7 +26,7 @@ from torch.utils.data import Dataset
 
 from trainctl.data.inputs import Inputs, parts_of, stacked
 from trainctl.data.sampler import derived_seed
-from trainctl.errors import ConfigError, Problem, TrainctlError, WorkerError
+from trainctl.errors import ConfigError, Problem, StorageError, TrainctlError, WorkerError
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 Key = tuple[int, list[tuple[int, Any]]]
@@ -97,7 +97,8 @@ class Samples(Dataset[Any]):
         try:
             return self._batch(key)
         except TrainctlError as error:
-            return Failure(WorkerError if isinstance(error, WorkerError) else ConfigError, error.problems)
+            kept = isinstance(error, WorkerError | StorageError)
+            return Failure(type(error) if kept else ConfigError, error.problems)
 
     def _batch(self, key: Key) -> Tensor:
         epoch, numbered = key

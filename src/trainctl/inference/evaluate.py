@@ -48,14 +48,14 @@ class Score(Details):
 
 
 class _Collector:
-    """A metric without a value that keeps outputs and targets."""
+    """A metric without a value that keeps what ``keep`` makes of outputs and targets."""
 
-    def __init__(self, keep: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, keep: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> None:
         self.keep = keep
         self.batches: list[tuple[Tensor, Tensor]] = []
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
-        self.batches.append((self.keep(outputs), targets))
+        self.batches.append(self.keep(outputs, targets))
 
     def compute(self) -> Mapping[str, float]:
         return {}
@@ -96,7 +96,7 @@ def score(
     data = as_trained(trained, data)
     parts = {name: getattr(data, name) for name in reversed(present)}
     chosen = list(parts.values()) if split == "all" else [parts[split]]
-    collector = _Collector(trained.task.kept)
+    collector = _Collector(trained.task.collected)
     values = _evaluate(trained, data, chosen, collector)
     outputs, targets = (torch.cat(each).cpu() for each in zip(*collector.batches, strict=True))
     details = Details()

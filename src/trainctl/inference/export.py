@@ -23,12 +23,13 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from trainctl import __version__
-from trainctl.components.tasks._base import Task, task_named
+from trainctl.components.tasks._base import task_named
 from trainctl.config.settings import Component
 from trainctl.data.inputs import Inputs, are_positions, made_shape, parts_of, plain_shape, shown_shape
 from trainctl.data.preprocessing import describe_samples, first_samples, make_transform, shown
 from trainctl.data.readout import RAW, Readout
 from trainctl.errors import ConfigError, StorageError, TrainctlError
+from trainctl.inference.pipeline import Pipeline
 from trainctl.inference.predict import Predictor
 from trainctl.inference.trained_run import Trained
 from trainctl.runs import files
@@ -38,20 +39,6 @@ from trainctl.training.prepare_data import build_data
 TOLERANCE = 1e-5
 _SAMPLES = 256
 _KEY = "trainctl"
-
-
-class Pipeline(nn.Module):
-    """Preprocessing, model and the step from outputs to predictions in the unit of the data, as one module.
-
-    Shape: raw samples (N, *raw) → probabilities (N, classes), or values (N, outputs).
-    """
-
-    def __init__(self, transform: nn.Module, model: nn.Module, readout: Readout, task: Task) -> None:
-        super().__init__()
-        self.transform, self.model, self.readout, self.predict = transform, model, readout, task.predict
-
-    def forward(self, inputs: Any) -> Tensor:
-        return self.predict(self.readout(self.model(self.transform(inputs)).to(torch.float32)))
 
 
 class OfSeveral(nn.Module):
@@ -141,7 +128,7 @@ def export(trained: Trained, kind: str, path: Path) -> Exported:
     else:
         takes, gives = f"raw samples {shown(raw, 'N')}", trained.task.predictions
     dtype = "float64" if kind != "safetensors" and found.dtype == torch.float64 else "float32"
-    outputs = f"{gives} (N, {expected.shape[1]}) {dtype}"
+    outputs = f"{gives} (N, {', '.join(map(str, expected.shape[1:]))}) {dtype}"
     return Exported(path, size, difference, described, takes, outputs, form.reader)
 
 

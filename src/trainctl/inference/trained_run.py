@@ -12,20 +12,21 @@ from torch import Tensor, nn
 
 from trainctl.checkpoint.format import CheckpointData
 from trainctl.checkpoint.mirrored import located
-from trainctl.checkpoint.remote import is_url
 from trainctl.checkpoint.retention import read_chosen
 from trainctl.components.tasks._base import Task, task_named
 from trainctl.config.connections import without_download
 from trainctl.config.settings import Config
 from trainctl.config.stored_config import read_config
 from trainctl.data import Data
-from trainctl.data.fingerprint import data_fingerprint, differences, refusal
+from trainctl.data.fingerprint import differences, refusal
 from trainctl.data.inputs import Shape, made_shape
 from trainctl.data.preprocessing import describe_samples, first_samples, make_transform
 from trainctl.data.readout import Readout
 from trainctl.errors import CheckpointError, ConfigError
+from trainctl.inference.pipeline import Pipeline
 from trainctl.registry import TASKS, trust
 from trainctl.registry.protocols import Model
+from trainctl.runs.bucket import is_url
 from trainctl.runs.directory import is_training
 from trainctl.runs.record import read_record
 from trainctl.training import runtime
@@ -84,11 +85,7 @@ class Trained:
         """How these splits of ``data`` differ from the run's, in words."""
         if not self.readout.fits(data.output_size):
             return ["other targets"]
-        state = self.content.state
-        order: str | None = None
-        if not state["data"].get("fingerprint"):  # of version 0.1
-            order = data_fingerprint(self.prepared(data), self.config.seed, int(state["epoch"]))
-        return differences(state, data, order, splits)
+        return differences(self.content.state, data, splits=splits)
 
     def prepared(self, data: Data) -> Data:
         """``data`` with the targets that the run's loss takes."""
@@ -119,12 +116,16 @@ class Trained:
             raise CheckpointError(f"{self.checkpoint} holds {error}") from error
 
 
-def load_model(run: str | Path, which: str = "best", *, trust_plugins: bool = False) -> nn.Module:
+def load_model(
+    run: str | Path, which: str = "best", *, preprocess: bool = False, trust_plugins: bool = False
+) -> nn.Module:
     """See :func:`trainctl.load`."""
     if which not in ("best", "last"):
         raise ConfigError(f"which={which}: must be best or last")
     trained = load_run(run, which, trust_plugins=trust_plugins, device=torch.device("cpu"))
     model: nn.Module = trained.model  # type: ignore[assignment]
+    if preprocess:
+        return Pipeline(trained.transform(), model, trained.readout.for_programs(), trained.task).eval()
     if trained.readout.mean is not None:
         model.register_forward_hook(_InUnit(trained.readout.for_programs()))
     return model
@@ -260,7 +261,7 @@ def _described(chosen: Path, content: CheckpointData) -> dict[str, Any]:
             "input_shape": _shape(shape),
             "output_size": type(size) is int and size > 0,
             "classes": isinstance(names, list) and all(isinstance(name, str) for name in names),
-            "class_counts": counts is None or (_counts(counts, 0) and len(counts) == size),
+            "class_counts": counts is None or _class_counts(counts, size),
             "raw": raw is None or (_shape(raw["shape"]) and _dtypes(raw["dtype"])),
             "reading": isinstance(reading, dict),
         }
@@ -277,6 +278,12 @@ def _described(chosen: Path, content: CheckpointData) -> dict[str, Any]:
         "raw": raw,
         "reading": reading,
     }
+
+
+def _class_counts(value: Any, size: int) -> bool:
+    """Whether these are numbers of samples, one a class; or two, with and without it."""
+    rows = value if isinstance(value, list) and value and isinstance(value[0], list) else [value]
+    return len(rows) <= 2 and all(_counts(row, 0) and len(row) == size for row in rows)
 
 
 def _readout(config: Config, known: Mapping[str, Any], content: CheckpointData, chosen: Path) -> Readout:

@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from annotated_types import Ge
+from annotated_types import Ge, Gt, Le
 
-from trainctl.errors import ConfigError, nearest
+from trainctl.errors import ConfigError, did_you_mean
 from trainctl.registry.constraints import Count, Fraction, NonNegative, NonNegativeInt, Positive, Seed
 from trainctl.registry.signature import REQUIRED, Parameter, Signature, from_object, from_source
 from trainctl.registry.torch_classes import TorchClasses
@@ -178,8 +178,7 @@ class Registry:
                 f"{self.group}={name}: {self._torch_classes.refused[name]}",
                 f"there are: {', '.join(self.names())}",
             )
-        close = nearest(name, self.names())
-        remedy = f"did you mean {self.group}.name={close}? " if close else ""
+        remedy = did_you_mean(name, self.names(), f"{self.group}.name=")
         return ConfigError(
             f"{self.group}.name={name}: there is no such {self.noun}",
             f"{remedy}there are: {', '.join(self.names())}",
@@ -210,7 +209,11 @@ OPTIMIZERS = Registry(
     "optimizer",
     "optimizers",
     supplied=("parameters",),
-    common=_common(Parameter("no_decay", list[str], ())),
+    common=_common(
+        Parameter("no_decay", list[str], ()),
+        Parameter("layer_decay", Annotated[float, Gt(0), Le(1)] | None, None),
+        Parameter("groups", dict[str, dict[str, Any]], {}),
+    ),
     torch_classes=True,
 )
 SCHEDULERS = Registry(

@@ -16,7 +16,8 @@ from trainctl.smoke.cases import Case
 from trainctl.smoke.compatible_configs import compatible_configs, target_kind
 from trainctl.smoke.made_up import Form, images, stand_ins
 from trainctl.smoke.settings import LIMIT, SETTINGS
-from trainctl.training.build import Built, build
+from trainctl.training.build import build
+from trainctl.training.built import Built
 from trainctl.training.prepare_data import build_data
 
 

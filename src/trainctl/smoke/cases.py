@@ -10,7 +10,7 @@ import yaml
 
 from trainctl.config.options import find_options, options_in
 from trainctl.config.overrides import split_override, to_hydra
-from trainctl.errors import ConfigError, Problem, nearest
+from trainctl.errors import ConfigError, Problem, did_you_mean
 from trainctl.paths import conf_directory
 from trainctl.registry import COMPONENTS, METRICS, MODELS
 
@@ -118,8 +118,7 @@ def _select(
             found.append(known[f"{key}={name}"])
             continue
         names = list(dict.fromkeys(label.partition("=")[2] for label in known))
-        close = nearest(name, names)
-        remedy = f"did you mean {key}={close}? " if close else ""
+        remedy = did_you_mean(name, names, f"{key}=")
         problems.append(
             Problem(f"{key}={name}: there is no such option", f"{remedy}there are: {', '.join(names)}")
         )

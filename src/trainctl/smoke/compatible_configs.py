@@ -37,9 +37,9 @@ def compatible_configs(case: Case, name: str) -> Iterator[tuple[str, ...]]:
     by_task = [_of_task(task) for task in tasks]
     plain = [("optim=sgd", "model=linear", *words) for words in by_task if words]
     tried = [*_declared(case, name), *by_task, _HANDWRITING, _IMAGES, ("optim=sgd",), *plain, _ITEMS]
-    partners = {MODELS.group: DATASETS, DATASETS.group: MODELS}.get(case.group)
-    if partners is not None:
-        tried += [(f"{partners.group}.name={own}",) for own in partners.foreign()]
+    counterparts = {MODELS.group: DATASETS, DATASETS.group: MODELS}.get(case.group)
+    if counterparts is not None:
+        tried += [(f"{counterparts.group}.name={own}",) for own in counterparts.foreign()]
     if case.group == MODELS.group:
         # Plain SGD halves the checkpoints; Adam's moments are tested with the other groups.
         tried = [("optim=sgd", *words) for words in tried if "optim=sgd" not in words]

@@ -33,7 +33,7 @@ from trainctl.smoke.case_builder import CaseBuilder, SkippedError
 from trainctl.smoke.predicting import check_predictions
 from trainctl.smoke.report import AFTER_FAILED, ONCE, Result
 from trainctl.smoke.settings import STEPS
-from trainctl.training.build import Built
+from trainctl.training.built import Built
 from trainctl.training.devices import unequal
 from trainctl.training.display import Silent
 from trainctl.training.request import Request, make_request

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import codecs
 import csv
+import io
+import json
 import math
 import re
+import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,6 +77,11 @@ def stand_ins(
     """
     make, arguments = _FILES.get(dataset.name), dataset.arguments
     shares, rows = _shares(dataset, samples)
+    if missing.make is not None:
+        path = missing.make(folder / "made-up", arguments, rows)
+        note = f"made-up data in place of {arguments.get('path')}"
+        yield StandIn((f"dataset.path='{path}'", *shares), note, guessed=False)
+        return
     if make is None:
         stated = {"dataset": "synthetic", **missing.stand_in}
         other = stated.pop("dataset")
@@ -97,7 +105,7 @@ def stand_ins(
     ]
     # Where the config's task contradicts the loss, no data fits.
     guessed = kind is None or kind in tasks[0].loss_targets
-    keys = [key for key in ("path", "test_path") if key == "path" or arguments.get(key)]
+    keys = [key for key in ("path", "val_path", "test_path") if key == "path" or arguments.get(key)]
     absent = " and ".join(str(arguments.get(key)) for key in keys)
     for number, form in enumerate(forms):
         words = []
@@ -105,6 +113,8 @@ def stand_ins(
             place = folder / "made-up" / str(number) / key
             place.mkdir(parents=True, exist_ok=True)
             words.append(f"dataset.{key}='{make(place, arguments, form)}'")
+        if dataset.name == "shards":
+            words.append(f"dataset.cache_dir='{folder / 'made-up' / 'cache'}'")
         shaped = f" of shape {form.shape}" if has_arrays and number else ""
         yield StandIn((*words, *shares), f"made-up data{shaped} in place of {absent}", guessed)
 
@@ -262,10 +272,47 @@ def _npz(folder: Path, arguments: Mapping[str, Any], form: Form) -> Path:
     return folder / "data.npz"
 
 
+def _shards(folder: Path, arguments: Mapping[str, Any], form: Form) -> Path:
+    """Small images in a tar file, or numbers in a Parquet file where the config names such files."""
+    generator = numpy.random.default_rng(0)
+    target, inputs = arguments.get("target"), list(arguments.get("inputs") or ())
+    targets = _targets(generator.normal(size=form.rows), form).tolist()
+    if ".parquet" in str(arguments.get("path")):
+        import pyarrow
+        import pyarrow.parquet
+
+        numbers = {name: generator.normal(size=form.rows) for name in inputs or ("a", "b")}
+        table = pyarrow.table({**numbers, target or "label": targets})
+        pyarrow.parquet.write_table(table, folder / "made.parquet")
+        return folder / "made.parquet"
+    field = target not in (None, "cls", "txt", "json")
+    with tarfile.open(folder / "made.tar", "w") as archive:
+        for row, value in enumerate(targets):
+            answer = json.dumps({target: value}) if field else str(value)
+            members = {
+                inputs[0] if inputs else "png": _small_image(generator),
+                "json" if field else target or "cls": answer.encode(),
+            }
+            for extension, content in members.items():
+                member = tarfile.TarInfo(f"{row:04d}.{extension}")
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+    return folder / "made.tar"
+
+
+def _small_image(generator: Any) -> bytes:
+    from PIL import Image
+
+    stored = io.BytesIO()
+    Image.fromarray(generator.integers(0, 256, (16, 16, 3), dtype=numpy.uint8)).save(stored, "PNG")
+    return stored.getvalue()
+
+
 _FILES: Mapping[str, Callable[[Path, Mapping[str, Any], Form], Path]] = {
     "csv": _csv,
     "csv_text": _texts,
     "parquet": _parquet,
     "npz": _npz,
     "image_folder": images,
+    "shards": _shards,
 }

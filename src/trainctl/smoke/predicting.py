@@ -16,11 +16,14 @@ from torch import Tensor
 
 from trainctl.data.inputs import are_positions, parts_of
 from trainctl.data.preprocessing import first_samples
-from trainctl.data.tables.table import trained_targets
-from trainctl.inference.predict import Predictor, Table, predict
+from trainctl.inference.predict import Predictor, predict
 from trainctl.inference.readers import open_source
+from trainctl.inference.readers.base import Batch, Source
 from trainctl.inference.readers.images import takes_images
 from trainctl.inference.trained_run import Trained
+from trainctl.inference.writers.base import Outcome
+from trainctl.inference.writers.masks import Masks
+from trainctl.inference.writers.table import Table
 from trainctl.smoke.made_up import write_csv
 from trainctl.training.prepare_data import build_data
 
@@ -44,11 +47,16 @@ def check_predictions(trained: Trained, folder: Path) -> str | None:
     rows = []
     for size in (len(samples), 1):
         source = open_source(path, trained.raw_sample(), trained.reading, settings)
-        output = folder / f"predictions-{size}.jsonl"
-        outcome = predict(predictor, source, Table(output, source.unit, trained), size)
+        if trained.task.masks:
+            recorded = _Recorded(folder / f"masks-{size}", source, trained)
+            outcome = predict(predictor, source, recorded, size)
+            found: Any = torch.cat(recorded.predictions).double().numpy()
+        else:
+            output = folder / f"predictions-{size}.jsonl"
+            outcome = predict(predictor, source, Table(output, source.unit, trained), size)
+            found = [_values(json.loads(line)) for line in output.read_text(encoding="utf-8").splitlines()]
         if outcome.errors:
             return outcome.errors[0]
-        found = [_values(json.loads(line)) for line in output.read_text(encoding="utf-8").splitlines()]
         rows.append(numpy.asarray(found, dtype=numpy.float64))
     whole, single = rows
     if whole.shape != single.shape or whole.shape != expected.shape:
@@ -68,6 +76,18 @@ def check_predictions(trained: Trained, folder: Path) -> str | None:
             f" from the same in a batch of {len(samples)}"
         )
     return None
+
+
+class _Recorded(Masks):
+    """Masks, and the probabilities that they are made of."""
+
+    def __init__(self, path: Path, source: Source, trained: Trained) -> None:
+        super().__init__(path, source, trained)
+        self.predictions: list[Tensor] = []
+
+    def add(self, batch: Batch, predictions: Tensor, outcome: Outcome) -> None:
+        self.predictions.append(predictions)
+        super().add(batch, predictions, outcome)
 
 
 def _differing(one: _Rows, other: _Rows) -> int | None:
@@ -133,7 +153,7 @@ def _write_table(
     Unused columns are written, too: a file without header is read by column numbers.
     """
     inputs = {each["number"]: index for index, each in enumerate(reading["columns"])}
-    columns = {each["number"]: each for each in (*trained_targets(reading), *reading["columns"])}
+    columns = {each["number"]: each for each in (*reading["targets"], *reading["columns"])}
     places = range(1, max(reading["width"], *columns) + 1)
     filler = str((reading["classes"] or ["0"])[0])
     rows = [

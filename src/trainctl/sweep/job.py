@@ -34,7 +34,7 @@ from trainctl.training.request import Draw, Request, make_request
 from trainctl.training.train import train
 
 if TYPE_CHECKING:
-    from trainctl.training.build import Built
+    from trainctl.training.built import Built
     from trainctl.training.run import Hook
 
 log = logging.getLogger("trainctl")

@@ -18,7 +18,7 @@ from trainctl.sweep.ledger import Job, Ledger
 from trainctl.training.display import number
 
 if TYPE_CHECKING:
-    from trainctl.training.build import Built
+    from trainctl.training.built import Built
     from trainctl.training.run import Hook
 
 log = logging.getLogger("trainctl")

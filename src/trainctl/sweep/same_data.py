@@ -14,7 +14,7 @@ from trainctl.registry import DATASETS
 from trainctl.sweep.ledger import Job, Ledger, Row
 
 if TYPE_CHECKING:
-    from trainctl.training.build import Built
+    from trainctl.training.built import Built
 
 log = logging.getLogger("trainctl")
 

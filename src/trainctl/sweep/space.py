@@ -11,7 +11,7 @@ from typing import Any, cast
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep, Transformer
 
 from trainctl.config.overrides import split_override, to_display
-from trainctl.errors import ConfigError, Problem, nearest
+from trainctl.errors import ConfigError, Problem
 
 _DIGITS = 6
 
@@ -168,8 +168,7 @@ def _domain(override: Override) -> Domain:
 def _interval(value: IntervalSweep) -> Interval:
     low, high = cast(float, value.start), cast(float, value.end)
     for tag in sorted(value.tags - {"log"}):
-        close = nearest(tag, ("log",))
-        raise ConfigError(f"there is no tag {tag}", f"did you mean {close}?" if close else "there is: log")
+        raise ConfigError(f"there is no tag {tag}", "there is: log")
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise ConfigError("the interval is empty", "the smaller number comes first: interval(1e-4,1e-1)")
     log = "log" in value.tags

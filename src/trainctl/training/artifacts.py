@@ -17,7 +17,7 @@ from trainctl.checkpoint.format import MODEL, folder_name
 from trainctl.components.tasks._base import class_names, task_of
 from trainctl.paths import short_path
 from trainctl.runs.directory import CONFUSION, CURVES
-from trainctl.training.build import Built
+from trainctl.training.built import Built
 from trainctl.training.display import Display
 from trainctl.training.interrupts import Stopped
 from trainctl.training.request import Request

@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from trainctl.checkpoint import snapshot
-from trainctl.checkpoint.format import CheckpointData, check_finite
+from trainctl.checkpoint.format import CheckpointData
 from trainctl.components.optimizers._lean import stock_classes
 from trainctl.config.settings import Config, Ddp, Train
-from trainctl.data import preprocessing
-from trainctl.data.fingerprint import data_fingerprint, described_data, differences
-from trainctl.data.inputs import plain_shape
+from trainctl.data.fingerprint import described_data, differences
 from trainctl.data.readout import RAW
 from trainctl.data.types import Data
 from trainctl.distributed.group import Group
 from trainctl.errors import ConfigError
-from trainctl.registry.protocols import Batch, Criterion, Loader, Stateful
+from trainctl.registry.protocols import Batch, Criterion
 from trainctl.training import cuda_graph, devices, parameters, runtime
+from trainctl.training.activation_checkpoint import checkpoint_activations
+from trainctl.training.built import Built, describe
 from trainctl.training.checks import check_batch_of_one, check_fit, check_state, refuse_pieces
 from trainctl.training.construct import build_model, check_loop, check_optimizer, check_part, construct
 from trainctl.training.evaluation import choose_metrics, choose_monitor
@@ -40,109 +38,9 @@ from trainctl.training.loop import fit
 from trainctl.training.prepare_data import Loaders, build_loaders, class_counts, prepare, read_data
 from trainctl.training.run import Hook, Run
 from trainctl.training.steps.choose import Step, choose_step, micro_batches, unguarded_step
+from trainctl.training.steps.whole_batch import WholeBatch
 
 _EPOCHS, _MOST_EPOCHS, _TABLE_STEPS = 20, 200, 10_000
-
-
-@dataclass(frozen=True)
-class Built:
-    """A run that is ready to train, and notices for people.
-
-    Attributes:
-        described: of the data, what a reader of its checkpoints needs.
-        fit: the training loop.
-        resumes: whether an interrupted run can be resumed.
-        trial_step: the step without its guard and not captured, for trials on copies.
-        group: the processes that train this run, or None for one alone.
-        choices: decisions such as whether the step is captured, for ``run.json``.
-        fingerprints: of the data, by epoch, as far as they have been computed.
-    """
-
-    run: Run
-    data: Data
-    described: dict[str, Any]
-    device: torch.device
-    threads: int
-    threads_note: str
-    test: Loader | None
-    monitor: str
-    lower_is_better: bool
-    fit: Callable[[Run], None]
-    seed: int
-    resumes: bool
-    trial_step: Callable[..., Tensor]
-    notices: tuple[str, ...]
-    choices: Mapping[str, str]
-    group: Group | None = None
-    fingerprints: dict[int, str] = field(default_factory=dict)
-
-    @property
-    def parameters(self) -> int:
-        """Parameters of the model."""
-        return sum(parameter.numel() for parameter in self.run.model.parameters())
-
-    @property
-    def trainable(self) -> int:
-        """Parameters that are not frozen."""
-        return sum(each.numel() for each in self.run.model.parameters() if each.requires_grad)
-
-    @property
-    def buffers(self) -> frozenset[str]:
-        """Names of the model's buffers."""
-        model = self.run.result
-        return (
-            frozenset(name for name, _ in model.named_buffers())
-            if hasattr(model, "named_buffers")
-            else frozenset()
-        )
-
-    @property
-    def loaders(self) -> list[Loader]:
-        run = self.run
-        return [loader for loader in (run.train_loader, run.val_loader, self.test) if loader is not None]
-
-    @property
-    def loading(self) -> str:
-        """The kind of loader: ``resident``, or its note."""
-        loader = self.run.train_loader
-        return str(getattr(loader, "note", type(loader).__name__))
-
-    def data_fingerprint(self, epoch: int) -> str:
-        """SHA-256 of the training targets in the order of ``epoch``: another one means another order."""
-        if epoch not in self.fingerprints:
-            self.fingerprints[epoch] = data_fingerprint(self.data, self.seed, epoch)
-        return self.fingerprints[epoch]
-
-    def parts(self) -> dict[str, Stateful]:
-        """The parts of a checkpoint beside the model and the state, by name."""
-        parts = self.run.parts()  # those of several processes have their own
-        return parts if "random" in parts else {**parts, "random": snapshot.RandomStates(self.device)}
-
-    def snapshot(self, *, copied: bool = True) -> CheckpointData:
-        """Everything that decides how the run goes on; not ``copied``, it holds until the next step."""
-        state = self.run.state
-        fingerprint = self.data_fingerprint(state.epoch)
-        plain = {**state.state_dict(), "data": self.described, "data_fingerprint": fingerprint}
-        return snapshot.take(self.run.result.state_dict(), plain, self.parts(), copied=copied)
-
-    def shards(self) -> CheckpointData:
-        """What this process adds to a checkpoint of rank 0's: its parts of sharded tensors, all finite."""
-        step, model = {"step": self.run.state.step}, self.run.result.state_dict()
-        content = snapshot.take(model, step, self.parts(), copied=False, parts_only=True)
-        check_finite(content.model, content.step)
-        return content
-
-    def while_waiting(self, look: Callable[[], None]) -> None:
-        """Have ``look`` called about once a second while the loop waits for a batch; it may raise."""
-        for loader in self.loaders:
-            if hasattr(loader, "feed"):
-                loader.feed.while_waiting = look
-
-    def close(self) -> None:
-        """End the processes that load data."""
-        for loader in self.loaders:
-            if hasattr(loader, "close"):
-                loader.close()
 
 
 def build(
@@ -184,22 +82,25 @@ def build(
     batch = next(iter(loaders.train.batches()))
     _check(config, _Parts(loop, model, criterion, loaders), batch, data, group)
     averaged = None if config.train.ema is None else copy.deepcopy(model)
+    recomputed = checkpoint_activations(config, model)
     if group is not None:
         loaders = devices.lay_out(config, group, model, averaged, loaders, batch)
 
     parts = _Parts(loop, model, criterion, loaders)
-    run, plain, shared, plateau = _assemble(config, data, parts, metrics, lower_is_better, group)
+    run, plain, whole_batch, plateau = _assemble(config, data, parts, metrics, lower_is_better, group)
     run.averaged = averaged
     threads = _choose_threads(config, run, batch, group)
     _attach(run, config, monitor, lower_is_better, plateau, threads)
-    if shared is not None:
-        devices.attach(run, config, shared)
-    choices, said = _choose_step(config, run, loop, plain, batch, recorded, shared)
+    if whole_batch is not None:
+        devices.attach(run, config, whole_batch)
+    choices, said = _choose_step(config, run, loop, plain, batch, recorded, whole_batch)
+    described = {"groups": parameters.described_groups(config, model), "recomputed": recomputed}
+    choices |= {key: text for key, text in described.items() if text}
     resumes = getattr(loop, "resumes", True)
     return Built(
         run=run,
         data=data,
-        described=_described(data),
+        described=describe(data),
         device=device,
         threads=threads.number,
         threads_note=threads.note,
@@ -286,7 +187,7 @@ class _Assembled(NamedTuple):
 
     run: Run
     plain: Step
-    shared: devices.Shared | None
+    whole_batch: WholeBatch | None
     plateau: ReduceLROnPlateau | None
 
 
@@ -303,12 +204,14 @@ def _assemble(
     scheduler = _build_scheduler(config, optimizer, total_steps, loaders, lower_is_better)
     plateau = scheduler if isinstance(scheduler, ReduceLROnPlateau) else None
     stepped = None if plateau is not None else scheduler
-    shared = None if group is None else devices.shared(config, model, criterion, loaders.train, group)
-    plain = unguarded_step(config, loop, None if shared is None else shared.cut)
+    whole_batch = (
+        None if group is None else devices.whole_batch(config, model, criterion, loaders.train, group)
+    )
+    plain = unguarded_step(config, loop, None if whole_batch is None else whole_batch.cut)
     known = model, criterion, optimizer, stepped, loaders.train, loaders.val
     run = Run(*known, metrics, precision, total_steps, plain.take)
     run.readout = (data.readout or RAW).on(device)
-    return _Assembled(run, plain, shared, plateau)
+    return _Assembled(run, plain, whole_batch, plateau)
 
 
 def _prepare_device(config: Config, group: Group | None) -> torch.device:
@@ -325,7 +228,7 @@ def _build_model(
     all; notices about them."""
     model = build_model(config.model, data.input_shape, data.output_size)
     start: Any = None
-    notices: list[str] = []
+    notices = parameters.check_types(config.model.name, model)
     if config.init_from is not None and begun is not None:
         is_whole, notice = parameters.copy_from(config.init_from, begun.model, model)
         start = described_data(begun.state) if is_whole else None
@@ -352,6 +255,8 @@ def _build_optimizer(config: Config, model: Any) -> Any:
     with stock_classes(config.compile is not False):
         optimizer = construct(config.optim, parameters=parameters.groups(config, model))
     check_optimizer(config.optim, optimizer)
+    if config.optim.common.get("groups"):
+        parameters.check_groups_of(optimizer)
     return optimizer
 
 
@@ -424,14 +329,16 @@ def _choose_step(
     plain: Step,
     batch: Batch,
     recorded: Mapping[str, Any] | None,
-    shared: devices.Shared | None,
+    whole_batch: WholeBatch | None,
 ) -> tuple[dict[str, str], list[str]]:
     """Give the run its step; returns the choices to record and notices."""
     kept = recorded or {}
     pieces = micro_batches(config, run, kept.get("micro_batch"))
-    step = choose_step(config, loop, run.hook("guard"), None if shared is None else shared.cut, pieces)
-    if shared is not None:
-        step = shared.step(step)
+    step = choose_step(
+        config, loop, run.hook("guard"), None if whole_batch is None else whole_batch.cut, pieces
+    )
+    if whole_batch is not None:
+        step = whole_batch.step(step)
         run.step, run.step_name = step.take, step.name
         return {}, []
     step, choices, said = cuda_graph.capture(config, run, plain, step, batch, kept.get("capture"))
@@ -439,19 +346,3 @@ def _choose_step(
     if config.train.micro_batch == "auto":
         choices = {**choices, "micro_batch": str(pieces.size)}
     return choices, said
-
-
-def _described(data: Data) -> dict[str, Any]:
-    """Enough to build the model again, to give it inputs as in training, and to name its outputs."""
-    counts = class_counts(data)
-    return {
-        "name": data.name,
-        "task": data.task,
-        "input_shape": plain_shape(data.input_shape),
-        "output_size": data.output_size,
-        "classes": list(data.classes),
-        "class_counts": None if counts is None else counts.tolist(),
-        "target_scale": None if data.readout is None else data.readout.described(),
-        "fingerprint": dict(data.fingerprint),
-        **preprocessing.describe(data),
-    }

@@ -45,9 +45,14 @@ def check_fit(config: Config, model: Model, criterion: Criterion, batch: Batch, 
         raise
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         reason = str(error).partition("\n")[0]
+        remedy = f"dataset={config.dataset.name} gives that shape; choose a model for it"
+        if isinstance(inputs, torch.Tensor) and not (inputs.is_floating_point() or inputs.is_complex()):
+            remedy = f"dataset={config.dataset.name} gives tokens: model=embedding_bag for classes of texts"
+            remedy += ", transformer or lstm for the next token"
+        elif "dtype" in reason:
+            remedy = "keep weights in float32; train.precision=bf16 computes in fewer digits"
         raise ConfigError(
-            f"model={config.model.name} does not take inputs of shape {shown_shape(shape)}: {reason}",
-            f"dataset={config.dataset.name} gives that shape; choose a model for it",
+            f"model={config.model.name} does not take inputs of shape {shown_shape(shape)}: {reason}", remedy
         ) from error
     _refuse_no_tensor(config, outputs, "")
     kind = getattr(criterion, "target", None)
@@ -215,7 +220,10 @@ def _check_target_kind(config: Config, kind: str | None, data: Data, outputs: An
             f"the targets are {task.targets}: use loss={task.loss}{other}",
         )
     if kind == "class":
-        wanted, fits = (data.output_size,), outputs.dim() >= 2 and outputs.shape[1] == data.output_size
+        # Shares of the classes, as mixed samples have, are no more targets than one.
+        each = () if targets.is_floating_point() else tuple(targets.shape[1:])
+        wanted = (data.output_size, *each)
+        fits = tuple(outputs.shape[1:]) == wanted
     else:  # targets with the shape of the outputs, or a loss that does not say
         wanted, fits = tuple(targets.shape[1:]), kind is None or outputs.shape == targets.shape
     if not fits:

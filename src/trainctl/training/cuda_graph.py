@@ -36,6 +36,8 @@ def obstacle(config: Config, device: torch.device, optimizer: Any) -> str | None
         return f"loop={config.loop.name} is not the standard loop"
     if config.compile is not False:
         return f"with compile={show(config.compile)} the compiler launches the model"
+    if config.train.activation_checkpoint:
+        return "train.activation_checkpoint sets random numbers back within a step"
     if config.train.micro_batch == "auto":
         return "train.micro_batch=auto may cut batches smaller at any step"
     if config.profile:

@@ -8,7 +8,7 @@ the same weights. Rank 0 alone logs, saves and shows.
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,21 +17,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainctl import errors
 from trainctl.checkpoint.format import CheckpointData, read_checkpoint
 from trainctl.checkpoint.shards import is_sharded, optimizer_takes_whole_tensors
 from trainctl.checkpoint.snapshot import RandomStates
 from trainctl.config.settings import Config, Ddp, Fsdp
-from trainctl.data.sampler import Share, derived_seed
+from trainctl.data.sampler import derived_seed
 from trainctl.distributed.group import Group
-from trainctl.errors import ConfigError, Problem, TrainctlError
+from trainctl.errors import ConfigError, Problem
 from trainctl.registry import LOADERS, LOOPS
 from trainctl.registry.protocols import Batch, Criterion, Loader, named_modules
 from trainctl.training import runtime
+from trainctl.training.agreed_control import AgreedControl
 from trainctl.training.hooks.checkpointer import Checkpointer
 from trainctl.training.prepare_data import Loaders
-from trainctl.training.run import Control, Hook, Run
-from trainctl.training.steps.choose import Step
+from trainctl.training.run import Hook, Run
+from trainctl.training.steps.whole_batch import WholeBatch
 
 
 def check_devices(config: Config, group: Group) -> None:
@@ -137,14 +137,14 @@ def lay_out(
     return replace(loaders, val=next(others), test=next(others))
 
 
-def attach(run: Run, config: Config, shared: Shared) -> None:
+def attach(run: Run, config: Config, whole_batch: WholeBatch) -> None:
     """Have ``run`` agree, evaluate and save with the other processes.
 
     From here on draws such as dropout masks come from the seed and the rank; rank 0's are one device's.
     """
-    group = shared.group
-    shared.control.run = run
-    run.control, run.gather = shared.control, group.gather
+    group = whole_batch.group
+    whole_batch.control.run = run
+    run.control, run.gather = whole_batch.control, group.gather
     if isinstance(config.strategy, Fsdp):
         if getattr(run.optimizer, "whole_matrices", False):
             raise ConfigError(
@@ -178,99 +178,14 @@ def unequal(model: Any, device: torch.device) -> list[str]:
     return said
 
 
-class _MeanOverRanks(torch.autograd.Function):
-    """The mean of a loss over the whole batch. Its gradient is this process's part of it, times the number of
-    processes, since DistributedDataParallel and FSDP divide by that.
-
-    Where the weight of the whole batch is known, the gradient does not wait for the sum: the loss has its
-    value at the end of the backward pass.
-    """
-
-    @staticmethod
-    def forward(context: Any, loss: Tensor, own: Any, whole: int | None, shared: Shared) -> Tensor:
-        weight = torch.as_tensor(own, dtype=torch.float64, device=loss.device)
-        asked = weight.new_full((), shared.control.asked)
-        parts = torch.stack((loss.detach().double() * weight, weight, asked))
-        value, context.shared = torch.empty_like(loss), shared
-        shared.summed = shared.group.sum_meanwhile(parts), parts, value.detach()
-        if whole is None:
-            shared.finish()
-        context.factor = shared.group.size * (weight / (parts[1] if whole is None else whole)).to(loss.dtype)
-        return value
-
-    @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
-        torch.autograd.Variable._execution_engine.queue_callback(context.shared.finish)
-        return gradients[0] * context.factor, None, None, None
-
-
-class Shared:
-    """The model and the criterion as the step calls them on slices of a batch.
-
-    Called as a criterion, it gives the loss of the whole batch, the same in every process. Slices count by
-    their samples, or by the weights of their classes where the criterion weighs those.
-
-    With the losses travels what hooks have asked for, so that a step waits for the other processes once.
-
-    Args:
-        model: leaves the mean of all gradients after each backward pass, or this process's part of it.
-        share: of the training batches, which says whether the newest slice counts.
-        control: has what hooks ask for, and is told what those of all processes ask for.
-    """
-
-    def __init__(
-        self, model: Any, criterion: Criterion, share: Share, control: AgreedControl, config: Config
-    ) -> None:
-        self.model, self.criterion, self.share, self.control = model, criterion, share, control
-        self.group = control.group
-        self.summed: tuple[Any, Tensor, Tensor] | None = None
-        self.name, self.batch_size = config.strategy.name, config.train.batch_size
-        self._weigh: Callable[[Tensor], Any] = getattr(criterion, "batch_weight", len)
-        # Another loop may look at the loss before the backward pass.
-        self._counts = self._weigh is len and config.train.accumulate == 1 and config.loop.name == "optimizer"
-
-    def __call__(self, outputs: Tensor, targets: Tensor) -> Any:
-        loss = self.criterion(outputs, targets)
-        whole = self.share.count if self._counts else None
-        return _MeanOverRanks.apply(loss, self._weight(targets), whole, self)
-
-    def finish(self) -> None:
-        """Wait for the sum of the losses, and give the loss its value."""
-        if self.summed is not None:
-            (work, parts, value), self.summed = self.summed, None
-            work.wait()
-            value.copy_(parts[0] / parts[1])
-            self.control.asked_by_any |= parts[2] > 0
-
-    def batch_weight(self, targets: Tensor) -> Tensor:
-        """The weight of these slices in all processes together, a scalar."""
-        own = torch.as_tensor(self._weight(targets), dtype=torch.float64, device=targets.device)
-        return self.group.sum(own.clone())
-
-    def cut(self, window: Tensor) -> Sequence[Tensor]:
-        """This process's part of a window in pieces, one a batch: as many in every process, none empty."""
-        count = self.share.count
-        return torch.tensor_split(window, max(1, min(-(-count // self.batch_size), count // self.group.size)))
-
-    def step(self, step: Step) -> Step:
-        """``step`` with this model and criterion in place of the run's own."""
-
-        def take(_: Any, __: Any, optimizer: Any, inputs: Tensor, targets: Tensor, precision: Any) -> Tensor:
-            loss: Tensor = step.take(self.model, self, optimizer, inputs, targets, precision)
-            return loss
-
-        return Step(take, f"{step.name}, {self.name} on {self.group.size} devices")
-
-    def _weight(self, targets: Tensor) -> Any:
-        return 0.0 if self.share.idle else self._weigh(targets)
-
-
-def shared(config: Config, model: Any, criterion: Criterion, loader: Any, group: Group) -> Shared:
+def whole_batch(config: Config, model: Any, criterion: Criterion, loader: Any, group: Group) -> WholeBatch:
     """What ``config.strategy`` makes of model and criterion."""
     settings = config.strategy
     if isinstance(settings, Ddp) and not _averages_itself(config):
         model = group.replicated(model, bucket_mb=settings.bucket_mb, find_unused=settings.find_unused)
-    return Shared(model, criterion, loader.share, AgreedControl(group, config.checkpoint.every_steps), config)
+    return WholeBatch(
+        model, criterion, loader.share, AgreedControl(group, config.checkpoint.every_steps), config
+    )
 
 
 class Evaluated:
@@ -304,60 +219,6 @@ class Evaluated:
         if any(map(is_sharded, model.parameters())):
             for _ in range(calls, -(-len(self.loader) // self.group.size)):
                 model(self.spare)
-
-
-_LOOKS = 8
-"""Steps on a GPU between two looks at what others ask for, each of which waits for the device."""
-
-
-class AgreedControl(Control):
-    """Requests of the hooks of all processes, obeyed by all of them after the same step.
-
-    That one has been made is told with the losses of the next step, after which it is obeyed: on a GPU after
-    the next step whose number is a multiple of eight. Checkpoints of every so many steps are known to all and
-    come at their step.
-
-    Attributes:
-        asked_by_any: whether a process had a request when the newest losses were added up.
-    """
-
-    run: Run
-
-    def __init__(self, group: Group, every_steps: int | None) -> None:
-        super().__init__()
-        self.group, self.every_steps = group, every_steps
-        self.asked_by_any: Any = False
-
-    @property
-    def asked(self) -> bool:
-        return self._asked
-
-    def agreed(self) -> bool:
-        state = self.run.state
-        if state.evaluated == state.step:
-            asked = self.group.any(self._asked)
-        else:
-            saves = self.every_steps is not None and state.step % self.every_steps == 0
-            waits = self.group.device.type == "cuda"
-            asked = saves or ((not waits or state.step % _LOOKS == 0) and bool(self.asked_by_any))
-        if not asked:
-            return False
-        self.asked_by_any = False
-        error = self.error and (type(self.error).__name__, [vars(each) for each in self.error.problems])
-        told = self.group.gather((self.reason, error, self.saving))
-        self.reason = next((reason for reason, _, _ in told if reason is not None), None)
-        failed = next((error for _, error, _ in told if error is not None), None)
-        self.error = self.error or (None if failed is None else _as_error(*failed))
-        self.saving = any(saving for _, _, saving in told)
-        return True
-
-    def interrupt(self) -> None:
-        """Nothing: the other processes wait for this one at the end of the evaluation."""
-
-
-def _as_error(name: str, problems: list[dict[str, str]]) -> TrainctlError:
-    kind: type[TrainctlError] = getattr(errors, name)
-    return kind([Problem(**each) for each in problems])
 
 
 class RanksRandomStates(Hook):

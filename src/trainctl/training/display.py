@@ -110,6 +110,11 @@ def short_name(name: str) -> str:
     return name.partition("/")[2] or name
 
 
+def counted(number: int, what: str) -> str:
+    """A count and its noun: ``1 run``, ``2 runs``."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def duration(seconds: float) -> str:
     """Seconds as ``0.4 s``, ``12 s``, ``3:05`` or ``1:02:03``."""
     if seconds < 9.95:

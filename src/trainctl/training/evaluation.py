@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from trainctl.components.metrics._base import Metric
 from trainctl.components.tasks._base import class_names, task_of
 from trainctl.config.settings import Component
 from trainctl.data import Data
 from trainctl.errors import ConfigError, Problem
 from trainctl.registry import METRICS
 from trainctl.registry.constraints import show
-from trainctl.training.run import Metric
 
 
 def choose_metrics(chosen: Sequence[Component] | None, data: Data) -> dict[str, Callable[[], Metric]]:

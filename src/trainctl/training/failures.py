@@ -7,12 +7,22 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
-from trainctl.errors import StorageError, TrainctlError, storage_error
+from trainctl.errors import (
+    ConfigError,
+    InterruptedRunError,
+    StorageError,
+    TrainctlError,
+    lacks_memory,
+    memory_error,
+    signal_behind,
+    storage_error,
+)
 from trainctl.runs.directory import lock
 from trainctl.runs.record import RunRecord, now, read_record
 from trainctl.training.interrupts import Stopped
 
 log = logging.getLogger("trainctl")
+_TRACEBACK = "TRAINCTL_DEBUG=1 shows the traceback"
 
 
 def line_of(error: Exception) -> str:
@@ -32,20 +42,44 @@ def record_stop(directory: Path, error: BaseException) -> None:
 
 def record_failure(record: RunRecord, error: BaseException) -> None:
     """Write into ``run.json`` how ``error`` ended the run."""
-    if isinstance(error, OSError):
-        error = storage_error(error, "writing the run")
-    elif isinstance(error, Stopped):
-        error = error.error
-    if isinstance(error, TrainctlError):
-        status, code, reason = error.status, error.exit_code, str(error)
-    elif isinstance(error, KeyboardInterrupt):
-        status, code, reason = "interrupted", 130, "interrupted"
-    else:
-        status, code, reason = "failed", 1, f"{type(error).__name__}: {error}"
-    unforeseen = code == 1 and not isinstance(error, TrainctlError)
-    log.error("%s: %s", status, reason, exc_info=error if unforeseen else None)
+    told = as_told(error, "writing the run")
+    unforeseen = not isinstance(error, TrainctlError | OSError | KeyboardInterrupt | Stopped)
+    log.error("%s: %s", told.status, told, exc_info=error if unforeseen else None)
     with contextlib.suppress(OSError):  # the disk that failed the run may fail this, too
-        record.update(status=status, exit_code=code, reason=reason, ended=now())
+        record.update(status=told.status, exit_code=told.exit_code, reason=str(told), ended=now())
+
+
+def as_told(error: BaseException, doing: str) -> TrainctlError:
+    """``error`` as a user reads it, with its exit code; ``doing``: what an OSError has interrupted."""
+    if isinstance(error, ConfigError | KeyboardInterrupt | Stopped) or not isinstance(
+        error, TrainctlError | OSError
+    ):
+        # A library may have taken a signal for an error of its own.
+        found = signal_behind(error)
+        if isinstance(found, Stopped):
+            return found.error
+        if isinstance(found, KeyboardInterrupt):
+            return InterruptedRunError("interrupted")
+    if isinstance(error, TrainctlError):
+        return error
+    if isinstance(error, OSError):
+        return storage_error(error, doing)
+    if isinstance(error, MemoryError):
+        return ConfigError("there is not enough memory", "see ulimit -v, or use a machine with more")
+    if (lacking := memory_error(error)) is not None:
+        return lacking
+    if isinstance(error, ValueError) and "embedded null" in str(error):
+        return ConfigError("a name or a path has a NUL character", "leave it out")
+    if isinstance(error, RuntimeError) and "determine home directory" in str(error):
+        return ConfigError("a path begins with ~NAME, and there is no such user", "write it in full")
+    if lacks_memory(error):
+        return ConfigError(f"torch cannot be loaded: {error}", "see ulimit -v, or free memory")
+    from trainctl.registry import plugins  # not needed by a program that goes well
+
+    reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+    if (where := plugins.blamed(error)) is not None:
+        return ConfigError(f"{where}: {reason}", _TRACEBACK)
+    return TrainctlError(f"internal error: {reason}", _TRACEBACK)
 
 
 @contextlib.contextmanager

@@ -27,9 +27,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainctl.components.metrics._base import Metric
 from trainctl.data.readout import RAW, Readout
 from trainctl.registry.protocols import Batch, Criterion, Loader, Model, Optimizer
-from trainctl.training.run import Metric, Run
+from trainctl.training.run import Run
 
 
 def train_step(

@@ -132,7 +132,8 @@ def build_loaders(
     window, overfit = batch_size * accumulate, config.train.overfit_batches
     if not len(data.train):
         raise ConfigError(f"dataset {data.name} has no training samples", "hold out fewer with dataset.val")
-    augment = make_augment(config.dataset.common["augment"], data.train, config.seed)
+    masks = task_of(data).masks
+    augment = make_augment(config.dataset.common["augment"], data.train, config.seed, masks=masks)
     load = partial(make_loader, config.loader, data, device=device)
     seed: int | None = config.seed
     train_split, val_split, test_split = data.train, data.val, data.test
@@ -156,5 +157,5 @@ def make_loader(loader: Component, data: Data, **arguments: Any) -> Loader:
 
 
 def class_counts(data: Data) -> torch.Tensor | None:
-    """Training samples a class, shape (classes,) int64; None for a task without classes."""
+    """Training samples a class, as the task counts them; None for a task without classes."""
     return task_of(data).class_counts(data.train.targets, data.output_size)

@@ -15,7 +15,7 @@ from trainctl.paths import short_path
 from trainctl.registry.constraints import show
 from trainctl.runs.record import RunRecord
 from trainctl.training import artifacts
-from trainctl.training.build import Built
+from trainctl.training.built import Built
 from trainctl.training.display import Display, visible
 from trainctl.training.request import Request
 from trainctl.training.runtime import device_name
@@ -46,8 +46,10 @@ def header(request: Request, built: Built) -> tuple[str, list[tuple[str, str]]]:
         ("data", f"{data.name}: {', '.join(splits)}{f' ({data.note})' if data.note else ''}"),
         *([("targets", data.readout.note)] if data.readout and data.readout.note else []),
         ("training", f"{config.loss.name}, {optimizer}{scheduler}"),
+        *([("groups", built.choices["groups"])] if "groups" in built.choices else []),
         ("steps", steps),
         ("step", run.step_name),
+        *([("recomputed", built.choices["recomputed"])] if "recomputed" in built.choices else []),
         ("device", f"{device_name(built.device)}, threads {built.threads} ({built.threads_note})"),
     ]
     if config.train.precision != "fp32":
@@ -70,7 +72,9 @@ def header(request: Request, built: Built) -> tuple[str, list[tuple[str, str]]]:
 
 
 def _learning_rate(optimizer: Any) -> str:
-    lr = optimizer.param_groups[0].get("lr")
+    """The rate that was asked for; a scheduler may begin with another one."""
+    asked = getattr(optimizer, "defaults", {})
+    lr = asked.get("lr", optimizer.param_groups[0].get("lr"))
     return f" lr {lr:g}" if isinstance(lr, float | int) else ""
 
 
@@ -88,6 +92,16 @@ def closing(display: Display, record: RunRecord, directory: Path, best_step: int
     for label, row in rows.items():
         log.info("%s: %s", label, row)
     display.close()
+
+
+def built_record(built: Built, plugins: list[dict[str, str]]) -> dict[str, Any]:
+    """The values of ``run.json`` that are known once a run is built."""
+    return {
+        "environment": environment_of(built, plugins),
+        "parameters": built.parameters,
+        "monitor": {"name": built.monitor, "lower_is_better": built.lower_is_better},
+        "target_scale": built.described["target_scale"],
+    }
 
 
 def environment_of(built: Built, plugins: list[dict[str, str]]) -> dict[str, Any]:

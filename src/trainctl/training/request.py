@@ -17,7 +17,7 @@ from trainctl.training.startup import collector_paused, importing
 
 if TYPE_CHECKING:  # a sweep's own process makes requests, and imports no torch
     from trainctl.checkpoint.format import CheckpointData
-    from trainctl.training.build import Built
+    from trainctl.training.built import Built
     from trainctl.training.run import Hook
 
 _COPIED = {"checkpoint.mirror"}
@@ -34,6 +34,7 @@ class Resumed:
         broken: newer checkpoints that are damaged, with the reason.
         changes: of the config, from here on.
         allow_change: goes on where the data has changed, too.
+        finished: the run had come to its end.
     """
 
     checkpoint: Path
@@ -41,6 +42,7 @@ class Resumed:
     broken: tuple[tuple[Path, str], ...] = ()
     changes: tuple[Change, ...] = ()
     allow_change: bool = False
+    finished: bool = False
 
     def recorded(self, command: str) -> dict[str, Any]:
         """The values of ``run.json`` that change: until the run ends, its checkpoints say what it reached."""
@@ -123,7 +125,8 @@ def make_request(
         require_allowed(asked.changes, allowed=allow_change)
         refuse_connections(asked.config, directory, overrides, trust_plugins=trust_plugins)
     mirrored = not (record.get("mirror") or {}).get("lacks")
-    if record.get("status") == "done" and mirrored and {each.key for each in asked.changes} <= _COPIED:
+    finished = record.get("status") == "done"
+    if finished and mirrored and {each.key for each in asked.changes} <= _COPIED:
         return None
     with importing():
         from trainctl.checkpoint.retention import newest_valid
@@ -137,7 +140,7 @@ def make_request(
         raise _no_checkpoint(directory, record)
     path, content, broken = newest_valid(directory / "checkpoints")
     asked = asked.from_checkpoint(content.step, environment.get("threads"))
-    resumed = Resumed(path, content, tuple(broken), tuple(asked.changes), allow_change)
+    resumed = Resumed(path, content, tuple(broken), tuple(asked.changes), allow_change, finished)
     # The checkpoint has the weights of init_from; that run may be gone, and `last` is another one.
     config = replace(asked.config, init_from=None)
     return Request(config, asked.files, directory, (), command, resumed)

@@ -19,9 +19,11 @@ from trainctl.checkpoint.format import CheckpointData, folder_name, is_count, ve
 from trainctl.config.config_diff import Change
 from trainctl.data.fingerprint import differences, refusal
 from trainctl.errors import CheckpointError, ConfigError
+from trainctl.paths import short_path
+from trainctl.registry.constraints import show
 from trainctl.runs import files
 from trainctl.runs.record import RunRecord
-from trainctl.training.build import Built
+from trainctl.training.built import Built
 from trainctl.training.hooks.plateau import Plateau
 from trainctl.training.request import Resumed
 
@@ -84,6 +86,14 @@ def resume(
 def apply(built: Built, resumed: Resumed, record: RunRecord) -> list[str]:
     """Restore ``built``, and set damaged checkpoints aside; returns notices."""
     changed = resume(built, resumed.content, resumed.changes, allow_change=resumed.allow_change)
+    state, total = built.run.state, built.run.total_steps
+    if resumed.finished and resumed.changes and (state.stop is not None or total <= state.step):
+        asked = ", ".join(f"{change.key}={show(change.after)}" for change in resumed.changes)
+        where = short_path(resumed.checkpoint.parents[1])
+        raise ConfigError(
+            f"{where}: this run is finished, and has nothing left to train with {asked}",
+            f"train longer: train.epochs=N, or more steps than {state.step}; or start another run",
+        )
     said = [f"resumed from {resumed.checkpoint.name}", *set_aside(resumed.broken)]
     said += _without_lost_best(built, resumed.checkpoint.parent)
     if lacking := built.run.hook("metrics_log").lacking():
@@ -119,9 +129,6 @@ def _restore(built: Built, content: CheckpointData, free: AbstractSet[str]) -> N
         raise ConfigError(f"the checkpoint's optimizer does not fit: {error}") from error
     except (LookupError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
         raise CheckpointError(f"the checkpoint lacks {error}: an exact resume is not possible") from error
-    if run.state.position >= run.train_loader.samples:
-        # Checkpoints of version 0.1 end an epoch without moving the cursor to the next one.
-        run.state.epoch, run.state.position = run.state.epoch + 1, 0
 
 
 def _misfit(run: Any, content: CheckpointData, error: Exception) -> str:

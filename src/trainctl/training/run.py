@@ -5,22 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
+from trainctl.components.metrics._base import Metric
 from trainctl.data.readout import RAW, Readout
 from trainctl.errors import TrainctlError
 from trainctl.registry.protocols import Batch, Criterion, Loader, Model, Optimizer, Stateful
 from trainctl.training.state import State
-
-
-class Metric(Protocol):
-    """What an evaluation on one device asks of a metric; ``components.metrics`` says what else there is."""
-
-    def update(self, outputs: Tensor, targets: Tensor) -> None: ...
-    def compute(self) -> float | Mapping[str, float]: ...
 
 
 class Hook:

@@ -22,6 +22,7 @@ import numpy
 import torch
 
 from trainctl.errors import ConfigError
+from trainctl.paths import cache_folder
 from trainctl.registry.protocols import Model, Optimizer
 from trainctl.runs import strict_json
 from trainctl.training.startup import OPENMP_SETTINGS, PASSIVE
@@ -142,7 +143,7 @@ def choose_threads(
     most = torch.get_num_threads()
     if device.type != "cpu" or most == 1:
         return Threads(most, f"torch's default{_users_settings()}")
-    store = _cache_folder() / "threads.json"
+    store = cache_folder() / "threads.json"
     key = _fingerprint(model, optimizer, batch, most)
     cached = _read_json(store)
     known = _known(cached.get(key), most)
@@ -238,10 +239,6 @@ def _fingerprint(model: Model, optimizer: Optimizer, batch: Any, most: int) -> s
         [(tuple(tensor.shape), str(tensor.dtype)) for tensor in batch],
     ]
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
-
-
-def _cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trainctl"
 
 
 def _read_json(path: Path) -> dict[str, Any]:

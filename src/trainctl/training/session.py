@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -30,7 +30,8 @@ from trainctl.runs import files
 from trainctl.runs.directory import point_latest
 from trainctl.runs.record import RunRecord, now
 from trainctl.training import artifacts, devices
-from trainctl.training.build import Built, build
+from trainctl.training.build import build
+from trainctl.training.built import Built
 from trainctl.training.display import Display
 from trainctl.training.hooks.console import Console
 from trainctl.training.hooks.guard import Keep
@@ -41,7 +42,7 @@ from trainctl.training.hooks.signals import Signals
 from trainctl.training.hooks.system import SystemMetrics
 from trainctl.training.hooks.tracking import Tracking, build_trackers
 from trainctl.training.loop import evaluate_split
-from trainctl.training.report import closing, environment_of, header, step_record, test_record
+from trainctl.training.report import built_record, closing, header, step_record, test_record
 from trainctl.training.request import Request
 from trainctl.training.resume import apply, blamed_on_checkpoint
 from trainctl.training.run import Hook, Run
@@ -89,9 +90,7 @@ class Session:
         request, record = self.request, self.record
         config, recorded = request.config, record.values.get("environment") or {}
         self.plugins = plugins.load(config.plugins)
-        named = environment_names(request.files["config.yaml"])
-        if self.plugins or named or connections(config):
-            trust.remember(self.directory, self.plugins, named)
+        remember_own(request, self.plugins)
         if request.resumed is not None:
             config = request.resumed.with_recorded_threads(config, record.values)
         self.config = config
@@ -101,15 +100,8 @@ class Session:
         else:
             stored = described_data(request.resumed.content.state)
             self.built = build(config, recorded=recorded, stored=stored, group=self.group)
-        record.update(
-            environment=environment_of(self.built, self.plugins),
-            parameters=self.built.parameters,
-            monitor={"name": self.built.monitor, "lower_is_better": self.built.lower_is_better},
-            target_scale=self.built.described["target_scale"],
-        )
-        # Only now: until here `last` is the run before, as in init_from=last.
-        not_latest = point_latest(self.directory) if request.latest else None
-        return [*request.notices, *self.built.notices, *([not_latest] if not_latest else [])]
+        record.update(**built_record(self.built, self.plugins))
+        return [*request.notices, *self.built.notices]
 
     def _attach(self) -> list[str]:
         """Attach the hooks that log, save, show and interrupt the run; restore a resumed one."""
@@ -168,14 +160,8 @@ class Session:
 
     def _begin(self, notices: list[str]) -> None:
         """Store the config, and show the header."""
-        for name, content in self.request.files.items():
-            files.replace(self.directory / name, content.encode())
-        self.record.begun = True
         self.record.update(step=step_record(self.built))
-        self.display.header(*header(self.request, self.built))
-        for notice in notices:
-            self.display.notice(notice)
-            log.info(notice)
+        begin(self.request, self.record, self.display, self.built, notices)
 
     def _hold(self, run: Run, copied: bool) -> Any:
         """Take the run for a checkpoint, ``copied`` or as it is; the result gives it."""
@@ -297,6 +283,30 @@ class Session:
             raise came[0]
 
 
+def remember_own(request: Request, stored: list[dict[str, str]]) -> None:
+    """Note in the user's state folder that this user trains a run with these plugins, environment variables
+    and connections."""
+    named = environment_names(request.files["config.yaml"])
+    if stored or named or connections(request.config):
+        trust.remember(request.directory, stored, named)
+
+
+def begin(
+    request: Request, record: RunRecord, display: Display, built: Built, notices: Sequence[str]
+) -> None:
+    """Store the config, and show the header and the notices."""
+    # Only now: until here `last` is the run before, as in init_from=last.
+    if request.latest and (not_latest := point_latest(request.directory)) is not None:
+        notices = [*notices, not_latest]
+    for name, content in request.files.items():
+        files.replace(request.directory / name, content.encode())
+    record.begun = True
+    display.header(*header(request, built))
+    for notice in notices:
+        display.notice(notice)
+        log.info(notice)
+
+
 def tracked_settings(request: Request) -> dict[str, Any]:
     """The run's settings by dotted key, for trackers; those of the trackers themselves left out.
 
@@ -334,6 +344,6 @@ def capsule_keeper(request: Request, built: Built, stored: list[dict[str, str]],
         name = folder_name(run.state.step + 1)
         if (folder / name).exists():  # of this step under other settings
             files.remove_folder(folder / name)
-        return short_path(save_checkpoint(folder, capsule, name, finite=False))
+        return short_path(save_checkpoint(folder, capsule, name))
 
     return keep

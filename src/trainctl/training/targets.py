@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy
@@ -11,9 +10,9 @@ import torch
 from torch import Tensor
 
 from trainctl.components.losses._torch_classes import read_out_by_torch
-from trainctl.components.tasks._base import Task, task_of
+from trainctl.components.tasks._base import Task, task_of, with_each_target
 from trainctl.config.settings import Config
-from trainctl.data import AnySplit, Data
+from trainctl.data import Data
 from trainctl.data.readout import SCALED, Numbers, Readout
 from trainctl.errors import CheckpointError, ConfigError
 
@@ -66,7 +65,7 @@ def choose_readout(config: Config, data: Data, criterion: Any, loop: Any) -> Rea
 
 
 def stored_readout(config: Config, data: Data, criterion: Any, stored: Mapping[str, Any]) -> Readout:
-    """The scale of a run's targets, from the description of its data in a checkpoint; none in old ones.
+    """The scale of a run's targets, from the description of its data in a checkpoint.
 
     Raises CheckpointError for a damaged one, ConfigError for one that does not fit ``data``.
     """
@@ -83,8 +82,6 @@ def stored_readout(config: Config, data: Data, criterion: Any, stored: Mapping[s
     scale = readout.described()
     if scale is not None:
         readout.note = _note(scale["mean"], scale["std"])
-    elif config.dataset.common.get("scale_target", False) and output == SCALED:
-        readout.note = "not scaled, as in the run before"
     return readout
 
 
@@ -115,20 +112,12 @@ def _note(mean: Numbers, std: Numbers) -> str:
 
 def prepare_targets(data: Data, readout: Readout) -> Data:
     """``data`` with the targets of every split as the loss gets them."""
-    splits: dict[str, Any] = {
-        label: replace(split, targets=readout.prepared(split.targets)) for label, split in _splits(data)
-    }
-    return replace(data, readout=readout, **splits)
-
-
-def _splits(data: Data) -> list[tuple[str, AnySplit]]:
-    every = [("train", data.train), ("val", data.val), ("test", data.test)]
-    return [(label, split) for label, split in every if split is not None]
+    return with_each_target(data, readout.prepared, readout=readout)
 
 
 def _refuse_not_finite(data: Data) -> None:
     """Raise ConfigError for NaN, infinity, and what float32 cannot hold. A loss of one's own may want NaN."""
-    for label, split in _splits(data):
+    for label, split in data.splits.items():
         bad = (~split.targets.to(torch.float32).isfinite()).nonzero()
         if len(bad):
             raise ConfigError(

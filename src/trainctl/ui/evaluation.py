@@ -86,11 +86,13 @@ def _differing(score: Score) -> str:
 
 def _tables(score: Score) -> Iterator[Table]:
     if score.classes:
+        names = {"precision": "precision", "recall": "recall", "f1": "F1", "iou": "IoU"}
+        shown = [name for name in names if hasattr(score.classes[0], name)]
         classes = [
-            (row.name, _share(row.precision), _share(row.recall), _share(row.f1), f"{row.support:,}")
+            (row.name, *(_share(getattr(row, name)) for name in shown), f"{row.support:,}")
             for row in score.classes
         ]
-        yield _table("", ("class", "precision", "recall", "F1", "samples"), classes)
+        yield _table("", ("class", *(names[name] for name in shown), score.counted), classes)
     if score.confusion:
         yield _confusion(score)
     if score.residuals:
@@ -138,7 +140,7 @@ def _confusion(score: Score) -> Table:
     shown = [(true, predicted, f"{count:,}") for count, true, predicted in pairs[:_MOST_CONFUSIONS]]
     more = len(pairs) - len(shown)
     title = "most frequent confusions" + (f" ({more} more with --json)" if more else "")
-    return _table(title, ("true", "predicted", "samples"), shown)
+    return _table(title, ("true", "predicted", score.counted), shown)
 
 
 def _table(title: str, headings: Iterable[str], rows: Iterable[tuple[str, ...]]) -> Table:

@@ -9,7 +9,7 @@ from typing import TextIO
 from rich.text import Text
 
 from trainctl.smoke.report import PHASES, Report
-from trainctl.training.display import duration
+from trainctl.training.display import counted, duration
 from trainctl.ui.console import SafeConsole
 
 _STYLES = {"ok": "green", "FAILED": "bold red", "skipped": "yellow"}
@@ -26,7 +26,7 @@ class Lines:
 
     def begin(self, jobs: int) -> None:
         """How many configs and which phases are to come."""
-        self._console.print(Text(f"{_count(self._total, 'config')}, {jobs} at a time: {', '.join(PHASES)}"))
+        self._console.print(Text(f"{counted(self._total, 'config')}, {jobs} at a time: {', '.join(PHASES)}"))
 
     def show(self, report: Report) -> None:
         """A config is done: the phase that failed, skipped phases with the reason, notes."""
@@ -54,7 +54,7 @@ class Lines:
         phases = [result for report in reports for result in report.results]
         skipped = sum(each.status == "skipped" for each in phases)
         style = "bold red" if failed else "green"
-        summary = Text(f"{_count(len(reports), 'config')}: {', '.join(counts)}", style=style)
+        summary = Text(f"{counted(len(reports), 'config')}: {', '.join(counts)}", style=style)
         summary.append(
             f"; {len(phases)} phases, {skipped} of them skipped; {duration(seconds)}", style="default"
         )
@@ -70,7 +70,3 @@ def status(report: Report) -> str:
         return "FAILED"
     built = any(each.phase == "build" and each.status == "passed" for each in report.results)
     return "ok" if built else "skipped"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -177,6 +177,10 @@ def test_a_header_of_numbers(names: str, classes: tuple[str, ...]) -> None:
     assert "line 1 is taken for the header" in data.note
 
 
+def test_a_number_is_the_name_above_texts_too() -> None:
+    test_a_header_of_numbers("2019,2020,2021,2022", ("cat", "dog"))
+
+
 def test_a_header_that_may_be_one_is_pointed_at() -> None:
     text = "10,20,50,label\n" + "".join(f"{row}.5,-0.{row},0.1,{'ab'[row % 2]}\n" for row in range(9))
     assert "if line 1 has names: dataset.header=true" in read(text).note
@@ -207,8 +211,14 @@ def test_columns_of_one_name_are_told_apart() -> None:
         (["12%", "7.5 %", "0%"], [12, 7.5, 0], "numbers with %"),
         (["$1,200", "-$850", "$ 3"], [1200, -850, 3], "numbers with $"),
         (["3 €", "4,5 €", "1.000 €"], [3, 4.5, 1000], "numbers with €"),
+        (["3 km", "4.5 km", "1,000 km"], [3, 4.5, 1000], "numbers with km"),
+        (["1 day", "2 days", "-7days"], [1, 2, -7], "numbers with day"),
+        (["EUR 3", "EUR 1,200", "-EUR 5"], [3, 1200, -5], "numbers with EUR"),
+        (["20.5°C", "-3 °C", "7°C"], [20.5, -3, 7], "numbers with °C"),
+        (["12", "03", "11"], [12, 3, 11], "leading zeros, taken as numbers, in a"),
         (["1970-01-02", "1970-01-01T00:01", "1970-01-01 00:00:02.5"], [86400, 60, 2.5], "dates or times"),
         (["00:30", "1:00", "23:59:59"], [1800, 3600, 86399], "dates or times"),
+        (["12:30 AM", "1:00 p.m.", "12:00:01PM"], [1800, 46800, 43201], "dates or times"),
     ],
 )
 def test_numbers_as_people_write_them(cells: list[str], values: list[float], said: str) -> None:
@@ -239,6 +249,7 @@ def test_marks_of_missing_numbers(cell: str) -> None:
         data.train.inputs.flatten(), torch.tensor([1.5, NAN, 2.5, NAN]), equal_nan=True
     )
     assert any("column 1 (a): number" in line and "2 missing" in line for line in data.report)
+    assert "2 missing in a (numbers become the mean)" in data.note
 
 
 def test_numbers_with_many_other_texts_never_become_categories_without_a_word() -> None:
@@ -252,6 +263,47 @@ def test_numbers_with_many_other_texts_never_become_categories_without_a_word() 
     few = read("k,y\n" + "".join(f"{('0', '1', '2', '3+')[row % 4]},{row}.5\n" for row in range(40)))
     assert few.input_shape == (4,)
     assert "numbers and texts, taken as categories, in k" in few.note
+
+
+def test_numbers_of_several_units_are_named_and_seats_are_names() -> None:
+    rows = [f"{row}.5 {('km', 'm', 'mi')[row % 3]},{row}.5\n" for row in range(90)]
+    said = problem("a,y\n" + "".join(rows))
+    assert "column 1 (a): 33% of the cells are numbers with km, '1.5 m' (1) is not" in said
+    seats = "".join(f"{row % 30}{'ABCDEF'[row % 6]},{row},{row}.5\n" for row in range(300))
+    assert "1 number columns and 1 of text (30 categories)" in read(f"seat,a,y\n{seats}").note
+
+
+def test_codes_of_one_length_with_leading_zeros_are_categories() -> None:
+    codes = ("02139", "90210", "10001")
+    text = "zip,y\n" + "".join(f"{codes[row % 3]},{row}.5\n" for row in range(30))
+    data = read(text)
+    assert data.reading["columns"][0]["categories"] == sorted(codes)
+    assert "codes with leading zeros, taken as categories in zip" in data.note
+    assert read(text, decimal=".").train.inputs[0].item() == 2139
+    assert read(text.replace("02139", "2139")).reading["columns"][0]["kind"] == "number"
+
+
+def test_dates_in_an_order_that_nobody_knows_are_said_to_be_categories() -> None:
+    text = "day,y\n" + "".join(f"{1 + row % 9}/{1 + row % 3}/2020,{row}.5\n" for row in range(40))
+    assert "numbers and texts, taken as categories, in day" in read(text).note
+
+
+def test_ids_that_count_in_any_order_number_the_rows() -> None:
+    for name, numbers in (
+        ("RowNumber", range(1, 31)),
+        ("PassengerId", range(892, 922)),
+        ("id", range(30, 0, -1)),
+    ):
+        text = f"{name},a,y\n" + "".join(f"{each},{each % 7}.5,{each % 3}.5\n" for each in numbers)
+        assert f"left out column 1 ({name}): row numbers" in read(text).note
+    ages = "age,a,y\n" + "".join(f"{each},{each % 7}.5,{each % 3}.5\n" for each in range(20, 50))
+    assert "2 number columns" in read(ages).note
+
+
+def test_names_of_columns_may_look_like_numbers_with_a_unit() -> None:
+    names = "100m,2B,1stFlr,y"
+    data = read(f"{names}\n" + "".join(f"{row},{row}.5,{row * 2},{row}.5\n" for row in range(12)))
+    assert [each["name"] for each in data.reading["columns"]] == names.split(",")[:3]
 
 
 def test_na_can_be_a_class_and_a_category() -> None:
@@ -409,7 +461,10 @@ def test_the_task_can_be_said() -> None:
     assert read(whole, task="regression").train.targets.shape == (9, 1)
     many = "a,y\n" + "".join(f"{row},{row * 2}\n" for row in range(30))
     assert read(many, task="classification").output_size == 30
-    assert "not whole" in problem(PLAIN, task="classification")
+    continuous = "a,y\n" + "".join(f"{row},{row}.5\n" for row in range(30))
+    assert "30 different numbers in 30 rows" in problem(continuous, task="classification")
+    versions = "a,y\n" + "".join(f"{row},{('1.1', '1.10', '1.9')[row % 3]}\n" for row in range(30))
+    assert read(versions, task="classification").classes == ("1.1", "1.10", "1.9")
     assert "holds text" in problem("a,y\n1,u\n2,v\n", task="regression")
     mixed = "a,y\n" + "".join(f"{row},{row % 3}\n" for row in range(30)) + "5,other\n"
     assert "line 32, column 2 (y): 'other' is not a number" in problem(mixed)

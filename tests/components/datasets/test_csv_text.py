@@ -112,3 +112,12 @@ def test_from_a_file_to_predictions(trainctl, tmp_path: Path) -> None:
     outcome = trainctl(*words[:3], "model=mlp", *few[1:])
     assert outcome.code == 2
     assert "model=mlp does not take inputs of shape" in outcome.err
+
+
+def test_a_model_for_numbers_names_those_for_tokens(trainctl) -> None:
+    outcome = trainctl("dataset=text", "dataset.context=16", "dataset.limit=64", "train.max_steps=1")
+    assert outcome.code == 2
+    assert (
+        "dataset=text gives tokens: model=embedding_bag for classes of texts, transformer or lstm"
+        in outcome.err
+    )

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import datetime
-import sys
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import pyarrow
 import pytest
 import torch
+from pyarrow import parquet as writer
 
 from trainctl.components.datasets.csv import csv
 from trainctl.components.datasets.parquet import parquet
 from trainctl.data import Data
 from trainctl.errors import ConfigError, MissingDataError
-
-pyarrow = pytest.importorskip("pyarrow")
 
 
 def read(columns: dict[str, Any], **arguments: Any) -> Data:
@@ -25,8 +24,6 @@ def read(columns: dict[str, Any], **arguments: Any) -> Data:
 
 
 def write(columns: dict[str, Any], name: str = "table.parquet") -> None:
-    from pyarrow import parquet as writer
-
     writer.write_table(pyarrow.table(columns), name)
 
 
@@ -99,8 +96,6 @@ def test_times_are_numbers() -> None:
 
 
 def test_the_index_of_a_data_frame_is_left_out() -> None:
-    from pyarrow import parquet as writer
-
     columns = {"x": [1, 2], "y": [0.5, 1.0], "name": ["u", "v"], "__index_level_0__": [5, 3]}
     metadata = {b"pandas": b'{"index_columns": ["name"], "columns": []}'}
     writer.write_table(pyarrow.table(columns).replace_schema_metadata(metadata), "table.parquet")
@@ -155,17 +150,7 @@ def test_what_is_no_parquet_file() -> None:
     assert "dataset.path=table.parquet" in raised.value.problems[0].remedy
 
 
-def test_without_pyarrow_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    write({"x": [1, 2], "y": [0.5, 1.0]})
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(ConfigError) as raised:
-        parquet("table.parquet")
-    assert raised.value.problems[0].remedy == "install it: pip install pyarrow"
-
-
 def test_groups_of_rows_with_every_kind_of_name() -> None:
-    from pyarrow import parquet as writer
-
     values = [[float(row + 100 * column) for row in range(10)] for column in range(4)]
     texts = [f"{'ab'[row % 2]}" for row in range(10)]
     for names in (["a.b", "a", "a.c", "y", "t"], ["n", "n", "m", "y", "t"], ["a", "b", "c", "y", "t"]):

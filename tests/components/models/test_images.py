@@ -108,3 +108,28 @@ def test_pretrained_weights_are_used_where_they_fit(tmp_path, monkeypatch: pytes
     assert torch.allclose(built.state_dict()[first], mean)
     same = "features.3.squeeze.weight"
     assert torch.equal(built.state_dict()[same], stored[same])
+
+
+@pytest.mark.parametrize(
+    "arch", ["lraspp_mobilenet_v3_large", pytest.param("fcn_resnet50", marks=pytest.mark.slow)]
+)
+def test_torchvision_models_of_segmentation_give_each_pixel_its_classes(
+    arch: str, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torchvision import models
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    built = model("torchvision", (1, 40, 33), 5, arch=arch)
+    for mode in (True, False):
+        assert built.train(mode)(torch.randn(2, 1, 40, 33)).shape == (2, 5, 40, 33)
+    # Pretrained on other classes: all but the last layers are taken.
+    weights = models.get_model_weights(arch)["DEFAULT"]
+    trained = models.get_model(arch, weights=None, weights_backbone=None, aux_loss=arch == "fcn_resnet50")
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    torch.save(trained.state_dict(), folder / weights.url.rpartition("/")[2])
+    state = model("torchvision", (3, 40, 33), 5, arch=arch, weights="DEFAULT").state_dict()
+    stored = {f"model.{name}": each for name, each in trained.state_dict().items()}
+    new = {name for name, each in state.items() if not torch.equal(each, stored[name])}
+    assert 0 < len(new) <= 4
+    assert all(len(state[name]) == 5 for name in new)

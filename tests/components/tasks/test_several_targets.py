@@ -13,8 +13,11 @@ import pytest
 import torch
 
 from tests.helpers.ranks import warm_ranks as warm_ranks
+from trainctl.config.composer import Composer
+from trainctl.config.overrides import to_hydra
 from trainctl.errors import ConfigError
-from trainctl.registry import DATASETS, TASKS
+from trainctl.registry import DATASETS, LOSSES, TASKS
+from trainctl.training.build import build
 
 QUICK = ("threads=1", "display.mode=none", "train.batch_size=32", "model.hidden=[16]", "lr=0.01")
 VALUES = ("dataset=csv", "dataset.path=values.csv", "dataset.target=[small,big]", "loss=mse")
@@ -236,3 +239,30 @@ def test_two_devices_a_sweep_and_exports(words: tuple[str, ...], trainctl: Calla
     for kind in ("torch", "onnx", "safetensors"):
         outcome = trainctl("export", "one", "--format", kind)
         assert outcome.code == 0, outcome.err
+
+
+@pytest.mark.usefixtures("tables")
+def test_rare_labels_weigh_more_and_labels_are_smoothed(trainctl: Callable[..., Any]) -> None:
+    words = (*LABELS, "dataset.target=held", "dataset.separator=;", "dataset.drop=[cat,dog]")
+    config = Composer().compose([*map(to_hydra, words), "++loss.pos_weight=balanced"]).config
+    built = build(config)
+    held = built.data.train.targets.sum(0)
+    total = len(built.data.train)
+    torch.testing.assert_close(built.run.criterion.pos_weight, (total - held) / held)
+    # A run, its evaluation and its resume make the same loss again.
+    more = ("loss.pos_weight=balanced", "loss.label_smoothing=0.2")
+    assert trainctl(*words, *QUICK, *more, "epochs=2", "name=rare").code == 0
+    scored = json.loads(trainctl("eval", "rare", "--json").out)
+    assert scored["recorded"] == scored["values"]
+    assert trainctl("resume", "rare", "epochs=3").code == 0
+    outcome = trainctl(*VALUES[:-1], "loss=bce_with_logits", "loss.pos_weight=balanced")
+    assert outcome.code == 2
+    outputs, targets = torch.randn(4, 2), torch.tensor([[1.0, 0], [0, 1], [1, 1], [0, 0]])
+    loss = LOSSES.load("bce_with_logits")(label_smoothing=0.2)(outputs, targets)
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(outputs, targets * 0.8 + 0.1)
+    torch.testing.assert_close(loss, expected)
+
+
+def test_balanced_weights_need_labels() -> None:
+    with pytest.raises(ConfigError, match="requires labels"):
+        LOSSES.load("bce_with_logits")(torch.tensor([3, 4]), pos_weight="balanced")

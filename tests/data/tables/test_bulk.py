@@ -7,8 +7,10 @@ import random
 from pathlib import Path
 from typing import Any
 
+import pyarrow
 import pytest
 import torch
+from pyarrow import parquet as parquet_writer
 
 from trainctl.components.datasets.csv import csv
 from trainctl.components.datasets.parquet import parquet
@@ -206,11 +208,8 @@ def test_without_a_place_for_the_cache_it_says_so(monkeypatch: pytest.MonkeyPatc
 
 
 def test_parquet_is_cached_like_csv(monkeypatch: pytest.MonkeyPatch) -> None:
-    pyarrow_parquet = pytest.importorskip("pyarrow.parquet")
-    import pyarrow
-
     table = pyarrow.table({"n": pyarrow.array([1.5, 2.5, 3.5] * 9), "y": pyarrow.array(["a", "b", "c"] * 9)})
-    pyarrow_parquet.write_table(table, "t.parquet")
+    parquet_writer.write_table(table, "t.parquet")
     monkeypatch.setattr(cache, "SMALLEST", 1)
     assert _content(parquet("t.parquet")) == _content(parquet("t.parquet"))
     assert parquet("t.parquet").note.endswith("; cached")

@@ -92,15 +92,6 @@ def test_dropout_is_torchs_with_the_same_seed(p: float, dtype: torch.dtype) -> N
     assert all(torch.equal(one, two) for one, two in zip(*results, strict=True))
 
 
-def test_dropout_is_the_identity_in_evaluation_and_draws_nothing() -> None:
-    layer, inputs = scratch.Dropout(0.5).eval(), torch.randn(10)
-    before = torch.get_rng_state()
-    assert torch.equal(layer(inputs), inputs)
-    assert torch.equal(torch.get_rng_state(), before)
-    layer.train()
-    assert not torch.equal(layer(inputs), inputs)
-
-
 @pytest.mark.parametrize("p", [-0.1, 1.0, math.nan])
 def test_dropout_refuses_what_is_no_probability(p: float) -> None:
     with pytest.raises(ValueError, match="not a probability below 1"):

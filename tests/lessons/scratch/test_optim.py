@@ -64,16 +64,6 @@ def test_it_steps_as_torchs_to_the_last_bit_with_settings_a_group(
     assert not equal(results[0], network(dtype))
 
 
-@pytest.mark.parametrize(("make", "stock"), [case.values[:2] for case in CASES[1:]])
-def test_the_defaults_are_torchs_but_for_the_learning_rate(make: Any, stock: Any) -> None:
-    parameter = torch.zeros(1, requires_grad=True)
-    own, other = make([parameter]), stock([parameter])
-    for key, value in own.defaults.items():
-        assert own.param_groups[0][key] == value
-        if key != "lr":
-            assert other.defaults[key] == value
-
-
 def test_momentum_is_no_window_into_the_gradient() -> None:
     parameter = torch.tensor([0.0], requires_grad=True)
     optimizer = scratch.SGD([parameter], lr=1.0, momentum=0.5)
@@ -189,29 +179,6 @@ def test_a_state_goes_on_to_the_last_bit(make: Any, arguments: dict[str, Any]) -
 
 
 @pytest.mark.parametrize(("make", "stock", "arguments"), CASES)
-def test_a_state_has_torchs_format(make: Any, stock: Any, arguments: dict[str, Any]) -> None:
-    states = []
-    for kind, more in ((make, {}), (stock, {"foreach": False})):
-        model: Any = network()
-        groups = [{"params": model[2].parameters(), "lr": 0.5}, {"params": model[0].parameters()}]
-        optimizer = kind(groups, **arguments, **more)
-        train(model, optimizer, 3)
-        states.append(optimizer.state_dict())
-    own, other = states
-    assert set(own) == set(other) == {"state", "param_groups"}
-    assert set(own["state"]) == set(other["state"])
-    for number, values in own["state"].items():
-        assert set(values) == set(other["state"][number])
-        for key, value in values.items():
-            assert torch.equal(
-                torch.as_tensor(value),
-                torch.as_tensor(other["state"][number][key]).to(torch.as_tensor(value).dtype),
-            )
-    for group, same in zip(own["param_groups"], other["param_groups"], strict=True):
-        assert group.items() <= same.items()
-
-
-@pytest.mark.parametrize(("make", "stock", "arguments"), CASES)
 def test_it_goes_on_from_torchs_state(make: Any, stock: Any, arguments: dict[str, Any]) -> None:
     model = network()
     first = stock(model.parameters(), **arguments, foreach=False)
@@ -222,14 +189,6 @@ def test_it_goes_on_from_torchs_state(make: Any, stock: Any, arguments: dict[str
     train(twin, other, 3, first=4)
     train(model, first, 3, first=4)
     assert equal(model, twin)
-
-
-def test_what_holds_a_group_sees_the_settings_that_are_loaded() -> None:
-    optimizer = scratch.SGD([torch.ones(1, requires_grad=True)], lr=0.1)
-    group = optimizer.param_groups[0]
-    optimizer.load_state_dict(scratch.SGD([torch.ones(1, requires_grad=True)], lr=0.7).state_dict())
-    assert group is optimizer.param_groups[0]
-    assert group["lr"] == 0.7
 
 
 def test_a_state_of_other_groups_is_refused() -> None:

@@ -120,18 +120,6 @@ def test_a_checkpoint_holds_parameters_cursor_results_and_description() -> None:
     assert state["data"] == DESCRIBED
 
 
-def test_the_best_checkpoint_holds_the_best_parameters() -> None:
-    class Keeping(Hook):
-        def evaluated(self, run: Run, values: Mapping[str, float]) -> None:
-            if run.state.epoch == 2:
-                self.parameters = {name: value.clone() for name, value in run.model.state_dict().items()}
-
-    keeping = Keeping()
-    fit(make_run(total_steps=35, hooks=[Scripted([2]), make(), keeping]))
-    tensors, _ = read(FOLDER / "step-00000014")
-    assert all(torch.equal(value, tensors[name]) for name, value in keeping.parameters.items())
-
-
 def test_saving_within_an_epoch_keeps_the_cursor() -> None:
     """What a run that is stopped does."""
     checkpointer = make()
@@ -230,12 +218,6 @@ def test_of_equal_ones_those_of_the_lower_loss_stay_then_the_later() -> None:
     fit(make_run(total_steps=35, hooks=[Values()]))
     assert checkpointer.state_dict() == {"ranked": [[-0.9, 0.1, 14], [-0.9, 0.3, 28]]}
     assert on_disk() == [14, 28]
-
-
-def test_ranks_of_an_earlier_version_are_read() -> None:
-    checkpointer = make(keep_best=2)
-    checkpointer.load_state_dict({"ranked": [[-0.9, 14], [-0.7, 35]]})
-    assert checkpointer.state_dict() == {"ranked": [[-0.9, 0.0, 14], [-0.7, 0.0, 35]]}
 
 
 def test_overlapping_writes_what_the_run_was_then() -> None:

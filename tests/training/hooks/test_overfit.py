@@ -14,7 +14,7 @@ from torch import nn
 from tests.helpers.runs import killed_after, metrics, record, same_end
 from trainctl.config.composer import Composer
 from trainctl.config.overrides import to_hydra
-from trainctl.data.sampler import epoch_order
+from trainctl.data.order import epoch_order
 from trainctl.registry.protocols import Cursor
 from trainctl.training.build import build
 from trainctl.training.hooks.overfit import Overfit

@@ -259,13 +259,6 @@ def test_a_run_whose_tracker_fails_is_done_and_says_so(trainctl, plugin: str, tm
     assert record(tmp_path / "run")["trackers"]["csv"] == "ok"
 
 
-def test_a_failed_run_is_told_as_failed(trainctl, plugin: str, tmp_path: Path) -> None:
-    words = ("tracker.mine.name=mine", "optim=sgd", "lr=1e30", "hydra.run.dir=run")
-    assert trainctl(*WORDS, plugin, *words).code == 6
-    assert (tmp_path / "told").read_text().split()[-1] == "failed"
-    assert record(tmp_path / "run")["trackers"] == {"mine": "ok"}
-
-
 def test_a_secret_from_the_environment_is_not_told(
     trainctl, plugin: str, tmp_path: Path, monkeypatch
 ) -> None:

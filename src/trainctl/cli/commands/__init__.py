@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from trainctl.errors import ConfigError, nearest
+from trainctl.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     from trainctl.cli.options import Command
@@ -55,8 +55,7 @@ def command_module(verb: str, following: Sequence[str] = ()) -> ModuleType:
             )
         if (setting := as_setting(verb, following)) is not None:
             raise ConfigError(f"{verb}: settings are typed as KEY=VALUE", setting)
-        close = nearest(verb, known)
-        remedy = f"did you mean trainctl {close}? " if close else ""
+        remedy = did_you_mean(verb, known, "trainctl ")
         raise ConfigError(
             f"{verb}: there is no such command",
             f"{remedy}commands: {', '.join(known)}; to train, give KEY=VALUE words",

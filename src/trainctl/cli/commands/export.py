@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from trainctl.cli.options import CHECKPOINT, RUN_OR_URL, TRUST, Command, Option, checked_output
+from trainctl.cli.options import CHECKPOINT, FORCE, RUN_OR_URL, TRUST, Command, Option, checked_output
 from trainctl.errors import ConfigError, UnsafeInputError
 from trainctl.paths import short_path
 from trainctl.registry.constraints import show
@@ -25,7 +25,7 @@ COMMAND = Command(
             value="FILE",
             example="model.onnx",
         ),
-        Option("--force", "replace the output file"),
+        FORCE,
         CHECKPOINT,
         TRUST,
     ),

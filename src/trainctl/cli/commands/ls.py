@@ -12,7 +12,7 @@ import yaml
 from trainctl.cli.options import Argument, Command, available
 from trainctl.config.options import component_of, find_members, read_option
 from trainctl.config.overrides import to_hydra
-from trainctl.errors import ConfigError, nearest
+from trainctl.errors import ConfigError, did_you_mean
 from trainctl.paths import user_conf
 from trainctl.registry import COMPONENTS, METRICS, REQUIRED, TASKS, Parameter, plugins
 from trainctl.registry.constraints import describe, show
@@ -63,8 +63,7 @@ def run(words: Sequence[str]) -> int:
         elif option in members:
             _show_option(listing, group, option, members[option])
         else:
-            close = nearest(option, members)
-            remedy = f"did you mean {group}={close}? " if close else ""
+            remedy = did_you_mean(option, members, f"{group}=")
             raise ConfigError(
                 f"ls {argument}: there is no such option", f"{remedy}choose one of: {', '.join(members)}"
             )

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainctl.cli.options import CHECKPOINT, RUN_OR_URL, TRUST, Asked, Command, Option, whole_number
+from trainctl.cli.options import CHECKPOINT, FORCE, RUN_OR_URL, TRUST, Asked, Command, Option, whole_number
 from trainctl.errors import CheckpointError, ConfigError
 from trainctl.paths import short_path
 from trainctl.training.display import duration
@@ -37,7 +37,7 @@ COMMAND = Command(
     (
         Option(
             "--input",
-            "a CSV or .npz file, an image, or a folder of images",
+            "a CSV, Parquet or .npz file, an image, or a folder of images",
             value="FILE|FOLDER",
             example="new.csv",
             required=True,
@@ -45,12 +45,13 @@ COMMAND = Command(
         ),
         Option(
             "--output",
-            "predictions, a line for each sample: .csv or .jsonl",
-            "FILE",
+            "predictions, a line for each sample: .csv or .jsonl; of masks a folder",
+            "FILE|FOLDER",
             example="predictions.csv",
             required=True,
             unless="--prompt",
         ),
+        FORCE,
         whole_number(
             "--batch-size",
             "samples at a time (default: as in training, or more)",
@@ -97,11 +98,11 @@ def run(words: list[str]) -> int:
         return _continue(asked)
     source, output = Path(asked["--input"]).expanduser(), Path(asked["--output"]).expanduser()
     with importing():
-        from trainctl.inference.predict import check_output
         from trainctl.inference.trained_run import load_run
+        from trainctl.inference.writers import check_output
 
-    check_output(output, source)
     trained = load_run(asked.run, asked["--checkpoint"], trust_plugins=asked["--trust-plugins"])
+    check_output(output, source, trained.task, replace=bool(asked["--force"]))
     if asked["--threshold"] is not None:
         trained = replace(trained, task=trained.task.with_threshold(asked["--threshold"], trained.classes))
     print(f"{short_path(trained.directory)}, {trained.checkpoint.name}")
@@ -133,8 +134,9 @@ def _continue(asked: Asked) -> int:
 
 def _predict(trained: Trained, source: Path, output: Path, size: int | None) -> None:
     from trainctl.data.inputs import count_numbers
-    from trainctl.inference.predict import Predictor, Table, predict
+    from trainctl.inference.predict import Predictor, predict
     from trainctl.inference.readers import open_source
+    from trainctl.inference.writers import open_writer
     from trainctl.ui.prediction import progress
 
     try:
@@ -147,13 +149,13 @@ def _predict(trained: Trained, source: Path, output: Path, size: int | None) -> 
     for notice in opened.notices:
         print(notice)
     predictor = Predictor(trained, trained.transform())
-    table = Table(output, opened.unit, trained)
+    writer = open_writer(output, opened, trained)
     started = time.perf_counter()
     with progress(opened.total, opened.unit) as shown:
         outcome = predict(
             predictor,
             opened,
-            table,
+            writer,
             size,
             lambda far: shown(opened.done, far.samples, far.bad),
         )

@@ -15,6 +15,7 @@ from trainctl.registry import trust
 from trainctl.runs import metrics_file
 from trainctl.runs.directory import find, is_training
 from trainctl.runs.record import read_record
+from trainctl.training.display import counted
 from trainctl.training.startup import collector_paused, importing
 
 if TYPE_CHECKING:
@@ -78,9 +79,9 @@ def _verify_run(directory: Path, record: Mapping[str, Any], limit: int, *, trust
     with importing():
         from trainctl.analysis import verify as verifying
     kept, damaged = verifying.find_checkpoints(directory / "checkpoints")
-    eras = _eras(directory, trust_plugins=trust_plugins)
+    versions = _versions(directory, trust_plugins=trust_plugins)
     recorded = metrics_file.recorded(directory / "metrics.jsonl")
-    segments = verifying.plan(kept, recorded, eras, limit)
+    segments = verifying.plan(kept, recorded, versions, limit)
     if all(segment.reason for segment in segments):
         reasons = "".join(f"; {segment.reason}" for segment in segments)
         raise CheckpointError(
@@ -88,9 +89,9 @@ def _verify_run(directory: Path, record: Mapping[str, Any], limit: int, *, trust
             "checkpoint.keep_last=N keeps more of them",
         )
     steps = max([*recorded.steps, kept[-1].step])
-    print(f"run {short_path(directory)}: {steps} steps, {_count(len(kept), 'checkpoint')}")
-    other = _environment(eras[-1], record)
-    for notice in (*(f"damaged, not used: {reason}" for reason in damaged), *other, *_changes(eras)):
+    print(f"run {short_path(directory)}: {steps} steps, {counted(len(kept), 'checkpoint')}")
+    other = _environment(versions[-1], record)
+    for notice in (*(f"damaged, not used: {reason}" for reason in damaged), *other, *_changes(versions)):
         print(notice)
     return _verify(segments, record, recorded, steps, same_environment=not other)
 
@@ -119,13 +120,13 @@ def _verify(
             checked = Checker(segment, recorded, record, tolerance)
             first = first or checked.difference
             again.update(range(segment.start, segment.end))
-            evaluations = f", {_count(checked.evaluations, 'evaluation')}" if checked.evaluations else ""
-            said = f"{same} ({_count(checked.steps, 'step')}{evaluations})"
+            evaluations = f", {counted(checked.evaluations, 'evaluation')}" if checked.evaluations else ""
+            said = f"{same} ({counted(checked.steps, 'step')}{evaluations})"
             said = said if checked.difference is None else f"differs: {checked.difference}"
         print(f"step {segment.start} → {segment.end}: {said}", flush=True)
     if first is None:
         exact = f"to {tolerance:.0%} (engine fused, re-run one by one)" if tolerance else "to the last bit"
-        print(f"{same}: {len(again)} of {_count(steps, 'step')} re-run, {exact}")
+        print(f"{same}: {len(again)} of {counted(steps, 'step')} re-run, {exact}")
         return 0
     print(f"differs, first in: {first}")
     if same_environment:
@@ -135,35 +136,35 @@ def _verify(
     return 1
 
 
-def _changes(eras: Sequence[ConfigVersion]) -> list[str]:
+def _changes(versions: Sequence[ConfigVersion]) -> list[str]:
     return [
         f"settings changed at step {before.until}: {', '.join(map(str, after.changes(before)))}"
-        for before, after in pairwise(eras)
+        for before, after in pairwise(versions)
     ]
 
 
-def _eras(directory: Path, *, trust_plugins: bool) -> list[ConfigVersion]:
+def _versions(directory: Path, *, trust_plugins: bool) -> list[ConfigVersion]:
     trusted = trust.checker(directory, trust_plugins=trust_plugins)
     with collector_paused():
         from trainctl.config.connections import refuse_connections
         from trainctl.config.stored_config import read_versions
 
-        eras = read_versions(directory, trusted)
-    for era in eras[:-1]:
-        trusted(era.plugins)
-    for era in eras:
-        refuse_connections(era.config, directory, trust_plugins=trust_plugins)
-    return eras
+        versions = read_versions(directory, trusted)
+    for version in versions[:-1]:
+        trusted(version.plugins)
+    for version in versions:
+        refuse_connections(version.config, directory, trust_plugins=trust_plugins)
+    return versions
 
 
-def _environment(era: ConfigVersion, record: Mapping[str, Any]) -> list[str]:
+def _environment(version: ConfigVersion, record: Mapping[str, Any]) -> list[str]:
     """A notice where versions, device or threads are not those of the run."""
     import torch
 
     from trainctl.analysis.verify import recorded_config
     from trainctl.training.runtime import choose_device, device_name
 
-    then, config = record.get("environment") or {}, recorded_config(era, record)
+    then, config = record.get("environment") or {}, recorded_config(version, record)
     now = {
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -175,7 +176,3 @@ def _environment(era: ConfigVersion, record: Mapping[str, Any]) -> list[str]:
     ]
     remedy = "exact only on the same machine, versions, threads"
     return [f"not as it was trained: {', '.join(other)}; {remedy}"] if other else []
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -96,10 +96,29 @@ def hf(
     note += f"; splits not used: {', '.join(unused)}" if unused else ""
     kinds = set(columns.kinds.values())
     if kinds == {"number"}:
-        return replace(data, note=f"{note}, standardized", fit=partial(_fit, made["train"]))
+        fit = partial(_fit, made["train"])
+        return replace(data, note=f"{note}, standardized", fit=fit, reading=_reading(columns))
     image = list(columns.kinds.values()) == ["image"]
     reading = {"kind": "image", "resize": resize, "largest": 255} if image else {}
     return replace(data, note=note + (", numbers as they are" if "number" in kinds else ""), reading=reading)
+
+
+def _reading(columns: _Columns) -> dict[str, Any]:
+    """How files of new samples are read: by the names of the columns."""
+    flags = [str(columns.rows.features[name].dtype) == "bool" for name in columns.kinds]
+    described: list[dict[str, Any]] = [
+        {"name": name, "number": number, "kind": "flag" if flag else "number", "categories": []}
+        for number, (name, flag) in enumerate(zip(columns.kinds, flags, strict=True), 1)
+    ]
+    return {
+        "kind": "columns",
+        "named": True,
+        "width": len(described),
+        "missing": "error",
+        "dtype": "float64",
+        "columns": described,
+        "targets": [{"name": columns.target}],
+    }
 
 
 def _fit(made: Rows, train: Any) -> TableTransform:

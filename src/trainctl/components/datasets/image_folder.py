@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,10 +11,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from trainctl.data import AnySplit, Data, ItemSplit, Split, Standardize
-from trainctl.data.images.cache import Stored, decoded, in_memory, places, stamp, write
+from trainctl.data import AnySplit, Data, Standardize
 from trainctl.data.images.decoding import Decoder
 from trainctl.data.images.listing import SUFFIXES, Listing, images_below, inode, is_of_a_system
+from trainctl.data.images.pixels import cached, on_demand, selected
 from trainctl.errors import ConfigError, MissingDataError
 from trainctl.registry import DATASETS, Count, NonNegative, Positive
 
@@ -63,11 +62,13 @@ def image_folder(
     paths = [str(root / name) for name in listing.files]
     small = len(paths) * channels * size[0] * size[1] <= max_resident_gb * 1e9
     if cache:
-        images, good, note = _cached(root, listing, decoder, paths, small=small, skip=skip)
+        images, good, note = cached(
+            root, listing.files, listing.targets, decoder, "images", shape, small=small, skip=skip
+        )
     else:
-        images, good, note = _on_demand(paths, listing.targets, decoder, "not cached", skip=skip)
+        images, good, note = on_demand(paths, listing.targets, decoder, "not cached", skip=skip)
     notes = [note, _broken(root, listing.files, good, skip=skip), *listing.found.notes()]
-    splits = {part: _part(images, rows, good) for part, rows in listing.rows.items()}
+    splits = {label: selected(images, rows, good) for label, rows in listing.rows.items()}
     _refuse_emptied(listing, splits, root)
     return Data(
         name=root.absolute().name,
@@ -96,58 +97,6 @@ def _broken(root: Path, files: Sequence[str], good: Tensor | None, *, skip: bool
             "repair or remove it; dataset.bad_files=skip leaves broken files out",
         )
     return f"{len(broken)} broken file{'s' if len(broken) > 1 else ''} left out"
-
-
-def _part(images: AnySplit, rows: range, good: Tensor | None) -> AnySplit:
-    index = torch.arange(rows.start, rows.stop)
-    if good is not None:
-        index = index[good[rows.start : rows.stop]]
-    if isinstance(images, Split) and len(index) == len(rows):
-        return images[rows.start : rows.stop]  # no copy
-    return images.select(index)
-
-
-def _cached(
-    root: Path, listing: _Listing, decoder: Decoder, paths: list[str], *, small: bool, skip: bool
-) -> tuple[AnySplit, Tensor | None, str]:
-    """The decoded images, which of them are good, and a note on their source."""
-    shape = (decoder.channels, *decoder.size)
-    name = f"images-{'x'.join(map(str, shape))}-{decoder.resize}.safetensors"
-    sources = stamp(root, listing.files, decoder)
-    candidates = [Stored(place, sources) for place in places(root, name)]
-    for stored in candidates:
-        if stored.valid():
-            return *_stored(stored, listing.targets, small=small), "cached"
-    started, reason = time.perf_counter(), ""
-    for stored in candidates:
-        try:
-            write(stored, paths, decoder, shape, skip=skip)
-        except OSError as error:
-            reason = reason or f"{error.strerror or error}"
-            continue
-        note = f"decoded in {time.perf_counter() - started:.1f} s and cached in {stored.path}"
-        return *_stored(stored, listing.targets, small=small), note
-    if small:
-        images, good = in_memory(paths, decoder, shape, skip=skip)
-        return Split(images, listing.targets), good, f"decoded; not cached: {reason}"
-    return _on_demand(paths, listing.targets, decoder, f"not cached: {reason}", skip=skip)
-
-
-def _on_demand(
-    paths: list[str], targets: Tensor, decoder: Decoder, note: str, *, skip: bool
-) -> tuple[AnySplit, Tensor | None, str]:
-    """Images that are decoded whenever they are used; with ``skip`` once before, to find the broken ones."""
-    good = None
-    if skip:
-        good = torch.tensor([image is not None for image in decoded(paths, decoder, skip=True)])
-    return ItemSplit(paths, targets, decoder), good, note
-
-
-def _stored(stored: Stored, targets: Tensor, *, small: bool) -> tuple[AnySplit, Tensor]:
-    if small:
-        # The clone reads the file once in order; mapped, the first epoch would read it in random order.
-        return Split(stored.images.clone(), targets), stored.good()
-    return ItemSplit(range(len(targets)), targets, stored), stored.good()
 
 
 # ------------------------------------------------------------------ listing the files

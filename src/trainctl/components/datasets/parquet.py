@@ -9,24 +9,22 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy
-import torch
+import pyarrow
+from pyarrow import parquet as reader
 
 from trainctl.data import Data
 from trainctl.data.files import find_file
+from trainctl.data.tables.arrow import arrow_column
 from trainctl.data.tables.cache import cached
-from trainctl.data.tables.columns import Column, as_kind, mixed_numbers, number_column, present
+from trainctl.data.tables.columns import mixed_numbers
 from trainctl.data.tables.header import unique_names, why_no_input
-from trainctl.data.tables.numbers import TIME, Notation
 from trainctl.data.tables.rows import Table
 from trainctl.data.tables.table import Options, Prepared, marks_like, prepare
-from trainctl.data.tables.texts import Texts
 from trainctl.errors import ConfigError, StorageError
 from trainctl.registry import DATASETS, Fraction, NonNegativeInt
 
 _BUFFER = 1 << 20
 """Bytes of a column that are read from the file at once, instead of all of a group of rows."""
-_EXACT = 2.0**53
-"""From here on float64 does not hold every integer."""
 
 
 @DATASETS.register("parquet")
@@ -82,7 +80,7 @@ def parquet(
     int64 or (N, outputs) float64.
 
     Raises:
-        ConfigError: naming file, row and column, for data that cannot be used; if pyarrow is not installed.
+        ConfigError: naming file, row and column, for data that cannot be used.
         MissingDataError: when the file is not there.
     """
     missing_marks = marks_like(like, missing_marks)
@@ -102,20 +100,13 @@ def parquet(
 def read_table(file: Path, marks: Sequence[str] | None = None) -> Table:
     """The table in a Parquet file.
 
-    Raises ConfigError for a file in another format, and if pyarrow is not installed.
+    Raises ConfigError for a file in another format.
     """
-    try:
-        import pyarrow
-        from pyarrow import parquet as reader
-    except ImportError as error:
-        raise ConfigError(
-            "dataset=parquet: pyarrow is not installed", "install it: pip install pyarrow"
-        ) from error
     try:
         # Not read_table, which would add columns for folder names such as year=2020.
         with reader.ParquetFile(file, buffer_size=_BUFFER) as stored:
             schema, rows = stored.schema_arrow, stored.metadata.num_rows
-            read = _read_columns(stored, schema, rows, pyarrow)
+            read = _read_columns(stored, schema, rows)
     except (pyarrow.ArrowException, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise ConfigError(
@@ -129,7 +120,9 @@ def read_table(file: Path, marks: Sequence[str] | None = None) -> Table:
     names = unique_names([unicodedata.normalize("NFC", name) for name in schema.names], len(schema))
     columns = []
     for number, (name, given, values) in enumerate(zip(names, schema.names, read, strict=True), 1):
-        column = _column(name, number, values, pyarrow, marks)
+        column = arrow_column(name, number, values, marks)
+        if column.kind == "text" and column.texts is not None:
+            column = replace(column, unclear=mixed_numbers(column))
         why = "the index of a data frame" if given in indexes else why_no_input(column, given)
         columns.append(replace(column, no_input=why))
     return Table(
@@ -141,7 +134,7 @@ def read_table(file: Path, marks: Sequence[str] | None = None) -> Table:
     )
 
 
-def _read_columns(stored: Any, schema: Any, rows: int, pyarrow: Any) -> list[Any]:
+def _read_columns(stored: Any, schema: Any, rows: int) -> list[Any]:
     """The columns: floats as arrays of float64, others as arrow's.
 
     One column of a row group is read at a time: arrow would hold the whole table beside its copy.
@@ -176,44 +169,3 @@ def _index_columns(metadata: Any) -> set[str]:
     if not isinstance(metadata, dict) or not isinstance(metadata.get("index_columns"), list):
         return set()
     return {each for each in metadata["index_columns"] if isinstance(each, str)}
-
-
-def texts_of(values: Any) -> Texts:
-    """The cells of an arrow column of strings."""
-    coded = values.combine_chunks().dictionary_encode()
-    coded = coded.combine_chunks() if hasattr(coded, "combine_chunks") else coded
-    codes = coded.indices.fill_null(len(coded.dictionary)).to_numpy(zero_copy_only=False)
-    return Texts.coded([*coded.dictionary.to_pylist(), None], codes.copy())
-
-
-def _column(name: str, number: int, values: Any, pyarrow: Any, marks: Sequence[str] | None) -> Column:
-    """A column of the file; ``unusable`` unless it has numbers, times or text."""
-    if isinstance(values, numpy.ndarray):
-        return number_column(name, number, torch.from_numpy(values), None)
-    types, kind = pyarrow.types, values.type
-    if types.is_dictionary(kind):
-        kind = kind.value_type
-        values = values.cast(kind)
-    if types.is_boolean(kind):
-        flags = texts_of(values.cast(pyarrow.string()))
-        return as_kind(Column(name, number, "flag", texts=flags, stored=True))
-    if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
-        cells = texts_of(values).map(lambda text: unicodedata.normalize("NFC", text or "").strip())
-        texts = cells.map(lambda cell: present(cell or "", marks))
-        pairs = zip(cells.unique, texts.unique, strict=True)
-        used = tuple(sorted({cell for cell, text in pairs if cell and text is None}))
-        column = Column(name, number, "text", texts=texts, stored=True, marks=used, signs=marks is None)
-        return replace(column, unclear=mixed_numbers(column))
-    if types.is_integer(kind) or types.is_decimal(kind) or types.is_null(kind):
-        # A copy, because torch requires writable arrays.
-        numbers = torch.from_numpy(values.cast(pyarrow.float64(), safe=False).to_numpy().copy())
-        exact = None
-        if len(numbers) and numbers.nan_to_num().abs().max() >= _EXACT:
-            exact = texts_of(values.cast(pyarrow.string()))
-        return number_column(name, number, numbers, exact)
-    if types.is_timestamp(kind) or types.is_date(kind):
-        # By way of nanoseconds, a year such as 9999 would overflow.
-        micros = values.cast(pyarrow.timestamp("us"), safe=False).cast(pyarrow.int64())
-        seconds = micros.cast(pyarrow.float64(), safe=False).to_numpy() / 1e6
-        return replace(number_column(name, number, torch.from_numpy(seconds)), notation=Notation(unit=TIME))
-    return Column(name, number, "text", unusable=str(values.type))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from trainctl.data import AnySplit, Split
+from trainctl.data.augmentation import Augment
 from trainctl.data.mixing import Mix
 from trainctl.data.sampler import Sampling, Share
 from trainctl.registry import LOADERS, Count, NonNegativeInt, Positive
@@ -21,7 +21,7 @@ def auto(
     batch_size: int,
     device: torch.device,
     seed: int | None,
-    augment: Callable[[Tensor, Tensor, int], Tensor] | None = None,
+    augment: Augment | None = None,
     workers: NonNegativeInt | Literal["auto"] = "auto",
     prefetch: Count = 2,
     timeout: Positive = 120.0,

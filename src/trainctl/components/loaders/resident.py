@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from trainctl.data import AnySplit, ItemSplit, Split
+from trainctl.data.augmentation import Augment
 from trainctl.data.mixing import Mix
-from trainctl.data.sampler import Sampling, Share, cursor_after, epoch_order
+from trainctl.data.order import epoch_order
+from trainctl.data.sampler import Sampling, Share, cursor_after
 from trainctl.registry import LOADERS, Count, NonNegativeInt, Positive
 from trainctl.registry.protocols import START, Batch, Cursor
 
@@ -34,8 +36,8 @@ class ResidentLoader:
         split: raw inputs and targets, or items that are loaded once.
         transform: applied to a batch of raw inputs, on the device.
         seed: with the epoch's number it decides the order; None keeps the stored order.
-        augment: applied before the transform to raw inputs, given the samples' numbers, or their places in
-            the order of ``sampling``, and the epoch.
+        augment: applied before the transform to raw inputs and their targets, given the samples' numbers,
+            or their places in the order of ``sampling``, and the epoch.
         workers: processes that load items; 0 loads in the training process.
         prefetch: batches that each worker makes ahead.
         timeout: seconds without a batch after which the workers count as hung (exit 8).
@@ -51,7 +53,7 @@ class ResidentLoader:
         batch_size: int,
         device: torch.device,
         seed: int | None,
-        augment: Callable[[Tensor, Tensor, int], Tensor] | None = None,
+        augment: Augment | None = None,
         workers: NonNegativeInt | Literal["auto"] = "auto",
         prefetch: Count = 2,
         timeout: Positive = 120.0,
@@ -59,7 +61,7 @@ class ResidentLoader:
         sampling: Sampling | None = None,
         mix: Mix | None = None,
     ) -> None:
-        self.note = "resident"
+        self.note, self._chunks = "resident", getattr(split, "chunks", None)
         if isinstance(split, ItemSplit):
             split = _loaded(split, batch_size, seed, workers, prefetch, timeout)
             self.note = "resident: samples were loaded once"
@@ -100,7 +102,7 @@ class ResidentLoader:
             inputs, transform = self._inputs, nn.Identity()
         epoch, order = cursor.epoch, None
         if self.seed is not None:
-            order = epoch_order(total, self.seed, epoch, self.sampling).to(self.device)
+            order = epoch_order(total, self.seed, epoch, self.sampling, self._chunks)[:].to(self.device)
         while cursor.epoch == epoch and cursor.position < total:
             position, count = cursor.position, min(size, total - cursor.position)
             start, end = (position + bound for bound in self.share.bounds(position // size, count))
@@ -122,7 +124,8 @@ class ResidentLoader:
                     torch.index_select(targets, 0, index, out=out[1])
                 raw, answers = out or (inputs.index_select(0, index), targets.index_select(0, index))
                 if self.augment is not None:
-                    raw = self.augment(raw, index if self.sampling is None else places, epoch)
+                    numbers = index if self.sampling is None else places
+                    raw, answers = self.augment.both(raw, answers, numbers, epoch)
             self.share.taken(count)
             batch = transform(raw), answers
             if self.mix is not None:

@@ -2,19 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice, tee
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from trainctl.data import ItemSplit, Split
+from trainctl.data.augmentation import Augment
 from trainctl.data.mixing import Mix
-from trainctl.data.sampler import Sampling, Share, cursor_after, epoch_order
+from trainctl.data.order import Order, Windows, epoch_order
+from trainctl.data.sampler import Sampling, Share, cursor_after
 from trainctl.data.worker_pool import Feed
 from trainctl.errors import ConfigError
 from trainctl.registry import LOADERS, Count, NonNegativeInt, Positive
 from trainctl.registry.protocols import START, Batch, Cursor
+
+_BLOCK = 2**16
+"""Samples whose numbers are looked up together, and copied to the device."""
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A batch of this process to make.
+
+    Attributes:
+        index, on_device: the samples' numbers and, below them, those that seed, (2, N), on the CPU and there.
+        position, count: where the batch of all processes begins, and how many samples it has.
+        after: where the next one begins.
+    """
+
+    index: Tensor
+    on_device: Tensor
+    position: int
+    count: int
+    after: Cursor
 
 
 @LOADERS.register("workers")
@@ -27,8 +51,8 @@ class WorkersLoader:
         split: items, their targets, and how to load one.
         transform: applied to a batch of raw inputs, on the device.
         seed: with the epoch's number it decides the order; None keeps the stored order.
-        augment: applied before the transform to raw inputs, given the samples' numbers, or their places in
-            the order of ``sampling``, and the epoch.
+        augment: applied before the transform to raw inputs and their targets, given the samples' numbers,
+            or their places in the order of ``sampling``, and the epoch.
         workers: processes; 0 loads in the training process; auto: one a core, at most 8, none for a few
             hundred samples, or those that all load in a second.
         prefetch: batches that each worker makes ahead.
@@ -47,7 +71,7 @@ class WorkersLoader:
         batch_size: int,
         device: torch.device,
         seed: int | None,
-        augment: Callable[[Tensor, Tensor, int], Tensor] | None = None,
+        augment: Augment | None = None,
         workers: NonNegativeInt | Literal["auto"] = "auto",
         prefetch: Count = 2,
         timeout: Positive = 120.0,
@@ -98,36 +122,48 @@ class WorkersLoader:
     def batches(self, cursor: Cursor = START) -> Iterator[Batch]:
         """The batches of the cursor's epoch from its position on."""
         epoch = cursor.epoch
-        order = epoch_order(len(self.split), self.seed, epoch, self.sampling)
-        own = self._own(cursor)
-        places = torch.cat([each for each, *_ in own]) if own else order[:0]
-        numbers = order[places]
-        draws = numbers if self.sampling is None else places
-        on_device, draws_there, first = numbers.to(self.device), draws.to(self.device), 0
-        batches = self.feed.batches(numbers, epoch, draws)
-        for raw, (_, position, count, after) in zip(batches, own, strict=True):
-            here = slice(first, first + len(raw))
-            first += len(raw)
-            inputs = self._copied(raw)
+        order = epoch_order(len(self.split), self.seed, epoch, self.sampling, self.split.chunks)
+        asked, steps = tee(self._steps(order, cursor))
+        batches = self.feed.batches((step.index for step in asked), epoch)
+        for raw, step in zip(batches, steps, strict=True):
+            numbers, draws = step.on_device
+            inputs, targets = self._copied(raw), self._targets.index_select(0, numbers)
             if self.augment is not None:
-                inputs = self.augment(inputs, draws_there[here], epoch)
-            self.share.taken(count)
-            batch = self.transform(inputs), self._targets.index_select(0, on_device[here])
+                inputs, targets = self.augment.both(inputs, targets, draws, epoch)
+            self.share.taken(step.count)
+            batch = self.transform(inputs), targets
             if self.mix is not None:
-                batch = self.mix(*batch, epoch, position, neighbour=self._neighbour)
-            yield Batch(*batch, count, after)
+                batch = self.mix(*batch, epoch, step.position, neighbour=self._neighbour)
+            yield Batch(*batch, step.count, step.after)
 
-    def _own(self, cursor: Cursor) -> list[tuple[Tensor, int, int, Cursor]]:
+    def _steps(self, order: Order, cursor: Cursor) -> Iterator[_Step]:
+        """The batches of this process, made block by block: all numbers of an epoch may be too many."""
+        begun, own = -1, self._own(cursor)
+        ahead = getattr(self.split.load, "ahead", None) if isinstance(order, Windows) else None
+        while block := list(islice(own, max(1, _BLOCK // self.batch_size))):
+            places = torch.cat([each for each, *_ in block])
+            numbers = order[places]
+            index = torch.stack((numbers, numbers if self.sampling is None else places))
+            lengths = [len(each) for each, *_ in block]
+            here, there = (torch.split(each, lengths, 1) for each in (index, index.to(self.device)))
+            for part, on_device, (_, position, count, after) in zip(here, there, block, strict=True):
+                if ahead is not None and isinstance(order, Windows):
+                    window = order.window(position)
+                    if window > begun:
+                        ahead([*order.runs(window), *order.runs(window + 1)])
+                        begun = window
+                yield _Step(part, on_device, position, count, after)
+
+    def _own(self, cursor: Cursor) -> Iterator[tuple[Tensor, int, int, Cursor]]:
         """Of each batch of this process: its places in the order, where that of all processes begins, how
         many samples that has, and where the next batch begins."""
-        own, epoch, samples = [], cursor.epoch, len(self.split)
+        epoch, samples = cursor.epoch, len(self.split)
         while cursor.epoch == epoch and cursor.position < samples:
             position, count = cursor.position, min(self.batch_size, samples - cursor.position)
             places = self.share.places(position, self.batch_size, count, neighbour=self._neighbour)
             cursor = cursor_after(cursor, count, samples)
             if len(places):
-                own.append((places, position, count, cursor))
-        return own
+                yield places, position, count, cursor
 
     def _copied(self, raw: Tensor) -> Tensor:
         """The batch on the device. On a GPU it is copied while the step before is still being computed."""

@@ -14,8 +14,8 @@ class ClassLoss(nn.Module):
     """Outputs (N, classes, …) against int64 class numbers (N, …), with optional weights of the classes.
 
     A weighted loss divides by the sum of its targets' weights, not by their number, and one of several
-    targets a sample by the number of those that are not ignored: ``batch_weight`` is the weight of a batch in
-    a mean over batches.
+    targets a sample by the number of those that are not ignored; where all are, it is 0. ``batch_weight`` is
+    the weight of a batch in a mean over batches.
     """
 
     target = "class"
@@ -23,7 +23,13 @@ class ClassLoss(nn.Module):
     ignore_index: int
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        loss: Tensor = super().forward(*target_rows(outputs, targets))
+        rows, numbers = target_rows(outputs, targets)
+        if targets.dim() == 1 or targets.is_floating_point():
+            loss: Tensor = super().forward(rows, numbers)
+        else:
+            # Where nothing counts torch divides 0 by 0; here the loss is 0, and so is its gradient.
+            counts = (numbers != self.ignore_index).any()
+            loss = super().forward(rows, torch.where(counts, numbers, 0)) * counts
         return loss
 
     def batch_weight(self, targets: Tensor) -> float | Tensor:
@@ -43,7 +49,8 @@ def target_rows(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     of sequences do: torch's kernel for rows is several times as fast as the one for (N, classes, …)."""
     if outputs.dim() > 2 and targets.dim() == outputs.dim() - 1:
         rows = outputs.movedim(1, -1)
-        if rows.is_contiguous():
+        # That of a GPU for (N, classes, …) is not deterministic.
+        if rows.is_contiguous() or torch.are_deterministic_algorithms_enabled():
             return rows.flatten(0, -2), targets.flatten()
     return outputs, targets
 

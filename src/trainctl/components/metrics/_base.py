@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -15,8 +15,9 @@ class Metric(Protocol):
     """One number about a split, or one a class.
 
     ``update`` adds a batch and does not wait for the device; ``compute`` returns the number, exact for
-    batches of any size, or the numbers by name. A new object is made for each evaluation. Attributes of the
-    class that a run reads:
+    batches of any size, or the numbers by name. A new object is made for each evaluation. On several devices
+    ``merge(other)`` adds the sums and counts of another object of the class, as if this one had got its own
+    batches and then the other's. Attributes of the class that a run reads:
 
     - ``task``: classification or regression, the only one that the metric fits; both if it is absent.
     - ``lower_is_better``: whether lower values are better; False if absent.
@@ -24,12 +25,6 @@ class Metric(Protocol):
     """
 
     def update(self, outputs: Tensor, targets: Tensor) -> None: ...
-
-    def merge(self, other: Any) -> None:
-        """Add the sums and counts of another object of the same class, on the same device.
-
-        The result is that of one object which got this one's batches and then the other's.
-        """
 
     def compute(self) -> float | Mapping[str, float]: ...
 

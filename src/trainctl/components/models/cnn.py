@@ -6,6 +6,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from trainctl.components.models._normalization import normalized
 from trainctl.errors import ConfigError
 from trainctl.registry import MODELS, Count, Probability
 
@@ -57,11 +58,7 @@ class CNN(nn.Module):
             layers.append(
                 nn.Conv2d(channels, out_channels, kernel, padding=kernel // 2, bias=normalization == "none")
             )
-            if normalization == "batch":
-                layers.append(nn.BatchNorm2d(out_channels))
-            elif normalization == "group":
-                layers.append(nn.GroupNorm(_groups(out_channels), out_channels))
-            layers.append(nn.ReLU())
+            layers += [*normalized(normalization, out_channels), nn.ReLU()]
             if pooling != "none" and min(height, width) >= 2:
                 layers.append(_POOLING[pooling](2))
                 height, width = height // 2, width // 2
@@ -72,8 +69,3 @@ class CNN(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         outputs: Tensor = self.classifier(self.features(inputs))
         return outputs
-
-
-def _groups(channels: int) -> int:
-    """At most 8 groups, of equal size (Wu and He, Group Normalization, 2018)."""
-    return max(number for number in range(1, 9) if channels % number == 0)

@@ -1,4 +1,4 @@
-"""The classification models of torchvision."""
+"""The models of torchvision for classification and segmentation."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from trainctl.errors import ConfigError, did_you_mean
 from trainctl.registry import MODELS
@@ -21,17 +21,20 @@ def torchvision(
     weights: str | None = None,
     download: bool = False,
 ) -> nn.Module:
-    """A classification model of torchvision by its name, with as many inputs and outputs as the data has.
+    """A model of torchvision by its name, for classes or segmentation, with the data's inputs and outputs.
 
     The first convolution takes the data's channels (pretrained kernels are averaged and repeated), the last
-    layer gives the data's classes and is always new. See torchvision.models.
+    layer gives the data's classes and is always new. See torchvision.models. A segmentation model is trained
+    without its auxiliary loss, and takes no pretrained backbone alone.
 
     Args:
-        arch: the model's name in torchvision, such as resnet18, mobilenet_v3_small or vit_b_16.
+        arch: the model's name in torchvision, such as resnet18, mobilenet_v3_small or vit_b_16; for
+            segmentation lraspp_mobilenet_v3_large, fcn_resnet50 or deeplabv3_resnet50.
         weights: pretrained weights by name, such as DEFAULT or IMAGENET1K_V1; null starts from scratch.
         download: download the weights if they are not in torch's hub directory.
 
-    Shape: (N, channels, height, width) → (N, output_size).
+    Shape: (N, channels, height, width) → (N, output_size), of a segmentation model (N, output_size, height,
+    width).
     """
     from torchvision import models
 
@@ -40,12 +43,15 @@ def torchvision(
             f"model=torchvision: takes images (channels, height, width), not shape {tuple(input_shape)}",
             "use model=mlp",
         )
-    names = models.list_models(module=models)
+    segmentation = models.list_models(module=models.segmentation)
+    names = [*models.list_models(module=models), *segmentation]
     if arch not in names:
         remedy = did_you_mean(arch, names, "model.arch=")
         raise ConfigError(
             f"model.arch={arch}: torchvision has no such model", f"{remedy}it has {len(names)} others"
         )
+    if arch in segmentation:
+        return _segmentation(models, arch, input_shape[0], output_size, weights, download)
     builder = models.get_model_builder(arch)
     arguments: dict[str, Any] = {}
     if "aux_logits" in inspect.signature(_config_of(builder)).parameters:
@@ -60,6 +66,35 @@ def torchvision(
         _replace_last(model, output_size)
     _adapt_channels(model, input_shape[0])
     return model  # type: ignore[no-any-return]
+
+
+class _Pixels(nn.Module):
+    """A segmentation model of torchvision, with its main output alone."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs: Tensor = self.model(inputs)["out"]
+        return outputs
+
+
+def _segmentation(
+    models: Any, arch: str, channels: int, output_size: int, weights: str | None, download: bool
+) -> nn.Module:
+    model = models.get_model(arch, weights=None, weights_backbone=None, num_classes=output_size)
+    if weights is not None:
+        # Of another number of classes, the last layers stay new.
+        own, stored = model.state_dict(), _pretrained(models, arch, weights, download)
+        fitting = {
+            name: each
+            for name, each in stored.items()
+            if name in own and own[name].shape == each.shape and not name.startswith("aux_classifier")
+        }
+        model.load_state_dict({**own, **fitting})
+    _adapt_channels(model, channels)
+    return _Pixels(model)
 
 
 def _config_of(builder: Any) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainctl.data.inputs import Shape
 from trainctl.data.types import Data
 from trainctl.errors import ConfigError
 from trainctl.registry import TASKS
@@ -27,6 +28,13 @@ class ClassRow:
     recall: float | None
     f1: float | None
     support: int
+
+
+@dataclass(frozen=True)
+class RegionRow(ClassRow):
+    """One class of pixels, with its intersection over union."""
+
+    iou: float | None
 
 
 @dataclass(frozen=True)
@@ -61,13 +69,14 @@ class Worst:
 class Details:
     """The tables that ``eval`` shows below loss and metrics; a task fills those that suit it.
 
-    ``confusion`` counts (true, predicted), (classes, classes).
+    ``confusion`` counts (true, predicted), (classes, classes); ``counted`` is what is counted.
     """
 
     classes: tuple[ClassRow, ...] = ()
     confusion: tuple[tuple[int, ...], ...] = ()
     residuals: tuple[Residuals, ...] = ()
     worst: tuple[Worst, ...] = ()
+    counted: str = "samples"
 
 
 class Task:
@@ -86,6 +95,8 @@ class Task:
         needs_output: whether the loss must declare what an output is.
         scales: whether targets may be scaled for a loss that takes values in any unit.
         metric_tasks: the ``task`` of the metrics that fit; empty: its own name.
+        masks: whether a target is a mask of its image, (height, width): augmentation changes both alike, and
+            ``predict`` writes pictures. Targets are then uint8, 255 where a pixel counts nowhere.
         class_numbers: whether a target is the number of one class, so that confusions can be counted.
         made_up: the targets of made-up files: ``indicators`` are 0 and 1; empty: what the loss needs.
         example: overrides for a small run with such targets.
@@ -102,6 +113,7 @@ class Task:
     needs_output = False
     scales = True
     metric_tasks: Collection[str] = ()
+    masks = False
     class_numbers = False
     made_up = ""
     example: tuple[str, ...] = ()
@@ -119,6 +131,9 @@ class Task:
 
     def check(self, where: str, targets: Tensor, outputs: int) -> None:
         """Raise ConfigError for targets that do not fit ``outputs``; ``where`` begins the message."""
+
+    def check_inputs(self, where: str, targets: Tensor, shape: Shape) -> None:
+        """Raise ConfigError for targets that do not fit the ``shape`` of the inputs."""
 
     def check_loss(self, loss: str, criterion: Any, data: Data) -> None:
         """Raise ConfigError where ``loss`` cannot take the targets of ``data``, and would not say so."""
@@ -142,7 +157,7 @@ class Task:
         return tuple(names) if len(set(names)) == outputs else ()
 
     def class_counts(self, targets: Tensor, outputs: int) -> Tensor | None:
-        """Samples of each class, (classes,) int64; None where there are no classes."""
+        """Samples of each class, (classes,) int64, or with and without it, (2, classes); None: no classes."""
         return None
 
     def monitor(self, metrics: Collection[str]) -> str:
@@ -213,6 +228,10 @@ class Task:
         """The part of a batch's outputs that :meth:`details` needs."""
         return outputs
 
+    def collected(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """What :meth:`details` gets of a batch, each with a row for each sample."""
+        return self.kept(outputs), targets
+
     def details(self, kept: Tensor, targets: Tensor, classes: Sequence[str]) -> Details:
         """The tables of an evaluation; ``kept`` and ``targets`` are those of the whole split, on the CPU."""
         return Details()
@@ -246,10 +265,7 @@ def with_targets(data: Data) -> Data:
     """
     task = task_of(data)
     splits: dict[str, Any] = {}
-    for label in ("train", "val", "test"):
-        split = getattr(data, label)
-        if split is None:
-            continue
+    for label, split in data.splits.items():
         where = f"dataset {data.name}: {label}"
         targets = task.converted(where, split.targets)
         if len(split) != len(targets):
@@ -258,18 +274,16 @@ def with_targets(data: Data) -> Data:
             raise ConfigError(f"{where} has {len(split)} inputs, {len(split.weights)} weights")
         if len(split):
             task.check(where, targets, data.output_size)
+            task.check_inputs(where, targets, data.input_shape)
         splits[label] = replace(split, targets=targets)
     return replace(data, **splits)
 
 
 def with_each_target(data: Data, change: Callable[[Tensor], Tensor], **others: Any) -> Data:
     """``data`` with the targets of every split changed, and with ``others`` of its attributes."""
-    splits = {
-        part: replace(split, targets=change(split.targets))
-        for part in ("train", "val", "test")
-        if (split := getattr(data, part)) is not None
-    }
-    return replace(data, **splits, **others)
+    for part, split in data.splits.items():
+        others[part] = replace(split, targets=change(split.targets))
+    return replace(data, **others)
 
 
 def as_tensor(where: str, targets: Any) -> Tensor:

@@ -20,8 +20,7 @@ from trainctl.components.tasks._base import (
 from trainctl.data.types import Data
 from trainctl.errors import ConfigError
 from trainctl.registry import TASKS
-
-_MOST_NAMED = 12
+from trainctl.registry.constraints import some
 
 
 @TASKS.register("classification")
@@ -71,8 +70,8 @@ class Classification(Task):
         foreign = [name for name in own if name not in classes]
         if foreign:
             raise ConfigError(
-                f"dataset {data.name} has {_some(foreign)}, which the model was not trained on",
-                f"its classes are: {_some(classes)}",
+                f"dataset {data.name} has {some(foreign)}, which the model was not trained on",
+                f"its classes are: {some(classes)}",
             )
         if own == tuple(classes):
             return data
@@ -123,8 +122,3 @@ def class_rows(confusion: Tensor, names: Sequence[str]) -> Iterator[ClassRow]:
             2 * hits / (held + taken) if held + taken else None,
             held,
         )
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
-    return ", ".join(names[:_MOST_NAMED]) + more

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from trainctl.components.tasks._base import Task, as_tensor, described
+from trainctl.data.tokenizer import stored_tokenizer
 from trainctl.data.types import Data
 from trainctl.errors import ConfigError
 from trainctl.registry import TASKS
@@ -90,19 +90,28 @@ class LanguageModel(Task):
     def continued(
         self, model: Any, prompt: str, reading: Mapping[str, Any], length: int, temperature: float, seed: int
     ) -> Iterator[str]:
-        if reading.get("tokens") != "bytes":
-            raise ConfigError("--prompt: the run's tokens are not the bytes of a text", "use dataset=text")
-        if not prompt:
+        try:
+            tokenizer = stored_tokenizer(reading)
+        except ConfigError as error:
+            raise ConfigError(f"--prompt: {error}", error.problems[0].remedy) from error
+        tokens = tokenizer.encode(prompt.encode()).tolist()
+        if not tokens:
             raise ConfigError("--prompt: is empty", "give at least one character")
-        device, decoder = next(model.parameters()).device, codecs.getincrementaldecoder("utf-8")("replace")
-        draws = torch.Generator().manual_seed(seed)
-        tokens = list(prompt.encode())
-        for number in range(length):
-            window = torch.tensor([tokens[-reading["context"] :]], device=device)
+        yield from tokenizer.decoded(
+            list(tokens), self._drawn(model, tokens, reading["context"], length, temperature, seed), length
+        )
+
+    def _drawn(
+        self, model: Any, tokens: list[int], context: int, length: int, temperature: float, seed: int
+    ) -> Iterator[int]:
+        """The tokens that go on after ``tokens``, which grow."""
+        device, draws = next(model.parameters()).device, torch.Generator().manual_seed(seed)
+        for _ in range(length):
+            window = torch.tensor([tokens[-context:]], device=device)
             logits = model(window)[0, :, -1].double().cpu()
             if temperature:
                 chosen = int(torch.multinomial((logits / temperature).softmax(0), 1, generator=draws))
             else:
                 chosen = int(logits.argmax())
             tokens.append(chosen)
-            yield decoder.decode(bytes([chosen]), final=number + 1 == length)
+            yield chosen

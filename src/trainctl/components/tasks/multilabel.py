@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from trainctl.components.tasks._base import ClassRow, Details, Task, described
-from trainctl.errors import ConfigError, nearest
+from trainctl.errors import ConfigError, did_you_mean
 from trainctl.registry import TASKS
 
 _THRESHOLD = 0.5
@@ -63,6 +63,11 @@ class Multilabel(Task):
                 "correct the number of labels",
             )
 
+    def class_counts(self, targets: Tensor, outputs: int) -> Tensor:
+        """Samples with each label, and without: (2, labels)."""
+        held = targets.sum(0).to(torch.int64)
+        return torch.stack([held, len(targets) - held])
+
     def class_names(self, names: Sequence[str], outputs: int) -> tuple[str, ...]:
         return super().class_names(names, outputs) or tuple(map(str, range(outputs)))
 
@@ -91,8 +96,7 @@ class Multilabel(Task):
         for word in threshold.split(","):
             name, _, number = word.strip().rpartition("=")
             if name not in limits:
-                close = nearest(name, classes)
-                hint = f"did you mean {close}? " if close else ""
+                hint = did_you_mean(name, classes)
                 raise ConfigError(
                     f"{given}: there is no label {name!r}", f"{hint}there are: {', '.join(classes)}"
                 )

@@ -36,7 +36,6 @@ class TensorBoard:
         folder = directory / "tensorboard"
         # All rows are written again: readers drop those of earlier files from step 0 on.
         self._writer = self._make(str(folder), purge_step=0 if folder.is_dir() else None)
-        self._directory = directory
         listing = "\n".join(f"    {key}: {value}" for key, value in config.items())
         self._writer.add_text("config", listing)
         self._add_hparams(config)

@@ -6,22 +6,23 @@ The file has the safetensors format and is written row by row: the images need n
 from __future__ import annotations
 
 import hashlib
-import json
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from trainctl.data import cache_file
 from trainctl.data.files import identity
 from trainctl.data.images.decoding import in_threads
 from trainctl.errors import ConfigError
+
+Decode = Callable[[str], Tensor]
+"""Makes a tensor of the file at a path; raises ConfigError for one that is broken."""
 
 
 def stamp(folder: Path, files: Sequence[str], options: object) -> str:
@@ -30,18 +31,6 @@ def stamp(folder: Path, files: Sequence[str], options: object) -> str:
     for name in files:
         digest.update(f"{name}\0{identity(folder / name)}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
-
-
-def places(folder: Path, name: str) -> list[Path]:
-    """Candidates for the cache's path: beside the folder, else in the user's cache folder.
-
-    Not inside the folder: other programs, such as torchvision's ImageFolder, would take it for a class.
-    """
-    folder = folder.resolve()
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    key = hashlib.sha256(str(folder).encode("utf-8", "surrogateescape")).hexdigest()[:16]
-    own = base / "trainctl" / "images" / f"{key}-{name}"
-    return [folder.with_name(f".{folder.name}.trainctl") / name, own] if folder.name else [own]
 
 
 @dataclass(frozen=True)
@@ -84,37 +73,25 @@ class Stored:
         return Stored, (self.path, self.stamp)  # each process maps the file itself
 
 
-def write(
-    stored: Stored, paths: Sequence[str], decode: Callable[[str], Tensor], shape: Sequence[int], *, skip: bool
-) -> None:
+def write(stored: Stored, paths: Sequence[str], decode: Decode, shape: Sequence[int], *, skip: bool) -> None:
     """Decode all files into the cache.
 
     Raises OSError if it cannot be written, ConfigError for a broken file unless ``skip``.
     """
-    count, size = len(paths), math.prod(shape)
-    header = _header(stored.stamp, count, shape)
-    stored.path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = stored.path.with_name(f".{stored.path.name}.{os.getpid()}")
-    good = bytearray()
-    try:
-        with temporary.open("wb") as file:
-            if hasattr(os, "posix_fallocate"):
-                # A full disk is an error now, not after an hour of decoding.
-                os.posix_fallocate(file.fileno(), 0, len(header) + count * (size + 1))
-            file.write(header)
-            for image in decoded(paths, decode, skip=skip):
-                file.write(bytes(size) if image is None else image.numpy().tobytes())
-                good.append(image is not None)
-            file.write(good)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(stored.path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    rows, size = len(paths), math.prod(shape)
+    tensors = {"images": ((rows, *shape), torch.uint8), "good": ((rows,), torch.uint8)}
+
+    def content() -> Iterator[bytes]:
+        good = bytearray()
+        for image in decoded(paths, decode, skip=skip):
+            yield bytes(size) if image is None else image.numpy().tobytes()
+            good.append(image is not None)
+        yield bytes(good)
+
+    cache_file.write(stored.path, tensors, {"sources": stored.stamp}, content())
 
 
-def decoded(paths: Sequence[str], decode: Callable[[str], Tensor], *, skip: bool) -> Iterator[Tensor | None]:
+def decoded(paths: Sequence[str], decode: Decode, *, skip: bool) -> Iterator[Tensor | None]:
     """Each image, in order; None for a broken one. Raises ConfigError for the first one unless ``skip``."""
 
     def attempt(path: str) -> Tensor | None:
@@ -129,7 +106,7 @@ def decoded(paths: Sequence[str], decode: Callable[[str], Tensor], *, skip: bool
 
 
 def in_memory(
-    paths: Sequence[str], decode: Callable[[str], Tensor], shape: Sequence[int], *, skip: bool
+    paths: Sequence[str], decode: Decode, shape: Sequence[int], *, skip: bool
 ) -> tuple[Tensor, Tensor]:
     """All images, and which could be decoded, if no cache can be written."""
     images = torch.zeros((len(paths), *shape), dtype=torch.uint8)
@@ -138,15 +115,3 @@ def in_memory(
         if image is not None:
             images[row], good[row] = image, True
     return images, good
-
-
-def _header(sources: str, count: int, shape: Sequence[int]) -> bytes:
-    size = count * math.prod(shape)
-    tensors: dict[str, Any] = {
-        "__metadata__": {"sources": sources},
-        "images": {"dtype": "U8", "shape": [count, *shape], "data_offsets": [0, size]},
-        "good": {"dtype": "U8", "shape": [count], "data_offsets": [size, size + count]},
-    }
-    text = json.dumps(tensors).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text

@@ -7,7 +7,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Literal, TypeVar
 
 import numpy
@@ -18,9 +18,11 @@ from torch import Tensor
 from trainctl.errors import ConfigError
 
 # Only these decoders: behind a suffix there could be a format whose decoder starts another program.
-_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP")
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP")
+_ORIENTATION, _SIDEWAYS = 0x0112, (5, 6, 7, 8)
 _THREADS = 16
 _WINDOW = 128
+_REMEDY = "repair or remove it; dataset.bad_files=skip leaves broken files out"
 _Made = TypeVar("_Made")
 
 
@@ -35,7 +37,7 @@ def in_threads(make: Callable[[str], _Made], paths: Sequence[str]) -> Iterator[_
         pool.shutdown(cancel_futures=True)
 
 
-def _opened(path: str) -> BinaryIO:
+def opened(path: str) -> BinaryIO:
     """The file. Raises OSError, also for a pipe or a device, which one could wait for endlessly."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -51,6 +53,13 @@ def reason_of(error: BaseException | None) -> str:
     return str(error).partition("\n")[0] or type(error).__name__
 
 
+def upright_size(path: str) -> tuple[int, int]:
+    """Height and width of the image that a :class:`Decoder` gets. Raises what Pillow raises."""
+    with opened(path) as file, Image.open(file, formats=FORMATS) as image:
+        width, height = image.size
+        return (width, height) if image.getexif().get(_ORIENTATION, 1) in _SIDEWAYS else (height, width)
+
+
 @dataclass(frozen=True)
 class Decoder:
     """Reads an image file: upright, on white where it is transparent, in colour or grey, resized.
@@ -59,6 +68,7 @@ class Decoder:
         size: height and width.
         channels: 3 for colour, 1 for grey.
         resize: ``crop`` keeps the proportions and cuts the middle out, ``stretch`` does not.
+        dataset, remedy: for messages.
 
     Calling it with a path gives (channels, *size) uint8; raises ConfigError naming a file that is broken.
     """
@@ -66,20 +76,21 @@ class Decoder:
     size: tuple[int, int]
     channels: Literal[1, 3]
     resize: Literal["crop", "stretch"]
+    # Not shown: what a decoder shows of itself tells how a cache was decoded.
+    dataset: str = field(default="image_folder", repr=False)
+    remedy: str = field(default=_REMEDY, repr=False)
 
     def __call__(self, path: str) -> Tensor:
         try:
-            with _opened(path) as file:
+            with opened(path) as file:
                 return self.read(file)
         except Exception as error:  # decoders raise errors of many kinds
-            raise ConfigError(
-                f"dataset=image_folder: {path} is broken: {reason_of(error)}",
-                "repair or remove it; dataset.bad_files=skip leaves broken files out",
-            ) from error
+            message = f"dataset={self.dataset}: {path} is broken: {reason_of(error)}"
+            raise ConfigError(message, self.remedy) from error
 
     def read(self, file: BinaryIO) -> Tensor:
         """The image in an open file. Raises what Pillow raises for a broken one."""
-        with Image.open(file, formats=_FORMATS) as image:
+        with Image.open(file, formats=FORMATS) as image:
             return self._decode(image)
 
     def _decode(self, image: Any) -> Tensor:

@@ -104,6 +104,7 @@ class Reader:
         """The column as :func:`read_column` reads its texts."""
         number, marks, numbers = self._index + 1, self._marks, self._numbers
         plain = numbers is not None and decimal != "," and (numbers.proven or not numbers.pointed)
+        plain = plain and not (numbers and numbers.coded)  # codes of one length are texts
         if numbers is not None and plain:
             column = Column(
                 name,

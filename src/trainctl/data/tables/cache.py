@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from trainctl.data.cache_file import cache_paths, write
 from trainctl.data.files import identity
 from trainctl.data.progress import Progress
-from trainctl.data.tables.table import Prepared, Samples, finish
+from trainctl.data.tables.table import Prepared, finish
 from trainctl.data.types import Data, Split
 from trainctl.errors import ConfigError, StorageError
 
@@ -30,8 +30,6 @@ SMALLEST = 1 << 24
 _FORMAT = "table-1"
 _SAMPLED, _SAMPLE = 64, 1 << 14
 _KEPT = 4
-_DTYPES = {torch.float32: "F32", torch.float64: "F64", torch.int64: "I64"}
-_ALIGN = 64
 
 
 def fingerprint(file: Path) -> list[object]:
@@ -96,12 +94,7 @@ def _stamp(files: Sequence[Path], options: Mapping[str, Any]) -> str:
 
 
 def _places(file: Path, sources: str) -> list[Path]:
-    """Candidates for the cache's path: beside the table, else in the user's cache folder."""
-    file = file.resolve()
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    key = hashlib.sha256(str(file).encode("utf-8", "surrogateescape")).hexdigest()[:16]
-    folders = file.with_name(f".{file.name}.trainctl"), base / "trainctl" / "tables" / key
-    return [folder / f"{sources[:16]}.safetensors" for folder in folders]
+    return cache_paths(file, "tables", f"{sources[:16]}.safetensors")
 
 
 def _read(place: Path, sources: str) -> Data | None:
@@ -127,43 +120,22 @@ def _read(place: Path, sources: str) -> Data | None:
 def _write(place: Path, sources: str, prepared: Prepared) -> None:
     """Write the rows block by block: encoded, they are never in memory together. Raises OSError."""
     samples = {"train": prepared.train} | ({"test": prepared.test} if prepared.test is not None else {})
-    header = _header({"sources": sources, "facts": json.dumps(prepared.facts)}, samples)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    temporary = place.with_name(f".{place.name}.{os.getpid()}")
+    tensors: dict[str, tuple[Sequence[int], torch.dtype]] = {}
+    for part, rows in samples.items():
+        tensors[f"{part}.inputs"] = rows.shape, rows.dtype
+        tensors[f"{part}.targets"] = rows.targets.shape, rows.targets.dtype
     progress = Progress("writing the cache", sum(part.shape[0] for part in samples.values()))
-    done = 0
-    try:
-        with temporary.open("wb") as file:
-            file.write(header)
-            for part in samples.values():
-                for block in part.blocks():
-                    file.write(block.numpy().data)
-                    done += len(block)
-                    progress.update(done)
-                file.write(part.targets.contiguous().numpy().data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(place)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+
+    def content() -> Iterator[memoryview]:
+        done = 0
+        for part in samples.values():
+            for block in part.blocks():
+                yield block.numpy().data
+                done += len(block)
+                progress.update(done)
+            yield part.targets.contiguous().numpy().data
+
+    write(place, tensors, {"sources": sources, "facts": json.dumps(prepared.facts)}, content())
     others = sorted(place.parent.glob("*.safetensors"), key=lambda other: other.stat().st_mtime)
     for other in others[:-_KEPT]:
         other.unlink(missing_ok=True)
-
-
-def _header(metadata: Mapping[str, str], samples: Mapping[str, Samples]) -> bytes:
-    described: dict[str, Any] = {"__metadata__": metadata}
-    end = 0
-    for part, rows in samples.items():
-        tensors: list[tuple[str, Sequence[int], torch.dtype]] = [
-            ("inputs", rows.shape, rows.dtype),
-            ("targets", tuple(rows.targets.shape), rows.targets.dtype),
-        ]
-        for name, shape, dtype in tensors:
-            start, end = end, end + math.prod(shape) * dtype.itemsize
-            offsets = {"shape": list(shape), "data_offsets": [start, end]}
-            described[f"{part}.{name}"] = {"dtype": _DTYPES[dtype], **offsets}
-    text = json.dumps(described).encode()
-    text += b" " * (-(len(text) + 8) % _ALIGN)
-    return len(text).to_bytes(8, "little") + text

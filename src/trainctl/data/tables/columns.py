@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -13,7 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainctl.data.tables.numbers import PLAIN, Notation, find_notation, floats, read_number, read_numbers
+from trainctl.data.tables.numbers import (
+    PLAIN,
+    TIME,
+    Notation,
+    find_notation,
+    floats,
+    read_number,
+    read_numbers,
+    units,
+)
 from trainctl.data.tables.texts import Texts
 
 MISSING = frozenset(
@@ -26,12 +35,16 @@ SIGNS = frozenset({"-", ".", "--", "..", "...", "\u2013", "\u2014", "\u2026", "*
 _BAD_SHARE = 0.1
 """A column is numeric if at most this share of its cells are not numbers; those are bad cells."""
 _FEW_NUMBERS = 20
+_FEW_UNITS = 3
+"""Numbers with more units are names, such as those of seats: 12A."""
 _NO_NUMBER = "is not a number"
 LARGEST = torch.finfo(torch.float32).max
 _FLAGS = {"false": 0.0, "true": 1.0}
 _WHOLE = re.compile(r"(-?(?:0|[1-9]\d{0,14}))(?:\.0*)?", re.ASCII)
 _CODE = re.compile(r"[-+]?0\d+")
 """007: the name of something, not the number seven."""
+_CODE_LENGTH = 5
+"""Digits of a code in which others of the column have leading zeros: 02139 is one, 08 may be a month."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +90,11 @@ class Column:
     def place(self) -> str:
         """The column in messages."""
         return f"column {self.number}" + ("" if self.name == str(self.number) else f" ({self.name})")
+
+    def cell(self, row: int) -> str | None:
+        """A cell as it stands in the file, None without a value."""
+        value = math.nan if self.texts is not None else float(self.values[row])
+        return self.texts[row] if self.texts is not None else None if math.isnan(value) else f"{value:g}"
 
     def missing(self) -> Tensor:
         """(N,) bool: the cells without a value; a bad cell is not missing."""
@@ -132,6 +150,8 @@ def read_column(
     given = {text: count for text, count in texts.counts().items() if not (signs and text in SIGNS)}
     if given and all(text.lower() in _FLAGS for text in given):
         return as_kind(Column(name, number, "flag", texts=texts, signs=signs, marks=used))
+    if decimal == "auto" and _are_codes(given):
+        return Column(name, number, "text", texts=texts, signs=signs, marks=used)
     notation = find_notation(given, decimal, delimiter)
     column = as_kind(Column(name, number, "number", texts=texts, notation=notation, signs=signs, marks=used))
     no_numbers = [row for row, reason in column.bad.items() if reason == _NO_NUMBER]
@@ -139,6 +159,15 @@ def read_column(
         return replace(column, unclear=_two_readings(column)) if notation.unclear else column
     text = Column(name, number, "text", texts=texts, signs=signs, marks=used)
     return replace(text, unclear=mixed_numbers(text, column))
+
+
+def _are_codes(texts: Collection[str]) -> bool:
+    """Are they all digits, as many each, with leading zeros, as postal codes are?"""
+    return (
+        any(text[0] == "0" for text in texts)
+        and len(first := next(iter(texts))) >= _CODE_LENGTH
+        and all(len(text) == len(first) and text.isascii() and text.isdecimal() for text in texts)
+    )
 
 
 def _two_readings(column: Column) -> tuple[str, str]:
@@ -155,17 +184,21 @@ def mixed_numbers(column: Column, as_numbers: Column | None = None) -> tuple[str
     if as_numbers is None:
         as_numbers = as_kind(replace(column, kind="number", notation=find_notation(texts, "auto", ",")))
     values = as_numbers.values[as_numbers.values.isfinite()]
-    total = sum(texts.values())
-    if 2 * len(values) < total or len(torch.unique(values)) <= _FEW_NUMBERS:
+    total, found = sum(texts.values()), units(texts)
+    several = sum(count for _, count in found.most_common(_FEW_UNITS))
+    if 2 * len(values) < total and several < (1 - _BAD_SHARE) * total:
+        return None
+    if len(torch.unique(values)) <= _FEW_NUMBERS:
         return None
     others = Counter((column.texts or ())[row] for row in as_numbers.bad)
     share = f"{100 * len(values) // max(1, total)}%"
     if not others:
         return (f"{column.place} has numbers that are stored as text", _MIXED_REMEDY.format(column.name))
     cell, count = others.most_common(1)[0]
+    unit = f" with {as_numbers.notation.unit}" if as_numbers.notation.unit else ""
     mark = f"'dataset.missing_marks=[{cell}]' if it is a missing value; " if count > 1 else ""
     return (
-        f"{column.place}: {share} of the cells are numbers, {quoted(cell or '')} ({count}) is not",
+        f"{column.place}: {share} of the cells are numbers{unit}, {quoted(cell or '')} ({count}) is not",
         f"{mark}{_MIXED_REMEDY.format(column.name)}",
     )
 
@@ -224,9 +257,11 @@ def _numbers(texts: Sequence[str | None], column: Column) -> list[float]:
 
 
 def is_number(cell: str) -> bool:
-    return present(cell) is not None and not math.isnan(
-        read_number(cell, find_notation({cell: 1}, "auto", ","))
-    )
+    """Is it a number by itself? 100m, with a word for a unit, may be a name."""
+    notation = find_notation({cell: 1}, "auto", ",")
+    if notation.unit != TIME and notation.unit[:1].isalpha():
+        return False
+    return present(cell) is not None and not math.isnan(read_number(cell, notation))
 
 
 def is_code(text: str | None) -> bool:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from trainctl.data.tables.columns import Column, is_number, present, read_column
 
@@ -16,7 +17,8 @@ _SAMPLE_ROWS = 200
 _INDEX = re.compile(r"Unnamed: ?\d+(_level_\d+)?(\.\d+)?|__index_level_\d+__", re.IGNORECASE)
 """Names that data frames give to an index without a name."""
 _NUMBERING = re.compile(
-    r"(?i:(.*[_ .-])?(id|index|idx|rows?|nr|no\.?|number|obs(ervation)?|case|#)|row.?(id|names?))|[A-Za-z]+Id"
+    r"(?i:(.*[_ .-])?(id|index|idx|rows?|nr|no\.?|number|obs(ervation)?|case|#)"
+    r"|row.?(id|names?|num(ber)?|nr|no)|level_\d+)|[A-Za-z]+Id"
 )
 """Names of columns that count the rows."""
 _IN_QUOTES = re.compile("'[^']+'")
@@ -33,11 +35,12 @@ def has_header(even: Rows, header: Header, separator: str) -> bool:
     first, below = even[0][1], [cells for _, cells in even[1 : _SAMPLE_ROWS + 1]]
     if not below:
         return not any(is_number(cell) for cell in first)
-    names = values = new_texts = 0
+    names = values = new_texts = numbers_above = 0
     for index, cell in enumerate(first):
         column = read_column("", 0, [cells[index] for cells in below], delimiter=separator)
-        if column.kind == "text":
+        if column.kind == "text" and column.texts is not None:
             new_texts += _is_new(cell, column)
+            numbers_above += is_number(cell) and _is_new(f"{cell}?", column) and cell not in column.texts
             continue
         if column.missing().all() or present(cell) is None:
             continue
@@ -46,7 +49,7 @@ def has_header(even: Rows, header: Header, separator: str) -> bool:
         else:
             names += 1
     # Columns 0, 1, 2 or 2019, 2020, 2021 under names that are no cells.
-    if values and (names or new_texts) and _counts(first):
+    if values and (names or new_texts or numbers_above) and _counts(first):
         return True
     if names or values:
         return names >= values
@@ -121,18 +124,18 @@ def why_no_input(column: Column, name: str | None) -> str:
         return ""
     if name == "":
         return "no name, as the index of a data frame or the row names of R"
-    if not _counts_rows(column):
+    if column.kind != "number" or column.bad or len(column.values) < 2:
         return ""
     if name is None:
-        return "row numbers" if len(column.values) >= _ROWS_TO_COUNT else ""
-    return "row numbers" if _NUMBERING.fullmatch(name) else ""
+        begins = len(column.values) >= _ROWS_TO_COUNT and column.values[0] in (0, 1)
+        return "row numbers" if begins and _are_consecutive(column.values) else ""
+    # In any order: rows may have been shuffled.
+    numbers = _NUMBERING.fullmatch(name) and _are_consecutive(column.values.sort().values)
+    return "row numbers" if numbers else ""
 
 
-def _counts_rows(column: Column) -> bool:
-    """Does it count 0, 1, 2 … or 1, 2, 3 …?"""
-    if column.kind != "number" or column.bad or len(column.values) < 2:
-        return False
-    return column.values[0] in (0, 1) and bool((torch.diff(column.values) == 1).all())
+def _are_consecutive(values: Tensor) -> bool:
+    return bool((torch.diff(values) == 1).all())
 
 
 def read_columns(

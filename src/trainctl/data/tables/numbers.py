@@ -13,9 +13,11 @@ from itertools import islice
 TIME = "time"
 """The unit of dates and times: seconds since 1970, or since midnight."""
 _MONEY = "$€£¥₹"
+_WORD = r"(?!time)[A-Za-z°µμΩ][^\d\s]{0,9}(?: [^\d\s]{1,9})?"
+"""A unit such as km, °C or sq ft, after a number; ``TIME`` is none."""
 _CELL = re.compile(
-    rf"(?P<sign>[-+]?)\s*(?P<before>[{_MONEY}]?)\s*(?P<sign_too>[-+]?)"
-    rf"(?P<digits>[.,]?\d(?:[\d.,'’\s]*\d)?[.,]?(?:[eE][-+]?\d+)?)\s*(?P<after>[%‰{_MONEY}]?)",
+    rf"(?P<sign>[-+]?)\s*(?P<before>[{_MONEY}]|EUR|USD|GBP|CHF|JPY|CNY|INR)?\s*(?P<sign_too>[-+]?)"
+    rf"(?P<digits>[.,]?\d(?:[\d.,'’\s]*\d)?[.,]?(?:[eE][-+]?\d+)?)\s*(?P<after>[%‰{_MONEY}]|{_WORD})?",
     re.ASCII,
 )
 _SPACES = str.maketrans({"\u2212": "-", "\u2013": "-", "\u00a0": " ", "\u202f": " ", "\u2009": " "})
@@ -32,7 +34,7 @@ _LARGE = re.compile(r"\D*\d{4,}\D*", re.ASCII)
 _DATE = re.compile(
     r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d([.,]\d{1,9})?)?( ?(Z|UTC|[-+]\d\d(:?\d\d)?))?)?", re.ASCII
 )
-_CLOCK = re.compile(r"(\d{1,2}):(\d\d)(?::(\d\d(?:\.\d+)?))?", re.ASCII)
+_CLOCK = re.compile(r"(\d{1,2}):(\d\d)(?::(\d\d(?:\.\d+)?))?(?: ?([AP])\.?M\.?)?", re.ASCII | re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Notation:
 
     Attributes:
         comma: decimals follow a comma, points are between thousands; else the other way round.
-        unit: the sign that every cell has: a currency or per cent, or ``TIME``.
+        unit: what every cell has: a sign for a currency or per cent, a word such as km, or ``TIME``.
         proven: a cell can be read in this way only.
         unclear: a cell that has two readings, and no other cell tells which is right; else empty.
     """
@@ -119,6 +121,15 @@ def floats(texts: Sequence[str | None]) -> list[float] | None:
     return None if odd else values
 
 
+def units(texts: Mapping[str, int]) -> Counter[str]:
+    """The units of the cells that are numbers, with their counts."""
+    found = Counter[str]()
+    for text, count in texts.items():
+        if (split := _split(text)) is not None:
+            found[split[1]] += count
+    return found
+
+
 def read_number(text: str, notation: Notation) -> float:
     """The value of a cell in this notation; NaN if it is none."""
     if notation.unit == TIME:
@@ -152,7 +163,9 @@ def _split(text: str) -> tuple[str, str] | None:
     sign, before, sign_too, digits, after = found.group("sign", "before", "sign_too", "digits", "after")
     if (sign and sign_too) or (before and after):
         return None
-    return f"{sign}{sign_too}{digits}", before or after
+    if after and len(after) > 2:
+        after = after.removesuffix("s")  # 1 day, 2 days
+    return f"{sign}{sign_too}{digits}", before or after or ""
 
 
 def _value(digits: str, comma: bool) -> float:
@@ -179,7 +192,9 @@ def _word(text: str) -> float:
 def _seconds(text: str) -> float:
     clock = _CLOCK.fullmatch(text)
     if clock:
-        hours, minutes, seconds = (float(part or 0) for part in clock.groups())
+        hours, minutes, seconds = (float(part or 0) for part in clock.groups()[:3])
+        if clock[4]:
+            hours = hours % 12 + 12 * (clock[4] in "pP") if 1 <= hours <= 12 else math.nan
         return hours * 3600 + minutes * 60 + seconds if minutes < 60 and seconds < 60 else math.nan
     if not _DATE.fullmatch(text):
         return math.nan

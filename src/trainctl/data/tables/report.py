@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,10 +14,12 @@ from torch import Tensor
 from trainctl.data.tables.columns import Column, quoted
 from trainctl.data.tables.numbers import TIME
 from trainctl.data.tables.rows import Table, show_names
+from trainctl.data.tables.texts import Texts
 
 _SHOWN = 4
 _EXACT = 2.0**53
 _SAMPLE = 50_000
+_NUMERIC = re.compile(r"[\s.,:/()<>+*-]*\d[\d\s.,:/()<>+*-]*")
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,7 @@ class Taken:
     Attributes:
         notation: how its numbers are written, where that is not plain.
         mixed: its categories are numbers and texts.
+        missing: its cells without a value.
         lost: what is lost when its numbers become float32; empty if nothing is.
         described: all of it, as a line for the log.
     """
@@ -36,6 +40,7 @@ class Taken:
     categories: int | None
     notation: tuple[str, ...]
     mixed: bool
+    missing: int
     lost: str
     described: str
 
@@ -52,8 +57,8 @@ def taken(column: Column, categories: Sequence[str]) -> Taken:
             parts.append("numbers and texts")
     elif column.kind == "number":
         parts += notation
-        if column.leading_zeros():
-            parts.append("leading zeros: dataset.categories would keep them")
+        if any(each.startswith("leading zeros") for each in notation):
+            parts.append(f"'dataset.categories=[{column.name}]' would keep them")
     if absent := int(column.missing().sum()):
         marks = f" ({', '.join(column.marks)})" if column.marks else ""
         parts.append(f"{absent} missing{marks}")
@@ -64,6 +69,7 @@ def taken(column: Column, categories: Sequence[str]) -> Taken:
         categories=len(categories) if column.kind == "text" else None,
         notation=tuple(notation),
         mixed=mixed,
+        missing=absent,
         lost=lost,
         described="; ".join(filter(None, [*parts, lost])),
     )
@@ -80,6 +86,10 @@ def summary(table: Table, inputs: Sequence[Taken], left_out: Mapping[int, str]) 
         counts.append(f"{what} in {_named([column for column in inputs if what in column.notation])}")
     if mixed := [column for column in inputs if column.mixed]:
         counts.append(f"numbers and texts, taken as categories, in {_named(mixed)}")
+    if absent := [column for column in inputs if column.missing]:
+        numbers = any(column.categories is None for column in absent)
+        filled = " (numbers become the mean)" if numbers else ""
+        counts.append(f"{sum(column.missing for column in absent)} missing in {_named(absent)}{filled}")
     unasked = {number: why for number, why in left_out.items() if why != "dataset.drop"}
     for column in [column for column in table.columns if column.number in unasked][:_SHOWN]:
         counts.append(f"left out {column.place}: {unasked[column.number]}")
@@ -102,6 +112,8 @@ def column_report(
 
 
 def _notation(column: Column) -> list[str]:
+    if column.kind == "text":
+        return ["codes with leading zeros, taken as categories"] if _are_codes(column) else []
     if column.kind != "number":
         return []
     unit = column.notation.unit
@@ -112,15 +124,20 @@ def _notation(column: Column) -> list[str]:
     texts = {} if column.texts is None or column.plain or unit == TIME else column.texts.counts()
     if any(thousands in text for text in texts):
         written.append("thousands separators")
+    if not unit and column.leading_zeros():
+        written.append("leading zeros, taken as numbers,")
     return written
 
 
+def _are_codes(column: Column) -> bool:
+    return column.leading_zeros() and all(map(str.isdecimal, (column.texts or Texts.of([])).counts()))
+
+
 def _numbers_among(column: Column) -> bool:
-    """Are most of the texts numbers?"""
+    """Are most of the texts numbers, dates or fractions, but not all of them whole numbers?"""
     texts = {} if column.texts is None else column.texts.counts()
-    total = sum(texts.values())
-    numbers = sum(count for text, count in texts.items() if text.replace(".", "", 1).isdecimal())
-    return 0 < total <= 2 * numbers < 2 * total
+    numbers = sum(count for text, count in texts.items() if _NUMERIC.fullmatch(text))
+    return 0 < sum(texts.values()) <= 2 * numbers and not all(map(str.isdecimal, texts))
 
 
 def _vanishing(column: Column) -> str:

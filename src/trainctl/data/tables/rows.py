@@ -261,7 +261,7 @@ def _marks(targets: Sequence[Column]) -> str:
 
 def _bad_cells(table: Table, column: Column) -> Problem:
     row, reason = next(iter(column.bad.items()))
-    text = column.texts[row] if column.texts is not None else f"{float(column.values[row]):g}"
+    text = column.cell(row)
     more = f"; {len(column.bad) - 1} more in this column" if len(column.bad) > 1 else ""
     return Problem(
         f"{table.place(row)}, {column.place}: {quoted(text or '')} {reason}{more}",

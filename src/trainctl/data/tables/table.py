@@ -258,7 +258,7 @@ def _columns(
         return inputs, goals, left_out | useless
     _refuse_others(options, like)
     inputs = [column_like(each, like) for each in like["columns"]]
-    goals = [column_like(each, like) for each in trained_targets(like)]
+    goals = [column_like(each, like) for each in like["targets"]]
     if options.target is not None:
         named = target_columns(table, options.target)
         if len(named) != len(goals):
@@ -275,12 +275,6 @@ def _columns(
     return found_columns[: len(inputs)], found_columns[len(inputs) :], {}
 
 
-def trained_targets(reading: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The target columns of a ``reading``; one that an older version stored has one."""
-    targets: list[Mapping[str, Any]] = reading.get("targets") or [reading["target"]]
-    return targets
-
-
 def _refuse_others(options: Options, like: Mapping[str, Any]) -> None:
     """Raise ConfigError for settings that contradict the table that a model was trained on."""
     kinds = {each["name"]: each["kind"] for each in like["columns"]}
@@ -288,7 +282,7 @@ def _refuse_others(options: Options, like: Mapping[str, Any]) -> None:
         [unicodedata.normalize("NFC", each) for each in names if isinstance(each, str)]
         for names in (options.drop, options.keep, options.categories)
     )
-    known = {*kinds, *(each["name"] for each in trained_targets(like))}
+    known = {*kinds, *(each["name"] for each in like["targets"])}
     wrong = [f"dataset.drop=[{name}]: the model has that input" for name in drop if name in kinds]
     wrong += [
         f"dataset.keep=[{name}]: the model has no such input"

@@ -150,14 +150,14 @@ def read_target(file: str, column: Column, task: str) -> Target:
         classes = tuple(sorted(distinct, key=_numbers_first))
         return Target("classification", classes, f"{len(distinct)} classes, because {because}")
     whole = not (values % 1).any()
-    if task == "classification" and not whole:
+    few = len(distinct) <= min(_MOST_CLASSES, rows / 2)
+    number = _counted(max(len(distinct), len(values)), values)
+    if task == "classification" and not whole and not few:
         raise ConfigError(
-            f"dataset.task=classification requires text or whole numbers: {place} has numbers that are not"
-            " whole",
+            f"dataset.task=classification requires text, whole numbers or few different ones: {place} has"
+            f" {number} in {rows} rows",
             "use dataset.task=regression",
         )
-    number = _counted(max(len(distinct), len(values)), values)
-    few = len(distinct) <= min(_MOST_CLASSES, rows / 2)
     if task == "classification" or (task == "auto" and whole and few):
         classes = tuple(sorted(distinct, key=_numbers_first))
         return Target("classification", classes, f"{len(distinct)} classes, because it has {number}")

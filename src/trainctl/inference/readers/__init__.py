@@ -12,6 +12,7 @@ from trainctl.data.images.listing import SUFFIXES
 from trainctl.data.preprocessing import shown
 from trainctl.errors import ConfigError
 from trainctl.inference.readers.arrays import ArrayFile
+from trainctl.inference.readers.arrow import ArrowTable, has_types
 from trainctl.inference.readers.base import Source
 from trainctl.inference.readers.images import ImageFiles, takes_images
 from trainctl.inference.readers.several import SeveralArrays
@@ -35,8 +36,8 @@ def open_source(
         wanted = f"the run was trained on windows of text, {shown(raw)}: use --prompt TEXT, or an .npz file"
     elif reading.get("kind") == "texts":
         wanted = "the run was trained on texts: use a CSV file with the same column"
-    elif reading.get("kind") == "table":
-        wanted = "the run was trained on a table: use a CSV file with the same columns"
+    elif reading.get("kind") in ("table", "columns"):
+        wanted = "the run was trained on a table: use a CSV or Parquet file with the same columns"
     elif takes_images(raw):
         files = "a folder of images, one image, or an .npz file"
         wanted = f"the run was trained on images of {shown(raw)}: use {files}"
@@ -61,4 +62,8 @@ def open_source(
         return ArrayFile(path, raw, known, dataset.get("inputs"))
     if len(raw["shape"]) != 1 or reading.get("kind") == "text":
         raise ConfigError(f"--input {path}: the run was not trained on tables", wanted)
-    return (TextTable if reading.get("kind") == "texts" else TableFile)(path, raw, reading, dataset)
+    if reading.get("kind") == "texts":
+        if has_types(path):
+            raise ConfigError(f"--input {path}: is no CSV file", wanted)
+        return TextTable(path, raw, reading, dataset)
+    return (ArrowTable if has_types(path) else TableFile)(path, raw, reading, dataset)

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from trainctl.data.images.decoding import Decoder, in_threads, reason_of
+from trainctl.data.images.decoding import Decoder, in_threads, reason_of, upright_size
 from trainctl.data.images.listing import SUFFIXES, Listing, images_below
 from trainctl.errors import ConfigError
 from trainctl.inference.readers.base import Batch
@@ -56,6 +56,10 @@ class ImageFiles:
             errors = {place: each for place, each in enumerate(found) if isinstance(each, str)}
             good = [each for each in found if not isinstance(each, str)]
             yield Batch(tuple(names), torch.stack(good) if good else empty, errors)
+
+    def size_of(self, name: str) -> tuple[int, int]:
+        """Height and width of a file's image."""
+        return upright_size(str(self.root / name))
 
     def _load(self, name: str) -> Tensor | str:
         """The pixels, or why the file cannot be read."""

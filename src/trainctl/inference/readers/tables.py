@@ -20,7 +20,7 @@ from trainctl.data.tables.columns import Column, as_kind, is_number, present, qu
 from trainctl.data.tables.header import has_header, short_header, unique_names
 from trainctl.data.tables.pieces import Layout, Piece, blocks
 from trainctl.data.tables.rows import show_names
-from trainctl.data.tables.table import column_like, encode, trained_targets
+from trainctl.data.tables.table import column_like, encode
 from trainctl.data.tables.text import choose_delimiter, find_encoding, no_encoding, rows
 from trainctl.data.tables.texts import Texts
 from trainctl.errors import ConfigError, nearest
@@ -41,13 +41,15 @@ class TableFile:
     """
 
     unit = "row"
+    place = "line {}, "
+    """How messages on a cell begin; the row is named before."""
 
     def __init__(
         self, path: Path, raw: Mapping[str, Any], reading: Mapping[str, Any], dataset: Mapping[str, Any]
     ) -> None:
         self.path = path
         self.notices: list[str] = []
-        if reading.get("kind") in ("table", "texts"):
+        if reading.get("kind") in ("table", "columns", "texts"):
             self.reading = reading
         else:
             require_readable(raw["dtype"], f"--input {path}")
@@ -58,9 +60,13 @@ class TableFile:
         self.categories = [each["categories"] for each in self.reading["columns"]]
         self.marks = self.reading.get("missing_marks")
         self.wide = self.reading.get("dtype") == "float64"
-        self.skip_lines = int(dataset.get("skip_lines", 0))
         self.total, self.done = path.stat().st_size, 0
         self.unknown: Counter[str] = Counter()
+        self._open(dataset)
+
+    def _open(self, dataset: Mapping[str, Any]) -> None:
+        """Find out how the file is written, and which cell of a row is which column."""
+        self.skip_lines = int(dataset.get("skip_lines", 0))
         self.encoding = self._find_encoding(str(dataset.get("encoding", "auto")))
         self.delimiter = self._find_delimiter(str(dataset.get("delimiter", "auto")))
         self._read_header(dataset.get("header", "auto"))
@@ -134,7 +140,7 @@ class TableFile:
                 f"{self.path} has no column {show_names(absent)}, which the run was trained on",
                 f"{hint}there are: {show_names(names)}",
             )
-        known = {*wanted, *(each["name"] for each in trained_targets(self.reading))}
+        known = {*wanted, *(each["name"] for each in self.reading["targets"])}
         others = [name for name in names if name not in known]
         if others:
             self.notices.append(f"ignored columns: {show_names(others)}")
@@ -217,9 +223,9 @@ class TableFile:
                 absent = column.missing().nonzero().flatten().tolist()
                 wrong_here |= dict.fromkeys(absent, "is missing, which training had none of")
             for row, reason in wrong_here.items():
-                text = (column.texts or ())[row]
+                text = column.cell(row)
                 what = "the cell" if text is None else quoted(text)
-                errors.setdefault(row, f"line {lines[row]}, {column.place}: {what} {reason}")
+                errors.setdefault(row, f"{self.place.format(lines[row])}{column.place}: {what} {reason}")
             if column.kind == "text":
                 known = {None, *categories}
                 counts = {} if column.texts is None else column.texts.counts()
@@ -246,8 +252,8 @@ class TableFile:
             why = why_bad(values[row, place], dtype)
             if inexact[row, place]:
                 why = "is too large to be read exactly: use an .npz file"
-            text = (column.texts or ())[row]
-            errors.setdefault(row, f"line {lines[row]}, {column.place}: {text!r} {why}")
+            where = f"{self.place.format(lines[row])}{column.place}"
+            errors.setdefault(row, f"{where}: {column.cell(row)!r} {why}")
         return inputs
 
     def remarks(self) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy
@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from trainctl.data import AnySplit, ItemSplit
+from trainctl.data.augmentation import Augment
 from trainctl.data.inputs import Inputs
-from trainctl.data.sampler import cursor_after, derived_seed, epoch_order
+from trainctl.data.order import epoch_order
+from trainctl.data.sampler import cursor_after, derived_seed
 from trainctl.errors import ConfigError, TrainctlError
 from trainctl.lessons import scratch
 from trainctl.registry import LOADERS
@@ -30,7 +32,8 @@ class ScratchLoader:
         split: raw inputs and targets, or items that are loaded one by one.
         transform: applied to a batch of raw inputs, on the device.
         seed: with the epoch's number it decides the order; None keeps the stored order.
-        augment: applied before the transform to raw inputs, given the samples' numbers and the epoch.
+        augment: applied before the transform to raw inputs and their targets, given the samples' numbers and
+            the epoch.
 
     Raises ConfigError for a sample that cannot be loaded, or differs from the others in shape or type.
     """
@@ -44,7 +47,7 @@ class ScratchLoader:
         batch_size: int,
         device: torch.device,
         seed: int | None,
-        augment: Callable[[Tensor, Tensor, int], Tensor] | None = None,
+        augment: Augment | None = None,
     ) -> None:
         self.split, self.transform, self.augment = split, transform, augment
         self.batch_size, self.device, self.seed = batch_size, device, seed
@@ -61,16 +64,17 @@ class ScratchLoader:
         """The batches of the cursor's epoch from its position on."""
         epoch = cursor.epoch
         dataset = self._dataset(epoch)
-        order = epoch_order(len(dataset), self.seed, epoch)[cursor.position :]
+        chunks = getattr(self.split, "chunks", None)
+        order = epoch_order(len(dataset), self.seed, epoch, chunks=chunks)[cursor.position :]
         sampler = scratch.Sampler(len(dataset), order.tolist())
         loader = scratch.DataLoader(dataset, sampler, self.batch_size, scratch.collate)
         # Not strict: no samples at all are one empty part for torch.split.
         for index, (inputs, targets) in zip(torch.split(order, self.batch_size), loader, strict=False):
-            inputs = inputs.to(self.device)
+            inputs, targets = inputs.to(self.device), targets.to(self.device)
             if self.augment is not None:
-                inputs = self.augment(inputs, index.to(self.device), epoch)
+                inputs, targets = self.augment.both(inputs, targets, index.to(self.device), epoch)
             cursor = cursor_after(cursor, len(index), len(dataset))
-            yield Batch(self.transform(inputs), targets.to(self.device), len(index), cursor)
+            yield Batch(self.transform(inputs), targets, len(index), cursor)
 
     def _dataset(self, epoch: int) -> scratch.Dataset:
         if isinstance(self.split, ItemSplit):

@@ -13,17 +13,14 @@ from torch import Tensor
 
 from trainctl.checkpoint import snapshot
 from trainctl.checkpoint.format import CheckpointData, ready_to_save
-from trainctl.config.connections import connections
-from trainctl.config.safety import environment_names
 from trainctl.data import Data
 from trainctl.errors import NotFiniteError, Problem, TrainctlError
 from trainctl.paths import short_path
-from trainctl.registry import trust
-from trainctl.runs import files
-from trainctl.runs.directory import lock, point_latest
+from trainctl.runs.directory import lock
 from trainctl.runs.git_state import GitState
 from trainctl.runs.record import RunRecord, now, read_record
-from trainctl.training.build import Built, build
+from trainctl.training.build import build
+from trainctl.training.built import Built
 from trainctl.training.display import Display
 from trainctl.training.failures import record_failure, storage_errors
 from trainctl.training.hooks import console
@@ -31,12 +28,12 @@ from trainctl.training.hooks.checkpointer import Checkpointer
 from trainctl.training.hooks.guard import Guard
 from trainctl.training.hooks.metrics_log import MetricsLog
 from trainctl.training.log_file import open_log
-from trainctl.training.report import closing, environment_of, header, step_record, test_record
+from trainctl.training.report import built_record, closing, step_record, test_record
 from trainctl.training.request import Request
 from trainctl.training.resume import apply
 from trainctl.training.run import Run
 from trainctl.training.runtime import Threads
-from trainctl.training.session import capsule_keeper, checkpointing
+from trainctl.training.session import begin, capsule_keeper, checkpointing, remember_own
 from trainctl.training.train import open_record
 
 log = logging.getLogger("trainctl")
@@ -114,9 +111,7 @@ class Member:
         request, directory = self.request, self.request.directory
         self.built = built = build(replace(request.config, threads=threads), data)
         self._stored = stored
-        named = environment_names(request.files["config.yaml"])
-        if stored or named or connections(request.config):
-            trust.remember(directory, stored, named)
+        remember_own(request, stored)
         self.run.step_name = self.run.step_name.replace("plain", "stacked", 1)
         self.metrics_log = MetricsLog(directory / "metrics.jsonl")
         self.checkpointer = Checkpointer(
@@ -144,23 +139,13 @@ class Member:
         request = self.request
         self.built = built = replace(self.built, threads=threads.number, threads_note=threads.note)
         self.record.update(
-            environment=environment_of(built, self._stored),
-            parameters=built.parameters,
-            monitor={"name": built.monitor, "lower_is_better": built.lower_is_better},
-            target_scale=built.described["target_scale"],
+            **built_record(built, self._stored),
             step=step_record(built),
             engine="fused",
             fused={"models": models},
         )
-        not_latest = point_latest(request.directory) if request.latest else None
-        for name, content in request.files.items():
-            files.replace(request.directory / name, content.encode())
-        self.record.begun = True
-        self.display.header(*header(request, built))
-        said = [*request.notices, *built.notices, *([not_latest] if not_latest else []), *self._said]
-        for notice in [*said, *notices]:
-            self.display.notice(notice)
-            log.info(notice)
+        said = [*request.notices, *built.notices, *self._said]
+        begin(request, self.record, self.display, built, [*said, *notices])
         for hook in self._to_start:
             hook.start(self.run)
 

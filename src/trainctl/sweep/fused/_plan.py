@@ -67,7 +67,7 @@ def _reasons(config: Config) -> Iterator[str]:
         yield f"devices={config.devices} trains one model"
     if config.device == "mps":
         yield "device=mps has no stacked form"
-    plain = {"accumulate": 1, "precision": "fp32"}
+    plain: dict[str, Any] = {"accumulate": 1, "precision": "fp32", "activation_checkpoint": []}
     plain |= dict.fromkeys(("micro_batch", "clip_norm", "ema", "overfit_batches"))
     for key, value in plain.items():
         if getattr(train, key) != value:

@@ -19,7 +19,8 @@ from trainctl.data import Data, Split
 from trainctl.errors import TrainctlError
 from trainctl.registry import plugins
 from trainctl.sweep.worker_slots import available_memory
-from trainctl.training.build import Built, build
+from trainctl.training.build import build
+from trainctl.training.built import Built
 from trainctl.training.steps.stacked import Stack, StackedOptimizer, why_not
 
 _SHARE = 0.5
@@ -91,6 +92,8 @@ def _misfit(built: Built, loaders: Sequence[Any]) -> str | None:
         return f"device={built.device.type} has no stacked form"
     if not all(loader is None or isinstance(loader, ResidentLoader) for loader in loaders):
         return "its data is loaded sample by sample"
+    if getattr(built.data.train, "chunks", None) is not None:
+        return "its order mixes windows of shards"
     if not isinstance(run.model, nn.Module) or not isinstance(run.criterion, nn.Module):
         return "its model or loss is no module of torch"
     return why_not(run.optimizer)

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainctl.data.sampler import cursor_after, epoch_order
+from trainctl.data.order import epoch_order
+from trainctl.data.sampler import cursor_after
 from trainctl.registry.protocols import Batch
 from trainctl.sweep.fused._member import Member
 from trainctl.sweep.fused._probe import Probe
@@ -92,7 +93,7 @@ class StackedSteps:
         if self.cursor.epoch != self._epoch:
             # The order in which each model sees the data: (models, samples).
             self._epoch, seeds = self.cursor.epoch, [member.built.seed for member in self.members]
-            orders = {seed: epoch_order(self.samples, seed, self._epoch) for seed in set(seeds)}
+            orders = {seed: epoch_order(self.samples, seed, self._epoch)[:] for seed in set(seeds)}
             self._orders = torch.stack([orders[seed] for seed in seeds]).to(self.members[0].built.device)
         position, data = self.cursor.position, self.found.data
         index = self._orders[:, position : position + self.batch_size]

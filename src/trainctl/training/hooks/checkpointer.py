@@ -123,8 +123,7 @@ class Checkpointer(Hook):
         return {"ranked": [[value, loss, -minus] for value, loss, minus in self._ranked]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        # Earlier versions ranked by the value alone: (value, step).
-        self._ranked = [(value, loss[0] if loss else 0.0, -step) for value, *loss, step in state["ranked"]]
+        self._ranked = [(value, loss, -step) for value, loss, step in state["ranked"]]
 
     def path(self, run: Run) -> Path:
         """The folder of the checkpoint of this step."""
@@ -183,7 +182,7 @@ class Checkpointer(Hook):
 
     def put(self, content: CheckpointData) -> Path:
         """Write a checkpoint; returns its folder. Raises OSError."""
-        return save_checkpoint(self.folder, content, finite=False)
+        return save_checkpoint(self.folder, content)
 
     def wait(self) -> None:
         """Wait for the checkpoint that is being written. Raises the error of its writing."""

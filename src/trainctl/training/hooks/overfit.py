@@ -14,7 +14,7 @@ from torch import Tensor
 
 from trainctl.config.settings import Component, Config
 from trainctl.data import AnySplit
-from trainctl.data.sampler import epoch_order
+from trainctl.data.order import epoch_order
 from trainctl.errors import NotLearnedError
 from trainctl.registry.protocols import named_modules
 from trainctl.training.run import Hook, Run
@@ -33,7 +33,8 @@ def simplified(config: Config) -> Config:
 
 def first_samples(split: AnySplit, count: int, seed: int) -> AnySplit:
     """The first ``count`` samples, or all, in the order of the first epoch."""
-    return split.select(epoch_order(len(split), seed, 0)[:count])
+    order = epoch_order(len(split), seed, 0, chunks=getattr(split, "chunks", None))
+    return split.select(order[:count])
 
 
 def without_dropout(model: Any) -> None:
