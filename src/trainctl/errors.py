@@ -168,6 +168,24 @@ def lacks_memory(error: BaseException) -> bool:
     )
 
 
+_GRADIENTS = {
+    "modified by an inplace operation": (
+        "the gradient needs a tensor that the model or the loss has changed in place",
+        "write x * 2 instead of x.mul_(2), or change a copy: x.clone()",
+    ),
+    "backward through the graph a second time": (
+        "the loss depends on a tensor of the step before, which the model or the loss has kept",
+        "keep it without its gradient: x.detach()",
+    ),
+}
+
+
+def gradient_error(error: BaseException) -> TrainctlError | None:
+    """torch's refusal to compute gradients as the error a user reads (exit 2); None for any other."""
+    found = [told for said, told in _GRADIENTS.items() if said in str(error)]
+    return ConfigError(*found[0]) if isinstance(error, RuntimeError) and found else None
+
+
 def memory_error(error: BaseException) -> ConfigError | None:
     """torch's OutOfMemoryError of a device as the error a user reads (exit 2); None for any other."""
     if type(error).__name__ != "OutOfMemoryError":

@@ -51,6 +51,9 @@ BAD = [
     (["-m", "train.clip_norm=choice(null,1.0)"], 2, ["write train.clip_norm=null,1.0"]),
     (["hydra.job.chdir=true"], 2, ["hydra.job.chdir=true: a run stays"]),
     (["hydra.verbose=true"], 2, ["hydra.verbose: has no effect"]),
+    (["hydra.output_subdir=mine"], 2, ["hydra.output_subdir: has no effect"]),
+    (["+hydra.own=1"], 2, ["hydra.own: there is no such key"]),
+    (["lr=" + "[" * 5000], 2, ["error: lr: nested deeper than 100 levels"]),
     (["hydra.job.name=mine"], 2, ["hydra.job.name: has no effect", "name=NAME names a run"]),
     (["hydra/launcher=basic"], 2, ["hydra/launcher=basic: has an effect on sweeps only", "add -m"]),
     (["dataset=csv", "dataset.path=caf\udce9.csv"], 2, ["dataset.path=caf", "is not UTF-8 text"]),
@@ -230,3 +233,11 @@ def test_nothing_is_passed_over_in_silence(trainctl, words: list[str], message: 
 def test_a_terminal_that_knows_only_ascii_gets_its_help(tmp_path: Path) -> None:
     assert run("--help", cwd=tmp_path, PYTHONIOENCODING="ascii").returncode == 0
     assert run("ls", cwd=tmp_path, PYTHONIOENCODING="ascii").returncode == 0
+
+
+def test_an_option_file_that_is_nested_too_deep_is_named(trainctl) -> None:
+    Path("conf/optim").mkdir(parents=True)
+    Path("conf/optim/deep.yaml").write_text("name: adam\nlr: " + "[" * 900 + "]" * 900 + "\n")
+    outcome = trainctl("--cfg", "job", "optim=deep")
+    assert outcome.code == 2
+    assert "conf/optim/deep.yaml: nested deeper than 100 levels" in outcome.err

@@ -313,6 +313,35 @@ def test_a_loss_that_cannot_be_minimized_is_refused(loss: Any, says: str) -> Non
     assert says in refused(configured(loss={"name": "odd"}))
 
 
+def test_a_loss_that_changes_its_targets_is_refused() -> None:
+    @LOSSES.register("changing")
+    class Changing(nn.CrossEntropyLoss):
+        def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+            return super().forward(outputs, targets.clamp_(max=1))
+
+    assert "loss=changing changes its targets in place" in refused(configured(loss={"name": "changing"}))
+
+
+@pytest.mark.parametrize(("name", "says"), [("changes", "changed in place"), ("keeps", "of the step before")])
+def test_what_keeps_torch_from_gradients_is_said(name: str, says: str, trainctl) -> None:
+    class Own(nn.Linear):
+        kept: Any = 0
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            outputs = super().forward(inputs.flatten(1))
+            if name == "changes":
+                outputs = outputs.sigmoid()
+                return outputs.mul_(2)
+            if self.training:
+                outputs = outputs + self.kept
+                self.kept = outputs.mean(0)
+            return outputs
+
+    MODELS.register("own")(lambda: Own(64, 10))
+    outcome = trainctl("model.name=own", "threads=1", "train.max_steps=3", "display.mode=none")
+    assert (outcome.code, says in outcome.err) == (2, True), outcome.err
+
+
 def test_a_loss_that_is_no_single_number_is_refused() -> None:
     @LOSSES.register("unreduced")
     class Unreduced(nn.Module):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from hydra.conf import HydraConf
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -321,6 +322,7 @@ def _in_range(override: Override) -> float:
 _WITHOUT_EFFECT = (
     *("hydra.verbose", "hydra.runtime.", "hydra.job.id", "hydra.job.num", "hydra.job.name"),
     *("hydra.job.config_name", "hydra.job.override_dirname", "hydra.job.env_copy"),
+    *("hydra.mode", "hydra.output_subdir", "hydra.overrides", "hydra.env."),
 )
 
 
@@ -330,6 +332,8 @@ def _refuse_ignored(full: DictConfig, overrides: Sequence[str]) -> None:
     for key in [split_override(override)[1] for override in overrides]:
         if key.startswith(_WITHOUT_EFFECT) and not any(f"${{{key}}}" in folder for folder in folders):
             raise ConfigError(f"{key}: has no effect", "leave it out; name=NAME names a run")
+        if key.startswith("hydra.") and key.split(".")[1] not in HydraConf.__dataclass_fields__:
+            raise ConfigError(f"{key}: there is no such key", "see the keys of Hydra: --cfg hydra")
     if full.hydra.job.chdir:
         raise ConfigError(
             "hydra.job.chdir=true: a run stays in the folder where it was started",

@@ -100,8 +100,12 @@ class Space:
         return [next(chosen) if word is None else word for word in self.words]
 
     def chosen(self, values: Mapping[str, Any]) -> list[str]:
-        """The words of the parameters alone."""
-        return [f"{key}={domain.text(values[key])}" for key, domain in self.domains.items()]
+        """The words of the parameters alone. Raises ConfigError for values that are none of the space's."""
+        try:
+            return [f"{key}={domain.text(values[key])}" for key, domain in self.domains.items()]
+        except (TypeError, ValueError, LookupError) as error:
+            reason = f"the search holds values that are none of its space: {dict(values)!r:.80}"
+            raise ConfigError(reason, "start another search") from error
 
     def corners(self) -> Iterator[list[str]]:
         """Jobs that have between them every choice and both ends of every interval."""

@@ -60,17 +60,22 @@ def check_fit(config: Config, model: Model, criterion: Criterion, batch: Batch, 
     task_of(data).check_loss(config.loss.name, criterion, data)
     if getattr(criterion, "takes_log_probabilities", False):
         _check_log_probabilities(config, outputs)
+    given = targets.clone()
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)
-            loss = criterion(outputs, targets)
+            loss = criterion(outputs, given)
     except (RuntimeError, ValueError, IndexError, TypeError, UserWarning) as error:
         reason = str(error).partition("\n")[0]
         raise ConfigError(f"{_mismatch(config, outputs, targets)}: {reason}") from error
-    if not isinstance(loss, torch.Tensor) or loss.dim() != 0:
-        given = f"a value of shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else _kind(loss)
+    if given._version:
         raise ConfigError(
-            f"loss={config.loss.name} gives {given}, not a tensor with one number",
+            f"loss={config.loss.name} changes its targets in place", "change a copy: targets.clone()"
+        )
+    if not isinstance(loss, torch.Tensor) or loss.dim() != 0:
+        what = f"a value of shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else _kind(loss)
+        raise ConfigError(
+            f"loss={config.loss.name} gives {what}, not a tensor with one number",
             "a loss averages over the batch",
         )
     if isinstance(model, nn.Module):

@@ -12,6 +12,7 @@ from trainctl.errors import (
     InterruptedRunError,
     StorageError,
     TrainctlError,
+    gradient_error,
     lacks_memory,
     memory_error,
     signal_behind,
@@ -66,7 +67,7 @@ def as_told(error: BaseException, doing: str) -> TrainctlError:
         return storage_error(error, doing)
     if isinstance(error, MemoryError):
         return ConfigError("there is not enough memory", "see ulimit -v, or use a machine with more")
-    if (lacking := memory_error(error)) is not None:
+    if (lacking := memory_error(error) or gradient_error(error)) is not None:
         return lacking
     if isinstance(error, ValueError) and "embedded null" in str(error):
         return ConfigError("a name or a path has a NUL character", "leave it out")

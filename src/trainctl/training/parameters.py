@@ -49,7 +49,7 @@ def check_types(name: str, model: Model) -> list[str]:
     """A notice for weights in float16, whose small updates are lost. Raises ConfigError for tensors without
     values, on the meta device."""
     for key, tensor in model.state_dict().items():
-        if tensor.is_meta:
+        if getattr(tensor, "is_meta", False):
             raise ConfigError(
                 f"model={name}: {key} is on the meta device, without values", "make the model on the CPU"
             )

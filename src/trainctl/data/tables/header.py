@@ -40,7 +40,9 @@ def has_header(even: Rows, header: Header, separator: str) -> bool:
         column = read_column("", 0, [cells[index] for cells in below], delimiter=separator)
         if column.kind == "text" and column.texts is not None:
             new_texts += _is_new(cell, column)
-            numbers_above += is_number(cell) and _is_new(f"{cell}?", column) and cell not in column.texts
+            numbers_above += (
+                is_number(cell) and _is_new(f"{cell}?", column) and cell not in (column.texts or ())
+            )
             continue
         if column.missing().all() or present(cell) is None:
             continue

@@ -248,7 +248,7 @@ def usable_rows(
     if not len(kept):
         raise ConfigError(
             f"{table.file}: no row is left; left out: {described}",
-            "change dataset.missing or dataset.bad_rows",
+            "change dataset.missing, dataset.missing_marks or dataset.bad_rows",
         )
     return kept, f"left out {described}" if described else ""
 
