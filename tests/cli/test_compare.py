@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.display import Terminal
+from tests.helpers.files import put
 from tests.helpers.program import modules_after, run
 from tests.helpers.runs import record
 from trainctl.analysis.ranking import compare
 from trainctl.cli.main import main
 from trainctl.ui.compare import show
+from trainctl.ui.compare_tables import others
 
 RATES = ("1e-2", "1e-3", "1e-4")
 
@@ -60,6 +62,18 @@ def test_the_table_is_what_the_runs_say(trainctl, runs: Path) -> None:
     assert "6" in failed.split()
     assert "the loss is" in failed
     assert "runs/bad" in failed
+
+
+def test_runs_that_are_not_ranked_have_a_name_and_fit_the_terminal(trainctl, tmp_path: Path) -> None:
+    put(tmp_path / "a.csv", "x,y\n1,2\n3,4\n5,6\n")
+    for name in ("one", "two"):
+        words = ("dataset=csv", "dataset.path=a.csv", "dataset.target=bouhgt", f"hydra.run.dir=runs/{name}")
+        assert trainctl(*words, "display.mode=none").code == 2
+    listed = others(compare(["runs"]), 75)
+    assert [row[2] for row in listed.rows] == ["one", "two"]
+    assert all("bouhgt" in row[-1] for row in listed.rows)
+    assert all(len(line) <= 75 for line in listed.lines())
+    assert len(others(compare(["runs"])).rows[0][-1]) > len(listed.rows[0][-1])
 
 
 def test_nothing_is_written_where_the_runs_are(trainctl, runs: Path) -> None:

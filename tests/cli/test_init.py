@@ -39,8 +39,14 @@ def test_the_next_command_trains(trainctl, tmp_path: Path, monkeypatch: pytest.M
 
 def test_in_the_current_folder(trainctl, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / ".git").mkdir()
     outcome = trainctl("init")
+    assert outcome.code == 2
+    assert "the folder is not empty, there is notes.txt; nothing was written" in outcome.err
+    assert sorted(everything(tmp_path)) == [str(tmp_path / "notes.txt")]
+    outcome = trainctl("init", "--force")
     assert outcome.code == 0, outcome.err
+    assert "conf/local.yaml loads my_net.py for every command" in outcome.out
     assert next_command(outcome.out) == "trainctl experiment=first"
     assert (tmp_path / "notes.txt").read_text() == "mine"
     for group, name in (("model", "my_net"), ("experiment", "first")):
@@ -107,7 +113,7 @@ def test_a_link_to_nowhere_counts_as_there(trainctl, tmp_path: Path) -> None:
     ("words", "expected"),
     [
         (("one", "two"), "init takes one DIR, not one two"),
-        (("--force",), "--force: init has no such option"),
+        (("--forced",), "--forced: init has no such option"),
         (("model=mlp",), "model=mlp: init takes no KEY=VALUE words"),
         (("taken.txt",), "init taken.txt: is a file"),
         ((str(Path(__file__).parents[2]),), "this is trainctl's own folder"),

@@ -45,3 +45,47 @@ def test_a_file_that_nests_without_end_is_listed(trainctl, tmp_path: Path) -> No
         (tmp_path / "conf/optim/own.yaml").write_text(text)
         assert "Mine" in trainctl("ls", "optim").out
         assert trainctl("ls", "optim=own").code == 0
+
+
+NET = """
+from trainctl.registry import LOSSES, MODELS
+
+@MODELS.register("my_net")
+def my_net(input_shape, output_size, width: int = 8, depth: int = 2):
+    '''A net of my own.'''
+
+@LOSSES.register("my_loss")
+def my_loss(margin: float):
+    '''A loss of my own.'''
+"""
+
+
+def test_what_a_plugin_has_is_listed_with_its_arguments(trainctl, tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(NET)
+    outcome = trainctl("ls", "plugins=[./net.py]", "model=my_net", "loss")
+    assert outcome.code == 0, outcome.err
+    assert "model.name=my_net\n  A net of my own." in outcome.out
+    assert "model.depth  2  a whole number" in " ".join(outcome.out.split(" ")).replace("   ", "  ")
+    assert "A loss of my own." in outcome.out
+    assert trainctl("ls", "plugins=[./absent.py]", "model").code == 2
+
+
+def test_an_option_whose_component_is_a_plugin_of_the_folder(trainctl, tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(NET)
+    (tmp_path / "conf/model").mkdir(parents=True)
+    (tmp_path / "conf/local.yaml").write_text("plugins: [./net.py]\n")
+    (tmp_path / "conf/model/my_net.yaml").write_text("# @package model\n# Mine\nname: my_net\nwidth: 16\n")
+    out = trainctl("ls", "model=my_net").out
+    assert "A net of my own." in out
+    assert [line.split() for line in out.splitlines() if "model." in line] == [
+        ["model.width", "16", "a", "whole", "number"],
+        ["model.depth", "2", "a", "whole", "number"],
+        ["model.freeze", "[]", "a", "list", "in", "which", "each", "item", "is", "text"],
+    ]
+
+
+def test_tasks_are_listed_with_what_chooses_them(trainctl) -> None:
+    assert "  autoencoder " in trainctl("ls", "task").out
+    assert "task\n" in trainctl("ls").out
+    shown = trainctl("ls", "task=autoencoder").out
+    assert shown.startswith("dataset.as_task=autoencoder\n")

@@ -59,6 +59,18 @@ def test_a_run_that_was_stopped_before_its_first_checkpoint_begins_anew(trainctl
     assert sorted(path.name for path in run.parent.iterdir()) == ["a.unsaved-1", "a.unsaved-2"]
 
 
+def test_a_name_that_another_run_has_is_said(trainctl, tmp_path: Path) -> None:
+    words = ("name=mine", "train.max_steps=1", "threads=1", "model.hidden=[16]")
+    first = trainctl(*words)
+    assert "has this name" not in first.out
+    assert ["name", "mine"] in [line.split()[:2] for line in first.out.splitlines()]
+    heading, row = [line.split() for line in trainctl("compare", "mine").out.splitlines()[2:4]]
+    assert "name" in heading
+    assert "mine" in row
+    (old,) = (path.parent.relative_to(tmp_path) for path in tmp_path.glob("outputs/2*/*/run.json"))
+    assert f"name=mine: {old} has this name, too; from now on it means this run" in trainctl(*words).out
+
+
 def test_damaged_checkpoints_and_foreign_folders_are_no_reason_to_begin_anew(
     trainctl, tmp_path: Path
 ) -> None:
@@ -71,8 +83,8 @@ def test_damaged_checkpoints_and_foreign_folders_are_no_reason_to_begin_anew(
     assert trainctl(*words).code == 4
     (run / "run.json").unlink()
     assert trainctl(*words).code == 7
-    (tmp_path / "first").mkdir()
-    assert trainctl(*words).code == 2
+    (tmp_path / "first").mkdir()  # of that name, and no run
+    assert trainctl(*words).code == 7
     for wrong in (
         ("last",),
         ("s3://bucket/a",),

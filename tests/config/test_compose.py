@@ -237,6 +237,28 @@ def test_one_option_is_chosen(word: str) -> None:
         compose(word)
 
 
+@pytest.mark.parametrize(
+    ("words", "count"),
+    [
+        (["dataset=cvs", "dataset.path=a.csv", "dataset.target=b"], 1),
+        (["experiment=digits_cosin", "dataset.root=a", "model.layers=3"], 1),
+        (["dataset=cvs", "dataset.path=a.csv", "model.hiden=[3]", "seed=x"], 3),
+    ],
+)
+def test_arguments_of_an_option_that_is_not_there_are_not_judged(
+    trainctl, words: list[str], count: int
+) -> None:
+    outcome = trainctl(*words)
+    assert outcome.code == 2
+    assert outcome.err.count("error") == count, outcome.err
+    assert f"{words[0]}: there is no such option" in outcome.err
+
+
+def test_the_default_that_is_named_is_the_option_files(trainctl) -> None:
+    error = trainctl("dataset.val=-1").err
+    assert "default: 0.15" in error, error
+
+
 def test_one_plugin_needs_no_brackets(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("x = 1\n")
     assert compose("plugins=./mine.py").config.plugins == ("./mine.py",)

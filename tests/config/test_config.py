@@ -77,6 +77,7 @@ def test_every_guard_that_ships_is_right(path: Any) -> None:
 
 
 COUNT = "a whole number of at least 1"
+AMOUNT = "a number greater than 0 and below 1 or a whole number of at least 0"
 SEED = "a whole number of at least 0 and below 2**63"
 COMPILE = "true or false or one of default, reduce-overhead, max-autotune"
 THREADS = f"auto or {COUNT} and of at most 1024"
@@ -176,14 +177,8 @@ BAD_ARGUMENTS: list[tuple[str, Any, str, str, str]] = [
     ),
     ("optim.amsgrad", 1, "1", "true or false", "false"),
     ("optim.fused", "yes", "yes", "true or false or null", "null"),
-    ("dataset.val", 1.0, "1.0", "a number greater than 0 and below 1 or a whole number of at least 0", "0.1"),
-    (
-        "dataset.val",
-        True,
-        "true",
-        "a number greater than 0 and below 1 or a whole number of at least 0",
-        "0.1",
-    ),
+    ("dataset.val", 1.0, "1.0", AMOUNT, "0.15"),
+    ("dataset.val", True, "true", AMOUNT, "0.15"),
     ("dataset.split_seed", 2**63, str(2**63), SEED, "0"),
 ]
 

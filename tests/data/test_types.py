@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
-from trainctl.data.types import Data, Split, Standardize, hold_out
+from trainctl.data.types import Data, Split, Standardize, hold_out, split_rows
 from trainctl.errors import ConfigError
 
 
@@ -70,6 +72,18 @@ def test_holding_out_everything_is_refused(val: float | int) -> None:
 def test_a_fraction_that_holds_out_nothing_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"dataset\.val=0\.001: holds out 0 of 100"):
         hold_out(numbered(), 0.001, 0)
+
+
+@pytest.mark.parametrize("amount", [0.1, 0.9999, 1000])
+@pytest.mark.parametrize("total", [1, 2, 4, 100])
+def test_the_advised_number_works(total: int, amount: float | int) -> None:
+    try:
+        split_rows(total, amount, 0, "val")
+    except ConfigError as error:
+        advised = re.findall(r"dataset\.val=(\d+)", error.problems[0].remedy)
+        assert len(advised) == (1 if total == 1 else 2)
+        for number in advised:
+            split_rows(total, int(number), 0, "val")
 
 
 @pytest.mark.parametrize(

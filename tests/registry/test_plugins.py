@@ -118,7 +118,30 @@ def test_a_plugin_that_cannot_be_imported_is_named(
     outcome = trainctl("plugins=[./bad.py]")
     assert outcome.code == 2
     assert "./bad.py cannot be imported" in outcome.err
+    assert outcome.err.count("line ") <= 1
     assert message in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("group", "function", "says"),
+    [
+        ("loss", "outputs, targets", "needs outputs, targets"),
+        ("model", "inputs, width=3", "needs inputs"),
+        ("optim", "params: torch.Tensor, lr: float", "needs params"),
+    ],
+)
+def test_a_function_that_is_the_component_and_does_not_make_it(
+    trainctl, tmp_path: Path, group: str, function: str, says: str
+) -> None:
+    (tmp_path / "p.py").write_text(
+        "import torch\nfrom trainctl.registry import COMPONENTS\n"
+        f"@COMPONENTS['{group}'].register('plain')\ndef plain({function}):\n    pass\n"
+    )
+    outcome = trainctl("plugins=[p.py]", f"{group}.name=plain")
+    assert outcome.code == 2
+    assert f"{group}=plain: its function is called once, before training, and {says}\n" in outcome.err
+    assert "return" in outcome.err
+    assert "is missing" not in outcome.err
 
 
 def test_a_plugin_that_is_not_there(trainctl) -> None:

@@ -202,3 +202,15 @@ def test_a_name_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     make(tmp_path / "outputs" / "a", "mine")
     with pytest.raises(ConfigError, match="yours: no such directory, and no run with that name"):
         find("yours")
+
+
+def test_a_folder_without_a_run_gives_way_to_the_run_of_its_name(tmp_path: Path) -> None:
+    shapes = tmp_path / "shapes"
+    put(shapes / "circle" / "1.png", "a picture")
+    assert find("shapes") == shapes
+    named = make(tmp_path / "outputs" / "a", "shapes")
+    assert find("shapes") == named
+    assert find("./shapes") == find(shapes) == shapes
+    assert find("outputs") == tmp_path / "outputs"
+    (shapes / "run.json").touch()
+    assert find("shapes") == shapes

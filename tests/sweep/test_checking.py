@@ -78,6 +78,8 @@ def test_values_only_are_composed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [job.number for job in checked.jobs] == list(range(25))
     assert len({job.key for job in checked.jobs}) == 25
     assert checked.jobs[0].label == "lr=1 seed=0"
+    (alone,) = check_jobs(Composer(), ["seed=1", "pictures=false"]).jobs
+    assert alone.label == "seed=1"
 
 
 def test_a_problem_of_several_jobs_is_said_once() -> None:
@@ -109,3 +111,26 @@ def test_one_name_for_several_jobs_is_refused() -> None:
         check_jobs(Composer(), ["seed=1,2", "name=same"])
     checked = check_jobs(Composer(), ["seed=1,2", "name='run_${seed}'"])
     assert [config.name for config in checked.configs] == ["run_1", "run_2"]
+
+
+def test_the_advised_name_works_for_all_keys_that_vary() -> None:
+    words = ["optim.lr=0.01,0.001", "model=mlp,linear", "seed=1,2"]
+    with pytest.raises(ConfigError, match="run_1: several jobs") as caught:
+        check_jobs(Composer(), [*words, "name='run_${seed}'"])
+    name = caught.value.problems[0].remedy.removeprefix("make it differ: ").partition(",")[0]
+    assert name == "name='run_${optim.lr}_${model.name}_${seed}'"
+    names = [config.name for config in check_jobs(Composer(), [*words, name]).configs]
+    assert len(set(names)) == 8
+    for words in (
+        ["dataset=mnist", "++dataset.root=a/b,c/d"],
+        ["experiment=digits_cosine,digits_sequential"],
+    ):
+        with pytest.raises(ConfigError) as caught:
+            check_jobs(Composer(), [*words, "name=same"])
+        assert caught.value.problems[0].remedy == "leave it out: jobs are numbered"
+
+
+def test_a_key_given_twice_is_said() -> None:
+    checked = check_jobs(Composer(), ["optim.lr=0.1", "++optim.lr=0.2", "seed=1,2"])
+    assert checked.notices == ["lr: given 2 times, the last one counts"]
+    assert {config.optim.arguments["lr"] for config in checked.configs} == {0.2}

@@ -75,6 +75,7 @@ def test_what_would_fail_is_named_before_anything_runs(trainctl, tmp_path: Path)
     assert "would fail: loss=mse lr=0.1: loss=mse does not fit outputs" in outcome.out
     assert "would fail: loss=mse lr=0.2" in outcome.out
     assert "2 jobs, 2 at a time" in outcome.out
+    assert "once processes have started" in outcome.out
     assert list(tmp_path.glob("*")) in ([], [tmp_path / ".cache"])
     outcome = trainctl("plan", "-m", "lr=-1,0.1")
     assert outcome.code == 2

@@ -129,7 +129,9 @@ def test_interrupted_in_the_middle_of_an_evaluation(
         patch.setattr(Signals, "poll", poll)
         outcome = trainctl(*WORDS, *EVERY[2:3], "hydra.run.dir=other")
     assert outcome.code == 143
-    assert "terminated: the run was saved" in outcome.err
+    (said, remedy) = outcome.err.splitlines()
+    assert said == "stopped: terminated: the run was saved in other/checkpoints/step-00000008"
+    assert remedy.endswith("trainctl resume other")
     other = whole.with_name("other")
     assert saved(other) == [4, 8]
     assert state(other, 8)["evaluated"] == 4

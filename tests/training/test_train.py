@@ -80,6 +80,28 @@ def test_load_gives_the_best_model_back(trainctl, tmp_path: Path) -> None:
         package.load("nothing")
 
 
+def test_what_is_ignored_or_done_twice_is_said(trainctl, tmp_path: Path) -> None:
+    short = ("threads=1", "model.hidden=[16]", "train.max_steps=2", "hydra.run.dir=run")
+    twice = ("dataset.sampling=balanced", "loss.class_weights=balanced", "lr=1e-3", "optim.lr=1e-2")
+    outcome = trainctl("strategy=fsdp", *twice, *short)
+    assert outcome.code == 0, outcome.err
+    for said in (
+        "strategy=fsdp does nothing on one device",
+        "rare classes count twice",
+        "lr: given 2 times, the last one counts",
+    ):
+        assert said in outcome.out
+    (tmp_path / "run/run.json").write_text(
+        (tmp_path / "run/run.json").read_text().replace('"status": "done"', '"status": "interrupted"')
+    )
+    again = trainctl("resume", "run", "train.max_steps=3", "train.max_steps=4")
+    assert again.code == 0, again.err
+    assert "train.max_steps: given 2 times" in again.out
+    once = trainctl(*twice[:1], *twice[3:], *short[:-1])
+    assert "twice" not in once.out
+    assert "given" not in once.out
+
+
 def test_early_stopping_says_so(trainctl, tmp_path: Path) -> None:
     outcome = trainctl("threads=1", "train.patience=2", "lr=0.03", "epochs=50", "hydra.run.dir=run")
     assert outcome.code == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 
@@ -79,6 +80,15 @@ def test_plain_and_none_and_rich() -> None:
     terminal = Terminal()
     show(valley(), "mlp", "rich", terminal)
     assert "suggestion: lr=3e-3" in terminal.getvalue()
+
+
+def test_two_rules_that_agree_are_said_once() -> None:
+    apart = summary(valley())
+    assert "more conservative" in apart[2]
+    same = replace(valley(), lowest=valley().suggestion * 10)
+    assert same.suggestion == valley().suggestion
+    assert "is the same" in summary(same)[2]
+    assert "lr=" not in summary(same)[2]
 
 
 def test_what_is_said_of_the_end() -> None:

@@ -105,7 +105,9 @@ def gather(places: Iterable[str | Path]) -> list[Entry]:
 def _at(place: str | Path) -> Iterator[Entry]:
     if Path(place).is_file():
         raise ConfigError(f"{place}: is a file", "give the directory of a run or of a sweep")
-    yield from _below(find(place))
+    # A folder of runs is meant, though a run may have its name.
+    inside = list(_below(Path(place).resolve())) if Path(place).is_dir() else []
+    yield from inside or _below(find(place))
 
 
 def _below(directory: Path) -> Iterator[Entry]:

@@ -11,6 +11,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NoReturn
 
 from trainctl import __version__
@@ -115,7 +116,7 @@ def _follow(world: World) -> int:
 def _run_verb(name: str, words: list[str]) -> int:
     from trainctl.cli.commands import command_module
 
-    module = command_module(name)
+    module = command_module(name, words)
     if {"-m", "--multirun"} & set(words) and name != "plan":
         raise ConfigError(
             f"{name} -m: sweeps go with training and plan only", "trainctl -m KEY=VALUE,VALUE …"
@@ -135,7 +136,7 @@ def _run_hydra(words: list[str]) -> int:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     try:
         parser = argument_parser()
-        parser.error = _refuse_option  # type: ignore[method-assign]
+        parser.error = partial(_refuse_option, words)  # type: ignore[method-assign]
         options = parser.parse_args(words)
         _refuse_unsupported(options)
         options.overrides = [to_hydra(word, sweep=options.multirun) for word in options.overrides]
@@ -147,10 +148,16 @@ def _run_hydra(words: list[str]) -> int:
             os.environ.pop(name, None) if value is None else os.environ.update({name: value})
 
 
-def _refuse_option(message: str) -> NoReturn:
-    unknown = message.rpartition(" ")[2].partition("=")[0]
+def _refuse_option(words: list[str], message: str) -> NoReturn:
+    from trainctl.cli.commands import as_setting
     from trainctl.cli.commands.help import TRAIN
 
+    said = message.split()
+    asked = next((word for word in words if word[:1] == "-" and word in said), said[-1])
+    unknown = asked.partition("=")[0]
+    following = words[words.index(asked) + 1 :] if asked in words else ()
+    if (setting := as_setting(asked, following)) is not None:
+        raise ConfigError(f"{unknown}: settings are typed as KEY=VALUE", setting)
     close = nearest(unknown, [option.name for option in TRAIN.options]) if unknown.startswith("-") else None
     raise ConfigError(message, f"did you mean {close}?" if close else "trainctl --help shows the options")
 

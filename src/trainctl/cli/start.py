@@ -29,7 +29,7 @@ def start(
     with held_back(), collector_paused():
         from trainctl.config.composer import Composer, run_directory
         from trainctl.config.stored_config import stored_files
-        from trainctl.runs.directory import claim
+        from trainctl.runs.directory import also_named, claim
         from trainctl.training.failures import record_stop
         from trainctl.training.request import Request, command_line
         from trainctl.training.train import train
@@ -45,13 +45,15 @@ def start(
         raise ConfigError(f"{of_sweeps[0]}: has an effect on sweeps only", "add -m, or leave it out")
     named = any(word.lstrip("+").startswith("hydra.run.dir=") for word in words)
     where, files = Path(run_directory(composed)), stored_files(composed)
+    taken = also_named(composed.config.name)
     directory: Path | None = None
     try:
         # A directory that is taken has a record, which must not say "running" for ever.
         with held_back():
             directory = claim(where, named=named)
         command = command_line(list(typed))
-        request = Request(composed.config, files, directory, composed.notices, command, draw=draw)
+        notices = (*composed.notices, *taken)
+        request = Request(composed.config, files, directory, notices, command, draw=draw)
         display = make_display(composed.config.display.mode, composed.config.display.every)
         values = composer.run(composed, directory, lambda: train(request, display))
     except (Stopped, KeyboardInterrupt) as error:

@@ -25,7 +25,7 @@ from yaml import YAMLError
 
 from trainctl.config.hydra_errors import explain_override, explain_value
 from trainctl.config.hydra_internals import BasicSweeper, Callbacks, ConfigSearchPathImpl, Hydra
-from trainctl.config.overrides import split_override, to_hydra
+from trainctl.config.overrides import is_component_argument, repeated, split_override, to_hydra
 from trainctl.config.safety import refuse_nested_files, refuse_unsafe, refuse_unsafe_overrides
 from trainctl.config.settings import Config
 from trainctl.config.sources import TrainctlSearchPath, register_search_path
@@ -102,7 +102,8 @@ class Composer:
             raise ConfigError([*problems, *error.problems]) from error
         if problems:
             raise ConfigError(problems)
-        return Composed(config, tree, full, (*notices, *self._supplied_by_user(full)), tuple(overrides))
+        notices = [*repeated(overrides), *notices, *self._supplied_by_user(full)]
+        return Composed(config, tree, full, tuple(notices), tuple(overrides))
 
     def compose_tree(self, overrides: Sequence[str]) -> tuple[DictConfig, list[Problem], list[str]]:
         """Compose, and drop the arguments of components that are not chosen.
@@ -271,7 +272,7 @@ class Composer:
                 problems.append(explain_override(culprit or "", error))
                 if culprit is None:
                     return None
-                overrides[:] = [override for override in overrides if override != culprit]
+                overrides[:] = [other for other in overrides if not _falls_with(other, culprit)]
 
     def _blame(self, overrides: list[str], error: Exception, run_mode: RunMode) -> str | None:
         """The override that causes the error: without it, the error does not occur."""
@@ -345,6 +346,13 @@ def _refuse_ignored(full: DictConfig, overrides: Sequence[str]) -> None:
             "hydra.sweep.subdir: the jobs of a sweep are in the folders 0, 1, 2 …",
             "leave it out; trainctl compare SWEEP shows the settings of each",
         )
+
+
+def _falls_with(override: str, culprit: str) -> bool:
+    """Whether ``override`` is ``culprit``, or means something only with what that would have chosen."""
+    key, group = split_override(override)[1], split_override(culprit)[1]
+    means = is_component_argument(key) if group == "experiment" else key.startswith(f"{group}.")
+    return override == culprit or means
 
 
 def _chooses_several(override: str) -> bool:

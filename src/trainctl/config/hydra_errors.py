@@ -28,6 +28,8 @@ def explain_override(override: str, error: Exception) -> Problem:
             problems: list[Problem] = []
             check_component(COMPONENTS[key], None if value == "null" else value, problems)
             return problems[0]
+        if not value:
+            return Problem(f"{override}: is no setting", "settings are typed as KEY=VALUE")
         return Problem(f"{override}: must be the name of an option", f"trainctl ls {key} shows the options")
     if "Ambiguous value" in str(error):
         return Problem(f"{override}: several values", f"to sweep over them add -m; a list is {key}=[{value}]")

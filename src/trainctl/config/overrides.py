@@ -8,6 +8,8 @@ component's signature, not the YAML, decides what exists.
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 from trainctl.errors import ConfigError
@@ -96,6 +98,18 @@ def to_display(override: str) -> str:
     _, key, value = split_override(override)
     short = {full: alias for alias, full in ALIASES.items()}
     return f"{short.get(key, key)}={value}"
+
+
+def repeated(overrides: Iterable[str]) -> list[str]:
+    """A notice for each key that several of the overrides set."""
+    split = [split_override(override) for override in dict.fromkeys(overrides)]
+    short = {full: alias for alias, full in ALIASES.items()}
+    counts = Counter(key for sign, key, _ in split if sign != "~")
+    return [
+        f"{short.get(key, key)}: given {count} times, the last one counts"
+        for key, count in counts.items()
+        if count > 1
+    ]
 
 
 def quote(value: str) -> str:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Annotated, Any, TypeVar, cast
 
 from pydantic import BaseModel, Field, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 from pydantic import create_model as create_pydantic_model
 
+from trainctl.config.options import find_options, read_option
 from trainctl.config.overrides import ALIASES
 from trainctl.config.parameter_groups import check_groups
 from trainctl.config.settings import GROUPS, STRATEGIES, STRICT, Component, Config, TopLevel
@@ -198,6 +199,17 @@ def _check_arguments(
             )
         )
     parameters = registry.signature(name).parameters
+    if registry.is_plugin_function(name) and (needed := _of_unknown_type(parameters, arguments)):
+        given = f"; trainctl gives {', '.join(sorted(registry.supplied))}" if registry.supplied else ""
+        problems.append(
+            Problem(
+                f"{prefix}={name}: its function is called once, before training, and needs"
+                f" {', '.join(needed)}",
+                f"a registered function makes the {registry.noun} and returns it (an nn.Module, say), or"
+                f" register a class; a setting is typed as {prefix}.{needed[0]}=…{given}",
+            )
+        )
+        return None
     model = _component_model(name, parameters)
     checked = _validate(model, prefix, arguments, problems, owner=f"{registry.noun} {name}")
     if checked is None:
@@ -209,6 +221,12 @@ def _check_arguments(
     }
     common = {key: chosen.pop(key) for key in registry.common}
     return Component(registry.group, name, chosen, common)
+
+
+def _of_unknown_type(parameters: Iterable[Parameter], given: Collection[str]) -> list[str]:
+    """The required arguments that are not given and that no YAML value may fit, such as tensors."""
+    missing = [each for each in parameters if each.required and each.name not in given]
+    return [each.name for each in missing if _checkable(each.annotation) is Any]
 
 
 def _component_model(name: str, parameters: Iterable[Parameter]) -> type[BaseModel]:
@@ -303,7 +321,11 @@ def _problem(
     if kind == "missing":
         needs = f": {owner} needs it" if owner else ""
         return Problem(f"{full} is missing{needs}", f"set {full}=… to {needed}")
+    # What a run gets without the word is the option file's, where it says something.
+    path = find_options().get(prefix, {}).get(owner.rpartition(" ")[2]) if owner else None
+    written = read_option(path) if path else {}
     default = "none, it is required" if info.is_required() else show(info.default)
+    default = show(written[key]) if key in written else default
     return Problem(f"{full}={show(values[key])}: must be {needed}", f"default: {default}" if owner else "")
 
 

@@ -265,7 +265,9 @@ def split_rows(
     if not 0 < count < total:
         raise ConfigError(
             f"dataset.{key}={amount}: holds out {count} of {total} samples",
-            f"use another count, a fraction such as dataset.{key}=0.1, or 0 for none",
+            f"dataset.{key}={max(1, total // 10)} holds out so many, dataset.{key}=0 none"
+            if total > 1
+            else f"give more data, or hold out none: dataset.{key}=0",
         )
     if chunks is not None:
         return chunks.hold_out(count, seed)

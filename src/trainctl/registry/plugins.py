@@ -296,5 +296,6 @@ def _in_places(name: str, places: Sequence[str]) -> ModuleSpec | None:
 
 def _line_in(error: BaseException, path: str) -> str:
     place = _last_place(error, {path})
-    line = error.lineno if isinstance(error, SyntaxError) else place[1] if place else None
-    return f" (line {line})" if line is not None else ""
+    if isinstance(error, SyntaxError) or place is None:  # a SyntaxError's text has the line
+        return ""
+    return f" (line {place[1]})"

@@ -14,6 +14,7 @@ The same lines in a user's own file, listed under ``plugins:``, add a component 
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,6 +119,10 @@ class Registry:
     def foreign(self) -> list[str]:
         """The names registered by plugins, sorted."""
         return sorted(set(self._entries) - set(self._own_names()) - set(self._torch_classes.members))
+
+    def is_plugin_function(self, name: str) -> bool:
+        """Whether a plugin has registered ``name`` as a function, not a class."""
+        return name in self.foreign() and inspect.isfunction(self._entries[name].component)
 
     def load(self, name: str) -> Callable[..., Any]:
         """The class or function registered as ``name``; imports its file.

@@ -146,11 +146,13 @@ def point_latest(directory: Path) -> str | None:
 def find(run: str | Path) -> Path:
     """The directory of RUN: a path, ``last`` for the newest run, or the name given with ``name=``.
 
-    Raises ConfigError when there is none.
+    A folder without a run or a sweep gives way to a run of that name. Raises ConfigError when there is none.
     """
+    folder = None
     with contextlib.suppress(OSError):  # not a valid file name
-        if Path(run).is_dir():
-            return Path(run).resolve()
+        folder = Path(run).resolve() if Path(run).is_dir() else None
+    if folder and ("/" in str(run) or any((folder / file).exists() for file in ("run.json", "sweep.json"))):
+        return folder
     outputs = Path.cwd() / "outputs"
     if "://" in str(run):
         raise ConfigError(
@@ -159,9 +161,13 @@ def find(run: str | Path) -> Path:
     if str(run) == "last":
         if (outputs / "latest").is_dir():
             return (outputs / "latest").resolve()
+        if folder:
+            return folder
         raise ConfigError(f"last: there is no run in {outputs}", "train one, or give a run directory")
     named = [path.parent for path in outputs.glob("**/run.json") if _name_of(path) == str(run)]
     if not named:
+        if folder:
+            return folder
         raise ConfigError(f"{run}: no such directory, and no run with that name in {outputs}")
     return max(named, key=lambda path: (path / "run.json").stat().st_mtime).resolve()
 
@@ -183,6 +189,12 @@ def recent(seconds: float) -> Iterator[tuple[Path, str | None]]:
         if "sweep.json" in inside:
             yield folder, None
         left += [Path(entry.path) for entry in below]
+
+
+def also_named(name: str | None) -> list[str]:
+    """A notice that a run of ``outputs`` has the name that another one takes now. Looks for a moment only."""
+    older = next((folder for folder, known in recent(_MOMENT) if known == name), None) if name else None
+    return [f"name={name}: {older} has this name, too; from now on it means this run"] if older else []
 
 
 def _name_of(path: Path) -> str | None:

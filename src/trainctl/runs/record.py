@@ -109,7 +109,7 @@ def read_record(directory: Path) -> dict[str, Any]:
                 f"give one of its runs: {directory}/0; trainctl compare {directory} ranks them",
             ) from None
         raise ConfigError(
-            f"{directory}: there is no run here", "give a directory that contains run.json"
+            f"{directory}: there is no run here", "give a directory that contains run.json, or a run's name"
         ) from None
     except ValueError as error:
         raise ConfigError(f"{path} is not valid: {error}") from None

@@ -6,18 +6,18 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from trainctl.config.composer import Composed, Composer
-from trainctl.config.overrides import to_display
+from trainctl.config.overrides import repeated, split_override, to_display
 from trainctl.config.settings import Config
 from trainctl.config.stored_config import stored_files
 from trainctl.config.sweep_jobs import compose_jobs
 from trainctl.errors import ConfigError, Problem
-from trainctl.registry import plugins
+from trainctl.registry import COMPONENTS, plugins
 from trainctl.sweep.ledger import Job
 from trainctl.training.interrupts import held_back
 
@@ -39,7 +39,8 @@ class Checked:
 
 def check_jobs(composer: Composer, words: Sequence[str]) -> Checked:
     """Compose and check every job of the sweep that ``words`` ask for."""
-    return check_all(composer, composer.jobs(words))
+    checked = check_all(composer, composer.jobs(words))
+    return replace(checked, notices=[*repeated(words), *checked.notices])
 
 
 def check_all(composer: Composer, asked: Sequence[Sequence[str]]) -> Checked:
@@ -60,7 +61,7 @@ def check_all(composer: Composer, asked: Sequence[Sequence[str]]) -> Checked:
             continue
         sweep_settings.add(composed.config.sweep)
         if (key := job_key(composed)) in found:
-            said = label(task_words(asked[number]), ("pictures=false",))
+            said = label(task_words(asked[number]))
             notices.append(f"left out: {said} has the same settings as job {found[key][0]}")
         else:
             found[key] = (number, composed)
@@ -74,7 +75,7 @@ def check_all(composer: Composer, asked: Sequence[Sequence[str]]) -> Checked:
     if len(sweep_settings) > 1:
         raise ConfigError("sweep.jobs and sweep.fail_fast take one value for the whole sweep")
     kept = [composed for _, composed in found.values()]
-    _check_names([composed.config.name for composed in kept])
+    _check_names(kept)
     common = set.intersection(*(set(composed.overrides) for composed in kept)) if len(kept) > 1 else ()
     jobs = [
         make_job(composed, key, number, label(task_words(composed.overrides), common))
@@ -105,13 +106,25 @@ def make_job(composed: Composed, key: str, number: int, name: str) -> Job:
     )
 
 
-def _check_names(names: Sequence[str | None]) -> None:
-    given = [name for name in names if name is not None]
-    if len(set(given)) < len(given):
-        raise ConfigError(
-            f"name={given[0]}: several jobs would have this name",
-            "make it differ: name='run_${seed}', or leave it out",
-        )
+def _check_names(jobs: Sequence[Composed]) -> None:
+    names = Counter(job.config.name for job in jobs if job.config.name is not None)
+    for name, count in names.most_common(1):
+        if count > 1:
+            raise ConfigError(f"name={name}: several jobs would have this name", _other_names(jobs))
+
+
+def _other_names(jobs: Sequence[Composed]) -> str:
+    """What to type instead of a name that several jobs share: one of all values in which they differ."""
+    words: dict[str, set[str]] = {}
+    for word in (word for job in jobs for word in task_words(job.overrides)):
+        words.setdefault(split_override(word)[1], set()).add(word)
+    varying = [key for key, values in words.items() if len(values) > 1 and key != "name"]
+    keys = [f"{key}.name" if key in COMPONENTS else key for key in varying]
+    values = [[OmegaConf.select(job.tree, key) for key in keys] for job in jobs]
+    names = ["_".join(map(str, each)) for each in values]
+    if len(set(names)) < len(names) or any("/" in name or not name.isprintable() for name in names):
+        return "leave it out: jobs are numbered"
+    return f"make it differ: name='run_{'_'.join(f'${{{key}}}' for key in keys)}', or leave it out"
 
 
 def job_key(composed: Composed) -> str:
@@ -125,8 +138,9 @@ def job_key(composed: Composed) -> str:
 
 
 def label(words: Sequence[str], common: Collection[str] = ()) -> str:
-    """The words that make a job different from the others."""
-    return " ".join(to_display(word) for word in words if word not in common) or "the default config"
+    """The words that make a job different from the others, without the one that a sweep adds itself."""
+    said = [word for word in words if word not in common and word.lower() != "pictures=false"]
+    return " ".join(map(to_display, said)) or "the default config"
 
 
 def task_words(job: Sequence[str]) -> tuple[str, ...]:

@@ -158,7 +158,7 @@ class Sweep:
 
     def size(self) -> str:
         """The number of jobs, in words."""
-        return f"{len(self.jobs)} jobs"
+        return f"{len(self.jobs)} job{'s' * (len(self.jobs) != 1)}"
 
     def counts(self, rows: Sequence[Row]) -> dict[str, int]:
         """The number of jobs in each state that an earlier command left."""

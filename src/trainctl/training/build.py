@@ -111,18 +111,25 @@ def build(
         seed=config.seed,
         resumes=resumes,
         trial_step=plain.take,
-        notices=(*notices, *_notices(config, loaders, resumes=resumes), *merging, *said),
+        notices=(*notices, *_notices(config, loaders, group, resumes=resumes), *merging, *said),
         choices=choices,
         group=group,
     )
 
 
-def _notices(config: Config, loaders: Loaders, *, resumes: bool) -> Iterator[str]:
+def _notices(config: Config, loaders: Loaders, group: Group | None, *, resumes: bool) -> Iterator[str]:
     """What a user would not expect of such a run."""
     if config.train.overfit_batches is not None:
         yield overfit.notice(len(loaders.train), len(loaders.train_split))
     if not resumes:
         yield f"loop={config.loop.name} does not resume: an interrupted run starts again"
+    if config.strategy.name == "fsdp" and group is None:
+        yield "strategy=fsdp does nothing on one device; give devices=N"
+    if "balanced" == config.dataset.common["sampling"] == config.loss.arguments.get("class_weights"):
+        yield (
+            "dataset.sampling=balanced and loss.class_weights=balanced: rare classes count twice, as they are"
+            " drawn more often and weigh more; one of the two is enough"
+        )
     if config.train.min_delta and config.train.patience is None:
         yield f"train.min_delta={config.train.min_delta:g} does nothing without train.patience"
 

@@ -41,6 +41,7 @@ def header(request: Request, built: Built) -> tuple[str, list[tuple[str, str]]]:
     scheduler = "" if overfit or config.scheduler.name == "none" else f", {config.scheduler.name}"
     optimizer = f"{config.optim.name}{_learning_rate(run.optimizer)}"
     rows = [
+        *([("name", config.name)] if config.name else []),
         ("model", f"{config.model.name}: {parameters}"),
         ("data", f"{data.name}: {', '.join(splits)}{f' ({data.note})' if data.note else ''}"),
         *([("targets", data.readout.note)] if data.readout and data.readout.note else []),

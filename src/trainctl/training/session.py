@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import shlex
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -194,8 +195,9 @@ class Session:
                     stopped = error.status in ("interrupted", "terminated")
                     if stopped or (isinstance(error, WorkerError) and self.group is None):
                         run.save()
-                        saved = Problem(f"saved in {short_path(self.checkpointer.path(run))}")
-                        error.problems = (*error.problems, saved)
+                        said = f"{error if stopped else 'saved'} in {short_path(self.checkpointer.path(run))}"
+                        saved = Problem(said, self._how_to_resume() if built.resumes else "")
+                        error.problems = (saved,) if stopped else (*error.problems, saved)
                     raise
                 finally:
                     self.checkpointer.close(run)
@@ -210,6 +212,9 @@ class Session:
                 profiler.close()
             self.record.values.update(last=run.state.last or run.state.where, best=run.state.best)
         return test
+
+    def _how_to_resume(self) -> str:
+        return f"it goes on with: trainctl resume {shlex.quote(short_path(self.directory))}"
 
     def _resumed_whole(self) -> AbstractContextManager[None]:
         """Errors of what was restored, as the checkpoint's."""

@@ -30,7 +30,7 @@ def show(
         for finding in group.findings:
             screen.line(clean(finding), "cyan")
     if comparison.others:
-        listed = others(comparison)
+        listed = others(comparison, screen.width)
         bad = ("failed", "unreadable")
         screen.line()
         screen.table(listed, ["red" if row[0] in bad else "yellow" for row in listed.rows])

@@ -15,6 +15,7 @@ from trainctl.ui.table import NOTHING, Column, Table
 
 NOTHING_RANKED = "nothing to rank: no finished run has a validation result"
 _REASON = 100
+_LEAST_REASON = 40
 
 
 def clean(text: str) -> str:
@@ -47,6 +48,8 @@ def table(group: Group) -> Table:
         columns.append((Column("n", True), [count(row) for row in rows]))
     if len(seeds) > 1:
         columns.append((Column("seed", expendable=1), [_seeds(row) for row in rows]))
+    if any(row.runs[0].name for row in rows):
+        columns.append((Column("name", expendable=1), [row.runs[0].name for row in rows]))
     columns += [
         (Column("time", True, 2), [_time(row.seconds) for row in rows]),
         (Column("steps", True, 3), [_number(row.runs[0].step) for row in rows]),
@@ -86,20 +89,23 @@ def other_label(other: Other) -> str:
     return clean(other.label) or place(other.entry.directory)
 
 
-def others(comparison: Comparison) -> Table:
-    """The runs that are not ranked, as a table."""
-    columns = Column("state"), Column("exit", True), Column("run"), Column("reason"), Column("directory")
+def others(comparison: Comparison, width: int | None = None) -> Table:
+    """The runs that are not ranked, as a table; reasons are cut where it would be wider than ``width``."""
+    columns = Column("state"), Column("exit", True), Column("run"), Column("directory"), Column("reason")
     rows = [
         (
             each.entry.state,
             "" if each.entry.exit_code is None else str(each.entry.exit_code),
-            clean(each.label),
-            _shortened(clean(each.why)),
+            clean(each.label) or clean(each.entry.directory.name),
             place(each.entry.directory),
         )
         for each in in_order(comparison.others)
     ]
-    return Table(columns, tuple(rows), "not ranked")
+    used = sum(Table(columns[:-1], tuple(rows)).widths()) + 2 * len(columns)
+    room = _REASON if width is None else max(_LEAST_REASON, min(_REASON, width - used))
+    reasons = [_shortened(clean(each.why), room) for each in in_order(comparison.others)]
+    whole = ((*row, reason) for row, reason in zip(rows, reasons, strict=True))
+    return Table(columns, tuple(whole), "not ranked")
 
 
 def in_order(listed: Sequence[Other]) -> list[Other]:
@@ -113,8 +119,8 @@ def place(directory: Path) -> str:
     return clean(short_path(directory))
 
 
-def _shortened(text: str) -> str:
-    return text if len(text) <= _REASON else text[: _REASON - 1] + "…"
+def _shortened(text: str, room: int) -> str:
+    return text if len(text) <= room else text[: room - 1] + "…"
 
 
 def _setting(value: Any) -> str:

@@ -32,8 +32,10 @@ def show(
     labels = {job.number: job.label for job in jobs}
     for number, reason in plan.failing:
         screen.line(f"would fail: {labels[number]}: {reason[:_REASON]}", "red")
+    count = len(jobs) - len(plan.failing)
     screen.line(
-        f"{len(jobs) - len(plan.failing)} jobs, {plan.places}: about {duration(plan.seconds)}, "
+        f"{count} job{'s' * (count != 1)}, {plan.places}: about {duration(plan.seconds)} once processes have"
+        f" started, "
         f"{size(plan.memory)} of memory{_of(free.get('memory'))}, "
         f"{size(plan.disk)} on disk{_of(free.get('disk'))}",
         "bold",

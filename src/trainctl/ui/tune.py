@@ -50,10 +50,13 @@ def summary(result: RangeTest) -> list[str]:
         end = f"the loss did not explode up to {result.points[-1].lr:.1e}"
     else:
         end = f"the loss explodes at {result.exploded:.1e}"
+    tenth = f"more conservative, a tenth of the rate with the lowest loss: {typed(result.tenth)}"
+    if typed(result.tenth) == typed(result.suggestion):
+        tenth = "a tenth of the rate with the lowest loss, the other rule of thumb, is the same"
     return [
         f"suggestion: {typed(result.suggestion)}",
         f"the loss falls fastest at {result.steepest:.1e} and is lowest at {result.lowest:.1e}; {end}",
-        f"more conservative, a tenth of the rate with the lowest loss: {typed(result.tenth)}",
+        tenth,
         f"{len(result.points)} steps of {result.batch_size} samples ({result.epochs:.1f} epochs);"
         " the trained weights are discarded",
     ]

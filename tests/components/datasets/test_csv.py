@@ -270,7 +270,7 @@ def test_numbers_of_several_units_are_named_and_seats_are_names() -> None:
     said = problem("a,y\n" + "".join(rows))
     assert "column 1 (a): 33% of the cells are numbers with km, '1.5 m' (1) is not" in said
     seats = "".join(f"{row % 30}{'ABCDEF'[row % 6]},{row},{row}.5\n" for row in range(300))
-    assert "1 number columns and 1 of text (30 categories)" in read(f"seat,a,y\n{seats}").note
+    assert "1 number column and 1 of text (30 categories)" in read(f"seat,a,y\n{seats}").note
 
 
 def test_codes_of_one_length_with_leading_zeros_are_categories() -> None:

@@ -97,6 +97,7 @@ def _found_or_cleared(name: str, overrides: list[str]) -> Path | None:
 
     A run that was stopped before its first checkpoint has nothing to resume: it is renamed.
     """
+    from trainctl.sweep.ledger import is_sweep
     from trainctl.training.request import read_run
 
     reserved = [word for word in overrides if word.lstrip("+~").startswith(("name=", "hydra."))]
@@ -114,7 +115,7 @@ def _found_or_cleared(name: str, overrides: list[str]) -> Path | None:
             return None
         directory = place.resolve()
     if not (directory / "run.json").is_file():
-        return directory
+        return directory if "/" in name or is_sweep(directory) else None
     with lock(directory):
         with contextlib.suppress(CheckpointError):  # a torn record
             if read_run(directory).get("status") == "done":
@@ -135,6 +136,7 @@ def _place(name: str) -> Path:
 
 def _resume(directory: Path, asked: Asked, overrides: list[str], command: str) -> int:
     from trainctl.config.changed_config import not_begun_with
+    from trainctl.config.overrides import repeated, to_hydra
     from trainctl.training.request import make_request, read_run
     from trainctl.training.train import train
     from trainctl.ui.display import make_display
@@ -142,9 +144,10 @@ def _resume(directory: Path, asked: Asked, overrides: list[str], command: str) -
 
     read_run(directory)  # a folder without a run gets no lock
     with lock(directory):
-        notices: tuple[str, ...] = ()
+        notices = tuple(repeated(map(to_hydra, overrides)))
         if asked["--or-start"]:
-            overrides, notices = not_begun_with(directory, overrides)
+            overrides, changed = not_begun_with(directory, overrides)
+            notices += changed
         request = make_request(
             directory,
             [*overrides, *as_many_devices(overrides)],

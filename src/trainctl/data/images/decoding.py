@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, Literal, TypeVar
 
 import numpy
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from trainctl.errors import ConfigError
@@ -44,6 +44,13 @@ def opened(path: str) -> BinaryIO:
         os.close(descriptor)
         raise OSError(errno.EINVAL, "not a regular file")
     return os.fdopen(descriptor, "rb")
+
+
+def reason_of(error: BaseException | None) -> str:
+    """Why a file cannot be decoded, in one line."""
+    if isinstance(error, UnidentifiedImageError):  # it names Python's object, not the user's file
+        return "no image of a known format"
+    return str(error).partition("\n")[0] or type(error).__name__
 
 
 def upright_size(path: str) -> tuple[int, int]:
@@ -78,8 +85,8 @@ class Decoder:
             with opened(path) as file:
                 return self.read(file)
         except Exception as error:  # decoders raise errors of many kinds
-            reason = str(error).partition("\n")[0] or type(error).__name__
-            raise ConfigError(f"dataset={self.dataset}: {path} is broken: {reason}", self.remedy) from error
+            message = f"dataset={self.dataset}: {path} is broken: {reason_of(error)}"
+            raise ConfigError(message, self.remedy) from error
 
     def read(self, file: BinaryIO) -> Tensor:
         """The image in an open file. Raises what Pillow raises for a broken one."""

@@ -78,7 +78,8 @@ def taken(column: Column, categories: Sequence[str]) -> Taken:
 def summary(table: Table, inputs: Sequence[Taken], left_out: Mapping[int, str]) -> str:
     """One line for the header: kinds, notations, columns that were left out, numbers that vanish."""
     texts = [column.categories for column in inputs if column.categories is not None]
-    counts = [f"{len(inputs) - len(texts)} number columns"]
+    numbers = len(inputs) - len(texts)
+    counts = [f"{numbers} number column{'s' * (numbers != 1)}"]
     if texts:
         counts = [f"{counts[0]} and {len(texts)} of text ({sum(texts)} categories)"]
     for what in sorted({each for column in inputs for each in column.notation}):

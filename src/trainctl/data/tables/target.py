@@ -64,7 +64,8 @@ def read_targets(file: str, columns: Sequence[Column], task: str, separator: str
             "use dataset.task=regression for values, or other columns: dataset.target=[NAME,NAME]",
         )
     if task != "regression" and odd is None:
-        return Target("multilabel", names, f"{len(columns)} labels, because they hold 0 and 1 only")
+        count = f"{len(columns)} label{'s' * (len(columns) > 1)}"
+        return Target("multilabel", names, f"{count}, because they hold 0 and 1 only")
     fixed = next((at for at, values in enumerate(distinct) if len(values) == 1), None)
     if fixed is not None:
         raise ConfigError(
@@ -90,7 +91,8 @@ def _read_label_sets(file: str, columns: Sequence[Column], task: str, separator:
         raise ConfigError(f"{file}, {columns[0].place}: no row has a label", "choose another dataset.target")
     none = sum(count for text, count in counts.items() if not _divided(text, separator))
     without = f", {none} rows without any" if none else ""
-    return Target("multilabel", tuple(labels), f"{len(labels)} labels, divided by {separator!r}{without}")
+    count = f"{len(labels)} label{'s' * (len(labels) > 1)}"
+    return Target("multilabel", tuple(labels), f"{count}, divided by {separator!r}{without}")
 
 
 def _divided(text: str, separator: str) -> list[str]:

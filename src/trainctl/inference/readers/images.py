@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from trainctl.data.images.decoding import Decoder, in_threads, upright_size
+from trainctl.data.images.decoding import Decoder, in_threads, reason_of, upright_size
 from trainctl.data.images.listing import SUFFIXES, Listing, images_below
 from trainctl.errors import ConfigError
 from trainctl.inference.readers.base import Batch
@@ -67,8 +67,7 @@ class ImageFiles:
         try:
             image = self.decode(path)
         except ConfigError as error:
-            reason = str(error.__cause__).partition("\n")[0] or type(error.__cause__).__name__
-            return f"cannot be read: {reason.replace(path, name)}"
+            return f"cannot be read: {reason_of(error.__cause__).replace(path, name)}"
         if self.resizing_is_new:
             with Image.open(path) as header:
                 self.resized += header.size != (self.decode.size[1], self.decode.size[0])
