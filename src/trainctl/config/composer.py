@@ -38,9 +38,9 @@ from trainctl.registry import COMPONENTS, TRACKERS, plugins
 
 T = TypeVar("T")
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException)
+_MOST_VALUES = 100_000
 # Hydra raises a plain ValueError for a group that is given null or a number, an AttributeError for a file
 # that holds a list; the rest is what a broken or circular file gives.
-_MOST_VALUES = 100_000
 _LOADING_ERRORS = (*COMPOSITION_ERRORS, ValueError, YAMLError, RecursionError, AttributeError, TypeError)
 
 
@@ -111,7 +111,8 @@ class Composer:
         Returns the config with Hydra's node, the problems of overrides that had to be left out, and a notice
         for each argument dropped. Raises ConfigError when nothing can be composed.
         """
-        listed = [override for override in overrides if _chooses_several(override)]
+        parts = [(override, *split_override(override)[1:]) for override in overrides]
+        listed = [override for override, key, value in parts if key in COMPONENTS and value[:1] in ("[", "{")]
         usable = [override for override in overrides if override not in listed]
         problems = [
             Problem(f"{override}: one option can be chosen", "to sweep over several add -m")
@@ -353,11 +354,6 @@ def _falls_with(override: str, culprit: str) -> bool:
     key, group = split_override(override)[1], split_override(culprit)[1]
     means = is_component_argument(key) if group == "experiment" else key.startswith(f"{group}.")
     return override == culprit or means
-
-
-def _chooses_several(override: str) -> bool:
-    _, key, value = split_override(override)
-    return key in COMPONENTS and value[:1] in ("[", "{")
 
 
 def _unchosen_trackers(full: DictConfig, overrides: Sequence[str]) -> list[Problem]:
