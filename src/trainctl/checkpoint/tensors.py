@@ -82,6 +82,8 @@ def _entries(header: Any, room: int, where: str) -> list[tuple[str, torch.dtype,
     found = []
     for name, entry in header.items():
         if name == "__metadata__":
+            if not isinstance(entry, dict) or not all(isinstance(value, str) for value in entry.values()):
+                raise UnsafeInputError(f"{where}: the metadata in its header is not text")
             continue
         try:
             dtype, shape = TYPES[entry["dtype"]], tuple(entry["shape"])
