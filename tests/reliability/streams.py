@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -242,8 +243,8 @@ def _amiss(verb: _Verb, ended: Ended, code: int, course: Course, folder: Path) -
 def _content(path: Path) -> Any:
     if path.is_dir():
         return sorted(str(each.relative_to(path)) for each in path.rglob("*"))
-    # A table of runs has their paths.
-    return path.read_bytes().replace(str(path.parent).encode(), b"")
+    # A table of runs has their paths, and what is left in peace was made in a folder of another name.
+    return re.sub(rb"/[^\s,]*(?=/outputs/)", b"", path.read_bytes())
 
 
 # ------------------------------------------------------------------- the trials themselves, tried
