@@ -25,7 +25,7 @@ from trainctl.errors import CheckpointError, ConfigError, NotLearnedError, Train
 from trainctl.inference.evaluate import score
 from trainctl.inference.export import FORMATS, export, require
 from trainctl.inference.trained_run import Trained, load_run
-from trainctl.registry import plugins
+from trainctl.registry import COMPONENTS, plugins
 from trainctl.runs import metrics_file
 from trainctl.runs.directory import claim, lock
 from trainctl.runs.record import read_record
@@ -217,6 +217,9 @@ class LifecycleTest(CaseBuilder):
         """Two processes have the losses of one."""
         directory, tree = self.folder / "devices", self.composed.tree.copy()
         tree.devices, tree.strategy.timeout = 2, _TIMEOUT
+        loader = self.composed.config.loader.name
+        if "workers" in COMPONENTS["loader"].signature(loader).names:
+            tree.loader["workers"] = 0  # a forked process cannot start its own
         asked = (directory, stored_files(replace(self.composed, tree=tree)), _COMMAND)
         code = self.ask("devices", asked)
         with contextlib.suppress(ConfigError):
