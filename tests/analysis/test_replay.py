@@ -89,7 +89,7 @@ class Turning(nn.Module):
             return inputs
         return {
             "log": lambda: torch.log(inputs - inputs),
-            "overwritten": lambda: inputs.sub_(inputs).log_(),
+            "overwritten": lambda: (inputs * 1).sub_(inputs).log_(),
             "sqrt": lambda: (inputs * 0).sqrt() + inputs,
             "steep": lambda: Backward.apply(inputs, lambda gradient: gradient * torch.inf),
             "large": lambda: large(inputs),
@@ -226,7 +226,8 @@ PLACES: list[tuple[tuple[str, ...], str, str, str]] = [
      f"in the targets: 1 of 32 values is {ROW}", "", "guard.skip"),
     ((TURNING,), FORWARD.format(r"1\.turning \(Turning\)") + "128 of .* finite$", LOG, "logarithm"),
     ((TURNING, "model.what='one sample'"), r"1\.turning .* in row 3, ", "inputs[3:4] / 0", "division"),
-    ((TURNING, "model.what=overwritten"), FORWARD.format(r"1 \(Block\)"), "sub_(inputs).log_()", "logarithm"),
+    ((TURNING, "model.what=overwritten"), FORWARD.format(r"1\.turning \(Turning\)"), "sub_(inputs).log_()",
+     "logarithm"),
     (("loss.name=odd",), r"in the output of loss\.inner \(Turning\), in the loss", LOG, "logarithm"),
     (("model.name=own_code",), FORWARD.format(r"model \(OwnCode\)"), "hidden / hidden", "division"),
     (("model.name=scratch_log", "optim=scratch_adam", "loss=scratch_mse"),
