@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import sys
 
 from trainctl.cli.main import answered
-from trainctl.distributed.context import launched
-from trainctl.distributed.launch import end_with_parent
 from trainctl.training.startup import importing
 
 
@@ -16,9 +13,7 @@ def follow() -> int:
     with importing():
         from trainctl.training.together import follow_parent
 
-    world, line = launched(), end_with_parent()
-    if world is not None and line:
-        follow_parent(world, json.loads(line))
+    follow_parent()
     return 0
 
 

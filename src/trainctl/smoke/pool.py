@@ -14,7 +14,7 @@ from trainctl.smoke.cases import Case
 from trainctl.smoke.report import AFTER_FAILED, ONCE, Report, Result
 from trainctl.sweep.worker_pool import Worker, WorkerPool, start_process
 
-CHILDREN = {"kill": "trainctl.smoke.worker:die", "devices": "trainctl.smoke.two_devices:train_on_two"}
+CHILDREN = {"kill": "trainctl.smoke.worker:die", "devices": "trainctl.smoke.worker:train_on_two"}
 """What a case asks for that takes another process."""
 
 

@@ -1,49 +1,25 @@
-"""A run on two devices whose second process is forked, because a warm process is one already."""
+"""The second process of a run on two devices, forked from the first, which is a warm one."""
 
 from __future__ import annotations
 
 import gc
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, BinaryIO
 
-from trainctl.config.stored_config import parse_config
-from trainctl.distributed import launch
-from trainctl.distributed.context import launched
-from trainctl.distributed.launch import end_with_parent
 from trainctl.errors import NotLearnedError, TrainctlError
-from trainctl.runs.directory import claim
-from trainctl.training.display import Silent
-from trainctl.training.request import Request
 from trainctl.training.startup import importing
-from trainctl.training.train import train
 
 with importing():
     from trainctl.training.together import follow_parent
 
 
-def train_on_two(directory: Path, stored: Mapping[str, str], command: str) -> None:
-    """Train the run that ``stored`` describes, in ``directory``; this process ends with its exit code."""
-    launch.Process = ForkedRank  # type: ignore[assignment]
-    config = parse_config(stored["config.yaml"], "the config", lambda named: None)
-    claim(directory, named=True)
-    _end(lambda: train(Request(config, stored, directory, (), command, latest=False), Silent()))
-
-
-def _follow() -> None:
-    world, line = launched(), end_with_parent()
-    if world is not None and line:
-        follow_parent(world, json.loads(line))
-
-
-def _end(work: Callable[[], object]) -> None:
+def end_with(work: Callable[[], object]) -> None:
     """End this process once ``work`` is done, without the exit handlers of the one it was forked from."""
     code = 0
     try:
@@ -88,7 +64,7 @@ class ForkedRank:
 
     def live(self) -> None:
         """In the fork: train with the first process, and end."""
-        _end(_follow)
+        end_with(follow_parent)
 
     def poll(self) -> int | None:
         if self.returncode is None:

@@ -13,8 +13,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from trainctl.config.stored_config import parse_config
+from trainctl.distributed import launch
 from trainctl.runs.directory import claim
-from trainctl.training.display import Progress, Silent
+from trainctl.training.display import Display, Progress, Silent
 from trainctl.training.interrupts import TERMINATING
 from trainctl.training.request import Request
 from trainctl.training.startup import importing
@@ -69,6 +70,16 @@ class _Kill(Silent):
 
 def die(directory: Path, stored: Mapping[str, str], command: str) -> None:
     """Train the run that ``stored`` describes in ``directory`` and be killed, as when a machine fails."""
+    _train(directory, stored, command, _Kill())
+
+
+def train_on_two(directory: Path, stored: Mapping[str, str], command: str) -> None:
+    """Train such a run in this process and another one; this one ends with the run's exit code."""
+    launch.Process = two_devices.ForkedRank  # type: ignore[assignment]
+    two_devices.end_with(lambda: _train(directory, stored, command, Silent()))
+
+
+def _train(directory: Path, stored: Mapping[str, str], command: str, display: Display) -> None:
     config = parse_config(stored["config.yaml"], "the config", lambda named: None)
     claim(directory, named=True)
-    train(Request(config, stored, directory, (), command, latest=False), _Kill())
+    train(Request(config, stored, directory, (), command, latest=False), display)

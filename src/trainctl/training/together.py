@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import platform
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from trainctl.config.stored_config import parse_config
 from trainctl.data.fingerprint import described_data
 from trainctl.distributed.context import World, launched
 from trainctl.distributed.group import Group, announce, await_others, joined, meeting_place
-from trainctl.distributed.launch import Ranks, own_log
+from trainctl.distributed.launch import Ranks, end_with_parent, own_log
 from trainctl.errors import RankError, TrainctlError
 from trainctl.registry import plugins
 from trainctl.runs.directory import find
@@ -94,8 +95,12 @@ def follow_launched(world: World) -> None:
         _follow(message, group)
 
 
-def follow_parent(world: World, message: Mapping[str, Any]) -> None:
-    """Be one of the processes that rank 0 has started."""
+def follow_parent() -> None:
+    """Be one of the processes that rank 0 has started: read which run to do, and do this one's part of it."""
+    world, line = launched(), end_with_parent()
+    if world is None or not line:
+        return
+    message = json.loads(line)
     store = meeting_place(world, message["port"])
     announce(world, store)
     with joined(world, message["timeout"], store) as group:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from trainctl.components.metrics._base import ClassCounts
 from trainctl.registry import METRICS
 
 
 @METRICS.register("miou")
-class MeanIntersectionOverUnion:
+class MeanIntersectionOverUnion(ClassCounts):
     """Of a class's pixels and those predicted as it, the share that is both; the mean over the classes.
 
     Counted over all pixels of the split, not image by image (Everingham et al., The Pascal Visual Object
@@ -20,11 +21,6 @@ class MeanIntersectionOverUnion:
     """
 
     task = "segmentation"
-    lower_is_better = False
-
-    def __init__(self, output_size: int) -> None:
-        self.output_size = output_size
-        self.counts: Tensor | None = None
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
         if self.counts is None:
@@ -36,14 +32,7 @@ class MeanIntersectionOverUnion:
         self.counts[1].index_add_(0, true, one)
         self.counts[2].index_add_(0, predicted, one)
 
-    def merge(self, other: MeanIntersectionOverUnion) -> None:
-        if other.counts is not None:
-            self.counts = other.counts.clone() if self.counts is None else self.counts + other.counts
-
     def compute(self) -> float:
-        if self.counts is None:
-            return float("nan")
-        found = [
-            right / (held + taken - right) for right, held, taken in self.counts.T.tolist() if held + taken
-        ]
+        counted = zip(*self.counted(), strict=True)
+        found = [right / (held + taken - right) for right, held, taken in counted if held + taken]
         return sum(found) / len(found) if found else float("nan")

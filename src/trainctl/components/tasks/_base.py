@@ -13,7 +13,7 @@ from trainctl.data.inputs import Shape
 from trainctl.data.types import Data
 from trainctl.errors import ConfigError
 from trainctl.registry import TASKS
-from trainctl.registry.protocols import Loader
+from trainctl.registry.protocols import START, Batch, Cursor, Loader
 
 
 @dataclass(frozen=True)
@@ -301,3 +301,24 @@ def as_tensor(where: str, targets: Any) -> Tensor:
 def described(values: Tensor) -> str:
     """Type and shape in messages."""
     return f"{str(values.dtype).removeprefix('torch.')} of shape {tuple(values.shape)}"
+
+
+class WithTargets:
+    """The batches of a loader, with the targets that ``targets`` makes of each, in memory of their own."""
+
+    def __init__(self, loader: Loader, targets: Callable[[Batch], Tensor]) -> None:
+        self._loader, self._targets = loader, targets
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def reuse(self) -> bool:
+        """Each batch has targets of its own."""
+        return False
+
+    def batches(self, cursor: Cursor = START) -> Iterator[Batch]:
+        for batch in self._loader.batches(cursor):
+            yield batch._replace(targets=self._targets(batch))

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
-from trainctl.components.tasks._base import Task, as_tensor
+from trainctl.components.tasks._base import Task, WithTargets, as_tensor
 from trainctl.data.types import Data
 from trainctl.errors import ConfigError
 from trainctl.registry import TASKS
-from trainctl.registry.protocols import START, Batch, Cursor, Loader
+from trainctl.registry.protocols import Loader
 
 
 @TASKS.register("autoencoder")
@@ -45,30 +44,9 @@ class Autoencoder(Task):
         return replace(data, task=self.name, classes=(), output_size=size, note=note)
 
     def loader(self, loader: Loader) -> Loader:
-        return _Reconstruction(loader)
+        # Copies: a model may change its inputs in place.
+        return WithTargets(loader, lambda batch: batch.inputs.clone())
 
     def kept(self, outputs: Tensor) -> Tensor:
         """Nothing: there are no tables."""
         return outputs.flatten(1)[:, :0]
-
-
-class _Reconstruction:
-    """The batches of a loader with their inputs as targets."""
-
-    def __init__(self, loader: Loader) -> None:
-        self._loader = loader
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._loader, name)
-
-    def __len__(self) -> int:
-        return len(self._loader)
-
-    def reuse(self) -> bool:
-        """Each batch has targets of its own."""
-        return False
-
-    def batches(self, cursor: Cursor = START) -> Iterator[Batch]:
-        for batch in self._loader.batches(cursor):
-            # A copy: a model may change its inputs in place.
-            yield batch._replace(targets=batch.inputs.clone())

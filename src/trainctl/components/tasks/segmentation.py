@@ -13,6 +13,7 @@ from trainctl.components.tasks._base import (
     Details,
     RegionRow,
     Task,
+    WithTargets,
     as_tensor,
     class_names,
     described,
@@ -22,7 +23,7 @@ from trainctl.data.inputs import Shape
 from trainctl.data.types import IGNORED, Data
 from trainctl.errors import ConfigError
 from trainctl.registry import TASKS
-from trainctl.registry.protocols import START, Batch, Cursor, Loader
+from trainctl.registry.protocols import Batch, Loader
 
 IGNORE_INDEX = -100
 """What a batch has for an ignored pixel, as torch's losses want it."""
@@ -110,7 +111,7 @@ class Segmentation(Task):
             )
 
     def loader(self, loader: Loader) -> Loader:
-        return _Pixels(loader)
+        return WithTargets(loader, _pixels)
 
     def class_names(self, names: Sequence[str], outputs: int) -> tuple[str, ...]:
         return super().class_names(names, outputs) or tuple(map(str, range(outputs)))
@@ -171,23 +172,7 @@ def _rows(confusion: Tensor, names: Sequence[str]) -> Iterator[ClassRow]:
         )
 
 
-class _Pixels:
-    """The batches of a loader, whose masks are int64 with ``IGNORE_INDEX`` where a pixel counts nowhere."""
-
-    def __init__(self, loader: Loader) -> None:
-        self._loader = loader
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._loader, name)
-
-    def __len__(self) -> int:
-        return len(self._loader)
-
-    def reuse(self) -> bool:
-        """Each batch has targets of its own."""
-        return False
-
-    def batches(self, cursor: Cursor = START) -> Iterator[Batch]:
-        for batch in self._loader.batches(cursor):
-            masks = batch.targets.to(torch.int64)
-            yield batch._replace(targets=masks.masked_fill_(masks == IGNORED, IGNORE_INDEX))
+def _pixels(batch: Batch) -> Tensor:
+    """Its masks in int64, with ``IGNORE_INDEX`` where a pixel counts nowhere."""
+    masks = batch.targets.to(torch.int64)
+    return masks.masked_fill_(masks == IGNORED, IGNORE_INDEX)
