@@ -237,7 +237,8 @@ def stacked(asked: argparse.Namespace, rows: Rows) -> None:
     together = seconds(fused.fused, "together", composed) / models
     said = (
         f"Without the start, {epochs} epochs of MNIST by 784-128-64-10: {1e3 * together:.0f} ms a model of"
-        f" {models} in a stack, {1e3 * alone:.0f} ms one by one (mean of {few}): {alone / together:.1f} times as fast."
+        f" {models} in a stack, {1e3 * alone:.0f} ms one by one (mean of {few}):"
+        f" {alone / together:.1f} times as fast."
     )
     rows.put(rows=rows.content.get("rows", []), notes=[*rows.content.get("notes", []), said])
 
