@@ -12,7 +12,7 @@ import numpy
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
+from torch.utils.data import Dataset, Subset, TensorDataset
 
 from tests.helpers.runs import EVERY, killed_after, metrics, record, same_end, weights
 from trainctl.config.settings import Component
@@ -170,11 +170,6 @@ def test_a_sample_that_cannot_be_used_is_named(what: str) -> None:
     assert message in str(caught.value)
 
 
-class Stream(IterableDataset[Any]):
-    def __iter__(self) -> Any:
-        return iter(Made())
-
-
 class NoLength(Dataset[Any]):
     def __getitem__(self, index: int) -> Any:
         return FACTORS, 1
@@ -189,7 +184,6 @@ class NoNumber(NoLength):
     ("given", "message"),
     [
         (None, "dataset made: train is None, which has no __len__"),
-        (Stream(), "is an IterableDataset (Stream): its samples have no numbers"),
         (NoLength(), "is a NoLength, which has no __len__"),
         (NoNumber(), "train (NoNumber) has no length: NotImplementedError: unknown"),
         (torch.rand(4, 2), "train is a Tensor (4, 2) float32"),
