@@ -51,9 +51,13 @@ def test_a_missing_package_is_named() -> None:
     code = f"""
 import sys
 sys.modules["gcsfs"] = None
+from trainctl.errors import ConfigError
 from trainctl.runs.bucket import connected
-connected({URL!r})
+try:
+    connected({URL!r})
+except ConfigError as error:
+    print(error.problems[0])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "gcsfs" in done.stderr
-    assert "pip install 'trainctl[gcs]'" in done.stderr
+    assert "Please install gcsfs" in done.stdout, done.stderr
+    assert "pip install 'trainctl[gcs]'" in done.stdout

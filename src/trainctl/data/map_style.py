@@ -17,17 +17,19 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset, Subset
 
-from trainctl.data.inputs import Inputs, OfInputs, Shape, sample_shape
+from trainctl.data import order
+from trainctl.data.inputs import Inputs, OfInputs, Shape, packed, sample_shape
 from trainctl.data.pairs import Pairs, same_pairs
 from trainctl.data.preprocessing import describe_samples, shown
 from trainctl.data.progress import Progress
 from trainctl.data.sample_values import are_labels, described, raised_in, same
 from trainctl.data.stream import Stream
-from trainctl.data.types import Data, Datasets, ItemSplit, Standardize
+from trainctl.data.types import Data, Datasets, ItemSplit, Standardize, StreamSplit, is_sampled
 from trainctl.data.worker_process import Samples, kept_random_state, seed_sample
 from trainctl.errors import ConfigError, TrainctlError
 
 _LOOKED_AT, _SEED = 16, 0
+_SAMPLED = 4096
 _LONG, _BATCH, _TIMEOUT = 60.0, 64, 600.0
 _OWN_RANDOM = "; random numbers of its own, which no seed repeats: no run on it can be repeated exactly"
 _DETERMINISTIC = (
@@ -63,6 +65,8 @@ def from_datasets(returned: Any, name: str) -> Data:
     scaled = f", {which}divided by 255" if given.transform is None and " uint8" in shown(raw) else ""
     named = {"classification": "classes", "multilabel": "labels"}.get(task)
     what = f"{outputs} {named}" if named else f"{task} of {outputs} values"
+    if any(is_sampled(split) for split in splits.values() if not isinstance(split, StreamSplit)):
+        what += f", as {_SAMPLED:,} evenly spaced targets say: the dataset lists none"
     own = "" if all(load.repeats for load in loads.values()) else _OWN_RANDOM
     return Data(
         name=name,
@@ -84,9 +88,12 @@ class Load(Pairs):
 
     Attributes:
         seconds: what a sample takes.
+        sampled: whether ``targets`` are those of some samples, because there are very many; then a sample is
+            packed with its target.
     """
 
     seconds: float = math.inf
+    sampled: bool = False
     _copy: Any = None
 
     def __len__(self) -> int:
@@ -97,6 +104,8 @@ class Load(Pairs):
 
     def __call__(self, index: int) -> Any:
         inputs, target = self.pair(index)
+        if self.sampled:
+            return packed(inputs, target)
         if not same(target, known := self.targets[index]):
             raise ConfigError(
                 f"{self.where}[{index}] has target {target.tolist()}, it was {known.tolist()} before",
@@ -109,7 +118,7 @@ class Load(Pairs):
         return self.taken(f"{self.where}[{index}]", self._sample(index))
 
     def split(self) -> ItemSplit:
-        return ItemSplit(range(len(self)), self.targets, self)
+        return ItemSplit(range(len(self)), self.targets, self, changes=() if self.sampled else None)
 
     def look(self, train: Pairs) -> None:
         """Read the targets; find the shape and type of samples, which are those of ``train``.
@@ -131,7 +140,8 @@ class Load(Pairs):
             )
 
     def _read_targets(self, looked: Mapping[int, Tensor]) -> Tensor:
-        """All targets: the listed ones where some samples have the same, else read from samples.
+        """All targets: the listed ones where some samples have the same, else read from samples; of very many
+        samples, the targets of evenly spaced ones.
 
         Workers do it where it would take more than a minute here.
         """
@@ -139,6 +149,10 @@ class Load(Pairs):
         listed = _listed_targets(self.source, len(self), like)
         if listed is not None and all(same(target, listed[at]) for at, target in looked.items()):
             return listed
+        if len(self) >= order.LARGE:
+            self.sampled = True
+            numbers = (number * len(self) // _SAMPLED for number in range(_SAMPLED))
+            return torch.stack([self._seeded(number)[1] for number in numbers])
         targets = torch.empty((len(self), *like.shape), dtype=like.dtype)
         progress, at = Progress(f"reading targets of {self.where}", len(self)), 0
         read: Iterator[Tensor] = (self._seeded(number)[1][None] for number in range(len(self)))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from trainctl.data.inputs import Shape
-from trainctl.data.order import Chunks
+from trainctl.data.order import Chunks, Order, Permutation
 from trainctl.data.readout import Readout
 from trainctl.errors import ConfigError
 
@@ -135,6 +135,21 @@ class _Rows(Sequence[int]):
 
     def __getitem__(self, place: Any) -> Any:
         return self._rows[place].tolist()
+
+
+class _Drawn(Sequence[Any]):
+    """The items at some places of a computed order: they take no memory of their number."""
+
+    def __init__(self, items: Sequence[Any], order: Order, places: range) -> None:
+        self._items, self._order, self._places = items, order, places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, place: Any) -> Any:
+        if isinstance(place, slice):
+            return [self[each] for each in range(*place.indices(len(self)))]
+        return self._items[int(self._order[torch.tensor([self._places[place]])])]
 
 
 def _some(weights: Tensor | None, index: Tensor | slice) -> Tensor | None:
@@ -278,6 +293,17 @@ def hold_out(data: Data, val: float | int, split_seed: int) -> Data:
     """
     if not val or isinstance(data.train, StreamSplit):
         return data  # the numbers of all samples may be too many to list
+    if is_sampled(data.train) and isinstance(data.train, ItemSplit):
+        total = len(data.train)
+        count = val if isinstance(val, int) else round(val * total)
+        if not 0 < count < total:
+            raise ConfigError(f"dataset.val={val}: holds out {count} of {total} samples", "hold out fewer")
+        drawn = Permutation(total, split_seed)
+        own, others = (
+            replace(data.train, items=_Drawn(data.train.items, drawn, part))
+            for part in (range(count, total), range(count))
+        )
+        return replace(data, train=own, val=others)
     kept, held = split_rows(len(data.train), val, split_seed, "val", getattr(data.train, "chunks", None))
     return data if held is None else replace(data, train=data.train.select(kept), val=data.train.select(held))
 

@@ -17,7 +17,7 @@ from trainctl.components.optimizers._lean import stock_classes
 from trainctl.config.settings import Config, Ddp, Train
 from trainctl.data.fingerprint import described_data, differences
 from trainctl.data.readout import RAW
-from trainctl.data.types import Data, StreamSplit
+from trainctl.data.types import Data, StreamSplit, is_sampled
 from trainctl.distributed.group import Group
 from trainctl.errors import ConfigError
 from trainctl.registry.protocols import Batch, Criterion
@@ -97,6 +97,8 @@ def build(
     choices, said = _choose_step(config, run, loop, plain, batch, recorded, whole_batch)
     if isinstance(data.train, StreamSplit):
         choices = {**choices, "stream": loaders.train.note}  # type: ignore[attr-defined]
+    elif is_sampled(data.train):
+        choices = {**choices, "targets": f"{len(data.train.targets):,} evenly spaced targets were looked at"}
     described = {"groups": parameters.described_groups(config, model), "recomputed": recomputed}
     choices |= {key: text for key, text in described.items() if text}
     resumes = getattr(loop, "resumes", True)
