@@ -156,7 +156,8 @@ def find(run: str | Path) -> Path:
     outputs = Path.cwd() / "outputs"
     if "://" in str(run):
         raise ConfigError(
-            f"{run}: a URL serves resume, eval, predict, export and trainctl.load only", "give a directory"
+            f"{run}: a URL serves resume, eval, predict, export, compare, init_from and trainctl.load only",
+            "give a directory",
         )
     if str(run) == "last":
         if (outputs / "latest").is_dir():

@@ -12,6 +12,7 @@ from trainctl.config.stored_config import parse_config, plugins_in
 from trainctl.errors import ConfigError
 from trainctl.paths import short_path
 from trainctl.registry import plugins, trust
+from trainctl.runs.bucket import is_url
 from trainctl.runs.directory import find
 from trainctl.sweep.checking import Checked, check_jobs
 from trainctl.sweep.ledger import Job, Ledger, locked_sweep
@@ -74,7 +75,7 @@ def _with_runs_found(words: Sequence[str]) -> list[str]:
         _, key, value = split_override(word)
         names = [part.strip("'\"") for part in value.split(",")]
         if key == "init_from" and all(names) and not set(value) & set("$[](){}\\") and value != "null":
-            word = f"init_from={','.join(quote(str(find(name))) for name in names)}"
+            word = f"init_from={','.join(quote(name if is_url(name) else str(find(name))) for name in names)}"
         found.append(word)
     return found
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from trainctl.checkpoint.format import read_checkpoint
+from trainctl.checkpoint.mirrored import located
 from trainctl.config.config_diff import Change
 from trainctl.config.stored_config import parse_config
 from trainctl.data.fingerprint import described_data
@@ -20,7 +21,6 @@ from trainctl.distributed.group import Group, announce, await_others, joined, me
 from trainctl.distributed.launch import Ranks, end_with_parent, own_log
 from trainctl.errors import RankError, TrainctlError
 from trainctl.registry import plugins
-from trainctl.runs.directory import find
 from trainctl.runs.record import RunRecord
 from trainctl.training import artifacts
 from trainctl.training.build import build
@@ -73,7 +73,7 @@ def _message(request: Request, record: RunRecord) -> dict[str, Any]:
     return {
         "directory": str(request.directory),
         "config": request.files["config.yaml"],
-        "init_from": None if config.init_from is None else str(find(config.init_from)),
+        "init_from": None if config.init_from is None else str(located(config.init_from)[0]),
         "threads": config.threads,
         "timeout": config.strategy.timeout,
         "resumed": None

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from trainctl.data import AnySplit, ItemSplit, Split
+from trainctl.data import ItemSplit, Split
 from trainctl.data.augmentation import Augment
 from trainctl.data.mixing import Mix
 from trainctl.data.order import epoch_order
@@ -49,7 +49,7 @@ class ResidentLoader:
 
     def __init__(
         self,
-        split: AnySplit,
+        split: Split | ItemSplit,
         transform: nn.Module,
         batch_size: int,
         device: torch.device,
