@@ -15,6 +15,7 @@ import tomllib
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from gpu_rows import Rows, spread
 
@@ -212,6 +213,33 @@ def sweep(asked: argparse.Namespace, rows: Rows) -> None:
         "one by one": lambda: timed("sweep.jobs=1"),
     }
     compared(rows, 1, ways)
+    stacked(asked, rows)
+
+
+def stacked(asked: argparse.Namespace, rows: Rows) -> None:
+    """The training of a stack itself, in one warm process: some epochs of MNIST by 64 models together, and by
+    a few of them one after the other."""
+    import fused
+
+    models, few, epochs = (4, 2, 1) if asked.quick else (64, 4, 5)
+    fused.COMMON = (f"device={asked.device}", "display.mode=none", "pictures=false")
+    words = ("dataset=mnist", f"dataset.root={asked.root}", "dataset.val=0.1", "model.hidden=[128,64]")
+    composed = fused.jobs((*words, f"train.epochs={epochs}"), models)
+
+    def seconds(way: Callable[..., None], name: str, jobs: list[Any]) -> float:
+        requests = fused.requests(jobs, asked.folder / f"stack-{name}", 1)
+        started = time.perf_counter()
+        way(requests)
+        return time.perf_counter() - started
+
+    seconds(fused.one_by_one, "warm", composed[:1])
+    alone = seconds(fused.one_by_one, "alone", composed[:few]) / few
+    together = seconds(fused.fused, "together", composed) / models
+    said = (
+        f"Without the start, {epochs} epochs of MNIST by 784-128-64-10: {1e3 * together:.0f} ms a model of"
+        f" {models} in a stack, {1e3 * alone:.0f} ms one by one (mean of {few}): {alone / together:.1f} times as fast."
+    )
+    rows.put(rows=rows.content.get("rows", []), notes=[*rows.content.get("notes", []), said])
 
 
 def main() -> None:
