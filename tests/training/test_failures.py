@@ -8,14 +8,19 @@ import torch
 from trainctl.errors import ConfigError
 from trainctl.training.failures import as_told
 
-_ASSERTED = "CUDA error: device-side assert triggered\nSearch for `cudaErrorAssert' in https://docs.nvidia.com/"
+_ASSERTED = (
+    "CUDA error: device-side assert triggered\nSearch for `cudaErrorAssert' in https://docs.nvidia.com/"
+)
 
 
 @pytest.mark.parametrize(
     ("error", "said"),
     [
         (RuntimeError(_ASSERTED), "device-side assert"),
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has"), "enough memory"),
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has"),
+            "enough memory",
+        ),
         (MemoryError(), "enough memory"),
     ],
 )
