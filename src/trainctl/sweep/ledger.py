@@ -100,12 +100,14 @@ class Ledger:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.values = _read_sweep(directory)
+        self._jobs: list[Job] = []
+        self._read = 0  # bytes of jobs.jsonl
 
     @classmethod
     def begin(cls, directory: Path, **values: Any) -> Ledger:
         """The ledger of a sweep whose directory was just taken; ``values`` go into ``sweep.json``."""
         ledger = cls.__new__(cls)
-        ledger.directory = directory
+        ledger.directory, ledger._jobs, ledger._read = directory, [], 0
         ledger.values = {"version": SWEEP_VERSION, "status": "running", "started": now(), **values}
         files.make_folder(directory / "ledger")
         ledger.update()
@@ -125,19 +127,24 @@ class Ledger:
     # ------------------------------------------------------------------- jobs
 
     def jobs(self) -> list[Job]:
-        """All jobs, by number. A last line that a kill has cut short does not count."""
+        """All jobs, by number. A last line that a kill has cut short does not count.
+
+        Whole lines never change: those that were read before are not read again.
+        """
         path = self.directory / "jobs.jsonl"
-        lines = _read(path).split(b"\n") if path.exists() else []
-        jobs = []
-        for number, line in enumerate(lines[:-1], start=1):
+        lines = _read(path, self._read).split(b"\n") if path.exists() else []
+        for line in lines[:-1]:
+            number = len(self._jobs) + 1
             try:
                 values = strict_json.parse(line)
                 values["words"], values["notices"] = tuple(values["words"]), tuple(values["notices"])
-                jobs.append(Job(**values))
+                job = Job(**values)
             except (ValueError, KeyError, TypeError) as error:
                 raise ConfigError(f"{path} is damaged in line {number}: {error}") from None
-            self._refuse_foreign(jobs[-1], number, f"{path} line {number}")
-        return jobs
+            self._refuse_foreign(job, number, f"{path} line {number}")
+            self._jobs.append(job)
+            self._read += len(line) + 1
+        return list(self._jobs)
 
     def _refuse_foreign(self, job: Job, line: int, where: str) -> None:
         """Raise UnsafeInputError for a job that no sweep has written: names in it become paths."""
@@ -275,9 +282,9 @@ def _alive(row: Row) -> bool:
     return time.time() - (row.beat or 0.0) < SILENT_AFTER
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, start: int = 0) -> bytes:
     try:
-        return files.read(path, 2**34)
+        return files.read(path, 2**34, start)
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -323,6 +330,7 @@ def _is_search(value: Any) -> bool:
 _USABLE: Mapping[str, Callable[[Any], bool]] = {
     "command": _is_text,
     "launcher": _is_text,
+    "launcher_settings": lambda value: isinstance(value, dict),
     "words": lambda value: isinstance(value, list) and all(map(_is_text, value)),
     "plugins": usable_plugins,
     "search": _is_search,
