@@ -21,8 +21,8 @@ from trainctl.sweep.ledger import Ledger, Row
 
 RAY = Path(sys.executable).with_name("ray")
 ON_RAY = ("hydra/launcher=ray", "hydra.sweep.dir=s")
-FAST = ("epochs=1", "threads=1", "display.mode=plain")
-LONG = ("epochs=60", "batch_size=320", "threads=1", "checkpoint.every_steps=1", "display.mode=plain")
+FAST = ("threads=1", "display.mode=plain")
+LONG = ("epochs=60", "batch_size=320", "threads=1", "checkpoint.every_steps=10", "display.mode=plain")
 
 Start = Callable[..., subprocess.Popen[bytes]]
 pytestmark = [
@@ -65,7 +65,9 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     def node(name: str, private: bool = False) -> subprocess.Popen[bytes]:
         hidden = f"mount -t tmpfs none {tmp_path};" if private else ""
         command = [f"--address={address}", "--num-cpus=1", *ports]
-        return begin(name, f"{hidden} exec {RAY} start {' '.join(command)}")
+        process = begin(name, f"{hidden} exec {RAY} start {' '.join(command)}")
+        wait_for(lambda: b"Ray runtime started" in Path(folder.name, f"{name}.log").read_bytes())
+        return process
 
     head = ["--head", f"--port={address.partition(':')[2]}", f"--temp-dir={folder.name}", "--num-cpus=0"]
     begin("head", f"exec {RAY} start {' '.join([*head, '--include-dashboard=false', *ports])}")
@@ -91,7 +93,7 @@ def test_two_nodes_reach_what_this_machine_does_and_a_failure_is_a_row(
     cluster: Start, tmp_path: Path
 ) -> None:
     cluster("node-1"), cluster("node-2")
-    words = ("-m", "optim=sgd", "lr=1e-2,1e30,1e-1", "seed=1,2,3", *FAST)
+    words = ("-m", "optim=sgd", "lr=1e-2,1e30,1e-1", "seed=1,2,3", *FAST, "epochs=30")
     done = run(*words, *ON_RAY, cwd=tmp_path)
     assert done.returncode == 1, done.stderr
     found = rows(tmp_path / "s")
@@ -182,7 +184,7 @@ def test_interrupted_jobs_are_saved_and_resumed_on_other_nodes(
 def test_a_search_and_what_the_cluster_has_no_room_for(cluster: Start, tmp_path: Path) -> None:
     cluster("node-1"), cluster("node-2")
     search = ("hydra/sweeper=optuna", "lr=tag(log,interval(1e-3,1e-1))", "hydra.sweeper.trials=3")
-    done = run("-m", *search, *FAST, *ON_RAY, cwd=tmp_path)
+    done = run("-m", *search, *FAST, "epochs=1", *ON_RAY, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert [row.state for row in rows(tmp_path / "s")] == ["done"] * 3
     assert "best: job " in done.stdout
