@@ -131,20 +131,33 @@ class Ledger:
 
         Whole lines never change: those that were read before are not read again.
         """
-        path = self.directory / "jobs.jsonl"
-        lines = _read(path, self._read).split(b"\n") if path.exists() else []
-        for line in lines[:-1]:
-            number = len(self._jobs) + 1
-            try:
-                values = strict_json.parse(line)
-                values["words"], values["notices"] = tuple(values["words"]), tuple(values["notices"])
-                job = Job(**values)
-            except (ValueError, KeyError, TypeError) as error:
-                raise ConfigError(f"{path} is damaged in line {number}: {error}") from None
-            self._refuse_foreign(job, number, f"{path} line {number}")
-            self._jobs.append(job)
+        for line in self._lines(self._read):
+            self._jobs.append(self._parsed(line, len(self._jobs)))
             self._read += len(line) + 1
         return list(self._jobs)
+
+    def job(self, number: int) -> Job:
+        """One job, without reading the others."""
+        lines = self._lines(0)
+        if not 0 <= number < len(lines):
+            raise ConfigError(f"{self.directory / 'jobs.jsonl'} has no job {number}")
+        return self._parsed(lines[number], number)
+
+    def _lines(self, start: int) -> list[bytes]:
+        """The whole lines of the jobs from byte ``start`` on."""
+        path = self.directory / "jobs.jsonl"
+        return _read(path, start).split(b"\n")[:-1] if path.exists() else []
+
+    def _parsed(self, line: bytes, number: int) -> Job:
+        path = self.directory / "jobs.jsonl"
+        try:
+            values = strict_json.parse(line)
+            values["words"], values["notices"] = tuple(values["words"]), tuple(values["notices"])
+            job = Job(**values)
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConfigError(f"{path} is damaged in line {number + 1}: {error}") from None
+        self._refuse_foreign(job, number + 1, f"{path} line {number + 1}")
+        return job
 
     def _refuse_foreign(self, job: Job, line: int, where: str) -> None:
         """Raise UnsafeInputError for a job that no sweep has written: names in it become paths."""
@@ -186,13 +199,13 @@ class Ledger:
 
     def stored(self, job: Job) -> Row:
         """The row as it was last written; for a damaged one that of a waiting job, with the reason."""
-        path = self._path(job)
-        with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
-            values = strict_json.parse(files.read(path))
-            row = Row(**{key: value for key, value in values.items() if key in Row.__dataclass_fields__})
-            if _is_usable(row):
-                return row
-        return Row(reason=f"{path} is damaged" if os.path.lexists(path) else None)
+        return _stored(self._path(job))
+
+    def begun(self) -> Iterator[tuple[int, Row]]:
+        """The jobs that have a row, by number, each read when it is asked for."""
+        names = (path.stem for path in (self.directory / "ledger").glob("*.json"))
+        for number in sorted(int(name) for name in names if name.isdecimal()):
+            yield number, _stored(self.directory / "ledger" / f"{number}.json")
 
     def write(self, job: Job, row: Row) -> None:
         """Replace the row; it is on the disk when this returns."""
@@ -225,6 +238,15 @@ class Ledger:
     def rows(self) -> list[Entry]:
         """Every job with its current row."""
         return [Entry(job, self.row(job), self.directory_of(job)) for job in self.jobs()]
+
+
+def _stored(path: Path) -> Row:
+    with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
+        values = strict_json.parse(files.read(path))
+        row = Row(**{key: value for key, value in values.items() if key in Row.__dataclass_fields__})
+        if _is_usable(row):
+            return row
+    return Row(reason=f"{path} is damaged" if os.path.lexists(path) else None)
 
 
 def is_sweep(directory: Path) -> bool:

@@ -245,7 +245,9 @@ class Sweep:
         """With one of Hydra's launchers: each job finds its row by its words, wherever it runs."""
         # Only Hydra's basic launcher stays in this process, one job at a time.
         reporter = self.reporter if self.launcher == "basic" else None
-        task = HydraTask(str(self.ledger.directory), self.command, now(), self.reporter.draw, reporter)
+        task = HydraTask(
+            *(str(self.ledger.directory), self.command, now(), self.reporter.draw, len(self.jobs), reporter)
+        )
         launcher = composer.instantiate_launcher(words, self.ledger.directory, task)
         try:
             launcher.launch([[*job.words, f"++hydra.sweep.subdir={job.number}"] for job in left], 0)

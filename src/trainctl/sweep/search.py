@@ -180,7 +180,7 @@ class Search(Sweep):
                 for number, job in trials.items():
                     self._tell(study, number, job)
                 self._show_progress(study)
-                if self.config.sweep.fail_fast and failed_since(self.ledger, self.jobs, began):
+                if self.config.sweep.fail_fast and failed_since(self.ledger, began):
                     break
         finally:
             self._untold, self.to_ask = len(study.open_numbers()), self._left_to_ask(study)
