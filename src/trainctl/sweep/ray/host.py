@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import trainctl
-from trainctl.registry import trust
+from trainctl.registry import plugins, trust
 from trainctl.sweep.ledger import Ledger, Row
 from trainctl.sweep.ray.transfer import Incoming, Piece, pieces
 from trainctl.sweep.worker_pool import Worker, WorkerPool, start_process, start_server
@@ -129,13 +129,16 @@ class Host(WorkerPool):
 
     def run_order(self, order: list[int], parcel: Parcel | None, jobs: bytes | None) -> Report:
         """Begin an order; ``parcel`` for a node that does not share the sweep's directory, ``jobs`` the first
-        time, the content of its ``jobs.jsonl``."""
+        time, the content of its ``jobs.jsonl``. Raises UnsafeInputError for plugins that are other ones here.
+        """
         if parcel is not None:
             self._unpack(parcel, jobs)
-        if self._ledger is None:
-            self._ledger = Ledger(self._directory)
+        ledger = self._ledger = self._ledger or Ledger(self._directory)
+        stored = ledger.values.get("plugins") or []
+        if not self._setup.trust_plugins:
+            plugins.refuse_changed([entry["name"] for entry in stored], stored)
         if self._setup.own and not trust.is_own(self._directory):
-            trust.remember(self._directory, self._ledger.values.get("plugins") or [], "*")
+            trust.remember(self._directory, stored, "*")
         with self._telling:
             self._order, self._lasting, self._died, self._files = order, order, None, None
             self.assign()

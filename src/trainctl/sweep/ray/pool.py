@@ -20,7 +20,7 @@ from typing import Any
 
 import trainctl
 from trainctl.config.settings import Config
-from trainctl.errors import LauncherError
+from trainctl.errors import LauncherError, UnsafeInputError
 from trainctl.registry import trust
 from trainctl.runs.directory import set_aside
 from trainctl.sweep.ledger import Job, Ledger, Row
@@ -206,6 +206,8 @@ class RayPool(SweepPool):
             try:
                 said = self._ray.get(answer)
             except self._ray.exceptions.RayTaskError as error:
+                if isinstance(error.cause, UnsafeInputError):
+                    raise error.cause from error
                 raise LauncherError(
                     f"hydra/launcher=ray failed on a node: {str(error.cause).strip().splitlines()[-1]}",
                     f"every node needs trainctl {trainctl.__version__} and what its jobs import",
