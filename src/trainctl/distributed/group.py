@@ -22,7 +22,11 @@ from trainctl.errors import ConfigError, RankError
 
 class Group:
     """The processes of one run. Every method but :meth:`replicated` must be called by all of them, in the
-    same order; each raises RuntimeError where another one has gone, or gives no answer in time."""
+    same order; each raises RuntimeError where another one has gone, or gives no answer in time.
+
+    Attributes:
+        hosts: names of the machines they run on, in the order of ranks.
+    """
 
     def __init__(self, world: World, timeout: float) -> None:
         self.timeout = timeout
@@ -31,6 +35,7 @@ class Group:
         self._flag = torch.zeros((), dtype=torch.int64)
         # NCCL works on CUDA tensors only, and waits on the device: what is agreed goes between the hosts.
         self._hosts: Any = dist.new_group(backend="gloo") if _has_cuda() else dist.group.WORLD
+        self.hosts = self.gather(platform.node())
 
     def answer_within(self, seconds: float) -> None:
         """From now on a process that does not answer for so long counts as hung."""
@@ -117,13 +122,16 @@ class Group:
         from torch.nn.parallel import DistributedDataParallel  # no part of a run on one device
 
         devices = [self.device] if self.device.type == "cuda" else None
-        return DistributedDataParallel(
+        wrapped = DistributedDataParallel(
             model,
             device_ids=devices,
             bucket_cap_mb=bucket_mb,
             find_unused_parameters=find_unused,
             gradient_as_bucket_view=True,
         )
+        if not find_unused:
+            _order_buckets(wrapped)
+        return wrapped
 
     def sharded(self, model: Any, units: Sequence[Any], *, bf16: bool) -> None:
         """Cut the parameters of ``model`` among the processes, in place: each holds a part of every one.
@@ -146,6 +154,21 @@ class Group:
         for module in (*units, model):
             module.register_forward_hook(_without_views)
             fully_shard(module, mesh=mesh, mp_policy=policy)
+
+
+def _order_buckets(wrapped: Any) -> None:
+    """Have the gradients lie in their buckets as they will for the whole run.
+
+    After the first backward pass torch orders them as they became ready, once. Where a gradient lies decides
+    the order in which three or more processes add it up, and with that its last bits: a resumed run would
+    take its first step with others. So a backward pass through nothing but the parameters comes first.
+    """
+    wrapped.reducer.prepare_for_backward([])
+    parameters = [item for item in wrapped.parameters() if item.requires_grad]
+    torch.stack([item.sum().float() for item in parameters]).sum().backward()  # type: ignore[no-untyped-call]
+    for item in parameters:
+        item.grad = None
+    wrapped.reducer._rebuild_buckets()
 
 
 def _without_views(module: Any, inputs: Any, outputs: Any) -> Any:
