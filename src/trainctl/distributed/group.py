@@ -6,6 +6,7 @@ import io
 import os
 import platform
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -14,10 +15,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 from trainctl.data.sampler import Share
 from trainctl.distributed.context import World
 from trainctl.errors import ConfigError, RankError
+
+_PrefixStore = dist.PrefixStore  # type: ignore[attr-defined]
 
 
 class Group:
@@ -39,11 +43,13 @@ class Group:
 
     def answer_within(self, seconds: float) -> None:
         """From now on a process that does not answer for so long counts as hung."""
-        from torch.distributed.distributed_c10d import _set_pg_timeout  # torch has no public name for it
+        from torch.distributed import distributed_c10d as torchs
 
+        # Older versions of torch have no public name for it.
+        name = "set_timeout" if hasattr(torchs, "set_timeout") else "_set_pg_timeout"
         self.timeout = seconds
         for group in {dist.group.WORLD, self._hosts}:
-            _set_pg_timeout(timedelta(seconds=seconds), group)
+            getattr(torchs, name)(timedelta(seconds=seconds), group)
 
     def sum(self, values: Tensor) -> Tensor:
         """``values``, added up over all processes, in place."""
@@ -197,7 +203,7 @@ def joined(world: World, timeout: float, store: Any = None) -> Iterator[Group]:
     try:
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if _has_cuda() else "gloo",
-            store=store,
+            store=_own_keys(world, timeout) if store is None else store,
             rank=world.rank,
             world_size=world.size,
             timeout=timedelta(seconds=timeout),
@@ -227,6 +233,30 @@ def joined(world: World, timeout: float, store: Any = None) -> Iterator[Group]:
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _own_keys(world: World, timeout: float) -> Any:
+    """The launcher's store, with keys that belong to this start of the processes alone.
+
+    ``torchrun --max-restarts`` keeps one store for all its starts, with the addresses of those that have
+    ended, which torch would connect to. Rank 0 gives this start a name; the others answer until rank 0 has
+    read their own answers, and not those of an earlier start.
+    """
+    store: Any = next(rendezvous("env://", timeout=timedelta(seconds=timeout)))[0]
+    own, until = uuid.uuid4().hex, time.monotonic() + timeout
+    if world.rank == 0:
+        store.set("start", own)
+        answers = [f"{own}/{rank}" for rank in range(1, world.size)]
+        store.wait(answers, timedelta(seconds=timeout))
+        store.set(f"{own}/all", b" ".join(map(store.get, answers)))
+        return _PrefixStore(own, store)
+    while time.monotonic() < until:
+        start = store.get("start").decode()
+        store.set(f"{start}/{world.rank}", own)
+        if store.check([f"{start}/all"]) and own.encode() in store.get(f"{start}/all"):
+            return _PrefixStore(start, store)
+        time.sleep(0.02)
+    raise dist.DistStoreError("rank 0 has not come")
 
 
 def announce(world: World, store: Any) -> None:
