@@ -99,7 +99,7 @@ def test_samples_loaded_one_by_one_are_loaded_by_the_process_that_needs_them(
 
 
 @pytest.mark.quick(1)
-@pytest.mark.parametrize(("before", "after"), [(2, 2), (2, 1), (1, 2), (2, 3)])
+@pytest.mark.parametrize(("before", "after"), [(3, 3), (2, 1), (1, 2), (2, 3)])
 def test_a_run_resumes_on_any_number_of_devices(
     before: int, after: int, trainctl: Callable[..., Any]
 ) -> None:

@@ -127,6 +127,7 @@ def test_a_bad_loss_ends_the_run_without_a_capsule(trainctl: Callable[..., Any])
     ("words", "says"),
     [
         (("optim=muon",), "optim=muon works on whole matrices"),
+        (("optim=scratch_sgd",), "strategy=fsdp needs an optimizer of torch"),
         (("optim=adafactor",), "cannot be done on parts of a parameter"),
         (("strategy.wrap=[nope.*]",), "strategy.wrap=nope.*: matches no layer"),
         (("train.batch_size=1",), "each device needs a sample"),

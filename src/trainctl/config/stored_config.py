@@ -131,6 +131,11 @@ class ConfigVersion:
         """The checked settings. Imports the plugins that they name."""
         return check_tree(self.tree)
 
+    @property
+    def text(self) -> str:
+        """The config as a run stores it."""
+        return OmegaConf.to_yaml(self.tree)
+
     def changes(self, before: ConfigVersion) -> list[Change]:
         """How this version differs from ``before``."""
         return find_changes(resolved(before.tree), resolved(self.tree))

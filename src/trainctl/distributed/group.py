@@ -6,6 +6,7 @@ import io
 import os
 import platform
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -14,15 +15,22 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 from trainctl.data.sampler import Share
 from trainctl.distributed.context import World
 from trainctl.errors import ConfigError, RankError
 
+_PrefixStore = dist.PrefixStore  # type: ignore[attr-defined]
+
 
 class Group:
     """The processes of one run. Every method but :meth:`replicated` must be called by all of them, in the
-    same order; each raises RuntimeError where another one has gone, or gives no answer in time."""
+    same order; each raises RuntimeError where another one has gone, or gives no answer in time.
+
+    Attributes:
+        hosts: names of the machines they run on, in the order of ranks.
+    """
 
     def __init__(self, world: World, timeout: float) -> None:
         self.timeout = timeout
@@ -31,14 +39,17 @@ class Group:
         self._flag = torch.zeros((), dtype=torch.int64)
         # NCCL works on CUDA tensors only, and waits on the device: what is agreed goes between the hosts.
         self._hosts: Any = dist.new_group(backend="gloo") if _has_cuda() else dist.group.WORLD
+        self.hosts = self.gather(platform.node())
 
     def answer_within(self, seconds: float) -> None:
         """From now on a process that does not answer for so long counts as hung."""
-        from torch.distributed.distributed_c10d import _set_pg_timeout  # torch has no public name for it
+        from torch.distributed import distributed_c10d as torchs
 
+        # Older versions of torch have no public name for it.
+        name = "set_timeout" if hasattr(torchs, "set_timeout") else "_set_pg_timeout"
         self.timeout = seconds
         for group in {dist.group.WORLD, self._hosts}:
-            _set_pg_timeout(timedelta(seconds=seconds), group)
+            getattr(torchs, name)(timedelta(seconds=seconds), group)
 
     def sum(self, values: Tensor) -> Tensor:
         """``values``, added up over all processes, in place."""
@@ -117,13 +128,16 @@ class Group:
         from torch.nn.parallel import DistributedDataParallel  # no part of a run on one device
 
         devices = [self.device] if self.device.type == "cuda" else None
-        return DistributedDataParallel(
+        wrapped = DistributedDataParallel(
             model,
             device_ids=devices,
             bucket_cap_mb=bucket_mb,
             find_unused_parameters=find_unused,
             gradient_as_bucket_view=True,
         )
+        if not find_unused:
+            _order_buckets(wrapped)
+        return wrapped
 
     def sharded(self, model: Any, units: Sequence[Any], *, bf16: bool) -> None:
         """Cut the parameters of ``model`` among the processes, in place: each holds a part of every one.
@@ -146,6 +160,21 @@ class Group:
         for module in (*units, model):
             module.register_forward_hook(_without_views)
             fully_shard(module, mesh=mesh, mp_policy=policy)
+
+
+def _order_buckets(wrapped: Any) -> None:
+    """Have the gradients lie in their buckets as they will for the whole run.
+
+    After the first backward pass torch orders them as they became ready, once. Where a gradient lies decides
+    the order in which three or more processes add it up, and with that its last bits: a resumed run would
+    take its first step with others. So a backward pass through nothing but the parameters comes first.
+    """
+    wrapped.reducer.prepare_for_backward([])
+    parameters = [item for item in wrapped.parameters() if item.requires_grad]
+    torch.stack([item.sum().float() for item in parameters]).sum().backward()  # type: ignore[no-untyped-call]
+    for item in parameters:
+        item.grad = None
+    wrapped.reducer._rebuild_buckets()
 
 
 def _without_views(module: Any, inputs: Any, outputs: Any) -> Any:
@@ -174,7 +203,7 @@ def joined(world: World, timeout: float, store: Any = None) -> Iterator[Group]:
     try:
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if _has_cuda() else "gloo",
-            store=store,
+            store=_own_keys(world, timeout) if store is None else store,
             rank=world.rank,
             world_size=world.size,
             timeout=timedelta(seconds=timeout),
@@ -204,6 +233,30 @@ def joined(world: World, timeout: float, store: Any = None) -> Iterator[Group]:
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _own_keys(world: World, timeout: float) -> Any:
+    """The launcher's store, with keys that belong to this start of the processes alone.
+
+    ``torchrun --max-restarts`` keeps one store for all its starts, with the addresses of those that have
+    ended, which torch would connect to. Rank 0 gives this start a name; the others answer until rank 0 has
+    read their own answers, and not those of an earlier start.
+    """
+    store: Any = next(rendezvous("env://", timeout=timedelta(seconds=timeout)))[0]
+    own, until = uuid.uuid4().hex, time.monotonic() + timeout
+    if world.rank == 0:
+        store.set("start", own)
+        answers = [f"{own}/{rank}" for rank in range(1, world.size)]
+        store.wait(answers, timedelta(seconds=timeout))
+        store.set(f"{own}/all", b" ".join(map(store.get, answers)))
+        return _PrefixStore(own, store)
+    while time.monotonic() < until:
+        start = store.get("start").decode()
+        store.set(f"{start}/{world.rank}", own)
+        if store.check([f"{start}/all"]) and own.encode() in store.get(f"{start}/all"):
+            return _PrefixStore(start, store)
+        time.sleep(0.02)
+    raise dist.DistStoreError("rank 0 has not come")
 
 
 def announce(world: World, store: Any) -> None:

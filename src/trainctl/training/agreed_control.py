@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from trainctl import errors
@@ -22,6 +23,7 @@ class AgreedControl(Control):
 
     Attributes:
         asked_by_any: whether a process had a request when the newest losses were added up.
+        looks: further steps after which all obey at once, the same in every process.
     """
 
     run: Run
@@ -30,6 +32,7 @@ class AgreedControl(Control):
         super().__init__()
         self.group, self.every_steps = group, every_steps
         self.asked_by_any: Any = False
+        self.looks: frozenset[int] = frozenset()
 
     @property
     def asked(self) -> bool:
@@ -40,7 +43,9 @@ class AgreedControl(Control):
         if state.evaluated == state.step:
             asked = self.group.any(self._asked)
         else:
-            saves = self.every_steps is not None and state.step % self.every_steps == 0
+            saves = state.step in self.looks or (
+                self.every_steps is not None and state.step % self.every_steps == 0
+            )
             waits = self.group.device.type == "cuda"
             asked = saves or ((not waits or state.step % _LOOKS == 0) and bool(self.asked_by_any))
         if not asked:
@@ -58,6 +63,12 @@ class AgreedControl(Control):
         """Nothing: the other processes wait for this one at the end of the evaluation."""
 
 
+def obey_at(run: Run, steps: Iterable[int]) -> None:
+    """Have all processes of ``run``, each of which calls this, obey requests of these steps at once."""
+    assert isinstance(run.control, AgreedControl)
+    run.control.looks = frozenset(steps)
+
+
 def _as_error(name: str, problems: list[dict[str, str]]) -> TrainctlError:
-    kind: type[TrainctlError] = getattr(errors, name)
+    kind: type[TrainctlError] = getattr(errors, name, TrainctlError)
     return kind([Problem(**each) for each in problems])

@@ -146,6 +146,11 @@ def attach(run: Run, config: Config, whole_batch: WholeBatch) -> None:
     whole_batch.control.run = run
     run.control, run.gather = whole_batch.control, group.gather
     if isinstance(config.strategy, Fsdp):
+        if not isinstance(run.optimizer, torch.optim.Optimizer):
+            raise ConfigError(
+                f"strategy=fsdp needs an optimizer of torch, not optim={config.optim.name}",
+                "use strategy=ddp, or optim=sgd, adam …",
+            )
         if getattr(run.optimizer, "whole_matrices", False):
             raise ConfigError(
                 f"optim={config.optim.name} works on whole matrices, which strategy=fsdp cuts",

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 from trainctl.checkpoint.format import read_checkpoint
 from trainctl.checkpoint.mirrored import located
 from trainctl.config.config_diff import Change
+from trainctl.config.settings import Config
 from trainctl.config.stored_config import parse_config
 from trainctl.data.fingerprint import described_data
 from trainctl.distributed.context import World, launched
@@ -23,6 +23,7 @@ from trainctl.errors import RankError, TrainctlError
 from trainctl.registry import plugins
 from trainctl.runs.record import RunRecord
 from trainctl.training import artifacts
+from trainctl.training.agreed_control import obey_at
 from trainctl.training.build import build
 from trainctl.training.devices import following, keeper, take_best
 from trainctl.training.hooks.signals import Signals
@@ -46,43 +47,75 @@ def together(request: Request, record: RunRecord, ranks: Ranks | None) -> Iterat
     if world is None:
         yield None
         return
-    store: Any = None
-    if ranks is not None:
-        store = meeting_place(world)
-        ranks.tell({"port": store.port, **_message(request, record)})
-        await_others(world, store, ranks.require_all)
+    message = _message(request, record)
+    with joined(world, message["timeout"]) if ranks is None else told(ranks, message) as group:
+        if ranks is None:
+            group.first(message)
+        record.update(ranks=[{"rank": rank, "host": host} for rank, host in enumerate(group.hosts)])
+        yield group
+
+
+@contextmanager
+def told(ranks: Ranks, message: Mapping[str, Any]) -> Iterator[Group]:
+    """The group of this process, as rank 0, and of ``ranks``, which are told ``message``. Raises RankError
+    where one of them does not come to the end."""
+    store = meeting_place(ranks.world)
+    ranks.tell({"port": store.port, **message})
+    await_others(ranks.world, store, ranks.require_all)
     try:
-        with joined(world, request.config.strategy.timeout, store) as group:
-            if ranks is None:
-                group.first(_message(request, record))
-            hosts = group.gather(platform.node())
-            record.update(ranks=[{"rank": rank, "host": host} for rank, host in enumerate(hosts)])
+        with joined(ranks.world, message["timeout"], store) as group:
             yield group
     except RankError as error:
-        told = None if ranks is None else ranks.failure()
-        if told is not None:
-            raise told from error
+        if (failed := ranks.failure()) is not None:
+            raise failed from error
         raise
 
 
 def _message(request: Request, record: RunRecord) -> dict[str, Any]:
     """What the others need to know of the run, as JSON."""
     config, resumed = request.config, request.resumed
+    begins: Mapping[str, Any] | None = None
     if resumed is not None:
         config = resumed.with_recorded_threads(config, record.values)
+        begins = begin_at(resumed.checkpoint, resumed.changes, allow_change=resumed.allow_change)
+    return message_of(config, request.files["config.yaml"], request.directory, begins)
+
+
+def begin_at(
+    checkpoint: Path, changes: Sequence[Change] = (), *, allow_change: bool = False
+) -> dict[str, Any]:
+    """Which checkpoint a run begins with, as JSON; arguments as of :class:`.request.Resumed`."""
+    changed = [asdict(change) for change in changes]
+    return {"checkpoint": str(checkpoint), "changes": changed, "allow_change": allow_change}
+
+
+def message_of(
+    config: Config,
+    text: str,
+    directory: Path,
+    begins: Mapping[str, Any] | None,
+    *,
+    stored: Mapping[str, Any] | None = None,
+    looks: Sequence[int] = (),
+) -> dict[str, Any]:
+    """What the others need to know, as JSON.
+
+    Args:
+        text: the stored config, of which ``config`` is checked.
+        begins: what :func:`begin_at` says; None begins anew.
+        stored: of the data, for a run that begins anew as it once did.
+        looks: further steps after which all look at what is asked for.
+    """
     return {
-        "directory": str(request.directory),
-        "config": request.files["config.yaml"],
+        "directory": str(directory),
+        "config": text,
         "init_from": None if config.init_from is None else str(located(config.init_from)[0]),
+        "device": config.device,
         "threads": config.threads,
         "timeout": config.strategy.timeout,
-        "resumed": None
-        if resumed is None
-        else {
-            "checkpoint": str(resumed.checkpoint),
-            "changes": [asdict(change) for change in resumed.changes],
-            "allow_change": resumed.allow_change,
-        },
+        "stored": stored,
+        "looks": list(looks),
+        "resumed": begins,
     }
 
 
@@ -109,19 +142,16 @@ def follow_parent() -> None:
 
 def _follow(message: Mapping[str, Any], group: Group) -> None:
     """Train with rank 0, from the config that it has checked."""
-    group.gather(platform.node())
-    directory = Path(message["directory"])
-    resumed = message["resumed"]
+    directory, resumed, stored = Path(message["directory"]), message["resumed"], message["stored"]
     config = parse_config(message["config"], "the run of rank 0", lambda named: None)
-    config = replace(config, threads=message["threads"], init_from=message["init_from"])
+    config = replace(config, **{key: message[key] for key in ("device", "threads", "init_from")})
     plugins.load(config.plugins)
-    if resumed is None:
-        built = build(config, group=group)
-    else:
+    if resumed is not None:
         content = read_checkpoint(Path(resumed["checkpoint"]))
         stored = described_data(content.state)
-        built = build(config, stored=stored, group=group)
+    built = build(config, stored=stored, group=group)
     run, signals = built.run, Signals()
+    obey_at(run, message["looks"])
     run.attach([following(config, group, directory / "checkpoints", built.shards), signals])
     if (guard := run.hook("guard")) is not None:
         guard.keep = keeper(config, group, None)
@@ -129,6 +159,8 @@ def _follow(message: Mapping[str, Any], group: Group) -> None:
         changes = [Change(**each) for each in resumed["changes"]]
         not_here = content.state["parts"].keys() - built.parts().keys()
         resume(built, content, changes, sorted(not_here), allow_change=resumed["allow_change"])
+        if message["looks"]:  # rank 0 compares
+            run.save()
     with signals.caught(), contextlib.closing(built):
         try:
             built.fit(run)

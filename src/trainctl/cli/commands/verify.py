@@ -81,9 +81,9 @@ def _verify_run(directory: Path, record: Mapping[str, Any], limit: int, *, trust
     kept, damaged = verifying.find_checkpoints(directory / "checkpoints")
     versions = _versions(directory, trust_plugins=trust_plugins)
     recorded = metrics_file.recorded(directory / "metrics.jsonl")
-    segments = verifying.plan(kept, recorded, versions, limit)
+    segments = verifying.plan(kept, recorded, versions, limit, record)
     if all(segment.reason for segment in segments):
-        reasons = "".join(f"; {segment.reason}" for segment in segments)
+        reasons = "".join(f"; {reason}" for reason in dict.fromkeys(each.reason for each in segments))
         raise CheckpointError(
             f"{directory}: no checkpoint has recorded steps after it{reasons}",
             "checkpoint.keep_last=N keeps more of them",
