@@ -217,7 +217,7 @@ def sweep(asked: argparse.Namespace, rows: Rows) -> None:
 
 
 def stacked(asked: argparse.Namespace, rows: Rows) -> None:
-    """The same without the start, in one warm process: two epochs of MNIST by 64 models together, and by a few
+    """The same without the start, in one warm process: two epochs of MNIST by 64 models together, and by some
     of them one after the other."""
     import fused
 
@@ -240,11 +240,12 @@ def stacked(asked: argparse.Namespace, rows: Rows) -> None:
     taken(fused.one_by_one, "warm", composed[:1])
     alone = taken(fused.one_by_one, "alone", composed[:few])
     together = taken(fused.fused, "together", composed)
+    ratio, faster = alone[0] / together[0], together[1] / alone[1]
     said = (
-        f"Without the start, 2 epochs of MNIST by 784-128-64-10: {1e3 * together[0]:.0f} ms a model of {models}"
-        f" in a stack, {1e3 * alone[0]:.0f} ms one by one (mean of {few}): {alone[0] / together[0]:.1f} times as"
+        f"Without the start, 2 epochs of MNIST by 784-128-64-10: {1e3 * together[0]:.0f} ms a model of"
+        f" {models} in a stack, {1e3 * alone[0]:.0f} ms one by one (mean of {few}): {ratio:.1f} times as"
         f" fast; its second epoch {together[1]:,.0f} samples/s in a stack, {alone[1]:,.0f} one by one:"
-        f" {together[1] / alone[1]:.1f} times."
+        f" {faster:.1f} times."
     )
     rows.put(rows=rows.content.get("rows", []), notes=[*rows.content.get("notes", []), said])
 

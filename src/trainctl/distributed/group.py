@@ -242,7 +242,7 @@ def _own_keys(world: World, timeout: float) -> Any:
     ended, which torch would connect to. Rank 0 gives this start a name; the others answer until rank 0 has
     read their own answers, and not those of an earlier start.
     """
-    store: Any = next(rendezvous("env://", timeout=timedelta(seconds=timeout)))[0]
+    store: Any = next(rendezvous("env://", world.rank, world.size, timeout=timedelta(seconds=timeout)))[0]
     own, until = uuid.uuid4().hex, time.monotonic() + timeout
     if world.rank == 0:
         store.set("start", own)
