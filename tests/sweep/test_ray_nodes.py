@@ -62,8 +62,8 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
             started.append(subprocess.Popen([*own, "sh", "-c", script], stdout=log, stderr=log, cwd=tmp_path))
         return started[-1]
 
-    def node(name: str, private: bool = False) -> subprocess.Popen[bytes]:
-        hidden = f"mount -t tmpfs none {tmp_path};" if private else ""
+    def node(name: str, private: bool = False, before: str = "") -> subprocess.Popen[bytes]:
+        hidden = f"mount -t tmpfs none {tmp_path};" if private else before
         command = [f"--address={address}", "--num-cpus=1", *ports]
         process = begin(name, f"{hidden} exec {RAY} start {' '.join(command)}")
         wait_for(lambda: b"Ray runtime started" in Path(folder.name, f"{name}.log").read_bytes())
@@ -76,12 +76,15 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
         command = [str(RAY), "status", f"--address={address}"]
         return subprocess.run(command, capture_output=True, timeout=60).returncode == 0
 
-    wait_for(is_up, 60)
     with folder:
-        yield node
-        for process in started:
-            process.kill()
-            process.wait()
+        try:
+            wait_for(is_up, 60)
+            assert is_up(), Path(folder.name, "head.log").read_text()
+            yield node
+        finally:
+            for process in started:
+                process.kill()
+                process.wait()
 
 
 def rows(sweep: Path) -> list[Row]:
@@ -179,6 +182,36 @@ def test_interrupted_jobs_are_saved_and_resumed_on_other_nodes(
     taken = [line["step"] for line in metrics(tmp_path / f"s/{number}") if "lr" in line]
     assert taken == list(range(1, len(taken) + 1))
     assert "imported" in (tmp_path / "s/worker-0.log").read_text()
+
+
+def test_jobs_are_saved_when_the_sweep_itself_is_killed(cluster: Start, tmp_path: Path) -> None:
+    cluster("node-1")
+    process = start("-m", "optim=sgd", "seed=1,2", *LONG, *ON_RAY, cwd=tmp_path)
+
+    def running() -> bool:
+        there = (tmp_path / "s/jobs.jsonl").exists()
+        return there and (rows(tmp_path / "s")[0].step or 0) > 20
+
+    wait_for(running, 120)
+    process.kill()
+    process.communicate(timeout=30)
+    wait_for(lambda: rows(tmp_path / "s")[0].state == "interrupted", 60)
+    assert [row.state for row in rows(tmp_path / "s")] == ["interrupted", "waiting"]
+    last = saved(tmp_path / "s/0")[-1]
+    done = run("resume", "s", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [row.attempts for row in rows(tmp_path / "s")] == [2, 1]
+    assert record(tmp_path / "s/0")["resumed"]["step"] == last > 20
+
+
+def test_a_node_with_another_plugin_file_is_refused(cluster: Start, tmp_path: Path) -> None:
+    for name, said in (("mine.py", "one"), ("theirs.py", "another")):
+        (tmp_path / name).write_text(f"print({said!r})\n")
+    cluster("node-1", before=f"mount --bind {tmp_path}/theirs.py {tmp_path}/mine.py;")
+    done = run("-m", "seed=1,2", "plugins=[./mine.py]", *FAST, "epochs=1", *ON_RAY, cwd=tmp_path)
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert "mine.py is not the file that this run was made with" in done.stderr
+    assert [row.state for row in rows(tmp_path / "s")] == ["waiting"] * 2
 
 
 def test_a_search_and_what_the_cluster_has_no_room_for(cluster: Start, tmp_path: Path) -> None:
