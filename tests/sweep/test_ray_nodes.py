@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -50,6 +51,9 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     monkeypatch.setenv("RAY_ADDRESS", address)
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    # With authentication, and a token of its own: the user's has no part in this.
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
     ports = ("--min-worker-port=0", "--max-worker-port=0", "--object-store-memory=80000000", "--block")
     started: list[subprocess.Popen[bytes]] = []
     # Sockets lie there, whose names may be short only.
