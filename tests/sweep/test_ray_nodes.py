@@ -23,7 +23,7 @@ from trainctl.sweep.ledger import Ledger, Row
 RAY = Path(sys.executable).with_name("ray")
 ON_RAY = ("hydra/launcher=ray", "hydra.sweep.dir=s")
 FAST = ("threads=1", "display.mode=plain")
-LONG = ("epochs=60", "batch_size=320", "threads=1", "checkpoint.every_steps=10", "display.mode=plain")
+LONG = ("epochs=400", "batch_size=320", "threads=1", "checkpoint.every_steps=50", "display.mode=plain")
 
 Start = Callable[..., subprocess.Popen[bytes]]
 pytestmark = [
@@ -130,7 +130,7 @@ def test_the_jobs_of_a_node_that_dies_are_done_by_the_others(
     def lost() -> list[int]:
         found = enumerate(rows(tmp_path / "s")) if (tmp_path / "s/jobs.jsonl").exists() else ()
         return [
-            n for n, row in found if (row.state, row.host) == ("running", "node-1") and (row.step or 0) > 20
+            n for n, row in found if (row.state, row.host) == ("running", "node-1") and (row.step or 0) > 100
         ]
 
     wait_for(lost, 120)
@@ -165,7 +165,7 @@ def test_interrupted_jobs_are_saved_and_resumed_on_other_nodes(
 
     def running() -> bool:
         there = (tmp_path / "s/jobs.jsonl").exists()
-        return there and any(row.state == "running" and (row.step or 0) > 20 for row in rows(tmp_path / "s"))
+        return there and any(row.state == "running" and (row.step or 0) > 100 for row in rows(tmp_path / "s"))
 
     wait_for(running, 120)
     process.send_signal(signal.SIGINT)
