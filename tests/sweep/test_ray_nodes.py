@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -22,7 +23,7 @@ from trainctl.sweep.ledger import Ledger, Row
 RAY = Path(sys.executable).with_name("ray")
 ON_RAY = ("hydra/launcher=ray", "hydra.sweep.dir=s")
 FAST = ("threads=1", "display.mode=plain")
-LONG = ("epochs=60", "batch_size=320", "threads=1", "checkpoint.every_steps=10", "display.mode=plain")
+LONG = ("epochs=400", "batch_size=320", "threads=1", "checkpoint.every_steps=50", "display.mode=plain")
 
 Start = Callable[..., subprocess.Popen[bytes]]
 pytestmark = [
@@ -50,6 +51,9 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     monkeypatch.setenv("RAY_ADDRESS", address)
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    # With authentication, and a token of its own: the user's has no part in this.
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
     ports = ("--min-worker-port=0", "--max-worker-port=0", "--object-store-memory=80000000", "--block")
     started: list[subprocess.Popen[bytes]] = []
     # Sockets lie there, whose names may be short only.
@@ -62,8 +66,8 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
             started.append(subprocess.Popen([*own, "sh", "-c", script], stdout=log, stderr=log, cwd=tmp_path))
         return started[-1]
 
-    def node(name: str, private: bool = False) -> subprocess.Popen[bytes]:
-        hidden = f"mount -t tmpfs none {tmp_path};" if private else ""
+    def node(name: str, private: bool = False, before: str = "") -> subprocess.Popen[bytes]:
+        hidden = f"mount -t tmpfs none {tmp_path};" if private else before
         command = [f"--address={address}", "--num-cpus=1", *ports]
         process = begin(name, f"{hidden} exec {RAY} start {' '.join(command)}")
         wait_for(lambda: b"Ray runtime started" in Path(folder.name, f"{name}.log").read_bytes())
@@ -76,12 +80,15 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
         command = [str(RAY), "status", f"--address={address}"]
         return subprocess.run(command, capture_output=True, timeout=60).returncode == 0
 
-    wait_for(is_up, 60)
     with folder:
-        yield node
-        for process in started:
-            process.kill()
-            process.wait()
+        try:
+            wait_for(is_up, 60)
+            assert is_up(), Path(folder.name, "head.log").read_text()
+            yield node
+        finally:
+            for process in started:
+                process.kill()
+                process.wait()
 
 
 def rows(sweep: Path) -> list[Row]:
@@ -123,7 +130,7 @@ def test_the_jobs_of_a_node_that_dies_are_done_by_the_others(
     def lost() -> list[int]:
         found = enumerate(rows(tmp_path / "s")) if (tmp_path / "s/jobs.jsonl").exists() else ()
         return [
-            n for n, row in found if (row.state, row.host) == ("running", "node-1") and (row.step or 0) > 20
+            n for n, row in found if (row.state, row.host) == ("running", "node-1") and (row.step or 0) > 100
         ]
 
     wait_for(lost, 120)
@@ -158,7 +165,7 @@ def test_interrupted_jobs_are_saved_and_resumed_on_other_nodes(
 
     def running() -> bool:
         there = (tmp_path / "s/jobs.jsonl").exists()
-        return there and any(row.state == "running" and (row.step or 0) > 20 for row in rows(tmp_path / "s"))
+        return there and any(row.state == "running" and (row.step or 0) > 100 for row in rows(tmp_path / "s"))
 
     wait_for(running, 120)
     process.send_signal(signal.SIGINT)
@@ -179,6 +186,36 @@ def test_interrupted_jobs_are_saved_and_resumed_on_other_nodes(
     taken = [line["step"] for line in metrics(tmp_path / f"s/{number}") if "lr" in line]
     assert taken == list(range(1, len(taken) + 1))
     assert "imported" in (tmp_path / "s/worker-0.log").read_text()
+
+
+def test_jobs_are_saved_when_the_sweep_itself_is_killed(cluster: Start, tmp_path: Path) -> None:
+    cluster("node-1")
+    process = start("-m", "optim=sgd", "seed=1,2", *LONG, *ON_RAY, cwd=tmp_path)
+
+    def running() -> bool:
+        there = (tmp_path / "s/jobs.jsonl").exists()
+        return there and (rows(tmp_path / "s")[0].step or 0) > 20
+
+    wait_for(running, 120)
+    process.kill()
+    process.communicate(timeout=30)
+    wait_for(lambda: rows(tmp_path / "s")[0].state == "interrupted", 60)
+    assert [row.state for row in rows(tmp_path / "s")] == ["interrupted", "waiting"]
+    last = saved(tmp_path / "s/0")[-1]
+    done = run("resume", "s", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [row.attempts for row in rows(tmp_path / "s")] == [2, 1]
+    assert record(tmp_path / "s/0")["resumed"]["step"] == last > 20
+
+
+def test_a_node_with_another_plugin_file_is_refused(cluster: Start, tmp_path: Path) -> None:
+    for name, said in (("mine.py", "one"), ("theirs.py", "another")):
+        (tmp_path / name).write_text(f"print({said!r})\n")
+    cluster("node-1", before=f"mount --bind {tmp_path}/theirs.py {tmp_path}/mine.py;")
+    done = run("-m", "seed=1,2", "plugins=[./mine.py]", *FAST, "epochs=1", *ON_RAY, cwd=tmp_path)
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert "mine.py is not the file that this run was made with" in done.stderr
+    assert [row.state for row in rows(tmp_path / "s")] == ["waiting"] * 2
 
 
 def test_a_search_and_what_the_cluster_has_no_room_for(cluster: Start, tmp_path: Path) -> None:
