@@ -26,6 +26,7 @@ import torch
 from trainctl.config.composer import Composed, Composer
 from trainctl.config.overrides import to_hydra
 from trainctl.config.stored_config import stored_files
+from trainctl.config.sweep_jobs import compose_jobs
 from trainctl.runs.directory import claim
 from trainctl.sweep.fused import plan, train_group
 from trainctl.training.display import Silent
@@ -42,17 +43,19 @@ WORK = {
 
 def jobs(words: tuple[str, ...], models: int) -> list[Composed]:
     """Configs that differ in seed and learning rate."""
-    composer = Composer()
-    return [
-        composer.compose(
-            [
-                *map(to_hydra, (*COMMON, *words)),
-                f"seed={number // len(RATES)}",
-                f"optim.lr={RATES[number % len(RATES)]}",
-            ]
+    asked = [
+        (
+            *map(to_hydra, (*COMMON, *words)),
+            f"seed={number // len(RATES)}",
+            f"optim.lr={RATES[number % len(RATES)]}",
         )
         for number in range(models)
     ]
+    found = list(compose_jobs(Composer(), asked))
+    for each in found:
+        if isinstance(each, Exception):
+            raise each
+    return [each for each in found if isinstance(each, Composed)]
 
 
 def requests(composed: list[Composed], folder: Path, threads: int) -> list[Request]:

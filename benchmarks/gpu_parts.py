@@ -15,6 +15,7 @@ import tomllib
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from gpu_rows import Rows, spread
 
@@ -212,6 +213,40 @@ def sweep(asked: argparse.Namespace, rows: Rows) -> None:
         "one by one": lambda: timed("sweep.jobs=1"),
     }
     compared(rows, 1, ways)
+    stacked(asked, rows)
+
+
+def stacked(asked: argparse.Namespace, rows: Rows) -> None:
+    """The same without the start, in one warm process: two epochs of MNIST by 64 models together, and by a few
+    of them one after the other."""
+    import fused
+
+    models, few = (4, 2) if asked.quick else (64, 4)
+    fused.COMMON = (f"device={asked.device}", "display.mode=none", "pictures=false")
+    words = ("dataset=mnist", f"dataset.root={asked.root}", "dataset.val=0.1", "model.hidden=[128,64]")
+    composed = fused.jobs((*words, "train.epochs=2"), models)
+
+    def taken(way: Callable[..., None], name: str, jobs: list[Any]) -> tuple[float, float]:
+        """Seconds of a model, and samples a second of all models while they train."""
+        requests = fused.requests(jobs, asked.folder / f"stack-{name}", 1)
+        started = time.perf_counter()
+        way(requests)
+        seconds = (time.perf_counter() - started) / len(jobs)
+        lines = [(each.directory / "metrics.jsonl").read_text().splitlines() for each in requests]
+        last = [next(line for line in reversed(own) if "samples_per_second" in line) for own in lines]
+        speeds = [json.loads(line)["samples_per_second"] for line in last]
+        return seconds, sum(speeds) if name == "together" else statistics.median(speeds)
+
+    taken(fused.one_by_one, "warm", composed[:1])
+    alone = taken(fused.one_by_one, "alone", composed[:few])
+    together = taken(fused.fused, "together", composed)
+    said = (
+        f"Without the start, 2 epochs of MNIST by 784-128-64-10: {1e3 * together[0]:.0f} ms a model of {models}"
+        f" in a stack, {1e3 * alone[0]:.0f} ms one by one (mean of {few}): {alone[0] / together[0]:.1f} times as"
+        f" fast; its second epoch {together[1]:,.0f} samples/s in a stack, {alone[1]:,.0f} one by one:"
+        f" {together[1] / alone[1]:.1f} times."
+    )
+    rows.put(rows=rows.content.get("rows", []), notes=[*rows.content.get("notes", []), said])
 
 
 def main() -> None:

@@ -51,7 +51,7 @@ def test_a_command_runs(
     page: str, command: str, trainctl, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     examples = blocks(REPOSITORY / "docs" / "components.md", "python")
-    for name, code in zip(("my_model.py", "circles.py", "waves.py"), examples, strict=False):
+    for name, code in zip(("my_model.py", "circles.py", "waves.py", "readings.py"), examples, strict=False):
         (tmp_path / name).write_text(code)
     words = shlex.split(command)
     if "~/data" in command:

@@ -198,6 +198,23 @@ def memory_error(error: BaseException) -> ConfigError | None:
     return ConfigError(f"the device has not enough memory: {reason}", remedy)
 
 
+def torch_error(error: BaseException) -> TrainctlError | None:
+    """What torch says of a device's memory, of a missing gradient or of a kernel, as the error a user reads;
+    None for any other error."""
+    return memory_error(error) or gradient_error(error) or assertion_error(error)
+
+
+def assertion_error(error: BaseException) -> ConfigError | None:
+    """A failed assertion of a kernel as the error a user reads (exit 2); None for any other."""
+    if "device-side assert" not in str(error):
+        return None
+    return ConfigError(
+        "the GPU refused an operation (device-side assert): a number is outside of what it may choose from,"
+        " such as a class or a token",
+        "the same command with device=cpu says which",
+    )
+
+
 def nearest(word: str, candidates: Iterable[str]) -> str | None:
     """The candidate most like ``word``, or None when nothing is close."""
     matches = difflib.get_close_matches(word, list(candidates), n=1, cutoff=0.5)

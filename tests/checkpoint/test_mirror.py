@@ -216,3 +216,42 @@ def test_credentials_are_no_part_of_a_url(trainctl: Callable[..., Any]) -> None:
     outcome = trainctl(*WORDS, "checkpoint.mirror=s3://key:secret@bucket/run")
     assert outcome.code == 2
     assert "must be a URL such as s3://BUCKET/FOLDER" in outcome.err
+
+
+def test_a_run_begins_with_the_weights_of_a_mirrored_one(
+    trainctl: Callable[..., Any], tmp_path: Path, url: str
+) -> None:
+    words = (*WORDS, "checkpoint.keep_last=1", "display.mode=plain")
+    assert trainctl(*words, f"checkpoint.mirror={url}", "hydra.run.dir=run").code == 0
+    for name, source in (("there", url), ("here", "run")):
+        outcome = trainctl(*words, f"init_from={source}", "seed=1", f"hydra.run.dir={name}")
+        assert outcome.code == 0, outcome.err
+        assert f"init_from={source}: 4 of 4 tensors copied" in outcome.out
+    assert (at(tmp_path / "there", STEPS) / MODEL).read_bytes() == (
+        at(tmp_path / "here", STEPS) / MODEL
+    ).read_bytes()
+    assert trainctl("verify", "there").code == 0
+    for path in (tmp_path / "bucket/first/checkpoints").glob(f"*/{MODEL}"):
+        path.write_bytes(path.read_bytes()[:-1])
+    for cached in (tmp_path / ".cache/trainctl/mirrors").glob("*"):
+        cached.rename(cached.with_name("gone"))
+    outcome = trainctl(*words, f"init_from={url}", "hydra.run.dir=damaged")
+    assert outcome.code == 4
+    assert "no usable checkpoint" in outcome.err
+    outcome = trainctl(*words, f"init_from={url}/other", "hydra.run.dir=absent")
+    assert (outcome.code, "no run was mirrored there" in outcome.err) == (4, True)
+
+
+def test_a_mirrored_run_is_ranked_beside_others(
+    trainctl: Callable[..., Any], tmp_path: Path, url: str
+) -> None:
+    words = (*WORDS, "checkpoint.keep_last=1", "display.mode=none")
+    assert trainctl(*words, f"checkpoint.mirror={url}", "hydra.run.dir=run").code == 0
+    assert trainctl(*words, "optim.lr=1e-5", "hydra.run.dir=other").code == 0
+    outcome = trainctl("compare", url, "other", "--json", "-")
+    assert outcome.code == 0, outcome.err
+    best = json.loads(outcome.out)["groups"][0]["rows"][0]
+    assert record(tmp_path / "run")["best"]["val/accuracy"] == best["mean"], best
+    assert not [*(tmp_path / ".cache/trainctl/mirrors").glob("*/checkpoints/*")]
+    outcome = trainctl("compare", f"{url}/other")
+    assert (outcome.code, "no run was mirrored there" in outcome.err) == (4, True)

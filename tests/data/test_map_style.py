@@ -12,12 +12,13 @@ import numpy
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
+from torch.utils.data import Dataset, Subset, TensorDataset
 
 from tests.helpers.runs import EVERY, killed_after, metrics, record, same_end, weights
 from trainctl.config.settings import Component
-from trainctl.data import Data, Datasets, Standardize, map_style, worker_pool
+from trainctl.data import Data, Datasets, ItemSplit, Standardize, map_style, order, worker_pool
 from trainctl.data.map_style import from_datasets
+from trainctl.data.types import hold_out
 from trainctl.errors import ConfigError
 from trainctl.registry import DATASETS
 from trainctl.training.prepare_data import build_data
@@ -170,11 +171,6 @@ def test_a_sample_that_cannot_be_used_is_named(what: str) -> None:
     assert message in str(caught.value)
 
 
-class Stream(IterableDataset[Any]):
-    def __iter__(self) -> Any:
-        return iter(Made())
-
-
 class NoLength(Dataset[Any]):
     def __getitem__(self, index: int) -> Any:
         return FACTORS, 1
@@ -189,7 +185,6 @@ class NoNumber(NoLength):
     ("given", "message"),
     [
         (None, "dataset made: train is None, which has no __len__"),
-        (Stream(), "is an IterableDataset (Stream): its samples have no numbers"),
         (NoLength(), "is a NoLength, which has no __len__"),
         (NoNumber(), "train (NoNumber) has no length: NotImplementedError: unknown"),
         (torch.rand(4, 2), "train is a Tensor (4, 2) float32"),
@@ -311,3 +306,36 @@ def test_targets_of_slow_samples_are_read_by_workers(monkeypatch: pytest.MonkeyP
     data = from_datasets(Datasets(many, output_size=490000), "made")
     assert data.train.targets.tolist() == [number * number for number in range(700)]
     assert feeds[0] > 0
+
+
+@pytest.mark.usefixtures("plugin")
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_of_very_many_samples_some_targets_are_read_and_nothing_is_listed(
+    trainctl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    monkeypatch.setattr(order, "LARGE", 200)
+    monkeypatch.setattr(map_style, "_SAMPLED", 50)
+    words = (*WORDS[:-1], "dataset.noise=0.1", f"loader.workers={workers}")
+    outcome = trainctl(*words, *EVERY, "display.mode=plain", "hydra.run.dir=run")
+    assert outcome.code == 0, outcome.err
+    # Training data has 240 samples and is large, test data has 60.
+    assert "216 train, 24 val, 60 test" in outcome.out
+    assert "2 classes, as 50 evenly spaced targets say: the dataset lists none" in outcome.out
+    assert "evenly spaced targets" in record(tmp_path / "run")["environment"]["targets"]
+    cut = killed_after(tmp_path / "run", 8)
+    outcome = trainctl("resume", "cut", "--trust-plugins")
+    assert outcome.code == 0, outcome.err
+    assert same_end(tmp_path / "run", cut, 12)
+    outcome = trainctl(*words, "dataset.sampling=balanced")
+    assert (outcome.code, "draws by targets" in outcome.err) == (2, True)
+    outcome = trainctl(*words, "loader=resident")
+    assert (outcome.code, "has too many samples" in outcome.err) == (2, True)
+
+
+def test_held_out_of_very_many_samples_are_none_that_are_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(order, "LARGE", 20)
+    data = hold_out(from_datasets(Made(), "made"), 6, 0)
+    assert isinstance(data.train, ItemSplit)
+    assert isinstance(data.val, ItemSplit)
+    assert (len(data.train), len(data.val)) == (14, 6)
+    assert sorted([*data.train.items, *data.val.items]) == list(range(20))

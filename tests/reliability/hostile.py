@@ -100,6 +100,7 @@ def _runs() -> Iterator[Audited]:
     for link, tracker in (("metrics.csv", "csv"), ("tensorboard", "tensorboard")):
         plant = partial(_led_out, link, tracker)
         yield Audited(f"resume, {link} led out", words, plant, (0, 3), given)
+    yield Audited("resume, logs led out", words, partial(_led_out, "logs", "csv"), (3,), given)
     plant = partial(_config, _server)
     yield Audited("resume, a server as tracker", words, plant, (3,), given)
 
@@ -152,7 +153,7 @@ def _name(text: str, outputs: Path, outside: Path) -> None:
 def _led_out(name: str, tracker: str, outputs: Path, outside: Path) -> None:
     _config(lambda tree: tree.update(tracker={tracker: {"name": tracker}}), outputs, outside)
     (outside / "folder").mkdir()
-    (outputs / "run" / name).symlink_to(outside / ("folder" if tracker == "tensorboard" else "file"))
+    (outputs / "run" / name).symlink_to(outside / ("file" if name.endswith(".csv") else "folder"))
 
 
 def _capsule(change: Edit, outputs: Path, outside: Path, *, plugin: bool) -> None:

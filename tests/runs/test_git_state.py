@@ -119,5 +119,43 @@ def test_a_subfolder_and_names_that_are_not_utf8(repository: Path, tmp_path: Pat
     assert "+changed" in (tmp_path / "git.diff").read_text()
 
 
+def test_a_file_that_becomes_a_link_stands_for_one_name(repository: Path, tmp_path: Path) -> None:
+    (repository / "code.py").unlink()
+    (repository / "code.py").symlink_to("table.txt")
+    (repository / "table.txt").write_text("password: hunter2hunter2\n")
+    state = store_git_state(tmp_path)
+    assert state is not None
+    assert state["left_out"] == ["table.txt: looks like it holds a secret"]
+    difference = (tmp_path / "git.diff").read_text()
+    assert "new file mode 120000" in difference
+    assert "hunter2" not in difference
+
+
+@pytest.mark.parametrize("setting", ["diff.submodule=diff", "diff.submodule=log", "diff.relative=true"])
+def test_settings_that_change_what_git_lists(
+    setting: str, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = repository / "other"
+    other.mkdir()
+    git("init", "-q", "other")
+    git("-C", "other", "commit", "-q", "--allow-empty", "-m", "empty")
+    git("add", "other")
+    git("commit", "-qm", "submodule")
+    (other / "settings.env").write_text("DB=hunter2hunter2\n")
+    git("-C", "other", "add", "settings.env")
+    git("-C", "other", "commit", "-qm", "second")
+    (repository / "code.py").write_text("changed\n")
+    git("config", *setting.split("="))
+    (repository / "folder").mkdir()
+    monkeypatch.chdir(repository / "folder")
+    state = store_git_state(tmp_path)
+    assert state is not None
+    assert "left_out" not in state
+    difference = (tmp_path / "git.diff").read_text()
+    assert "+changed" in difference
+    assert "+Subproject commit" in difference
+    assert "hunter2" not in difference
+
+
 def test_outside_a_repository_there_is_none(tmp_path: Path) -> None:
     assert store_git_state(tmp_path) is None

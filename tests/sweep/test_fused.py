@@ -16,6 +16,7 @@ import torch
 
 from tests.helpers.program import start, wait_for
 from tests.helpers.shards import digit_shards
+from tests.helpers.tape import Tape
 from trainctl import load
 from trainctl.checkpoint.format import CheckpointData, folder_name, verify_checkpoint
 from trainctl.checkpoint.retention import read_chosen
@@ -26,7 +27,7 @@ from trainctl.config.stored_config import stored_files
 from trainctl.errors import ConfigError, InterruptedRunError, NotFiniteError, StorageError, TerminatedRunError
 from trainctl.runs.directory import claim, lock
 from trainctl.runs.record import read_record
-from trainctl.sweep.fused import _probe, plan, train_group
+from trainctl.sweep.fused import _probe, _steps, plan, train_group
 from trainctl.training.display import Silent
 from trainctl.training.request import Request, make_request
 from trainctl.training.train import train
@@ -241,6 +242,28 @@ def test_other_models_and_losses(ask: Ask, words: tuple[str, ...]) -> None:
     for one, other in both_ways(ask, jobs):
         assert read_record(one)["engine"] == "fused"
         assert_same(one, other)
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "is_launched"),
+    [("none", True), pytest.param("cosine", True, marks=pytest.mark.slow), ("one_cycle", False)],
+)
+def test_launched_as_a_graph_each_is_what_it_is_on_its_own(
+    ask: Ask, monkeypatch: pytest.MonkeyPatch, scheduler: str, is_launched: bool
+) -> None:
+    """A tape stands in the graph's place. one_cycle changes a constant of the recording, the momentum."""
+    tapes: list[Tape] = []
+
+    def tape(*_: object) -> Tape:
+        tapes.append(Tape(torch.device("cpu")))
+        return tapes[-1]
+
+    monkeypatch.setattr(_steps, "_graph_for", tape)
+    for one, other in both_ways(ask, jobs_of("optim=adam", f"scheduler={scheduler}")):
+        assert furthest(one, other) < 1e-4
+        said = "not captured as a CUDA graph: settings of the optimizer change"
+        assert (said in (one / "train.log").read_text()) is not is_launched
+    assert any(tape.replays for tape in tapes) is is_launched
 
 
 @pytest.mark.gpu

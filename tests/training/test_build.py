@@ -177,6 +177,33 @@ def test_a_model_that_does_not_take_the_data_is_refused_with_the_shape() -> None
     assert "dataset=synthetic gives that shape" in text
 
 
+@pytest.mark.parametrize("where", [0, 40])
+def test_a_token_without_a_row_is_named_before_it_is_looked_up(where: int) -> None:
+    """On a GPU such a lookup is an assertion that ends all use of the device. 40 is in no first batch."""
+
+    @MODELS.register("ten_rows")
+    class TenRows(nn.Module):
+        def __init__(self, output_size: int) -> None:
+            super().__init__()
+            self.embedding, self.linear = nn.Embedding(10, 4), nn.Linear(4, output_size)
+
+        def forward(self, tokens: Tensor) -> Tensor:
+            return self.linear(self.embedding(tokens).mean(1))  # type: ignore[no-any-return]
+
+    @DATASETS.register("tokens_to_twelve")
+    def tokens_to_twelve() -> Data:
+        tokens = torch.arange(100).remainder(10).repeat(6, 1).T.contiguous()
+        tokens[where, 3] = 12
+        split = Split(tokens, torch.arange(100).remainder(2))
+        return Data("tokens", "classification", split, None, (6,), 2, nn.Identity())
+
+    config = configured(model={"name": "ten_rows"}, dataset={"name": "tokens_to_twelve", "val": 0})
+    assert (
+        "model=ten_rows does not take inputs of shape (N, 6): token 12 is outside of its embedding, 0 to 9"
+        in (refused(config))
+    )
+
+
 class Fixed(nn.Module):
     """One trained number, and outputs of a shape of its own."""
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
+import time
 
 import pytest
 
@@ -52,3 +54,24 @@ def test_a_program_without_streams(monkeypatch: pytest.MonkeyPatch) -> None:
         print("said")
         assert output.error is None
     assert sys.stdout is None
+
+
+_PRINTS = """
+import os
+from trainctl.ui.streams import unbreakable_streams
+with unbreakable_streams():
+    print("x" * 300_000)
+os.write(2, str(os.get_blocking(1)).encode())
+"""
+
+
+def test_a_pipe_that_does_not_block_gets_all_of_it() -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with subprocess.Popen([sys.executable, "-c", _PRINTS], stdout=writing, stderr=subprocess.PIPE) as process:
+        os.close(writing)
+        time.sleep(0.5)  # a reader that is slower than the writer
+        with os.fdopen(reading, "rb") as pipe:
+            assert len(pipe.read()) == 300_001
+        assert process.communicate()[1] == b"False"
+    assert process.returncode == 0

@@ -16,9 +16,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from trainctl.checkpoint.mirrored import located
 from trainctl.config.values import parse_values, read_values
 from trainctl.errors import ConfigError, TrainctlError, storage_error
 from trainctl.runs import files
+from trainctl.runs.bucket import is_url
 from trainctl.runs.directory import find
 from trainctl.runs.metrics_file import newest, training_seconds
 from trainctl.runs.record import read_record
@@ -84,7 +86,8 @@ class Entry:
 
 
 def gather(places: Iterable[str | Path]) -> list[Entry]:
-    """The runs in ``places``, each once: run directories, ``last``, names, sweeps, or folders of these.
+    """The runs in ``places``, each once: run directories, ``last``, names, sweeps, folders of these, or URLs
+    of mirrored runs.
 
     Raises ConfigError for a place without a run, StorageError for one that may not be read, and the first
     error where no run can be read.
@@ -103,6 +106,10 @@ def gather(places: Iterable[str | Path]) -> list[Entry]:
 
 
 def _at(place: str | Path) -> Iterator[Entry]:
+    if is_url(place):
+        directory, _ = located(place, checkpoints=False)
+        yield from (replace(entry, name=entry.name or str(place)) for entry in _below(directory))
+        return
     if Path(place).is_file():
         raise ConfigError(f"{place}: is a file", "give the directory of a run or of a sweep")
     # A folder of runs is meant, though a run may have its name.

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from trainctl.analysis.differences import compare, difference
 from trainctl.checkpoint.format import CheckpointData, read_checkpoint
+from trainctl.checkpoint.mirrored import located
 from trainctl.checkpoint.retention import read_chosen
 from trainctl.checkpoint.shards import save_together
 from trainctl.config.config_diff import Change
@@ -24,7 +25,6 @@ from trainctl.distributed.group import Group
 from trainctl.distributed.launch import Ranks
 from trainctl.errors import CheckpointError, ConfigError, NotFiniteError, RankError, TrainctlError
 from trainctl.registry import COMPONENTS
-from trainctl.runs.directory import find
 from trainctl.runs.metrics_file import Recorded
 from trainctl.runs.record import read_record
 from trainctl.training import resume as resuming
@@ -153,7 +153,7 @@ def _no_beginning(init_from: str | None) -> str:
         return "init_from=last named the newest run of that time"
     try:
         if init_from is not None:
-            directory = find(init_from)
+            directory, _ = located(init_from)
             read_chosen(directory, read_record(directory))
     except TrainctlError as error:
         return f"init_from: {error}"

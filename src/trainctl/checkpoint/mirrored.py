@@ -114,10 +114,11 @@ def retried(action: Callable[[], T], tries: int = TRIES, wait: Callable[[float],
     return action()
 
 
-def located(run: str | Path) -> tuple[Path, list[str]]:
+def located(run: str | Path, *, checkpoints: bool = True) -> tuple[Path, list[str]]:
     """The directory of RUN as ``trainctl.runs.directory.find`` says, or a copy of what is at a URL; notices.
 
-    The copy is kept in the user's cache folder, and brought up to date.
+    The copy is kept in the user's cache folder, and brought up to date, ``checkpoints`` too where they are
+    wanted.
     """
     if not is_url(run):
         return find(run), []
@@ -125,7 +126,7 @@ def located(run: str | Path) -> tuple[Path, list[str]]:
     folder = cache_folder() / "mirrors" / hashlib.sha256(url.encode()).hexdigest()[:16]
     files.make_folder(folder)
     with lock(folder, wait=_FETCHING):
-        return folder, fetch(url, folder)
+        return folder, fetch(url, folder, checkpoints=checkpoints)
 
 
 def taken_over(url: str) -> tuple[Path, list[str]]:
@@ -146,7 +147,7 @@ def taken_over(url: str) -> tuple[Path, list[str]]:
     return directory, said
 
 
-def fetch(url: str, directory: Path) -> list[str]:
+def fetch(url: str, directory: Path, *, checkpoints: bool = True) -> list[str]:
     """Bring ``directory`` to what is at ``url``; what has arrived is verified before it counts.
 
     Returns a notice for each damaged set, which is left out. Raises CheckpointError (exit 4) where nothing
@@ -154,10 +155,11 @@ def fetch(url: str, directory: Path) -> list[str]:
     """
     try:
         place = Mirrored(url)
+        wanted = (_fetch_files, _fetch_checkpoints)[: 1 + checkpoints]
         try:
-            damaged = [*_fetch_files(place, directory), *_fetch_checkpoints(place, directory)]
+            damaged = [text for bring in wanted for text in bring(place, directory)]
         except FileNotFoundError:  # removed by the run, which has saved newer ones
-            damaged = [*_fetch_files(place, directory), *_fetch_checkpoints(place, directory)]
+            damaged = [text for bring in wanted for text in bring(place, directory)]
     except OSError as error:
         raise StorageError(f"{url} cannot be read: {error}", "try again, or check the credentials") from error
     return [f"damaged, not used: {reason}" for reason in damaged]

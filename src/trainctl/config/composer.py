@@ -193,9 +193,11 @@ class Composer:
         HydraConfig.instance().set_config(full)
         return str(full.hydra.sweep.dir)
 
-    def launcher(self, overrides: Sequence[str]) -> str:
-        """The option chosen for ``hydra/launcher``."""
-        return str(self._load(list(overrides), RunMode.MULTIRUN).hydra.runtime.choices["hydra/launcher"])
+    def launcher(self, overrides: Sequence[str]) -> tuple[str, dict[str, Any]]:
+        """The option chosen for ``hydra/launcher`` and its settings."""
+        full = self._load(list(overrides), RunMode.MULTIRUN)
+        settings = cast(dict[str, Any], OmegaConf.to_container(full.hydra.launcher))
+        return str(full.hydra.runtime.choices["hydra/launcher"]), settings
 
     def sweeper(self, overrides: Sequence[str]) -> tuple[str, dict[str, Any]]:
         """The option chosen for ``hydra/sweeper`` and its settings.

@@ -10,6 +10,7 @@ from trainctl.config.overrides import split_override
 from trainctl.config.settings import Component, Config
 from trainctl.errors import UnsafeInputError
 from trainctl.registry import trust
+from trainctl.runs.bucket import is_url
 
 
 def connections(config: Config) -> list[str]:
@@ -17,6 +18,8 @@ def connections(config: Config) -> list[str]:
     found = [f"tracker.{label}.{key}" for label, each in config.trackers.items() for key in _addresses(each)]
     if config.checkpoint.mirror is not None:
         found.append("checkpoint.mirror")
+    if is_url(config.init_from):
+        found.append("init_from")
     return [*found, *(["dataset.download"] if config.dataset.arguments.get("download") else [])]
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from trainctl.data.batch_transforms import RandomCrop, RandomHorizontalFlip, RandomVerticalFlip
 from trainctl.data.sampler import derived_seed
-from trainctl.data.types import IGNORED, AnySplit, Split
+from trainctl.data.types import IGNORED, AnySplit, Split, StreamSplit, is_sampled
 from trainctl.errors import ConfigError, Problem, did_you_mean
 from trainctl.registry.constraints import describe, show
 from trainctl.registry.signature import from_object
@@ -171,6 +171,11 @@ def make_augment(
     if not entries:
         return None
     transforms = _make_all(entries, "dataset.augment", masks=masks)
+    if isinstance(split, StreamSplit) or is_sampled(split):
+        raise ConfigError(
+            "dataset.augment: draws numbers for all samples of an epoch, which are unknown or too many",
+            "transform samples in the dataset's own code",
+        )
     if isinstance(split, Split):
         raw = split.inputs[0]
     else:

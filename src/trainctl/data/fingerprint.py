@@ -14,7 +14,7 @@ from torch import Tensor
 
 from trainctl.data.inputs import parts_of
 from trainctl.data.order import epoch_order
-from trainctl.data.types import AnySplit, Data, Split
+from trainctl.data.types import AnySplit, Data, Split, StreamSplit, is_sampled
 from trainctl.errors import CheckpointError
 
 _MOST_BYTES = 2**26
@@ -22,6 +22,7 @@ _MOST_BYTES = 2**26
 _LOADED = 16
 """Samples that are hashed of those which are loaded one by one."""
 _SHOWN = 12
+_DIGEST = 64  # hexadecimal digits of SHA-256
 _FIRST = 2**20
 _SPLITS = ("train", "val", "test")
 
@@ -32,7 +33,11 @@ def fingerprint(data: Data) -> dict[str, dict[str, Any]]:
     ``targets`` are those of the dataset, not scaled. The random numbers of the process stay as they are.
     """
     return {
-        name: {"samples": len(split), "inputs": _inputs(split), "targets": _digest(split.targets)}
+        name: {
+            "samples": getattr(split, "length", len(split)),
+            "inputs": _inputs(split),
+            "targets": _digest(split.targets),
+        }
         | ({} if split.weights is None else {"weights": _digest(split.weights)})
         for name, split in data.splits.items()
     }
@@ -41,8 +46,14 @@ def fingerprint(data: Data) -> dict[str, dict[str, Any]]:
 def data_fingerprint(data: Data, seed: int, epoch: int) -> str:
     """SHA-256 of the prepared training targets in the order that ``seed`` gives them in ``epoch``.
 
-    Of an order that is computed, the first million.
+    Of an order that is computed, the first million; of targets that are not all known, these and the order.
     """
+    if is_sampled(data.train):
+        known = data.train.targets.cpu().contiguous().numpy().tobytes()
+        first = (
+            () if isinstance(data.train, StreamSplit) else epoch_order(len(data.train), seed, epoch)[:_LOADED]
+        )
+        return hashlib.sha256(known + bytes(str(first), "utf-8")).hexdigest()
     order = epoch_order(len(data.train), seed, epoch, chunks=getattr(data.train, "chunks", None))
     targets = data.train.targets.cpu()[order[: None if isinstance(order, Tensor) else _FIRST]].contiguous()
     return hashlib.sha256(targets.numpy().tobytes()).hexdigest()
@@ -71,7 +82,7 @@ def differences(
         )
         found += _differing_splits(stored, known)
         if not found and order not in (None, state["data_fingerprint"]):
-            found = ["another order of the samples in train"]
+            found = [f"another order of the samples in train{_read_by(state['data_fingerprint'], order)}"]
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"the checkpoint's description of its data is damaged: {error}") from error
     return found
@@ -93,6 +104,9 @@ def refusal(found: list[str]) -> str:
 def _inputs(split: AnySplit) -> str:
     if isinstance(split, Split):
         return _digest(split.inputs)
+    if isinstance(split, StreamSplit):
+        first = split.load.first if split.load.repeats else []
+        return " ".join(_digest(part) for each in first for part in parts_of(each))
     if not len(split) or not getattr(split.load, "repeats", True):
         return ""
     # Only here: a run whose data is in memory does without the machinery of processes.
@@ -118,6 +132,12 @@ def _digest(values: Any) -> str:
     digest = hashlib.sha1(f"{values.dtype} {tuple(values.shape)}".encode(), usedforsecurity=False)
     digest.update(values.cpu().to_dense().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def _read_by(then: str, now: str | None) -> str:
+    """What follows the digest: how many workers read a stream (``loader.workers``)."""
+    before, after = (each[_DIGEST:] for each in (then, now or ""))
+    return "" if before == after else f", which is that of loader.workers={after or 0}, not {before or 0}"
 
 
 def _listed(what: str, now: list[str], then: list[str]) -> list[str]:

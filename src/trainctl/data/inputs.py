@@ -118,6 +118,21 @@ def stacked(samples: Sequence[Any]) -> Any:
     return default_collate(list(samples))
 
 
+_TARGET, _INPUT = "target", "input"
+
+
+def packed(inputs: Any, target: Tensor) -> Inputs:
+    """A sample, or a batch, with its target."""
+    named = inputs.parts if isinstance(inputs, Inputs) else {"": inputs}
+    return Inputs({_TARGET: target, **{f"{_INPUT}.{name}": part for name, part in named.items()}})
+
+
+def unpacked(pack: Inputs) -> tuple[Any, Tensor]:
+    """The inverse of :func:`packed`."""
+    named = {name.removeprefix(f"{_INPUT}."): part for name, part in pack.parts.items() if name != _TARGET}
+    return named[""] if list(named) == [""] else Inputs(named), pack.parts[_TARGET]
+
+
 def sample_shape(batch: Any) -> Shape:
     """The shape of one sample of a batch."""
     if isinstance(batch, Inputs):

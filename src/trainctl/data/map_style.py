@@ -1,4 +1,4 @@
-"""Map-style datasets of torch as splits whose samples are loaded one by one.
+"""Datasets of torch as splits: map-style ones, whose samples are loaded one by one, and streams.
 
 Shape, type, task and number of classes are found by looking at some samples. Targets are read once and kept;
 each sample that is loaded later has to have the same target, so a wrong one is not trained on.
@@ -10,34 +10,27 @@ import copy
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset, Subset
 
-from trainctl.data.inputs import Inputs, OfInputs, Shape, parts_of, sample_shape
+from trainctl.data import order
+from trainctl.data.inputs import Inputs, OfInputs, Shape, packed, sample_shape
+from trainctl.data.pairs import Pairs, same_pairs
 from trainctl.data.preprocessing import describe_samples, shown
 from trainctl.data.progress import Progress
-from trainctl.data.sample_values import (
-    are_labels,
-    as_inputs,
-    as_tensor,
-    described,
-    form,
-    raised_in,
-    same,
-    shown_pair,
-)
-from trainctl.data.types import Data, Datasets, ItemSplit, Standardize
+from trainctl.data.sample_values import are_labels, described, raised_in, same
+from trainctl.data.stream import Stream
+from trainctl.data.types import Data, Datasets, ItemSplit, Standardize, StreamSplit, is_sampled
 from trainctl.data.worker_process import Samples, kept_random_state, seed_sample
 from trainctl.errors import ConfigError, TrainctlError
 
-_TARGETS = ("target", "targets", "y", "label", "labels")
 _LOOKED_AT, _SEED = 16, 0
+_SAMPLED = 4096
 _LONG, _BATCH, _TIMEOUT = 60.0, 64, 600.0
-_FORM = "return (input, target), or a dictionary with an input and a target"
 _OWN_RANDOM = "; random numbers of its own, which no seed repeats: no run on it can be repeated exactly"
 _DETERMINISTIC = (
     "a sample's target must be the same whenever it is read, and its shape and type those of others"
@@ -59,12 +52,12 @@ def from_datasets(returned: Any, name: str) -> Data:
     train = loads["train"]
     for load in loads.values():
         load.look(train)
-    splits = {label: ItemSplit(range(len(load)), load.targets, load) for label, load in loads.items()}
+    splits: dict[str, Any] = {label: load.split() for label, load in loads.items()}
     if given.weights is not None:
         splits["train"] = replace(splits["train"], weights=torch.as_tensor(given.weights))
     first = torch.empty(0) if train.like is None else train.like[0]
     raw = describe_samples(first[None])
-    every = [load.targets for load in loads.values() if len(load)]
+    every = [load.targets for load in loads.values() if len(load.targets)]
     classes = tuple(given.classes or _class_names(given.train))
     task, outputs = _task(f"dataset {name}", given, every, classes)
     transform = _transform(given, raw["dtype"])
@@ -72,6 +65,8 @@ def from_datasets(returned: Any, name: str) -> Data:
     scaled = f", {which}divided by 255" if given.transform is None and " uint8" in shown(raw) else ""
     named = {"classification": "classes", "multilabel": "labels"}.get(task)
     what = f"{outputs} {named}" if named else f"{task} of {outputs} values"
+    if any(is_sampled(split) for split in splits.values() if not isinstance(split, StreamSplit)):
+        what += f", as {_SAMPLED:,} evenly spaced targets say: the dataset lists none"
     own = "" if all(load.repeats for load in loads.values()) else _OWN_RANDOM
     return Data(
         name=name,
@@ -88,40 +83,29 @@ def from_datasets(returned: Any, name: str) -> Data:
 
 
 @dataclass
-class Load:
+class Load(Pairs):
     """One sample of a dataset by its index, as a tensor; checked against the others and its known target.
 
     Attributes:
-        where: begins messages.
-        like: input and target of the first sample of ``train``; None before :meth:`look`.
-        targets: of all samples, as the dataset has them.
         seconds: what a sample takes.
-        repeats: whether a sample is the same each time it is loaded with the same random numbers.
+        sampled: whether ``targets`` are those of some samples, because there are very many; then a sample is
+            packed with its target.
     """
 
-    where: str
-    source: Any
-    inputs: Sequence[str]
-    target: str
-    like: tuple[Any, Tensor] | None = None
-    targets: Tensor = field(default_factory=lambda: torch.empty(0))
-    repeats: bool = True
     seconds: float = math.inf
+    sampled: bool = False
     _copy: Any = None
 
     def __len__(self) -> int:
         return len(self.source)
-
-    @property
-    def raw(self) -> dict[str, Any] | None:
-        """Shape and type of a raw sample."""
-        return None if self.like is None else describe_samples(self.like[0][None])
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_copy": None}
 
     def __call__(self, index: int) -> Any:
         inputs, target = self.pair(index)
+        if self.sampled:
+            return packed(inputs, target)
         if not same(target, known := self.targets[index]):
             raise ConfigError(
                 f"{self.where}[{index}] has target {target.tolist()}, it was {known.tolist()} before",
@@ -131,18 +115,12 @@ class Load:
 
     def pair(self, index: int) -> tuple[Any, Tensor]:
         """Input and target of a sample. Raises ConfigError that names it where it cannot be used."""
-        where = f"{self.where}[{index}]"
-        given, answer = self._parts(where, self._sample(index))
-        inputs = as_inputs(f"{where}: its input", given)
-        target = as_tensor(f"{where}: its target", answer)
-        if self.like is not None and form(inputs, target) != form(*self.like):
-            raise ConfigError(
-                f"{where} is {shown_pair(inputs, target)}, others are {shown_pair(*self.like)}",
-                "all samples of a dataset must have the same shape and type",
-            )
-        return inputs, target
+        return self.taken(f"{self.where}[{index}]", self._sample(index))
 
-    def look(self, train: Load) -> None:
+    def split(self) -> ItemSplit:
+        return ItemSplit(range(len(self)), self.targets, self, changes=() if self.sampled else None)
+
+    def look(self, train: Pairs) -> None:
         """Read the targets; find the shape and type of samples, which are those of ``train``.
 
         The random numbers of the process stay as they are.
@@ -156,13 +134,14 @@ class Load:
             started = time.perf_counter()
             again = [self._seeded(number) for number in numbers]
             self.seconds = (time.perf_counter() - started) / len(numbers)
-            self.repeats = all(map(same, *(_tensors(each) for each in (looked, again))))
+            self.repeats = same_pairs(looked, again)
             self.targets = self._read_targets(
                 dict(zip(numbers, [target for _, target in looked], strict=True))
             )
 
     def _read_targets(self, looked: Mapping[int, Tensor]) -> Tensor:
-        """All targets: the listed ones where some samples have the same, else read from samples.
+        """All targets: the listed ones where some samples have the same, else read from samples; of very many
+        samples, the targets of evenly spaced ones.
 
         Workers do it where it would take more than a minute here.
         """
@@ -170,6 +149,10 @@ class Load:
         listed = _listed_targets(self.source, len(self), like)
         if listed is not None and all(same(target, listed[at]) for at, target in looked.items()):
             return listed
+        if len(self) >= order.LARGE:
+            self.sampled = True
+            numbers = (number * len(self) // _SAMPLED for number in range(_SAMPLED))
+            return torch.stack([self._seeded(number)[1] for number in numbers])
         targets = torch.empty((len(self), *like.shape), dtype=like.dtype)
         progress, at = Progress(f"reading targets of {self.where}", len(self)), 0
         read: Iterator[Tensor] = (self._seeded(number)[1][None] for number in range(len(self)))
@@ -216,27 +199,6 @@ class Load:
                 f"{self.where}[{index}] cannot be loaded: {reason}", raised_in(error)
             ) from error
 
-    def _parts(self, where: str, sample: Any) -> tuple[Any, Any]:
-        """The input, or several, and the target of a sample. Raises ConfigError for any other form."""
-        if isinstance(sample, Mapping):
-            return self._entries(where, sample)
-        if isinstance(sample, tuple | list) and len(sample) == 2:
-            return sample[0], sample[1]
-        raise ConfigError(f"{where} is {described(sample)}, not an input and its target", _FORM)
-
-    def _entries(self, where: str, sample: Mapping[Any, Any]) -> tuple[Any, Any]:
-        names = [self.target] if self.target else [name for name in _TARGETS if name in sample]
-        inputs = list(self.inputs) or [name for name in sample if name not in names]
-        absent = [name for name in (*names, *inputs) if name not in sample]
-        if len(names) == 1 and inputs and not absent:
-            taken = {name: sample[name] for name in inputs}
-            return taken if len(taken) > 1 else taken[inputs[0]], sample[names[0]]
-        wrong = f"{', '.join(absent)} is not there" if absent else "one must be the target, the others inputs"
-        raise ConfigError(
-            f"{where} is a dictionary of {', '.join(map(str, sample))}: {wrong}",
-            "call the target target, y or label; or name them: Datasets(inputs=['NAME'], target='NAME')",
-        )
-
 
 @dataclass(frozen=True)
 class _Target:
@@ -248,16 +210,11 @@ class _Target:
         return self.load.pair(index)[1]
 
 
-def _load(where: str, source: Any, given: Datasets) -> Load:
-    """A split to be looked at. Raises ConfigError for what is no map-style dataset."""
+def _load(where: str, source: Any, given: Datasets) -> Load | Stream:
+    """A split to be looked at. Raises ConfigError for what is no dataset of torch."""
     what = type(source).__name__
     if isinstance(source, IterableDataset):
-        raise ConfigError(
-            f"{where} is an IterableDataset ({what}): its samples have no numbers, so that they cannot be"
-            " shuffled by seed, held out for validation, or found again on resume",
-            "return a dataset with __len__ and __getitem__; what fits into memory can be a list:"
-            " Datasets(train=list(stream))",
-        )
+        return Stream(where, source, given.inputs, given.target)
     absent = [name for name in ("__len__", "__getitem__") if not hasattr(source, name)]
     if absent or isinstance(source, Tensor | str | Mapping | Datasets):
         lacks = f", which has no {' and no '.join(absent)}" if absent else ""
@@ -280,10 +237,6 @@ def _copied(source: Any) -> Any:
     if isinstance(copied, Subset):
         copied.dataset = _copied(copied.dataset)
     return copied
-
-
-def _tensors(pairs: Sequence[tuple[Any, Tensor]]) -> list[Tensor]:
-    return [tensor for inputs, target in pairs for tensor in (*parts_of(inputs), target)]
 
 
 def _listed_targets(source: Any, length: int, like: Tensor) -> Tensor | None:

@@ -8,13 +8,13 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from trainctl.data.inputs import Inputs, stacked
-from trainctl.data.types import Data, ItemSplit, Split
+from trainctl.data.inputs import Inputs, stacked, unpacked
+from trainctl.data.types import AnySplit, Data, Split, StreamSplit
 
 # By module and name, so that only the run's own module is imported.
 _KINDS: Mapping[str, tuple[str, str, frozenset[str]]] = {
@@ -118,9 +118,12 @@ def shown(raw: Mapping[str, Any], first: str = "") -> str:
     return f"({', '.join(sizes)}{',' if len(sizes) == 1 else ''}) {raw['dtype']}"
 
 
-def first_samples(split: Split | ItemSplit, count: int) -> Tensor:
+def first_samples(split: AnySplit, count: int) -> Tensor:
     """The first raw samples of a split, (at most ``count``, …)."""
     if isinstance(split, Split):
         return split.inputs[:count]
-    samples: Tensor = stacked([split.load(item) for item in list(split.items[:count])])
-    return samples
+    if isinstance(split, StreamSplit):
+        samples: Tensor = stacked(split.load.first[:count])
+        return samples
+    samples = stacked([split.load(item) for item in list(split.items[:count])])
+    return samples if split.changes is None else unpacked(cast(Inputs, samples))[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from trainctl.data.inputs import Shape
-from trainctl.data.order import Chunks
+from trainctl.data.order import Chunks, Order, Permutation
 from trainctl.data.readout import Readout
 from trainctl.errors import ConfigError
 
@@ -65,6 +66,9 @@ class ItemSplit:
     Where reading at random would be slow, ``chunks`` are the runs of samples that are stored together, and
     the order keeps them together. ``load`` may then have a method ``ahead(runs)``, which begins to fetch the
     runs of these numbers, and does not wait for them.
+
+    Where ``changes`` is not None, ``targets`` are those of some samples, and ``load`` gives each sample
+    packed with its own (:func:`trainctl.data.inputs.packed`), which ``changes`` prepare.
     """
 
     items: Sequence[Any]
@@ -72,6 +76,7 @@ class ItemSplit:
     load: Callable[[Any], Tensor]
     weights: Tensor | None = None
     chunks: Chunks | None = None
+    changes: tuple[Callable[[Tensor], Tensor], ...] | None = None
 
     def __len__(self) -> int:
         return len(self.items)
@@ -84,7 +89,35 @@ class ItemSplit:
         else:
             items = [self.items[number] for number in index.tolist()]
         chunks = self.chunks and self.chunks.select(index)
-        return ItemSplit(items, self.targets[index], self.load, _some(self.weights, index), chunks)
+        targets = self.targets if is_sampled(self) else self.targets[index]
+        return ItemSplit(items, targets, self.load, _some(self.weights, index), chunks, self.changes)
+
+
+@dataclass(frozen=True)
+class StreamSplit:
+    """Samples that come one after another in an order of their own, and cannot be asked for by number.
+
+    Attributes:
+        load: reads them, see :class:`trainctl.data.stream.Stream`.
+        targets: of the first samples; all others come with their samples.
+        length: samples of an epoch, which ends earlier where the stream does; None: where the stream does.
+        changes: what has been done with ``targets``, and is done with each batch's.
+    """
+
+    load: Any
+    targets: Tensor
+    length: int | None = None
+    changes: tuple[Callable[[Tensor], Tensor], ...] = ()
+    weights: Tensor | None = None
+
+    def __len__(self) -> int:
+        return sys.maxsize if self.length is None else self.length
+
+    def select(self, index: Any) -> StreamSplit:
+        raise ConfigError(
+            f"{self.load.where} is an IterableDataset: its samples have no numbers to choose them by",
+            "leave out train.overfit_batches and dataset.folds; dataset.limit=N takes the first N",
+        )
 
 
 class _Rows(Sequence[int]):
@@ -104,6 +137,21 @@ class _Rows(Sequence[int]):
         return self._rows[place].tolist()
 
 
+class _Drawn(Sequence[Any]):
+    """The items at some places of a computed order: they take no memory of their number."""
+
+    def __init__(self, items: Sequence[Any], order: Order, places: range) -> None:
+        self._items, self._order, self._places = items, order, places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, place: Any) -> Any:
+        if isinstance(place, slice):
+            return [self[each] for each in range(*place.indices(len(self)))]
+        return self._items[int(self._order[torch.tensor([self._places[place]])])]
+
+
 def _some(weights: Tensor | None, index: Tensor | slice) -> Tensor | None:
     return None if weights is None else torch.as_tensor(weights)[index]
 
@@ -111,8 +159,26 @@ def _some(weights: Tensor | None, index: Tensor | slice) -> Tensor | None:
 IGNORED = 255
 """The class of a pixel of a mask that counts nowhere, as in Pascal VOC; classes are 0 to 254."""
 
-AnySplit = Split | ItemSplit
-"""Samples in memory, or samples loaded one by one."""
+AnySplit = Split | ItemSplit | StreamSplit
+"""Samples in memory, samples loaded one by one, or samples as they come."""
+
+
+def is_sampled(split: Any) -> bool:
+    """Whether ``targets`` of a split are some of all: those of a batch come with its samples."""
+    return getattr(split, "changes", None) is not None
+
+
+def with_changed_targets(split: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """``split`` with other targets: all of them, or those that are known, and each batch's as it comes."""
+    more = {"changes": (*split.changes, change)} if is_sampled(split) else {}
+    return replace(split, targets=change(split.targets), **more)
+
+
+def targets_of_batch(split: ItemSplit | StreamSplit, targets: Tensor) -> Tensor:
+    """The targets of a batch of a sampled split, (N, …), changed as the known ones were."""
+    for change in split.changes or ():
+        targets = change(targets)
+    return targets
 
 
 @dataclass(frozen=True)
@@ -225,8 +291,19 @@ def hold_out(data: Data, val: float | int, split_seed: int) -> Data:
     The choice does not depend on the run's ``seed``, so that runs with different seeds are ranked on the
     same samples.
     """
-    if not val:
+    if not val or isinstance(data.train, StreamSplit):
         return data  # the numbers of all samples may be too many to list
+    if is_sampled(data.train) and isinstance(data.train, ItemSplit):
+        total = len(data.train)
+        count = val if isinstance(val, int) else round(val * total)
+        if not 0 < count < total:
+            raise ConfigError(f"dataset.val={val}: holds out {count} of {total} samples", "hold out fewer")
+        drawn = Permutation(total, split_seed)
+        own, others = (
+            replace(data.train, items=_Drawn(data.train.items, drawn, part))
+            for part in (range(count, total), range(count))
+        )
+        return replace(data, train=own, val=others)
     kept, held = split_rows(len(data.train), val, split_seed, "val", getattr(data.train, "chunks", None))
     return data if held is None else replace(data, train=data.train.select(kept), val=data.train.select(held))
 
@@ -279,13 +356,15 @@ def split_rows(
 def limited(data: Data, limit: int | None) -> Data:
     """At most ``limit`` samples of each split, evenly spread over it; all of them for None.
 
-    Spread, because the first samples of data sorted by class have one class.
+    Spread, because the first samples of data sorted by class have one class; of a stream the first ones.
     """
     if limit is None:
         return data
 
     splits: dict[str, Any] = {
-        name: split.select(torch.arange(limit) * len(split) // limit)
+        name: replace(split, length=limit)
+        if isinstance(split, StreamSplit)
+        else split.select(torch.arange(limit) * len(split) // limit)
         for name, split in data.splits.items()
         if len(split) > limit
     }

@@ -112,7 +112,7 @@ class Feed:
                 batch = next(fetched, None)
             if batch is None:
                 return
-            _forget_read()
+            forget_read()
             yield self._checked(batch)
 
     def in_order(self) -> Iterator[Tensor]:
@@ -158,22 +158,25 @@ class Feed:
 
     def _start(self) -> _Loader:
         self._samples.seal()
+        # A sampler of no length: the last index ends it.
+        return self._loading(self._samples, sampler=self._plan, persistent_workers=True)
+
+    def _loading(self, dataset: Any, **settings: Any) -> _Loader:
         with warnings.catch_warnings():
             # torch advises against more workers than cores, which slow storage needs.
             warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
             loader = _Loader(
-                self._samples,
+                dataset,
                 batch_size=None,
-                sampler=self._plan,  # of no length: the last index ends it
                 num_workers=self.workers,
                 pin_memory=self._pin,
                 timeout=self._timeout,
                 prefetch_factor=self._prefetch,
-                persistent_workers=True,
                 worker_init_fn=begin,
                 multiprocessing_context=_context(),
                 # A separate one: torch would draw the workers' base seed from the run's random numbers.
                 generator=torch.Generator(),
+                **settings,
             )
         loader.while_waiting = lambda: self.while_waiting()
         return loader
@@ -217,7 +220,7 @@ class Feed:
         )
 
 
-def _forget_read() -> None:
+def forget_read() -> None:
     """Have torch release its references to batches that are no longer used.
 
     It keeps them until there are 128; so small blocks keep the C library from using large ones again, and

@@ -33,21 +33,35 @@ Key = tuple[int, list[tuple[int, Any]]]
 """A batch to make: the epoch, and each sample's number and item."""
 
 
+def random_state() -> tuple[Any, ...]:
+    """The state of Python's, NumPy's and torch's CPU random numbers."""
+    return random.getstate(), numpy.random.get_state(), torch.get_rng_state()
+
+
+def set_random_state(state: tuple[Any, ...]) -> None:
+    """Restore what :func:`random_state` returned."""
+    random.setstate(state[0])
+    numpy.random.set_state(state[1])
+    torch.set_rng_state(state[2])
+
+
 @contextmanager
 def kept_random_state() -> Iterator[None]:
     """Python's, NumPy's and torch's CPU random numbers go on after the block as if it had drawn none."""
-    before = random.getstate(), numpy.random.get_state(), torch.get_rng_state()
+    before = random_state()
     try:
         yield
     finally:
-        random.setstate(before[0])
-        numpy.random.set_state(before[1])
-        torch.set_rng_state(before[2])
+        set_random_state(before)
 
 
 def seed_sample(seed: int | None, epoch: int, number: int) -> None:
     """Seed the random numbers that the loading of a sample draws from Python, NumPy or torch."""
-    drawn = derived_seed("sample", seed, epoch, number)
+    seed_all(derived_seed("sample", seed, epoch, number))
+
+
+def seed_all(drawn: int) -> None:
+    """Seed the random numbers of Python, NumPy and torch on the CPU."""
     random.seed(drawn)
     numpy.random.seed(drawn % 2**32)
     # Not torch.manual_seed, which would queue a call for the GPU at every sample.
@@ -88,7 +102,7 @@ class Samples(Dataset[Any]):
 
     def __init__(self, load: Callable[[Any], Tensor], seed: int | None) -> None:
         self._load, self._seed = load, seed
-        self._sealed: tuple[list[tuple[str, str]], bytes] | None = None
+        self._sealed: Sealed | None = None
 
     def __len__(self) -> int:
         return 0
@@ -123,20 +137,29 @@ class Samples(Dataset[Any]):
 
     def seal(self) -> None:
         """Pickle ``load`` before any process starts. Raises ConfigError where that cannot be done."""
-        buffer = io.BytesIO()
-        pickler = _Pickler(buffer)
-        try:
-            pickler.dump(self._load)
-        except (pickle.PicklingError, AttributeError, TypeError) as error:
-            raise ConfigError(
-                f"the dataset's load cannot be sent to a worker: {error}",
-                "make it a function or class of a module, or load with loader.workers=0",
-            ) from error
-        self._sealed = sorted(pickler.modules.items()), buffer.getvalue()
+        self._sealed = sealed(self._load)
 
     def __reduce__(self) -> tuple[Callable[..., Samples], tuple[Any, ...]]:
         assert self._sealed is not None
         return _unsealed, (*self._sealed, self._seed)
+
+
+Sealed = tuple[list[tuple[str, str]], bytes]
+"""A pickled value, and the names and files of the modules that it needs."""
+
+
+def sealed(value: Any) -> Sealed:
+    """Pickle what a worker needs of a dataset. Raises ConfigError where that cannot be done."""
+    buffer = io.BytesIO()
+    pickler = _Pickler(buffer)
+    try:
+        pickler.dump(value)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise ConfigError(
+            f"the dataset's load cannot be sent to a worker: {error}",
+            "make it a function or class of a module, or load with loader.workers=0",
+        ) from error
+    return sorted(pickler.modules.items()), buffer.getvalue()
 
 
 class _Pickler(pickle.Pickler):
@@ -155,6 +178,11 @@ class _Pickler(pickle.Pickler):
 
 
 def _unsealed(modules: list[tuple[str, str]], payload: bytes, seed: int | None) -> Samples:
+    return Samples(unsealed(modules, payload), seed)
+
+
+def unsealed(modules: list[tuple[str, str]], payload: bytes) -> Any:
+    """The inverse of :func:`sealed`."""
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.append(here)
@@ -166,7 +194,7 @@ def _unsealed(modules: list[tuple[str, str]], payload: bytes, seed: int | None) 
         if spec is not None and spec.loader is not None:
             sys.modules[name] = importlib.util.module_from_spec(spec)
             spec.loader.exec_module(sys.modules[name])
-    return Samples(pickle.loads(payload), seed)
+    return pickle.loads(payload)
 
 
 def begin(number: int) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from trainctl.distributed.context import World
-from trainctl.errors import RankError
+from trainctl.errors import RankError, UnsafeInputError
 
 Process = subprocess.Popen
 _GRACE, _GRACE_AFTER_ERROR, _LAST_LINES = 10.0, 3.0, 3
@@ -115,9 +115,11 @@ def rank_log(directory: Path, rank: int) -> Path:
 
 
 def open_rank_log(directory: Path, rank: int) -> Any:
-    """The log of a rank, open for appending."""
+    """The log of a rank, open for appending. Raises UnsafeInputError where a link or a pipe has its name."""
     path = rank_log(directory, rank)
     path.parent.mkdir(exist_ok=True)
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise UnsafeInputError(f"{path} is not a regular file", "remove it: trainctl did not create it")
     return path.open("ab")
 
 

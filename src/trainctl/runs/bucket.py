@@ -9,6 +9,7 @@ from typing import Any
 
 from trainctl.errors import ConfigError, TrainctlError
 
+_EXTRAS = {"s3": "bucket", "s3a": "bucket", "gs": "gcs", "gcs": "gcs"}
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://")
 # A service that does not answer would else be waited for for minutes, at each request.
 _WAITS = {"connect_timeout": 10, "read_timeout": 30}
@@ -61,7 +62,9 @@ def connected(url: str) -> tuple[Any, str]:
     try:
         filesystem, path = fsspec.core.url_to_fs(url, **options)
     except ImportError as error:
-        remedy = "pip install 'trainctl[bucket]'" if protocol == "s3" else "install that package"
+        remedy = (
+            f"pip install 'trainctl[{extra}]'" if (extra := _EXTRAS.get(protocol)) else "install that package"
+        )
         raise ConfigError(f"{url}: {error}", remedy) from None
     except Exception as error:  # each service's library has errors of its own
         raise ConfigError(f"{url}: {type(error).__name__}: {error}") from error

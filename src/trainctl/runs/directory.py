@@ -124,6 +124,14 @@ def is_training(directory: Path) -> bool:
     return False
 
 
+def set_aside(directory: Path) -> None:
+    """Rename the run directory to the next free ``<name>.attempt-<k>``."""
+    number = 1
+    while (aside := directory.with_name(f"{directory.name}.attempt-{number}")).exists():
+        number += 1
+    files.rename(directory, aside)
+
+
 def point_latest(directory: Path) -> str | None:
     """Make ``outputs/latest`` a link to ``directory`` if ``outputs`` exists; returns the reason it failed."""
     outputs = Path.cwd() / "outputs"
@@ -156,7 +164,8 @@ def find(run: str | Path) -> Path:
     outputs = Path.cwd() / "outputs"
     if "://" in str(run):
         raise ConfigError(
-            f"{run}: a URL serves resume, eval, predict, export and trainctl.load only", "give a directory"
+            f"{run}: a URL serves resume, eval, predict, export, compare, init_from and trainctl.load only",
+            "give a directory",
         )
     if str(run) == "last":
         if (outputs / "latest").is_dir():

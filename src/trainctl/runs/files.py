@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 _AHEAD = 1 << 26  # bytes
 
 
-def read(path: Path, largest: int = 2**28) -> bytes:
-    """The content of a file. Raises OSError, also for a link, a pipe, and more than ``largest`` bytes."""
+def read(path: Path, largest: int = 2**28, start: int = 0) -> bytes:
+    """The content of a file, from byte ``start`` on. Raises OSError, also for a link, a pipe, and more than
+    ``largest`` bytes."""
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     with open(path, "rb", opener=lambda name, _: os.open(name, flags)) as file:
         found = os.fstat(file.fileno())
@@ -31,6 +32,7 @@ def read(path: Path, largest: int = 2**28) -> bytes:
             raise OSError(errno.EINVAL, "not a regular file", str(path))
         if found.st_size > largest:
             raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
+        file.seek(start)
         return file.read()
 
 

@@ -8,6 +8,7 @@ import re
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +75,9 @@ def read_git_state() -> GitState | None:
 
 
 def _git(*words: str, folder: Path | None = None) -> bytes:
-    # A configured file system monitor would run a program.
-    safe = ("git", "-c", "core.fsmonitor=false")
+    # A configured file system monitor would run a program; the other two change which names are listed, and
+    # put the content of submodules, whose names are not, into the difference.
+    safe = ("git", "-c", "core.fsmonitor=false", "-c", "diff.relative=false", "-c", "diff.submodule=short")
     done = subprocess.run([*safe, *words], capture_output=True, timeout=_SECONDS, check=True, cwd=folder)
     return done.stdout
 
@@ -101,8 +103,14 @@ def _read_diff(names: Sequence[str], top: Path, left_out: dict[str, str]) -> byt
     except (OSError, subprocess.SubprocessError) as error:
         left_out.update(dict.fromkeys(names, f"git diff failed ({type(error).__name__})"))
         return b""
+    pieces = re.split(rb"^(?=diff --git )", text, flags=re.MULTILINE)[1:]
+    # A file that has become a link, or the reverse, has two: it goes, and comes.
+    each = [b"".join(group) for _, group in groupby(pieces, lambda piece: piece.partition(b"\n")[0])]
+    if len(each) != len(names):
+        left_out.update(dict.fromkeys(names, "the files changed meanwhile"))
+        return b""
     parts, size = [], 0
-    for name, part in zip(names, re.split(rb"^(?=diff --git )", text, flags=re.MULTILINE)[1:], strict=True):
+    for name, part in zip(names, each, strict=True):
         if _SECRET_TEXT.search(part):
             left_out[name] = "looks like it holds a secret"
         elif len(part) > _LARGEST_FILE:

@@ -26,7 +26,7 @@ _FILES: Mapping[str, float] = {
     "git.diff": math.inf,
     ".lock": math.inf,
 }
-_FOLDERS = ("checkpoints", "capsules", "profile", "tensorboard", "wandb")
+_FOLDERS = ("checkpoints", "capsules", "logs", "profile", "tensorboard", "wandb")
 UNFINISHED = {"status": "running", **dict.fromkeys(("exit_code", "reason", "ended", "last", "best", "test"))}
 """What a record says until its run ends: its checkpoints say what it has reached."""
 _WHOLE_NUMBER = re.compile("[-+]?([0-9][0-9_:]*|0[box][0-9a-f_]+)", re.IGNORECASE)

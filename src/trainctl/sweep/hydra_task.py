@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from omegaconf import DictConfig
 
 from trainctl.errors import TrainctlError
 from trainctl.sweep.job import run_jobs
-from trainctl.sweep.ledger import Job, Ledger
+from trainctl.sweep.ledger import Ledger
 from trainctl.sweep.reporter import Reporter
 from trainctl.training.interrupts import Stopped
 from trainctl.training.request import Draw
@@ -30,6 +29,7 @@ class HydraTask:
         command: the command line, for ``run.json``.
         began: when the sweep was started, as ``runs.record.now`` gives it.
         draw: draws the pictures of the job.
+        count: the number of jobs, for people.
         reporter: shows the job; None in any process but the sweep's own.
     """
 
@@ -37,18 +37,17 @@ class HydraTask:
     command: str
     began: str
     draw: Draw | None
+    count: int
     reporter: Reporter | None
 
     def __call__(self, config: DictConfig) -> dict[str, Any]:
-        words = tuple(HydraConfig.get().overrides.task)
         ledger = Ledger(Path(self.directory))
-        jobs = ledger.jobs()
-        job = next(job for job in jobs if job.words == words)
-        if config.sweep.fail_fast and failed_since(ledger, jobs, self.began):
+        job = ledger.job(int(HydraConfig.get().sweep.subdir))
+        if config.sweep.fail_fast and failed_since(ledger, self.began):
             return {"number": job.number, "state": "waiting"}
         display = None
         if self.reporter is not None:
-            self.reporter.notice(f"job {job.number + 1}/{len(jobs)}: {job.label}")
+            self.reporter.notice(f"job {job.number + 1}/{self.count}: {job.label}")
             display = self.reporter.run_display(config.display.mode, config.display.every)
         try:
             run_jobs(ledger, [job], self.command, display=display, draw=self.draw)
@@ -67,7 +66,6 @@ class HydraTask:
         return {"number": job.number, "state": row.state}
 
 
-def failed_since(ledger: Ledger, jobs: Sequence[Job], began: str) -> bool:
+def failed_since(ledger: Ledger, began: str) -> bool:
     """Whether a job failed after ``began``."""
-    rows = [ledger.stored(job) for job in jobs]
-    return any(row.state == "failed" and (row.ended or "") >= began for row in rows)
+    return any(row.state == "failed" and (row.ended or "") >= began for _, row in ledger.begun())

@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from trainctl.config.connections import refuse_connections
@@ -21,8 +20,7 @@ from trainctl.errors import (
     InterruptedRunError,
     TrainctlError,
 )
-from trainctl.runs import files
-from trainctl.runs.directory import claim, lock
+from trainctl.runs.directory import claim, lock, set_aside
 from trainctl.runs.record import now, read_record
 from trainctl.sweep.ledger import Job, Ledger, Row, here
 from trainctl.sweep.pruning import pruning_hooks
@@ -145,7 +143,7 @@ class _Attempt:
                     except (CheckpointError, ConfigError) as error:
                         log.info("job %d starts anew: %s", job.number, error)
             if directory.exists() and any(directory.iterdir()):
-                _set_aside(directory)
+                set_aside(directory)
         config = parse_config(
             job.files["config.yaml"], f"job {job.number}", lambda named: None, self._ledger.directory
         )
@@ -234,10 +232,3 @@ class Heartbeat:
         self._thread.join()
         if self._source is not None:
             self._write()
-
-
-def _set_aside(directory: Path) -> None:
-    number = 1
-    while (aside := directory.with_name(f"{directory.name}.attempt-{number}")).exists():
-        number += 1
-    files.rename(directory, aside)

@@ -100,12 +100,14 @@ class Ledger:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.values = _read_sweep(directory)
+        self._jobs: list[Job] = []
+        self._read = 0  # bytes of jobs.jsonl
 
     @classmethod
     def begin(cls, directory: Path, **values: Any) -> Ledger:
         """The ledger of a sweep whose directory was just taken; ``values`` go into ``sweep.json``."""
         ledger = cls.__new__(cls)
-        ledger.directory = directory
+        ledger.directory, ledger._jobs, ledger._read = directory, [], 0
         ledger.values = {"version": SWEEP_VERSION, "status": "running", "started": now(), **values}
         files.make_folder(directory / "ledger")
         ledger.update()
@@ -125,19 +127,37 @@ class Ledger:
     # ------------------------------------------------------------------- jobs
 
     def jobs(self) -> list[Job]:
-        """All jobs, by number. A last line that a kill has cut short does not count."""
+        """All jobs, by number. A last line that a kill has cut short does not count.
+
+        Whole lines never change: those that were read before are not read again.
+        """
+        for line in self._lines(self._read):
+            self._jobs.append(self._parsed(line, len(self._jobs)))
+            self._read += len(line) + 1
+        return list(self._jobs)
+
+    def job(self, number: int) -> Job:
+        """One job, without reading the others."""
+        lines = self._lines(0)
+        if not 0 <= number < len(lines):
+            raise ConfigError(f"{self.directory / 'jobs.jsonl'} has no job {number}")
+        return self._parsed(lines[number], number)
+
+    def _lines(self, start: int) -> list[bytes]:
+        """The whole lines of the jobs from byte ``start`` on."""
         path = self.directory / "jobs.jsonl"
-        lines = _read(path).split(b"\n") if path.exists() else []
-        jobs = []
-        for number, line in enumerate(lines[:-1], start=1):
-            try:
-                values = strict_json.parse(line)
-                values["words"], values["notices"] = tuple(values["words"]), tuple(values["notices"])
-                jobs.append(Job(**values))
-            except (ValueError, KeyError, TypeError) as error:
-                raise ConfigError(f"{path} is damaged in line {number}: {error}") from None
-            self._refuse_foreign(jobs[-1], number, f"{path} line {number}")
-        return jobs
+        return _read(path, start).split(b"\n")[:-1] if path.exists() else []
+
+    def _parsed(self, line: bytes, number: int) -> Job:
+        path = self.directory / "jobs.jsonl"
+        try:
+            values = strict_json.parse(line)
+            values["words"], values["notices"] = tuple(values["words"]), tuple(values["notices"])
+            job = Job(**values)
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConfigError(f"{path} is damaged in line {number + 1}: {error}") from None
+        self._refuse_foreign(job, number + 1, f"{path} line {number + 1}")
+        return job
 
     def _refuse_foreign(self, job: Job, line: int, where: str) -> None:
         """Raise UnsafeInputError for a job that no sweep has written: names in it become paths."""
@@ -179,13 +199,13 @@ class Ledger:
 
     def stored(self, job: Job) -> Row:
         """The row as it was last written; for a damaged one that of a waiting job, with the reason."""
-        path = self._path(job)
-        with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
-            values = strict_json.parse(files.read(path))
-            row = Row(**{key: value for key, value in values.items() if key in Row.__dataclass_fields__})
-            if _is_usable(row):
-                return row
-        return Row(reason=f"{path} is damaged" if os.path.lexists(path) else None)
+        return _stored(self._path(job))
+
+    def begun(self) -> Iterator[tuple[int, Row]]:
+        """The jobs that have a row, by number, each read when it is asked for."""
+        names = (path.stem for path in (self.directory / "ledger").glob("*.json"))
+        for number in sorted(int(name) for name in names if name.isdecimal()):
+            yield number, _stored(self.directory / "ledger" / f"{number}.json")
 
     def write(self, job: Job, row: Row) -> None:
         """Replace the row; it is on the disk when this returns."""
@@ -218,6 +238,15 @@ class Ledger:
     def rows(self) -> list[Entry]:
         """Every job with its current row."""
         return [Entry(job, self.row(job), self.directory_of(job)) for job in self.jobs()]
+
+
+def _stored(path: Path) -> Row:
+    with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
+        values = strict_json.parse(files.read(path))
+        row = Row(**{key: value for key, value in values.items() if key in Row.__dataclass_fields__})
+        if _is_usable(row):
+            return row
+    return Row(reason=f"{path} is damaged" if os.path.lexists(path) else None)
 
 
 def is_sweep(directory: Path) -> bool:
@@ -275,9 +304,9 @@ def _alive(row: Row) -> bool:
     return time.time() - (row.beat or 0.0) < SILENT_AFTER
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, start: int = 0) -> bytes:
     try:
-        return files.read(path, 2**34)
+        return files.read(path, 2**34, start)
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -323,6 +352,7 @@ def _is_search(value: Any) -> bool:
 _USABLE: Mapping[str, Callable[[Any], bool]] = {
     "command": _is_text,
     "launcher": _is_text,
+    "launcher_settings": lambda value: isinstance(value, dict),
     "words": lambda value: isinstance(value, list) and all(map(_is_text, value)),
     "plugins": usable_plugins,
     "search": _is_search,

@@ -1,4 +1,4 @@
-"""The jobs of a sweep in warm worker processes. No torch in this process."""
+"""The jobs of a sweep, carried out by a pool of workers. No torch in this process."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import contextlib
 import os
 import signal
 import time
+from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from multiprocessing.connection import Connection
@@ -14,7 +16,7 @@ from typing import Any
 
 from trainctl.errors import InterruptedRunError, TerminatedRunError
 from trainctl.runs.record import now
-from trainctl.sweep.ledger import Job, Ledger, here
+from trainctl.sweep.ledger import Job, Ledger, Row, here
 from trainctl.sweep.worker_pool import Worker, WorkerPool, start_process
 from trainctl.sweep.worker_slots import WorkerSlots
 from trainctl.training.interrupts import TERMINATING, handled
@@ -25,31 +27,19 @@ _KILL_AFTER = 30.0
 """Seconds that workers have to save their runs after the sweep was told to stop."""
 
 
-class JobPool(WorkerPool):
-    """Runs jobs in worker processes. An order is a list of job numbers that train together.
+class SweepPool(ABC):
+    """Carries out orders, on this machine or on others: lists of job numbers that train together.
 
     Args:
-        command: the command line, for ``run.json``.
-        draw: draws the pictures of a job; a function that can be pickled.
-        trust_plugins: import plugin files that have changed.
         fail_fast: the first failure stops all jobs.
     """
 
-    def __init__(
-        self,
-        ledger: Ledger,
-        slots: WorkerSlots,
-        command: str,
-        draw: Draw,
-        *,
-        trust_plugins: bool,
-        fail_fast: bool,
-    ) -> None:
-        super().__init__(slots.count)
-        self._ledger, self._slots, self._fail_fast = ledger, slots, fail_fast
-        self._arguments = (str(ledger.directory), slots.threads, command, draw, trust_plugins, slots.sharing)
-        self._waiting: list[list[int]] = []
+    def __init__(self, ledger: Ledger, *, fail_fast: bool) -> None:
+        self._ledger, self._fail_fast = ledger, fail_fast
+        self._waiting: deque[list[int]] = deque()
         self._jobs: dict[int, Job] = {}
+        self._before: dict[int, Row] = {}
+        self._taken: set[int] = set()
         self._signal: int | None = None
         self._stopped_at: float | None = None
         self._failed = False
@@ -59,7 +49,7 @@ class JobPool(WorkerPool):
 
         Raises InterruptedRunError or TerminatedRunError when told to stop, after the running jobs were saved.
         """
-        self._waiting = list(orders)
+        self._waiting = deque(orders)
         self._jobs = {job.number: job for job in jobs}
         with handled((signal.SIGINT, *TERMINATING), self._receive):
             try:
@@ -80,10 +70,23 @@ class JobPool(WorkerPool):
         if self._signal is not None:
             raise TerminatedRunError("terminated: the running jobs are saved")
 
+    def row(self, job: Job) -> Row:
+        """The row of a job as it is now. That of one not started is read once: of ten thousand, few run."""
+        if job.number not in self._before:
+            self._before[job.number] = self._ledger.row(job)
+        return self._ledger.row(job) if job.number in self._taken else self._before[job.number]
+
+    def take(self) -> list[int] | None:
+        """The next order; None if there is none."""
+        if not self._waiting:
+            return None
+        order = self._waiting.popleft()
+        self._taken.update(order)
+        return order
+
     def _receive(self, number: int, frame: Any) -> None:
         if self._signal == signal.SIGINT == number:
-            for worker in self.workers.values():
-                worker.process.kill()
+            self.kill()
             raise InterruptedRunError("interrupted at once: jobs resume from their last checkpoints")
         self._signal = number
 
@@ -91,14 +94,85 @@ class JobPool(WorkerPool):
         """Have the running jobs save and stop; kill those that take too long."""
         if self._stopped_at is None:
             self._stopped_at = time.monotonic()
-            number = signal.SIGINT if self._signal == signal.SIGINT else signal.SIGTERM
-            for worker in self.busy:
-                if worker.process.pid is not None:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(worker.process.pid, number)
+            self.tell(signal.SIGINT if self._signal == signal.SIGINT else signal.SIGTERM)
         elif time.monotonic() - self._stopped_at > _KILL_AFTER:
-            for worker in self.busy:
-                worker.process.kill()
+            self.kill()
+
+    @property
+    @abstractmethod
+    def busy(self) -> Sequence[Any]:
+        """The workers that have an order."""
+
+    @abstractmethod
+    def assign(self) -> None:
+        """Give orders to workers."""
+
+    @abstractmethod
+    def listen(self, seconds: float) -> None:
+        """Wait up to ``seconds`` for what workers report, and handle it."""
+
+    @abstractmethod
+    def tell(self, number: int) -> None:
+        """Send this signal to the busy workers."""
+
+    @abstractmethod
+    def kill(self) -> None:
+        """End the busy workers at once."""
+
+    @abstractmethod
+    def close(self, seconds: float) -> None:
+        """End all workers; idle ones have ``seconds`` for it."""
+
+    def note_end(self, order: Iterable[int]) -> None:
+        """An order has ended: see whether a job of it failed."""
+        self._failed |= any(self._ledger.stored(self._jobs[each]).state == "failed" for each in order)
+
+    def end_killed(self, order: Iterable[int], reason: str) -> None:
+        """Their worker is gone: the jobs failed, or were interrupted if the sweep was told to stop."""
+        told = self._stopped_at is not None
+        for number in order:
+            job = self._jobs[number]
+            row = self._ledger.stored(job)
+            if row.state in ("running", "waiting"):
+                row = replace(row, state="interrupted" if told else "failed", exit_code=1, ended=now())
+                reason = "was killed before it had saved" if told else reason
+                self._ledger.write(job, here(row, reason=reason))
+        self.note_end(order)
+
+
+class JobPool(WorkerPool, SweepPool):
+    """Runs jobs in worker processes on this machine.
+
+    Args:
+        command: the command line, for ``run.json``.
+        draw: draws the pictures of a job; a function that can be pickled.
+        trust_plugins: import plugin files that have changed.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        slots: WorkerSlots,
+        command: str,
+        draw: Draw,
+        *,
+        trust_plugins: bool,
+        fail_fast: bool,
+    ) -> None:
+        WorkerPool.__init__(self, slots.count)
+        SweepPool.__init__(self, ledger, fail_fast=fail_fast)
+        self._slots = slots
+        self._arguments = (str(ledger.directory), slots.threads, command, draw, trust_plugins, slots.sharing)
+
+    def tell(self, number: int) -> None:
+        for worker in self.busy:
+            if worker.process.pid is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(worker.process.pid, number)
+
+    def kill(self) -> None:
+        for worker in self.busy:
+            worker.process.kill()
 
     def start(self, number: int, pipe: Connection) -> BaseProcess:
         return start_process(
@@ -109,23 +183,11 @@ class JobPool(WorkerPool):
         )
 
     def next_order(self, number: int) -> list[int] | None:
-        return self._waiting.pop(0) if self._waiting else None
+        return self.take()
 
     def received(self, worker: Worker, message: Any) -> None:
-        self._note_failures(worker.order)
+        self.note_end(worker.order)
         worker.order = None
 
     def died(self, worker: Worker, reason: str) -> None:
-        """Its jobs failed, or were interrupted if the sweep was told to stop."""
-        told = self._stopped_at is not None
-        for number in worker.order:
-            job = self._jobs[number]
-            row = self._ledger.stored(job)
-            if row.state in ("running", "waiting"):
-                row = replace(row, state="interrupted" if told else "failed", exit_code=1, ended=now())
-                reason = "was killed before it had saved" if told else reason
-                self._ledger.write(job, here(row, reason=reason))
-        self._note_failures(worker.order)
-
-    def _note_failures(self, order: Iterable[int]) -> None:
-        self._failed |= any(self._ledger.stored(self._jobs[each]).state == "failed" for each in order)
+        self.end_killed(worker.order, reason)

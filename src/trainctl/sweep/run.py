@@ -28,14 +28,15 @@ from trainctl.runs.record import now
 from trainctl.sweep import fused
 from trainctl.sweep.hydra_task import HydraTask
 from trainctl.sweep.ledger import Job, Ledger, Row, is_sweep, locked_sweep
-from trainctl.sweep.pool import JobPool
+from trainctl.sweep.pool import JobPool, SweepPool
+from trainctl.sweep.ray.settings import check_ray
 from trainctl.sweep.reporter import Reporter
 from trainctl.sweep.worker_pool import start_server
 from trainctl.sweep.worker_slots import WorkerSlots, choose_slots
 from trainctl.training.interrupts import Stopped
 
 log = logging.getLogger("trainctl")
-OWN_LAUNCHERS = ("parallel", "fused")
+OWN_LAUNCHERS = ("parallel", "fused", "ray")
 _FEWEST = 8
 """Groups are not split below this number of models: the gain of a stack grows with its size."""
 
@@ -79,6 +80,16 @@ def composed_in(composer: Composer) -> dict[str, Any]:
     }
 
 
+def launcher_of(composer: Composer, words: Sequence[str]) -> tuple[str, dict[str, Any]]:
+    """The option of ``hydra/launcher``, and the settings of one that needs them again on resume. Raises
+    ConfigError for wrong ones, and where their cluster does not answer."""
+    launcher, settings = composer.launcher(words)
+    if launcher != "ray":
+        return launcher, {}
+    check_ray(settings)
+    return launcher, settings
+
+
 def require_folder(ledger: Ledger, stored: Mapping[str, Any], why: str) -> None:
     """Raise ConfigError unless this is the folder that :func:`composed_in` stored: conf files and plugins
     would be others here."""
@@ -117,7 +128,7 @@ class Sweep:
     trust_plugins: bool = False
     noun = "sweep"
     to_ask: int = field(default=0, init=False)
-    _slots: WorkerSlots | None = field(default=None, init=False)
+    _places: str | None = field(default=None, init=False)
 
     def run(self, composer: Composer | None, words: Sequence[str]) -> int:
         """Run the jobs that are not done and show the result; returns the exit code. The caller holds the
@@ -190,40 +201,53 @@ class Sweep:
             self._launch_through_hydra(left, composer, words)
 
     def _launch_workers(self, left: Sequence[Job]) -> None:
-        start_server()
         by_number = {job.number: config for job, config in zip(self.jobs, self.configs, strict=True)}
-        configs = [by_number[job.number] for job in left]
+        configs = {job.number: by_number[job.number] for job in left}
         orders, reasons = [[job.number] for job in left], dict[str, list[int]]()
-        slots = choose_slots(configs, len(left))
-        if self.launcher == "fused":
-            groups, alone = fused.plan(configs)
-            for index, reason in alone.items():
-                reasons.setdefault(reason, []).append(left[index].number)
-            orders = split_groups([[left[index].number for index in group] for group in groups], slots.count)
-            orders += [[number] for numbers in reasons.values() for number in numbers]
-            slots = choose_slots(configs, len(orders))
+        pool: SweepPool
+        if self.launcher == "ray":
+            pool, places = self._ray_pool(configs)
+        else:
+            start_server()
+            slots = choose_slots(list(configs.values()), len(left))
+            if self.launcher == "fused":
+                orders, reasons = _grouped(configs, slots.count)
+                slots = choose_slots(list(configs.values()), len(orders))
+            pool, places = (
+                self._job_pool(slots, fail_fast=configs[left[0].number].sweep.fail_fast),
+                str(slots),
+            )
         reporter = self.reporter
-        reporter.watch(configs[0].display.mode, left, self.ledger.row)
+        reporter.watch(configs[left[0].number].display.mode, left, pool.row)
         try:
-            if slots != self._slots:  # the later batches of a search have those of the first
-                reporter.notice(str(slots))
-                self._slots = slots
+            if places != self._places:  # the later batches of a search have those of the first
+                reporter.notice(places)
+                self._places = places
             for reason, numbers in reasons.items():
                 reporter.notice(f"one by one: jobs {', '.join(map(str, numbers))}: {reason}")
-            pool = JobPool(
-                *(self.ledger, slots, self.command, reporter.draw),
-                trust_plugins=self.trust_plugins,
-                fail_fast=configs[0].sweep.fail_fast,
-            )
             pool.run(orders, left, reporter.update)
         finally:
             reporter.unwatch()
+
+    def _job_pool(self, slots: WorkerSlots, *, fail_fast: bool) -> JobPool:
+        given = (self.ledger, slots, self.command, self.reporter.draw)
+        return JobPool(*given, trust_plugins=self.trust_plugins, fail_fast=fail_fast)
+
+    def _ray_pool(self, configs: Mapping[int, Config]) -> tuple[SweepPool, str]:
+        from trainctl.sweep.ray.pool import RayPool
+
+        settings = check_ray(self.ledger.values.get("launcher_settings") or {})
+        given = (self.ledger, settings, configs, self.command, self.reporter.draw)
+        pool = RayPool(*given, trust_plugins=self.trust_plugins, notice=self.reporter.notice)
+        return pool, pool.describe()
 
     def _launch_through_hydra(self, left: Sequence[Job], composer: Composer, words: Sequence[str]) -> None:
         """With one of Hydra's launchers: each job finds its row by its words, wherever it runs."""
         # Only Hydra's basic launcher stays in this process, one job at a time.
         reporter = self.reporter if self.launcher == "basic" else None
-        task = HydraTask(str(self.ledger.directory), self.command, now(), self.reporter.draw, reporter)
+        task = HydraTask(
+            *(str(self.ledger.directory), self.command, now(), self.reporter.draw, len(self.jobs), reporter)
+        )
         launcher = composer.instantiate_launcher(words, self.ledger.directory, task)
         try:
             launcher.launch([[*job.words, f"++hydra.sweep.subdir={job.number}"] for job in left], 0)
@@ -241,6 +265,16 @@ class Sweep:
 def _runs_elsewhere(row: Row) -> bool:
     """Whether another machine trains the job: it is not started here a second time."""
     return row.state == "running" and row.host != platform.node()
+
+
+def _grouped(configs: Mapping[int, Config], workers: int) -> tuple[list[list[int]], dict[str, list[int]]]:
+    """The orders of a fused sweep, and the jobs that train alone by the reason for it."""
+    numbers, reasons = list(configs), dict[str, list[int]]()
+    groups, alone = fused.plan(list(configs.values()))
+    for index, reason in alone.items():
+        reasons.setdefault(reason, []).append(numbers[index])
+    orders = split_groups([[numbers[index] for index in group] for group in groups], workers)
+    return orders + [[number] for each in reasons.values() for number in each], reasons
 
 
 def split_groups(groups: Sequence[list[int]], workers: int) -> list[list[int]]:

@@ -34,7 +34,7 @@ def with_data(ledger: Ledger, job: Job, row: Row, config: Config, built: Built) 
     other = _first(ledger, job, row.data or "")
     if other is None:
         return row
-    said = f"dataset={config.dataset.name}: not the data that job {other.number} of this sweep was trained on"
+    said = f"dataset={config.dataset.name}: not the data that job {other} of this sweep was trained on"
     if differences := _differences(ledger, other, built):
         said = f"{said} ({differences})"
     if is_own:
@@ -43,24 +43,23 @@ def with_data(ledger: Ledger, job: Job, row: Row, config: Config, built: Built) 
     return row
 
 
-def _first(ledger: Ledger, job: Job, data: str) -> Job | None:
-    """The first other job with the same settings and data of its own, if that differs."""
-    for each in ledger.jobs():
-        if each.number == job.number:
+def _first(ledger: Ledger, job: Job, data: str) -> int | None:
+    """The number of the first other job with the same settings and data of its own, if that differs."""
+    for number, then in ledger.begun():
+        if number == job.number:
             continue
-        then = ledger.stored(each)
         if then.state in ("running", "done") and (then.data or "").split()[:1] == data.split()[:1]:
-            return None if then.data == data else each
+            return None if then.data == data else number
     return None
 
 
-def _differences(ledger: Ledger, job: Job, built: Built) -> str:
-    """How the data differs from that of ``job``, in words, where it has a checkpoint."""
+def _differences(ledger: Ledger, number: int, built: Built) -> str:
+    """How the data differs from that of job ``number``, in words, where it has a checkpoint."""
     from trainctl.checkpoint.retention import newest_valid
     from trainctl.data.fingerprint import differences
 
     try:
-        _, content, _ = newest_valid(ledger.directory_of(job) / "checkpoints")
+        _, content, _ = newest_valid(ledger.directory / str(number) / "checkpoints")
         return "; ".join(differences(content.state, built.data))
     except TrainctlError:
         return ""

@@ -27,11 +27,13 @@ from trainctl.sweep.hydra_task import failed_since
 from trainctl.sweep.job import CERTAIN_TO_FAIL_AGAIN
 from trainctl.sweep.ledger import Job, Ledger, Row
 from trainctl.sweep.pruning import PRUNED, course_of
+from trainctl.sweep.ray.settings import check_ray, places
 from trainctl.sweep.reporter import Reporter
 from trainctl.sweep.run import (
     OWN_LAUNCHERS,
     Sweep,
     composed_in,
+    launcher_of,
     other_sweep,
     require_folder,
     require_own,
@@ -62,9 +64,11 @@ def search(
     with collector_paused():
         settings, space, config = check_search(composer, words, values)
         key = search_key(space)
+        launcher, of_launcher = launcher_of(composer, words)
         asked: dict[str, Any] = {
             "words": list(words),
-            "launcher": composer.launcher(words),
+            "launcher": launcher,
+            "launcher_settings": of_launcher,
             "search": {**settings.model_dump(), "asked": key, **composed_in(composer)},
         }
     with sweep_directory(composer, words) as (directory, again):
@@ -176,7 +180,7 @@ class Search(Sweep):
                 for number, job in trials.items():
                     self._tell(study, number, job)
                 self._show_progress(study)
-                if self.config.sweep.fail_fast and failed_since(self.ledger, self.jobs, began):
+                if self.config.sweep.fail_fast and failed_since(self.ledger, began):
                     break
         finally:
             self._untold, self.to_ask = len(study.open_numbers()), self._left_to_ask(study)
@@ -191,6 +195,8 @@ class Search(Sweep):
             return _FUSED_BATCH
         if self.launcher == "basic":
             return 1
+        if self.launcher == "ray":
+            return places(check_ray(self.ledger.values["launcher_settings"]), self.config)
         if self.launcher not in OWN_LAUNCHERS:
             return cores()
         return choose_slots([self.config], self.settings.trials).count

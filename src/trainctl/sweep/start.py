@@ -12,6 +12,7 @@ from trainctl.config.stored_config import parse_config, plugins_in
 from trainctl.errors import ConfigError
 from trainctl.paths import short_path
 from trainctl.registry import plugins, trust
+from trainctl.runs.bucket import is_url
 from trainctl.runs.directory import find
 from trainctl.sweep.checking import Checked, check_jobs
 from trainctl.sweep.ledger import Job, Ledger, locked_sweep
@@ -20,6 +21,7 @@ from trainctl.sweep.run import (
     OWN_LAUNCHERS,
     Sweep,
     composed_in,
+    launcher_of,
     other_sweep,
     require_folder,
     require_own,
@@ -44,17 +46,19 @@ def sweep(composer: Composer, words: Sequence[str], command: str, reporter: Repo
         raise ConfigError(f"hydra/sweeper={sweeper} is not supported", "choose basic or optuna")
     with collector_paused():
         checked = check_jobs(composer, words)
-        launcher = composer.launcher(words)
+        launcher, settings = launcher_of(composer, words)
     with sweep_directory(composer, words) as (directory, again):
         if again:
             ledger = Ledger(directory)
             jobs = _joined(ledger, checked)
+            ledger.values.update(launcher=launcher, launcher_settings=settings)
         else:
             ledger = Ledger.begin(
                 directory,
                 command=command,
                 words=list(words),
                 launcher=launcher,
+                launcher_settings=settings,
                 plugins=plugins.load(checked.configs[0].plugins),
                 **composed_in(composer),
             )
@@ -74,7 +78,7 @@ def _with_runs_found(words: Sequence[str]) -> list[str]:
         _, key, value = split_override(word)
         names = [part.strip("'\"") for part in value.split(",")]
         if key == "init_from" and all(names) and not set(value) & set("$[](){}\\") and value != "null":
-            word = f"init_from={','.join(quote(str(find(name))) for name in names)}"
+            word = f"init_from={','.join(quote(name if is_url(name) else str(find(name))) for name in names)}"
         found.append(word)
     return found
 
@@ -141,8 +145,10 @@ def _resume(ledger: Ledger, command: str, trust_plugins: bool, reporter: Reporte
             require_own(ledger, f"hydra/launcher={launcher}", trust_plugins=trust_plugins)
             require_folder(ledger, ledger.values, f"hydra/launcher={launcher} is configured in")
             composer = Composer(*ledger.needed("config_dir", "config_name"))
-        # One config has the settings of the sweep; grouping the jobs of a fused one takes the config of each.
-        needed = left if launcher == "fused" else left[:1] or jobs[:1]
+        if launcher == "ray":
+            require_own(ledger, "the cluster for hydra/launcher=ray", trust_plugins=trust_plugins)
+        # One config has the settings of the sweep; groups, and what each takes of a cluster, need all.
+        needed = left if launcher in ("fused", "ray") else left[:1] or jobs[:1]
         configs = {
             job.number: parse_config(job.files["config.yaml"], f"job {job.number}", trusted, ledger.directory)
             for job in needed

@@ -17,7 +17,7 @@ from trainctl.components.optimizers._lean import stock_classes
 from trainctl.config.settings import Config, Ddp, Train
 from trainctl.data.fingerprint import described_data, differences
 from trainctl.data.readout import RAW
-from trainctl.data.types import Data
+from trainctl.data.types import Data, StreamSplit, is_sampled
 from trainctl.distributed.group import Group
 from trainctl.errors import ConfigError
 from trainctl.registry.protocols import Batch, Criterion
@@ -32,6 +32,7 @@ from trainctl.training.hooks.best import Best
 from trainctl.training.hooks.clip import ClipNorm
 from trainctl.training.hooks.ema import Ema
 from trainctl.training.hooks.guard import Guard
+from trainctl.training.hooks.passes import Passes
 from trainctl.training.hooks.plateau import Plateau
 from trainctl.training.hooks.slow_steps import SlowSteps
 from trainctl.training.loop import fit
@@ -94,6 +95,10 @@ def build(
     if whole_batch is not None:
         devices.attach(run, config, whole_batch)
     choices, said = _choose_step(config, run, loop, plain, batch, recorded, whole_batch)
+    if isinstance(data.train, StreamSplit):
+        choices = {**choices, "stream": loaders.train.note}  # type: ignore[attr-defined]
+    elif is_sampled(data.train):
+        choices = {**choices, "targets": f"{len(data.train.targets):,} evenly spaced targets were looked at"}
     described = {"groups": parameters.described_groups(config, model), "recomputed": recomputed}
     choices |= {key: text for key, text in described.items() if text}
     resumes = getattr(loop, "resumes", True)
@@ -304,6 +309,9 @@ def _attach(
     if train.overfit_batches is not None:
         hooks.append(overfit.Overfit(len(run.train_loader)))
     hooks.append(Best(monitor, train.patience, train.min_delta, lower_is_better=lower_is_better))
+    if isinstance(stream := getattr(run.train_loader, "split", None), StreamSplit):
+        epochs = train.epochs if stream.length is None or train.epochs != "auto" else _EPOCHS
+        hooks += [Passes(epochs)] if isinstance(epochs, int) else []
     if threads.seconds is not None and threads.number > 1:
         hooks.append(SlowSteps(threads.number, threads.seconds))
     run.attach(hooks)

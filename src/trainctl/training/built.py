@@ -87,7 +87,8 @@ class Built:
     def data_fingerprint(self, epoch: int) -> str:
         """SHA-256 of the training targets in the order of ``epoch``: another one means another order."""
         if epoch not in self.fingerprints:
-            self.fingerprints[epoch] = data_fingerprint(self.data, self.seed, epoch)
+            order = getattr(self.run.train_loader, "order", "")  # of a stream, which its workers decide, too
+            self.fingerprints[epoch] = data_fingerprint(self.data, self.seed, epoch) + order
         return self.fingerprints[epoch]
 
     def parts(self) -> dict[str, Stateful]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any, get_args
 
 import torch
@@ -25,6 +27,8 @@ _STORED = (
     "float8_e5m2", "float16", "bfloat16", "float32", "float64", "complex64",
 )  # fmt: skip
 
+_WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
 
 def check_fit(config: Config, model: Model, criterion: Criterion, batch: Batch, data: Data) -> None:
     """Run two samples through model and loss. Raises ConfigError with both shapes where they do not fit.
@@ -39,14 +43,16 @@ def check_fit(config: Config, model: Model, criterion: Criterion, batch: Batch, 
             "give the shape of one sample after the transform",
         )
     try:
-        with evaluating(model), torch.no_grad():
+        with evaluating(model), torch.no_grad(), _tokens_checked(model):
             outputs = model(inputs)
+            if (extreme := _largest_token(inputs, data)) is not None:
+                model(extreme)
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         reason = str(error).partition("\n")[0]
         remedy = f"dataset={config.dataset.name} gives that shape; choose a model for it"
-        if isinstance(inputs, torch.Tensor) and not (inputs.is_floating_point() or inputs.is_complex()):
+        if isinstance(inputs, torch.Tensor) and not _is_real(inputs):
             remedy = f"dataset={config.dataset.name} gives tokens: model=embedding_bag for classes of texts"
             remedy += ", transformer or lstm for the next token"
         elif "dtype" in reason:
@@ -80,6 +86,45 @@ def check_fit(config: Config, model: Model, criterion: Criterion, batch: Batch, 
         )
     if isinstance(model, nn.Module):
         _check_training(config, model, criterion, inputs, targets, outputs.shape)
+
+
+@contextmanager
+def _tokens_checked(model: Model) -> Iterator[None]:
+    """Inside, an embedding raises IndexError for a token that it has no row for.
+
+    On a GPU the lookup itself would end in an assertion there, after which the process can use the device no
+    more; on the CPU it names no number.
+    """
+
+    def check(embedding: Any, arguments: tuple[Any, ...]) -> None:
+        tokens, rows = arguments[0], embedding.num_embeddings
+        if isinstance(tokens, torch.Tensor) and not tokens.is_floating_point() and tokens.numel():
+            for token in (int(tokens.min()), int(tokens.max())):
+                if not 0 <= token < rows:
+                    raise IndexError(f"token {token} is outside of its embedding, 0 to {rows - 1}")
+
+    with ExitStack() as hooks:
+        for _, each in named_modules(model):
+            if isinstance(each, nn.Embedding | nn.EmbeddingBag):
+                hooks.callback(each.register_forward_pre_hook(check).remove)
+        yield
+
+
+def _largest_token(inputs: Any, data: Data) -> torch.Tensor | None:
+    """The training sample with the largest token, as a batch of one on the device of ``inputs``; None for
+    inputs that are no tokens, or are not in memory."""
+    whole = getattr(data.train, "inputs", None)
+    if not isinstance(inputs, torch.Tensor) or not isinstance(whole, torch.Tensor) or _is_real(inputs):
+        return None
+    if whole.dtype not in _WHOLE or not whole.numel():
+        return None
+    row = int(whole.flatten(1).amax(1).argmax()) if whole.dim() > 1 else int(whole.argmax())
+    sample: torch.Tensor = data.transform(whole[row : row + 1].to(inputs.device))
+    return sample
+
+
+def _is_real(tensor: torch.Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()
 
 
 def _check_training(

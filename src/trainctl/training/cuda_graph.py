@@ -86,7 +86,9 @@ def capture(
         run.announce("capture", *_without(reason))
 
     reuse = getattr(run.train_loader, "reuse", None)
-    reused = reuse is not None and reuse()
+    reused = None if reuse is None else reuse()
+    if reused is not None:
+        run.batches = reused.batches
     taken = CapturedStep(step.take, batch.count, CudaGraph(device), failed, reused=reused)
     said = f"each step is launched as one CUDA graph{times}"
     return Step(taken, f"{step.name}, CUDA graph"), {"capture": "captured"}, [said]

@@ -12,11 +12,10 @@ from trainctl.errors import (
     InterruptedRunError,
     StorageError,
     TrainctlError,
-    gradient_error,
     lacks_memory,
-    memory_error,
     signal_behind,
     storage_error,
+    torch_error,
 )
 from trainctl.runs.directory import lock
 from trainctl.runs.record import RunRecord, now, read_record
@@ -67,8 +66,8 @@ def as_told(error: BaseException, doing: str) -> TrainctlError:
         return storage_error(error, doing)
     if isinstance(error, MemoryError):
         return ConfigError("there is not enough memory", "see ulimit -v, or use a machine with more")
-    if (lacking := memory_error(error) or gradient_error(error)) is not None:
-        return lacking
+    if (known := torch_error(error)) is not None:
+        return known
     if isinstance(error, ValueError) and "embedded null" in str(error):
         return ConfigError("a name or a path has a NUL character", "leave it out")
     if isinstance(error, RuntimeError) and "determine home directory" in str(error):

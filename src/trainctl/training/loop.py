@@ -84,7 +84,7 @@ def remaining(run: Run) -> Iterable[Batch]:
     state = run.state
     if state.evaluation_due or state.step >= run.total_steps:
         return ()
-    return run.train_loader.batches(state.cursor)
+    return (run.batches or run.train_loader.batches)(state.cursor)
 
 
 def end_epoch(run: Run) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.parameter import UninitializedParameter
 
 from trainctl.checkpoint.format import CheckpointData
+from trainctl.checkpoint.mirrored import located
 from trainctl.checkpoint.retention import read_chosen
 from trainctl.config.parameter_groups import SCALE
 from trainctl.config.settings import Component, Config
@@ -19,7 +20,7 @@ from trainctl.errors import CheckpointError, ConfigError, did_you_mean
 from trainctl.registry import OPTIMIZERS
 from trainctl.registry.constraints import show, some
 from trainctl.registry.protocols import Model, named_modules
-from trainctl.runs.directory import find
+from trainctl.runs.bucket import is_url
 from trainctl.runs.record import read_record
 
 _NORMS = ("BatchNorm", "GroupNorm", "InstanceNorm", "LayerNorm", "LocalResponseNorm", "RMSNorm")
@@ -200,8 +201,8 @@ def refuse_lazy(model: Model, setting: str) -> None:
 
 
 def best_of(run: str) -> CheckpointData:
-    """The best checkpoint of another run. Nothing of the run's config is executed."""
-    directory = find(run)
+    """The best checkpoint of another run, or of its mirror. Nothing of the run's config is executed."""
+    directory, _ = located(run)
     try:
         return read_chosen(directory, read_record(directory), training=False)[1]
     except CheckpointError as error:
@@ -225,5 +226,5 @@ def copy_from(run: str, stored: Mapping[str, Tensor], model: Model) -> tuple[boo
             f"the model has: {some(list(own))}",
         )
     model.load_state_dict(fits, strict=False)
-    report = f"init_from={Path(run)}: {len(fits)} of {len(own)} tensors copied"
+    report = f"init_from={run if is_url(run) else Path(run)}: {len(fits)} of {len(own)} tensors copied"
     return not other, report + (f"; new: {some(other)}" if other else "")

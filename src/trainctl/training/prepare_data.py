@@ -17,7 +17,7 @@ from trainctl.data.augmentation import make_augment
 from trainctl.data.fingerprint import described_data, fingerprint
 from trainctl.data.preprocessing import make_transform
 from trainctl.data.sample_values import described
-from trainctl.data.types import AnySplit, Data, ItemSplit, Split, limited
+from trainctl.data.types import AnySplit, Data, ItemSplit, Split, StreamSplit, is_sampled, limited
 from trainctl.distributed.group import Group
 from trainctl.errors import CheckpointError, ConfigError
 from trainctl.registry.protocols import Loader
@@ -54,7 +54,7 @@ def build_data(
 def _refuse_datasets(data: Data, name: str) -> None:
     for label in ("train", "val", "test"):
         split = getattr(data, label)
-        if not isinstance(split, Split | ItemSplit) and (split is not None or label == "train"):
+        if not isinstance(split, Split | ItemSplit | StreamSplit) and (split is not None or label == "train"):
             raise ConfigError(
                 f"dataset={name}: {label} of its Data is {described(split)}, not a Split or an ItemSplit",
                 "return trainctl.data.Datasets(train=…) with datasets of torch: it finds the rest in samples",
@@ -143,7 +143,14 @@ def build_loaders(
     shares = {} if group is None else {"share": group.share()}
     turns = {} if group is None else {"share": group.share(by_turns=True)}
     chosen = {"sampling": choose_sampling(config, data), "mix": choose_mix(config, data, criterion)}
+    if isinstance(train_split, StreamSplit) and train_split.length is None and config.train.max_steps is None:
+        raise ConfigError(
+            f"dataset {data.name}: train is an IterableDataset of unknown length, so the run needs an end",
+            "train.max_steps=N; or dataset.limit=N, samples of an epoch; or give the dataset a __len__",
+        )
     train = load(split=train_split, batch_size=window, seed=seed, augment=augment, **shares, **chosen)
+    if isinstance(train_split, StreamSplit):
+        train.steps = config.train.max_steps  # type: ignore[attr-defined]
     val, test = (
         load(split=split, batch_size=config.train.piece, seed=None, augment=None, **turns) if split else None
         for split in (val_split, test_split)
@@ -153,9 +160,17 @@ def build_loaders(
 
 def make_loader(loader: Component, data: Data, **arguments: Any) -> Loader:
     """The loader of a split of ``data``, whose batches are those of its task."""
+    given = arguments["split"]
+    fitting = ("auto",) if isinstance(given, StreamSplit) else ("auto", "workers")
+    if is_sampled(given) and loader.name not in fitting:
+        what = "is an IterableDataset" if isinstance(given, StreamSplit) else "has too many samples"
+        raise ConfigError(f"loader={loader.name}: dataset {data.name} {what}", "use loader=auto")
     return task_of(data).loader(construct(loader, transform=data.transform, **arguments))
 
 
 def class_counts(data: Data) -> torch.Tensor | None:
-    """Training samples a class, as the task counts them; None for a task without classes."""
+    """Training samples a class, as the task counts them; None for a task without classes, and where not all
+    targets are known."""
+    if is_sampled(data.train):
+        return None
     return task_of(data).class_counts(data.train.targets, data.output_size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import platform
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 
 from trainctl.checkpoint.format import folder_name
+from trainctl.data import AnySplit
 from trainctl.paths import short_path
 from trainctl.registry.constraints import show
 from trainctl.runs.record import RunRecord
@@ -21,6 +23,7 @@ from trainctl.training.request import Request
 from trainctl.training.runtime import device_name
 
 log = logging.getLogger("trainctl")
+_SPLITS = ("train", "val", "test")
 
 
 def header(request: Request, built: Built) -> tuple[str, list[tuple[str, str]]]:
@@ -28,11 +31,10 @@ def header(request: Request, built: Built) -> tuple[str, list[tuple[str, str]]]:
     config, data, run = request.config, built.data, built.run
     frozen = built.parameters - built.trainable
     parameters = f"{built.parameters:,} parameters" + (f", {frozen:,} frozen" if frozen else "")
-    splits = [f"{len(data.train):,} train", f"{len(data.val):,} val" if data.val else "no val"]
-    splits.append(f"{len(data.test):,} test" if data.test else "no test")
-    steps = (
-        f"{run.total_steps:,} steps, {len(run.train_loader):,} an epoch, batches of {config.train.batch_size}"
-    )
+    named = data.splits
+    splits = [f"{_size(named[name])} {name}" if named.get(name) else f"no {name}" for name in _SPLITS]
+    each = "unknown" if len(data.train) == sys.maxsize else f"{len(run.train_loader):,}"
+    steps = f"{run.total_steps:,} steps, {each} an epoch, batches of {config.train.batch_size}"
     if config.train.accumulate > 1:
         steps += f" × {config.train.accumulate}"
     if len(data.train) < config.train.batch_size * config.train.accumulate:
@@ -69,6 +71,10 @@ def header(request: Request, built: Built) -> tuple[str, list[tuple[str, str]]]:
     log.info("batches: %s", built.loading)
     log.info("attached: %s", ", ".join(hook.name for hook in run.hooks))
     return f"run {short_path(request.directory)}", rows
+
+
+def _size(split: AnySplit) -> str:
+    return "a stream of" if len(split) == sys.maxsize else f"{len(split):,}"
 
 
 def _learning_rate(optimizer: Any) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from trainctl.components.metrics._base import Metric
 from trainctl.data.readout import RAW, Readout
 from trainctl.errors import TrainctlError
-from trainctl.registry.protocols import Batch, Criterion, Loader, Model, Optimizer, Stateful
+from trainctl.registry.protocols import Batch, Criterion, Cursor, Loader, Model, Optimizer, Stateful
 from trainctl.training.state import State
 
 
@@ -37,7 +37,7 @@ class Hook:
         """Before the first step."""
 
     def batch(self, run: Run, batch: Batch) -> None:
-        """Before each step."""
+        """Before each step. The tensors of ``batch`` may be filled by the step only (``Run.batches``)."""
 
     def step(self, run: Run, loss: Tensor) -> None:
         """After each step. ``loss`` is still on the device: reading it there waits for the device."""
@@ -122,6 +122,8 @@ class Run:
         step_name: for the header and the record: ``plain, loss guard``.
         averaged: the model with averaged weights, or None.
         readout: outputs and targets in the unit of the data, for metrics.
+        batches: gives the loop its batches in the place of the loader, in tensors that the step fills; None:
+            the loader does.
         gather: gives the values of all processes that train together, in their order; None for one alone.
         announce: called with a topic, a line for people and a word to record.
     """
@@ -142,6 +144,7 @@ class Run:
     hooks: list[Hook] = field(default_factory=list)
     averaged: Model | None = None
     readout: Readout = RAW
+    batches: Callable[[Cursor], Iterable[Batch]] | None = None
     gather: Callable[[Any], list[Any]] | None = None
     announce: Callable[[str, str, str], None] = lambda topic, text, word: None
 

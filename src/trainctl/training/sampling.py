@@ -11,7 +11,7 @@ from trainctl.components.tasks._base import task_of
 from trainctl.config.settings import Config
 from trainctl.data.mixing import Mix
 from trainctl.data.sampler import Sampling
-from trainctl.data.types import Data, hold_out, hold_out_fold
+from trainctl.data.types import Data, StreamSplit, hold_out, hold_out_fold, is_sampled
 from trainctl.errors import ConfigError
 from trainctl.registry import LOADERS
 from trainctl.registry.constraints import show
@@ -30,6 +30,11 @@ def with_validation(data: Data, common: Any) -> Data:
             f"dataset.folds={folds}: dataset {data.name} has validation samples of its own",
             "leave dataset.folds and dataset.fold out, or the dataset's own",
         )
+    if is_sampled(data.train):
+        raise ConfigError(
+            f"dataset.folds={folds}: dataset {data.name} gives targets with its samples only",
+            "leave dataset.folds out",
+        )
     groups = data.train.targets if task_of(data).class_numbers else None
     return hold_out_fold(data, folds, common["fold"], seed, groups)
 
@@ -45,7 +50,12 @@ def choose_sampling(config: Config, data: Data) -> Sampling | None:
     key = f"dataset.sampling={show(asked)}"
     _refuse_loader(config, "sampling", key)
     train, task = data.train, task_of(data)
-    classes = train.targets if task.class_numbers else None
+    if is_sampled(train) and (asked != "weighted" or isinstance(train, StreamSplit)):
+        raise ConfigError(
+            f"{key}: draws by targets, which dataset {data.name} gives with its samples only",
+            "use dataset.sampling=uniform",
+        )
+    classes = train.targets if task.class_numbers and not is_sampled(train) else None
     if asked == "weighted":
         if train.weights is None:
             raise ConfigError(

@@ -23,7 +23,7 @@ from trainctl.config.values import parse_values
 from trainctl.data.fingerprint import described_data
 from trainctl.data.progress import shown_by
 from trainctl.distributed.group import Group
-from trainctl.errors import Problem, TrainctlError, WorkerError, gradient_error, memory_error
+from trainctl.errors import Problem, TrainctlError, WorkerError, torch_error
 from trainctl.paths import short_path
 from trainctl.registry import plugins, trust
 from trainctl.runs import files
@@ -81,8 +81,8 @@ class Session:
             test = self._fit()
             self._finish(test)
         except RuntimeError as error:
-            if (lacking := memory_error(error) or gradient_error(error)) is not None:
-                raise lacking from error
+            if (known := torch_error(error)) is not None:
+                raise known from error
             raise
 
     def _build(self) -> list[str]:

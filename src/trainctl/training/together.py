@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from trainctl.checkpoint.format import read_checkpoint
+from trainctl.checkpoint.mirrored import located
 from trainctl.config.config_diff import Change
 from trainctl.config.settings import Config
 from trainctl.config.stored_config import parse_config
@@ -20,7 +21,6 @@ from trainctl.distributed.group import Group, announce, await_others, joined, me
 from trainctl.distributed.launch import Ranks, end_with_parent, own_log
 from trainctl.errors import RankError, TrainctlError
 from trainctl.registry import plugins
-from trainctl.runs.directory import find
 from trainctl.runs.record import RunRecord
 from trainctl.training import artifacts
 from trainctl.training.agreed_control import obey_at
@@ -109,7 +109,7 @@ def message_of(
     return {
         "directory": str(directory),
         "config": text,
-        "init_from": None if config.init_from is None else str(find(config.init_from)),
+        "init_from": None if config.init_from is None else str(located(config.init_from)[0]),
         "device": config.device,
         "threads": config.threads,
         "timeout": config.strategy.timeout,

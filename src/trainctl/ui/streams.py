@@ -64,11 +64,15 @@ def unbreakable_streams() -> Iterator[Unbreakable]:
     """Make ``sys.stdout`` and ``sys.stderr`` unbreakable; gives the first of them.
 
     A stream that was closed from the start is the null device: a file that is opened later would get its
-    number, and whatever a library prints would go there.
+    number, and whatever a library prints would go there. One that does not block, as that of a program which
+    shares it may be, blocks meanwhile: Python loses what the reader is too slow for, without an error.
     """
+    impatient = []
     for number in (0, 1, 2):
         try:
-            os.fstat(number)
+            if not os.get_blocking(number) and number > 0:
+                os.set_blocking(number, True)
+                impatient.append(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # the lowest free number: this one
     before = sys.stdout, sys.stderr
@@ -87,6 +91,9 @@ def unbreakable_streams() -> Iterator[Unbreakable]:
             stream.flush()
             if stream.error is not None:
                 _silence(stream)
+        for number in impatient:
+            with contextlib.suppress(OSError):
+                os.set_blocking(number, False)
 
 
 def _silence(stream: Unbreakable) -> None:

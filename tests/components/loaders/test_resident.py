@@ -128,17 +128,29 @@ def test_inputs_that_are_transformed_once_give_the_same_batches(monkeypatch: pyt
     monkeypatch.setattr(resident, "_CHUNK", 7)
     each = loader(seed=3)
     monkeypatch.setattr(each, "transform", None)  # it is not asked again
+    reused = each.reuse()
+    assert reused is not None
     for again in (False, True):
-        assert not again or each.reuse()
         places = set()
-        for batch, right in zip(each.batches(Cursor(1)), expected, strict=True):
+        batches = reused.batches(Cursor(1)) if again else each.batches(Cursor(1))
+        for batch, right in zip(batches, expected, strict=True):
+            if again and batch.count == 5:
+                reused.fill()
             assert torch.equal(batch.inputs, right.inputs)
             assert torch.equal(batch.targets, right.targets)
             assert (batch.count, batch.cursor) == (right.count, right.cursor)
             if batch.count == 5:
                 places.add(batch.inputs.data_ptr())
             batch.inputs.mul_(0)
-        assert not again or len(places) == 1
+        assert (len(places) == 1) is again
+
+
+def test_an_epoch_continued_in_the_middle_of_its_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = [batch.targets.tolist() for batch in loader(seed=3).batches(Cursor(1))]
+    monkeypatch.setattr(resident, "_PIECES", 2)
+    for begun in range(len(whole)):
+        rest = loader(seed=3).batches(Cursor(1, 5 * begun))
+        assert [batch.targets.tolist() for batch in rest] == whole[begun:]
 
 
 @pytest.mark.gpu

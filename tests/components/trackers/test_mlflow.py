@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import sqlite3
 import sys
 import threading
 from pathlib import Path
@@ -90,6 +92,27 @@ def test_odd_names_and_values_and_the_end_of_a_failed_run(tmp_path: Path) -> Non
     assert run.data.metrics["val/per_class/a_b.2"] == -1.0
     assert run.data.metrics["val/per_class/a_b.3"] == 7.0
     assert math.isnan(run.data.metrics["train/loss"])
+
+
+@pytest.mark.slow
+def test_a_note_leads_into_no_other_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run may be anybody's, and its note names any file."""
+    monkeypatch.chdir(tmp_path)
+    run, others = tmp_path / "run", tmp_path / "others"
+    run.mkdir()
+    others.mkdir()
+    with contextlib.closing(sqlite3.connect(others / "mail.db")) as connection:
+        connection.execute("create table mails (text)")
+    before = (others / "mail.db").read_bytes()
+    for place in (others / "mail.db", others / "new.db"):
+        (run / "mlflow.json").write_text(json.dumps({"run_id": "abc", "database": str(place)}))
+        tracker = MLflow(uri=f"sqlite:///{tmp_path / f'own-{place.name}'}")
+        tracker.start(run, "name", {})
+        tracker.end("done")
+        store, run_id = client(run)
+        assert store.get_run(run_id).info.status == "FINISHED"
+    assert [path.name for path in others.iterdir()] == ["mail.db"]
+    assert (others / "mail.db").read_bytes() == before
 
 
 @pytest.mark.slow

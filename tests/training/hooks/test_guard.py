@@ -25,6 +25,8 @@ from trainctl.data import Split, Standardize
 from trainctl.errors import NotFiniteError
 from trainctl.lessons import scratch
 from trainctl.registry.protocols import Cursor
+from trainctl.training.buffers import Buffers
+from trainctl.training.hooks import window
 from trainctl.training.hooks.checkpointer import Checkpointer
 from trainctl.training.hooks.clip import ClipNorm
 from trainctl.training.hooks.guard import Guard
@@ -550,6 +552,23 @@ def test_deferred_it_is_as_if_it_had_been_found_at_once(
     assert why == "the loss is nan"
     lr = before["optimizer"]["param_groups"][0]["lr"]
     assert caught.value.problems[0].message == f"the loss is nan at step {at} with learning rate {lr:g}"
+
+
+@pytest.mark.parametrize(("seconds", "buffers", "expected"), [(0.0, 0, 500), (0.1, 0, 50), (0.0, 1, 50)])
+def test_a_window_of_short_steps_is_longer(
+    seconds: float, buffers: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By time, because only short steps wait for the device's answer; and not where copies are kept."""
+    clock = iter(range(10_000))
+    monkeypatch.setattr(window.time, "monotonic", lambda: next(clock) * seconds)
+    run, _ = guarded(Guard(deferred=True))
+    judged = window.Window(fused_adam(run.model.parameters()), Buffers(run.model), CPU)
+    before = window.Before((0, 0, 0, 0.1), torch.get_rng_state(), [torch.zeros(2)] * buffers)
+    count = 0
+    while count == 0 or not judged.leave(before, torch.zeros(())):
+        judged.enter(run)
+        count += 1
+    assert count == expected
 
 
 @pytest.mark.parametrize("at", [2, 30])

@@ -18,10 +18,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from tests.helpers.small_run import CPU, Recorder, blobs, make_run
+from tests.helpers.tape import Tape
 from trainctl.components.loaders import resident
 from trainctl.components.loaders.resident import ResidentLoader
 from trainctl.components.optimizers._lean import make
@@ -31,6 +30,7 @@ from trainctl.config.composer import Composer
 from trainctl.config.overrides import to_hydra
 from trainctl.data import Standardize
 from trainctl.errors import NotFiniteError
+from trainctl.registry.protocols import Cursor
 from trainctl.training import cuda_graph
 from trainctl.training.build import build
 from trainctl.training.hooks.clip import ClipNorm
@@ -48,60 +48,6 @@ exact_adam = partial(make, torch.optim.Adam, lr=2.0**-7)
 adamw = partial(make, torch.optim.AdamW, lr=0.01, weight_decay=0.1)
 sgd = partial(make, torch.optim.SGD, lr=0.1)
 momentum = partial(make, torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=0.01)
-
-
-class Tape(TorchDispatchMode):
-    """Operations on the CPU, recorded and repeated as a CUDA graph does it.
-
-    Recording has to do them, so that afterwards everything is put back that they wrote into.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        super().__init__()
-        self.operations: list[tuple[Any, Any, Any, Any]] = []
-        self.replays = self.eager = 0
-
-    def eagerly(self, work: Callable[[], Tensor]) -> Tensor:
-        self.eager += 1
-        return work()
-
-    def record(self, work: Callable[[], Tensor]) -> Tensor:
-        random_state = torch.get_rng_state()
-        self._made: set[int] = set()
-        self._before: dict[int, tuple[Tensor, Tensor]] = {}
-        try:
-            with self:
-                return work()
-        finally:
-            torch.set_rng_state(random_state)
-            with torch.no_grad():
-                for tensor, before in self._before.values():
-                    tensor.copy_(before)
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.equal.default):
-            raise RuntimeError("operation not permitted when stream is capturing\nand more")
-        # Running statistics are written by operators that do not say so.
-        for given in tree_leaves((args, kwargs)):
-            if isinstance(given, Tensor) and id(given) not in self._made and id(given) not in self._before:
-                self._before[id(given)] = given, given.detach().clone()
-        result = func(*args, **kwargs)
-        self._made.update(map(id, tree_leaves(result)))
-        self.operations.append((func, args, kwargs, result))
-        return result
-
-    def replay(self) -> None:
-        self.replays += 1
-        with torch.no_grad():
-            for func, args, kwargs, result in self.operations:
-                again = func(*args, **kwargs)
-                for old, new in zip(tree_leaves(result), tree_leaves(again), strict=True):
-                    if isinstance(old, Tensor) and old.data_ptr() != new.data_ptr():
-                        old.copy_(new)
-
-    def wait(self) -> None:
-        pass
 
 
 class Losses(Hook):
@@ -150,7 +96,9 @@ def captured(run: Run, graphs: list[Any], said: list[tuple[str, str]], graph: An
     def failed(reason: str) -> None:
         said.append(cuda_graph._without(reason))
 
-    run.step = CapturedStep(guarded(run).step, 8, graphs[-1], failed, reused=run.train_loader.reuse())
+    if (reused := run.train_loader.reuse()) is not None:
+        run.batches = reused.batches
+    run.step = CapturedStep(guarded(run).step, 8, graphs[-1], failed, reused=reused)
     return run
 
 
@@ -217,9 +165,28 @@ def test_with_a_rate_that_float32_holds_they_are_equal_to_the_last_bit(
 ) -> None:
     monkeypatch.setattr(resident, "_LAUNCHED", ("cpu",) if reused else ())
     plain, expected, run, losses = both(exact_adam, graphs, said, hooks=lambda: [Guard(deferred=True)])
-    assert run.step.reused is reused
+    assert (run.step.reused is not None) is reused
     assert torch.equal(losses.values, expected.values)
     ours, theirs = run.model.state_dict(), plain.model.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_batch_in_other_tensors_is_done_as_it_is(
+    graphs: Any, said: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The graph reads the tensors that it was recorded with, and nothing of any other batch."""
+    monkeypatch.setattr(resident, "_LAUNCHED", ("cpu",))
+    runs, losses = [], []
+    for is_captured in (False, True):
+        run, _ = prepared(exact_adam, steps=10)
+        runs.append(captured(run, graphs, said) if is_captured else run)
+        fit(run)
+        other = next(iter(run.train_loader.batches(Cursor(5))))
+        args = run.model, run.criterion, run.optimizer, other.inputs, other.targets, run.precision
+        losses.append(run.step(*args))
+    assert graphs[0].replays
+    assert torch.equal(*losses)
+    ours, theirs = (run.model.state_dict() for run in runs)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 

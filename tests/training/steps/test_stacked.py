@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from trainctl.training.loop import train_step
 from trainctl.training.runtime import precision_context
-from trainctl.training.steps.stacked import Stack, StackedOptimizer, stacked_step, why_not
+from trainctl.training.steps.stack import Stack
+from trainctl.training.steps.stacked import StackedOptimizer, stacked_step, why_not
 
 PLAIN = precision_context("fp32", torch.device("cpu"))
 
@@ -120,7 +121,8 @@ def test_the_compiler_stays_out() -> None:
 import sys, torch
 from torch import nn
 from trainctl.components.optimizers._lean import make
-from trainctl.training.steps.stacked import Stack, StackedOptimizer, stacked_step
+from trainctl.training.steps.stack import Stack
+from trainctl.training.steps.stacked import StackedOptimizer, stacked_step
 models = [nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.Linear(8, 4)) for _ in range(2)]
 optimizers = [make(torch.optim.Adam, model.parameters()) for model in models]
 stack = Stack(models, nn.CrossEntropyLoss(), torch.randn(2, 6))

@@ -23,7 +23,14 @@ _CURVES = {"--curves": True, "--no-curves": False}
 COMMAND = Command(
     __name__,
     __doc__,
-    (Argument("DIR", "runs, sweeps, folders of them, names, or last", most=None, offer="RUN"),),
+    (
+        Argument(
+            "DIR",
+            "runs, sweeps, folders of them, names, last, or URLs of checkpoint.mirror",
+            most=None,
+            offer="RUN",
+        ),
+    ),
     (
         *_FILES,
         Option("--curves", "plot the best runs, also in a pipe"),

@@ -46,7 +46,7 @@ def run(words: list[str]) -> int:
                 "plan some of its settings as lists: trainctl plan -m lr=1e-4,1e-1",
             )
         checked = check_jobs(composer, overrides)
-        if composer.launcher(overrides) == "fused":
+        if composer.launcher(overrides)[0] == "fused":
             notice = "hydra/launcher=fused: measured one by one; jobs that train as one model take less time"
             checked = replace(checked, notices=[*checked.notices, notice])
         where = Path(composer.sweep_directory(overrides)).expanduser().absolute()

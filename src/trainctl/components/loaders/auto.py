@@ -11,6 +11,7 @@ from trainctl.data import AnySplit, Split
 from trainctl.data.augmentation import Augment
 from trainctl.data.mixing import Mix
 from trainctl.data.sampler import Sampling, Share
+from trainctl.data.types import StreamSplit
 from trainctl.registry import LOADERS, Count, NonNegativeInt, Positive
 
 
@@ -29,7 +30,7 @@ def auto(
     sampling: Sampling | None = None,
     mix: Mix | None = None,
 ) -> Any:
-    """Resident for data in memory, workers for data that is loaded sample by sample.
+    """Resident for data in memory, workers for data that is loaded sample by sample; a stream as it comes.
 
     Args:
         workers: processes that load samples; 0 loads in the training process.
@@ -39,6 +40,11 @@ def auto(
         sampling: what an epoch draws; None: each sample once.
         mix: mixes the samples of each batch after the transform.
     """
+    if isinstance(split, StreamSplit):
+        from trainctl.components.loaders._streams import StreamsLoader  # with the machinery of processes
+
+        settings = (workers, prefetch, timeout, share, mix)
+        return StreamsLoader(split, transform, batch_size, device, seed, *settings)
     chosen = LOADERS.load("resident" if isinstance(split, Split) else "workers")
     given = (split, transform, batch_size, device, seed, augment, workers, prefetch, timeout)
     return chosen(*given, share, sampling, mix)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from trainctl.data import AnySplit, ItemSplit, Split
+from trainctl.data import ItemSplit, Split
 from trainctl.data.augmentation import Augment
 from trainctl.data.mixing import Mix
 from trainctl.data.order import epoch_order
@@ -21,6 +21,7 @@ __all__ = ["ResidentLoader", "epoch_order"]
 _LAUNCHED = ("cuda",)
 """Devices on which a small batch waits for its operations: to launch one takes longer than to do it."""
 _CHUNK = 8192
+_PIECES = 1024
 _SPARE = 0.1
 """The part of the device's free memory that transformed inputs may take."""
 
@@ -48,7 +49,7 @@ class ResidentLoader:
 
     def __init__(
         self,
-        split: AnySplit,
+        split: Split | ItemSplit,
         transform: nn.Module,
         batch_size: int,
         device: torch.device,
@@ -73,7 +74,6 @@ class ResidentLoader:
         self._inputs: Tensor | None = None
         if augment is None and device.type in _LAUNCHED and getattr(transform, "row_wise", False):
             self._inputs = _transformed(self.split.inputs, transform)
-        self._reused: tuple[Tensor, Tensor] | None = None
         self.sampling, self.mix = sampling, mix
 
     def __len__(self) -> int:
@@ -84,45 +84,50 @@ class ResidentLoader:
     def samples(self) -> int:
         return len(self.split)
 
-    def reuse(self) -> bool:
-        """From now on give all batches of full size in the same two tensors, if that is possible; whether it
-        is. Each is then valid until the next."""
+    def reuse(self) -> Reused | None:
+        """The same batches in tensors that are used again; None where that is not possible."""
         if self._inputs is None or self.seed is None or self.share.size > 1 or self.mix is not None:
-            return False
-        number = torch.arange(min(self.batch_size, len(self.split)), device=self.device)
-        self._reused = self._inputs.index_select(0, number), self.split.targets.index_select(0, number)
-        return True
+            return None
+        return Reused(self, self._inputs)
 
     def batches(self, cursor: Cursor = START) -> Iterator[Batch]:
         """The batches of the cursor's epoch from its position on."""
+        return self._batches(cursor, None)
+
+    def _batches(self, cursor: Cursor, reused: Reused | None) -> Iterator[Batch]:
         inputs, targets, size = self.split.inputs, self.split.targets, self.batch_size
         total = len(targets)  # to ask a tensor takes a microsecond or two each time
         transform = self.transform
         if self._inputs is not None:
             inputs, transform = self._inputs, nn.Identity()
         epoch, order = cursor.epoch, None
+        pieces: Iterator[Tensor] = iter(())
         if self.seed is not None:
             order = epoch_order(total, self.seed, epoch, self.sampling, self._chunks)[:].to(self.device)
+            pieces = _pieces(order[cursor.position :], size)
         while cursor.epoch == epoch and cursor.position < total:
             position, count = cursor.position, min(size, total - cursor.position)
             start, end = (position + bound for bound in self.share.bounds(position // size, count))
             cursor = cursor_after(cursor, count, total)
             if start == end:
+                next(pieces, None)
                 continue
             if order is None:
                 # Copies: a model may change its inputs in place.
                 raw, answers = inputs[start:end].clone(), targets[start:end].clone()
             else:
-                places: Any = slice(start, end)
+                index = next(pieces)
                 if self.sampling is not None or self.mix is not None:
                     places = self.share.places(position, size, count, neighbour=self.mix is not None)
                     places = places.to(self.device)
-                index = order[places]
-                out = self._reused if count == size else None
-                if out is not None:
-                    torch.index_select(inputs, 0, index, out=out[0])
-                    torch.index_select(targets, 0, index, out=out[1])
-                raw, answers = out or (inputs.index_select(0, index), targets.index_select(0, index))
+                    index = order[places]
+                elif self.share.size > 1:
+                    index = index[start - position : end - position]
+                if reused is not None and count == size:
+                    reused.index.copy_(index)
+                    yield Batch(reused.inputs, reused.targets, count, cursor)
+                    continue
+                raw, answers = inputs.index_select(0, index), targets.index_select(0, index)
                 if self.augment is not None:
                     numbers = index if self.sampling is None else places
                     raw, answers = self.augment.both(raw, answers, numbers, epoch)
@@ -131,6 +136,36 @@ class ResidentLoader:
             if self.mix is not None:
                 batch = self.mix(*batch, epoch, position, neighbour=self.share.size > 1)
             yield Batch(*batch, count, cursor)
+
+
+def _pieces(order: Tensor, size: int) -> Iterator[Tensor]:
+    """The order in pieces of ``size``; many at once, because to cut off one takes several microseconds."""
+    for several in torch.split(order, _PIECES * size):
+        yield from torch.split(several, size)
+
+
+class Reused:
+    """Batches of full size in the same two tensors, for work that is recorded once and launched again.
+
+    :meth:`batches` gives only the numbers of a batch's samples; :meth:`fill`, which can be recorded, brings
+    the samples themselves. Smaller batches are whole, in tensors of their own.
+    """
+
+    def __init__(self, loader: ResidentLoader, inputs: Tensor) -> None:
+        self._loader, self._inputs, self._targets = loader, inputs, loader.split.targets
+        self.index = torch.arange(min(loader.batch_size, len(inputs)), device=loader.device)
+        self.inputs, self.targets = (
+            each.index_select(0, self.index) for each in (self._inputs, self._targets)
+        )
+
+    def batches(self, cursor: Cursor) -> Iterator[Batch]:
+        """As the loader's; a batch of full size is valid after :meth:`fill`, until the next."""
+        return self._loader._batches(cursor, self)
+
+    def fill(self) -> None:
+        """Bring the samples of the newest batch of full size."""
+        torch.index_select(self._inputs, 0, self.index, out=self.inputs)
+        torch.index_select(self._targets, 0, self.index, out=self.targets)
 
 
 def _transformed(inputs: Tensor, transform: nn.Module) -> Tensor | None:

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice, tee
-from typing import Any, Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
+from trainctl.components.loaders._copier import Copier
 from trainctl.data import ItemSplit, Split
 from trainctl.data.augmentation import Augment
+from trainctl.data.inputs import Inputs, unpacked
 from trainctl.data.mixing import Mix
 from trainctl.data.order import Order, Windows, epoch_order
 from trainctl.data.sampler import Sampling, Share, cursor_after
+from trainctl.data.types import is_sampled, targets_of_batch
 from trainctl.data.worker_pool import Feed
 from trainctl.errors import ConfigError
 from trainctl.registry import LOADERS, Count, NonNegativeInt, Positive
@@ -100,8 +103,8 @@ class WorkersLoader:
             pin=device.type == "cuda",
             sharing=share.neighbours,
         )
-        self._targets = split.targets.to(device)
-        self._stream: Any = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        self._targets = None if is_sampled(split) else split.targets.to(device)
+        self._copied = Copier(device)
 
     def __len__(self) -> int:
         """Batches an epoch; the last one may be smaller."""
@@ -127,7 +130,12 @@ class WorkersLoader:
         batches = self.feed.batches((step.index for step in asked), epoch)
         for raw, step in zip(batches, steps, strict=True):
             numbers, draws = step.on_device
-            inputs, targets = self._copied(raw), self._targets.index_select(0, numbers)
+            if self._targets is None:
+                raw, targets = unpacked(cast(Inputs, raw))
+                targets = self._copied(targets_of_batch(self.split, targets))
+            else:
+                targets = self._targets.index_select(0, numbers)
+            inputs = self._copied(raw)
             if self.augment is not None:
                 inputs, targets = self.augment.both(inputs, targets, draws, epoch)
             self.share.taken(step.count)
@@ -164,17 +172,6 @@ class WorkersLoader:
             cursor = cursor_after(cursor, count, samples)
             if len(places):
                 yield places, position, count, cursor
-
-    def _copied(self, raw: Tensor) -> Tensor:
-        """The batch on the device. On a GPU it is copied while the step before is still being computed."""
-        if self._stream is None:
-            return raw.to(self.device)
-        with torch.cuda.stream(self._stream):
-            inputs = raw.to(self.device, non_blocking=True)
-        computing = torch.cuda.current_stream(self.device)
-        computing.wait_stream(self._stream)
-        inputs.record_stream(computing)  # its memory is free when the step has read it, not before
-        return inputs
 
     def close(self) -> None:
         """End the worker processes."""

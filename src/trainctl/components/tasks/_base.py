@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from trainctl.data.inputs import Shape
-from trainctl.data.types import Data
+from trainctl.data.types import Data, is_sampled, with_changed_targets
 from trainctl.errors import ConfigError
 from trainctl.registry import TASKS
 from trainctl.registry.protocols import START, Batch, Cursor, Loader
@@ -267,22 +268,29 @@ def with_targets(data: Data) -> Data:
     splits: dict[str, Any] = {}
     for label, split in data.splits.items():
         where = f"dataset {data.name}: {label}"
-        targets = task.converted(where, split.targets)
-        if len(split) != len(targets):
-            raise ConfigError(f"{where} has {len(split)} inputs, {len(targets)} targets")
+        samples = None if is_sampled(split) else len(split)
+        change = partial(_checked, task, where, data.output_size, data.input_shape, samples)
+        splits[label] = with_changed_targets(split, change)
         if split.weights is not None and len(split.weights) != len(split):
             raise ConfigError(f"{where} has {len(split)} inputs, {len(split.weights)} weights")
-        if len(split):
-            task.check(where, targets, data.output_size)
-            task.check_inputs(where, targets, data.input_shape)
-        splits[label] = replace(split, targets=targets)
     return replace(data, **splits)
+
+
+def _checked(task: Task, where: str, outputs: int, shape: Shape, samples: int | None, targets: Any) -> Tensor:
+    """Targets in the type and shape of ``task``; ``samples`` is how many there must be, None: any number."""
+    made = task.converted(where, targets)
+    if samples not in (None, len(made)):
+        raise ConfigError(f"{where} has {samples} inputs, {len(made)} targets")
+    if len(made):
+        task.check(where, made, outputs)
+        task.check_inputs(where, made, shape)
+    return made
 
 
 def with_each_target(data: Data, change: Callable[[Tensor], Tensor], **others: Any) -> Data:
     """``data`` with the targets of every split changed, and with ``others`` of its attributes."""
     for part, split in data.splits.items():
-        others[part] = replace(split, targets=change(split.targets))
+        others[part] = with_changed_targets(split, change)
     return replace(data, **others)
 
 

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import re
+import sqlite3
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ from trainctl.errors import ConfigError
 from trainctl.registry import TRACKERS
 from trainctl.runs import files
 
+log = logging.getLogger("trainctl")
 _NOT_ALLOWED = r"[^\w\-. :/]"
 _MOST_METRICS, _MOST_PARAMETERS, _LONGEST = 1000, 100, 6000
 _STATUS = {"done": "FINISHED", "failed": "FAILED", "interrupted": "KILLED", "terminated": "KILLED"}
@@ -71,7 +73,11 @@ class MLflow:
         before = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else {}
         # A run may be resumed from another folder.
         if self.uri.startswith("sqlite:") and "database" in before and not Path(self._database).is_file():
-            self.uri = f"sqlite:///{before['database']}"
+            named = Path(before["database"])
+            if _holds(named, before.get("run_id")):
+                self.uri = f"sqlite:///{named}"
+            else:
+                log.warning("mlflow.json names %s, which does not have the run: it begins anew", named)
         with self._alone():
             self._client = self._connect(self.uri)
             experiment = self._experiment_id()
@@ -163,6 +169,16 @@ def _absolute(uri: str) -> str:
     if not uri.startswith("sqlite:///"):
         return uri
     return f"sqlite:///{Path(uri.removeprefix('sqlite:///')).expanduser().absolute()}"
+
+
+def _holds(database: Path, run_id: Any) -> bool:
+    """Whether an MLflow database has the run. It is opened for reading: the run's note may be anybody's."""
+    try:
+        with contextlib.closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
+            found = connection.execute("select 1 from runs where run_uuid = ?", (run_id,)).fetchone()
+    except (sqlite3.Error, ValueError):  # not there, no database, or a path that is not absolute
+        return False
+    return found is not None
 
 
 def _batches(items: list[Any], size: int) -> Iterator[list[Any]]:

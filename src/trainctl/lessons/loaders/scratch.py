@@ -10,7 +10,7 @@ import numpy
 import torch
 from torch import Tensor, nn
 
-from trainctl.data import AnySplit, ItemSplit
+from trainctl.data import ItemSplit, Split
 from trainctl.data.augmentation import Augment
 from trainctl.data.inputs import Inputs
 from trainctl.data.order import epoch_order
@@ -42,7 +42,7 @@ class ScratchLoader:
 
     def __init__(
         self,
-        split: AnySplit,
+        split: Split | ItemSplit,
         transform: nn.Module,
         batch_size: int,
         device: torch.device,

@@ -36,7 +36,8 @@ from trainctl.training.interrupts import Stopped
 from trainctl.training.log_file import logged_to
 from trainctl.training.request import Request
 from trainctl.training.state import State
-from trainctl.training.steps.stacked import Stack, settings_of, stacked_step
+from trainctl.training.steps.stack import Stack
+from trainctl.training.steps.stacked import settings_of, stacked_step
 from trainctl.training.train import train as train_alone
 
 _WINDOW = 50

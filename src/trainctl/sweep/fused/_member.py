@@ -109,7 +109,9 @@ class Member:
     def build(self, data: Data, threads: int, stored: list[dict[str, str]], writer: Executor) -> None:
         """Build the run as it is built on its own, and bring it to the step of its checkpoint."""
         request, directory = self.request, self.request.directory
-        self.built = built = build(replace(request.config, threads=threads), data)
+        # The stack's steps are captured, if any: a trial for each model would take longer than they do.
+        plain = request.config.train.model_copy(update={"capture": False})
+        self.built = built = build(replace(request.config, threads=threads, train=plain), data)
         self._stored = stored
         remember_own(request, stored)
         self.run.step_name = self.run.step_name.replace("plain", "stacked", 1)

@@ -21,7 +21,8 @@ from trainctl.registry import plugins
 from trainctl.sweep.worker_slots import available_memory
 from trainctl.training.build import build
 from trainctl.training.built import Built
-from trainctl.training.steps.stacked import Stack, StackedOptimizer, why_not
+from trainctl.training.steps.stack import Stack
+from trainctl.training.steps.stacked import StackedOptimizer, why_not
 
 _SHARE = 0.5
 _FOR_DATA = 0.125
@@ -53,7 +54,8 @@ def probe(config: Config, sharing: int = 1) -> Probe | str:
     ``sharing`` processes train on the same memory. Raises TrainctlError as building does.
     """
     plugins.load(config.plugins)
-    built = build(replace(config, threads=torch.get_num_threads()))
+    plain = config.train.model_copy(update={"capture": False})
+    built = build(replace(config, threads=torch.get_num_threads(), train=plain))
     loaders: list[Any] = [built.run.train_loader, built.run.val_loader, built.test]
     if (reason := _misfit(built, loaders)) is not None:
         return reason

@@ -3,23 +3,38 @@
 from __future__ import annotations
 
 import copy
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from trainctl.config.settings import Config
 from trainctl.data.order import epoch_order
 from trainctl.data.sampler import cursor_after
 from trainctl.registry.protocols import Batch
 from trainctl.sweep.fused._member import Member
 from trainctl.sweep.fused._probe import Probe
+from trainctl.training.failures import line_of
 from trainctl.training.state import State
-from trainctl.training.steps.stacked import Stack, StackedOptimizer, stacked_step
+from trainctl.training.steps.captured import WARM, CudaGraph
+from trainctl.training.steps.stack import Stack
+from trainctl.training.steps.stacked import StackedOptimizer, stacked_step
 
+log = logging.getLogger("trainctl")
 _SECONDS = 1.0
+
+
+def _graph_for(device: torch.device, config: Config, found: Probe) -> CudaGraph | None:
+    """A graph to record the steps in; None where that is not possible or not asked for."""
+    if device.type != "cuda" or config.train.capture is False or not found.is_transformed:
+        return None
+    return CudaGraph(device)
+
 
 _Schedule = tuple[list[dict[str, Any]], dict[str, Any]]
 
@@ -61,6 +76,13 @@ class StackedSteps:
         self._is_scheduled = members[0].run.scheduler is not None
         self._epoch = -1
         self._saved: list[Tensor] = []
+        self._graph = _graph_for(members[0].built.device, members[0].request.config, found)
+        self._eager_ones, self._recorded = WARM, False
+        if self._graph is not None:
+            self.optimizer.hold_rates()
+            self._index = torch.zeros(
+                (len(members), batch_size), dtype=torch.long, device=members[0].built.device
+            )
 
     def take(self, count: int, is_stopped: Callable[[], bool]) -> tuple[list[list[float]], list[list[float]]]:
         """Take up to ``count`` steps; the losses and the learning rates of each, a number a model.
@@ -72,16 +94,17 @@ class StackedSteps:
         rates: list[list[float]] = []
         until = time.monotonic() + _SECONDS
         while len(losses) < count and not is_stopped() and time.monotonic() < until:
-            inputs, targets = self.batch()
-            losses.append(stacked_step(self.stack, self.optimizer, inputs, targets))
+            index = self._next()
+            losses.append(self._step(index))
             rates.append([leader.run.optimizer.param_groups[0]["lr"] for leader, _, _ in self._leaders])
-            size = inputs.shape[1]
+            size = index.shape[1]
             after = cursor_after(cursor.cursor, size, self.samples)
-            cursor.stepped(Batch(inputs, targets, size, after), 0.0)
+            cursor.stepped(Batch(index, index, size, after), 0.0)
             if self._is_scheduled:
                 for leader, row, _ in self._leaders:
                     leader.run.scheduler.step()  # type: ignore[union-attr]
-                    self.optimizer.follow(row, leader.run.optimizer)
+                    if self.optimizer.follow(row, leader.run.optimizer):
+                        self._give_up("settings of the optimizer change from step to step")
         lengths = [length for _, _, length in self._leaders]
         each = [
             [rate for rate, length in zip(own, lengths, strict=True) for _ in range(length)] for own in rates
@@ -90,19 +113,56 @@ class StackedSteps:
 
     def batch(self) -> tuple[Tensor, Tensor]:
         """The batch of each model at the cursor. Shape: (models, N, …) both."""
+        return self._gathered(self._next())
+
+    def _next(self) -> Tensor:
+        """The numbers of the samples of each model at the cursor. Shape: (models, N)."""
         if self.cursor.epoch != self._epoch:
             # The order in which each model sees the data: (models, samples).
             self._epoch, seeds = self.cursor.epoch, [member.built.seed for member in self.members]
             orders = {seed: epoch_order(self.samples, seed, self._epoch)[:] for seed in set(seeds)}
             self._orders = torch.stack([orders[seed] for seed in seeds]).to(self.members[0].built.device)
-        position, data = self.cursor.position, self.found.data
-        index = self._orders[:, position : position + self.batch_size]
-        flat = index.reshape(-1)
+        position = self.cursor.position
+        return self._orders[:, position : position + self.batch_size]
+
+    def _gathered(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        flat, data = index.reshape(-1), self.found.data
         inputs = self.found.inputs.index_select(0, flat)
         if not self.found.is_transformed:
             inputs = data.transform(inputs)
         targets = data.train.targets.index_select(0, flat)
         return inputs.view(*index.shape, *inputs.shape[1:]), targets.view(*index.shape, *targets.shape[1:])
+
+    def _whole(self, index: Tensor) -> Tensor:
+        return stacked_step(self.stack, self.optimizer, *self._gathered(index))
+
+    def _step(self, index: Tensor) -> Tensor:
+        """One step of every model: as a CUDA graph where there is one, after the first few."""
+        graph = self._graph
+        if graph is None:
+            return self._whole(index)
+        if index.shape == self._index.shape:
+            if self._eager_ones:
+                self._eager_ones -= 1
+            elif not self._recorded:
+                try:
+                    self._losses = graph.record(partial(self._whole, self._index))
+                    self._recorded = True
+                except Exception as error:  # whatever the recording of a model may raise
+                    self._give_up(line_of(error))
+                    return self._whole(index)
+            if self._recorded:
+                self._index.copy_(index)
+                graph.replay()
+                return self._losses.clone()
+        return graph.eagerly(partial(self._whole, index))
+
+    def _give_up(self, reason: str) -> None:
+        if self._graph is not None:
+            self._graph = None
+            for member in self.members:
+                with member.at_work():
+                    log.warning("steps are not captured as a CUDA graph: %s", reason)
 
     # ---------------------------------------------------------------- to the members
 

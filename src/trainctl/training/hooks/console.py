@@ -83,8 +83,8 @@ class Console(Hook):
             return Progress(
                 step=state.step,
                 total_steps=run.total_steps,
-                epoch=min(state.epoch_number, self.total_epochs),
-                epochs=self.total_epochs,
+                epoch=state.epoch_number,
+                epochs=max(self.total_epochs, state.epoch_number),  # a stream may have more than was known
                 epoch_step=(state.step - 1) % steps + 1 if state.step else 0,
                 epoch_steps=steps,
                 loss=self._loss,

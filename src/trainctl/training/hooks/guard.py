@@ -233,7 +233,9 @@ def _with_gradient(optimizer: Any) -> list[Any]:
 def _random_state_of(device: torch.device) -> Callable[[], Tensor]:
     """Reads the random state that the model draws from on ``device``."""
     if device.type == "cuda":
-        return lambda: torch.cuda.get_rng_state(device)
+        # As torch.cuda.get_rng_state, without its look for the device each time.
+        number = torch.cuda.current_device() if device.index is None else device.index
+        return torch.cuda.default_generators[number].get_state
     if device.type == "mps":
         return torch.mps.get_rng_state
     return torch.get_rng_state

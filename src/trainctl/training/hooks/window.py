@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,8 @@ from trainctl.training.buffers import Buffers
 from trainctl.training.run import Run
 
 LENGTH = 50
+"""Steps of a window; up to ``_MOST`` where they take less than ``_SECONDS`` together."""
+_MOST, _SECONDS = 500, 0.05
 Gradients = tuple[list[Tensor], Tensor]
 """Parameters, and the largest magnitude in the gradient of each, shape (parameters,)."""
 
@@ -34,7 +37,8 @@ class Before:
 
 
 class Window:
-    """Up to 50 steps that an optimizer takes under a flag on the device, none of which is waited for.
+    """Up to 50 steps, or more where they are short, that an optimizer takes under a flag on the device. None
+    of them is waited for.
 
     While the flag is 1 a step changes neither parameters nor the optimizer's state: it is the ``found_inf``
     that torch.amp.GradScaler gives to fused optimizers.
@@ -67,6 +71,7 @@ class Window:
         """Before a step."""
         self.gradients = None
         if not self._recent:
+            self._began = time.monotonic()
             settings = [
                 {key: value for key, value in group.items() if key != "params"}
                 for group in run.optimizer.param_groups
@@ -77,7 +82,12 @@ class Window:
     def leave(self, before: Before, loss: Tensor) -> bool:
         """After a step. Whether it is time to judge."""
         self._recent.append((before, loss, self.gradients))
-        return len(self._recent) == LENGTH
+        count = len(self._recent)
+        if count < LENGTH:
+            return False
+        # To judge is to wait for the device, which then waits for the next step; copies take memory.
+        is_short = time.monotonic() - self._began < _SECONDS and not before.buffers
+        return not is_short or count >= _MOST
 
     def first_bad(self, run: Run, *, by_loss: bool) -> tuple[Before, Tensor, Gradients | None] | None:
         """The first bad step since the last call, its loss and gradients, with ``run`` put back to before it.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -80,6 +80,15 @@ class CudaGraph:
         torch.cuda.synchronize(self._device)
 
 
+class ReusedBatch(Protocol):
+    """Two tensors for all batches of full size, and what brings the newest samples into them."""
+
+    inputs: Tensor
+    targets: Tensor
+
+    def fill(self) -> None: ...
+
+
 class CapturedStep:
     """Another whole step, recorded after its first few calls and launched as one graph from then on.
 
@@ -92,7 +101,8 @@ class CapturedStep:
     Args:
         step: as :func:`trainctl.training.loop.train_step`.
         size: samples of the batches that are launched from the graph.
-        reused: these come in the same tensors each time.
+        reused: the two tensors in which these come, and what fills them; it is recorded with the step.
+            Batches in other tensors are done one operation at a time. None: any batch of ``size`` is copied.
         failed: called once with the reason why the step cannot be recorded.
     """
 
@@ -103,7 +113,7 @@ class CapturedStep:
         graph: CudaGraph,
         failed: Callable[[str], None],
         *,
-        reused: bool = False,
+        reused: ReusedBatch | None = None,
     ) -> None:
         self.step, self.size, self.reused = step, size, reused
         self._graph, self._failed = graph, failed
@@ -125,28 +135,39 @@ class CapturedStep:
     ) -> Tensor:
         """One step; returns the loss, a scalar of its own that is not waited for."""
         self._rates.follow(optimizer, targets.device)
-        work = partial(self.step, model, criterion, optimizer)
-        if len(targets) == self.size:
+        reused = self.reused
+        is_filled = reused is not None and targets is reused.targets
+        if is_filled or (reused is None and len(targets) == self.size):
             if self._eager_ones:
                 self._eager_ones -= 1
             elif self._batch is None:
+                work = partial(self.step, model, criterion, optimizer)
                 self._record(work, optimizer, inputs, targets, precision)
             elif (changed := self._changed(inputs, targets)) is not None:
                 self._give_up(changed)
             if self._batch is not None:
                 return self._replayed(inputs, targets)
         self._displaced = True
+
+        def whole() -> Tensor:
+            if is_filled and reused is not None:
+                reused.fill()
+            return self.step(model, criterion, optimizer, inputs, targets, precision)
+
         with self._rates.on_device():
-            return self._graph.eagerly(partial(work, inputs, targets, precision))
+            return self._graph.eagerly(whole)
 
     def _record(
         self, work: Step, optimizer: Optimizer, inputs: Tensor, targets: Tensor, precision: Any
     ) -> None:
-        batch = (inputs, targets) if self.reused else (inputs.clone(), targets.clone())
+        reused = self.reused
+        batch = (inputs.clone(), targets.clone()) if reused is None else (inputs, targets)
         errors: list[Exception] = []
 
         def watched() -> Tensor:
             try:
+                if reused is not None:
+                    reused.fill()
                 return work(*batch, precision)
             except Exception as error:
                 errors.append(error)
@@ -171,8 +192,8 @@ class CapturedStep:
             for parameter, gradient in self._gradients:
                 parameter.grad = gradient
             self._displaced = False
-        for own, given in zip(self._batch, (inputs, targets), strict=True):
-            if own is not given:
+        if self.reused is None:
+            for own, given in zip(self._batch, (inputs, targets), strict=True):
                 own.copy_(given)
         self._graph.replay()
         return self._loss.clone()
@@ -180,9 +201,10 @@ class CapturedStep:
     def _changed(self, inputs: Tensor, targets: Tensor) -> str | None:
         """The difference to the recording, or None."""
         assert self._batch is not None
-        for own, given in zip(self._batch, (inputs, targets), strict=True):
-            if own.shape != given.shape or own.dtype != given.dtype:
-                return f"batches of {tuple(own.shape)} and {tuple(given.shape)}"
+        if self.reused is None:
+            for own, given in zip(self._batch, (inputs, targets), strict=True):
+                if own.shape != given.shape or own.dtype != given.dtype:
+                    return f"batches of {tuple(own.shape)} and {tuple(given.shape)}"
         key = self._rates.changed()
         return None if key is None else f"the optimizer's {key} changes from step to step"
 
@@ -198,7 +220,7 @@ class _Rates:
         self._groups: list[dict[str, Any]] = []
         self._tensors: list[Tensor] = []
         self._values: list[float] = []
-        self._settings: list[tuple[dict[str, Any], str, Any]] = []
+        self._settings: list[tuple[dict[str, Any], dict[str, Any]]] = []
 
     def follow(self, optimizer: Optimizer, device: torch.device) -> None:
         """Take over what has changed since the last step."""
@@ -226,17 +248,14 @@ class _Rates:
 
     def freeze(self) -> None:
         """Remember the other settings: they are constants of the recording."""
-        self._settings = [
-            (group, key, value)
-            for group in self._groups
-            for key, value in group.items()
-            if key not in ("params", "lr")
-        ]
+        self._settings = [(group, dict(group)) for group in self._groups]
 
     def changed(self) -> str | None:
         """A setting that differs from the recorded one, or None."""
-        for group, key, value in self._settings:
-            now = group.get(key)
-            if now is not value and now != value:
-                return key
+        for group, recorded in self._settings:
+            recorded["lr"] = group["lr"]
+            # The same object is equal without a look at it, so that this takes less than a microsecond.
+            if group != recorded:
+                keys = (*group, *recorded)
+                return next(key for key in keys if group.get(key, self) != recorded.get(key, self))
         return None
