@@ -60,13 +60,16 @@ def weights(run: str) -> dict[str, torch.Tensor]:
 
 
 def assert_same_run(one: str, other: str, tolerance: float = 2e-6) -> None:
-    """Every loss, every evaluation that both have, and the final weights."""
+    """Every loss, every evaluation that both have, and the final weights.
+
+    With a wider ``tolerance`` accuracies are left out: a sample between two classes may fall on either side.
+    """
     mine, theirs = ({(row["step"], *row): row for row in rows(run)} for run in (one, other))
     both = [(row, theirs[key]) for key, row in mine.items()]
     assert len(both) > 8
     for left, right in both:
         for key, value in left.items():
-            if key in ("samples_per_second", "seconds"):
+            if key in ("samples_per_second", "seconds") or (tolerance > 1e-5 and "accuracy" in key):
                 continue
             assert right[key] == pytest.approx(value, rel=tolerance, abs=tolerance), (key, left["step"])
     final = weights(other)
