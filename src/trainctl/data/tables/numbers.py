@@ -61,7 +61,8 @@ def find_notation(texts: Mapping[str, int], decimal: str, delimiter: str) -> Not
     """The notation of a column's cells.
 
     ``850`` beside ``1,200`` is written with thousands separators; ``1.850`` beside ``750`` has two readings,
-    as has a column of nothing but ``1,200``, unless commas separate the cells of the file.
+    as has a column of nothing but ``1,200``, unless commas separate the cells of the file, and one of nothing
+    but ``1.200`` where semicolons do.
 
     Args:
         texts: the different texts of its cells in the order of their first cells, with their counts.
@@ -69,7 +70,7 @@ def find_notation(texts: Mapping[str, int], decimal: str, delimiter: str) -> Not
         delimiter: of the file.
     """
     if decimal == "auto" and floats([*texts]) is not None:
-        return _plain_notation(texts)
+        return _plain_notation(texts, delimiter)
     if _time_share(texts) > 0.5:
         return Notation(unit=TIME)
     split = [(*found, count) for text, count in texts.items() if (found := _split(text)) is not None]
@@ -100,13 +101,14 @@ def find_notation(texts: Mapping[str, int], decimal: str, delimiter: str) -> Not
     return Notation(False, unit, unclear=unclear)
 
 
-def _plain_notation(texts: Iterable[str]) -> Notation:
+def _plain_notation(texts: Iterable[str], delimiter: str) -> Notation:
     """The notation of cells that are all plain numbers: points may still be between thousands."""
     pointed = [text for text in texts if "." in text]
     if not pointed or not all(_EITHER.fullmatch(text) for text in pointed):
         return Notation(proven=bool(pointed))
-    small = any(_SMALL.fullmatch(text) for text in texts)
-    grouped = small and not any(_LARGE.fullmatch(text) for text in texts)
+    # Semicolons separate cells where commas are before decimals, and points between thousands.
+    is_usual = delimiter == ";" or any(_SMALL.fullmatch(text) for text in texts)
+    grouped = is_usual and not any(_LARGE.fullmatch(text) for text in texts)
     return Notation(unclear=pointed[0] if grouped else "")
 
 
