@@ -228,7 +228,9 @@ def test_numbers_as_people_write_them(cells: list[str], values: list[float], sai
     assert said in data.note
 
 
-@pytest.mark.parametrize("cells", [["1,200", "2,300"], ["1.850", "750"], ["1,200", "1.850"]])
+@pytest.mark.parametrize(
+    "cells", [["1,200", "2,300"], ["1.850", "750"], ["1,200", "1.850"], ["297.000", "241.000"]]
+)
 def test_numbers_with_two_readings_are_named(cells: list[str]) -> None:
     text = "a;y\n" + "".join(f"{cell};{row}\n" for row, cell in enumerate(cells))
     said = problem(text)
