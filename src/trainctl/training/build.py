@@ -40,6 +40,7 @@ from trainctl.training.prepare_data import Loaders, build_loaders, class_counts,
 from trainctl.training.run import Hook, Run
 from trainctl.training.steps.choose import Step, choose_step, micro_batches, unguarded_step
 from trainctl.training.steps.whole_batch import WholeBatch
+from trainctl.training.unregistered import refuse_unregistered
 
 _EPOCHS, _MOST_EPOCHS, _TABLE_STEPS = 20, 200, 10_000
 
@@ -231,7 +232,12 @@ def _build_model(
 ) -> tuple[Any, Any, list[str]]:
     """The model with its first values, on the device; the data of the run whose values it has, if it has them
     all; notices about them."""
-    model = build_model(config.model, data.input_shape, data.output_size)
+
+    def built() -> Any:
+        return build_model(config.model, data.input_shape, data.output_size)
+
+    model = built()
+    refuse_unregistered(config.model.name, model, built, config.seed + 1)
     start: Any = None
     notices = parameters.check_types(config.model.name, model)
     if config.init_from is not None and begun is not None:
