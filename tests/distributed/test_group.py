@@ -17,7 +17,7 @@ from trainctl.errors import RankError
 def launcher(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The store of a launcher that outlives the processes it starts."""
     store = dist.HashStore()
-    monkeypatch.setattr(group, "rendezvous", lambda url, timeout: iter([(store, 0, 3)]))
+    monkeypatch.setattr(group, "rendezvous", lambda url, rank, size, timeout: iter([(store, rank, size)]))
     return store
 
 

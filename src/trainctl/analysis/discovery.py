@@ -16,7 +16,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from trainctl.checkpoint.mirrored import located
 from trainctl.config.values import parse_values, read_values
 from trainctl.errors import ConfigError, TrainctlError, storage_error
 from trainctl.runs import files
@@ -107,6 +106,9 @@ def gather(places: Iterable[str | Path]) -> list[Entry]:
 
 def _at(place: str | Path) -> Iterator[Entry]:
     if is_url(place):
+        # Only here: it imports torch, which a comparison of what is on the disk does without.
+        from trainctl.checkpoint.mirrored import located
+
         directory, _ = located(place, checkpoints=False)
         yield from (replace(entry, name=entry.name or str(place)) for entry in _below(directory))
         return
