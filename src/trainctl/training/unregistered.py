@@ -24,7 +24,7 @@ def refuse_unregistered(name: str, model: Any, again: Callable[[], Any], seed: i
 
     Args:
         model: as it was built.
-        again: builds another one; called only where ``model`` has tensors that are no parameter and no buffer.
+        again: builds another one; called only where ``model`` has a tensor that its state does not hold.
         seed: another one than the model's.
     """
     if not isinstance(model, nn.Module):
@@ -36,14 +36,12 @@ def refuse_unregistered(name: str, model: Any, again: Callable[[], Any], seed: i
             continue
         if isinstance(value, nn.Module) and any(True for _ in value.state_dict()):
             raise ConfigError(
-                f"model={name}: {place} is a layer that the model does not know, which is neither trained nor"
-                " saved",
+                f"model={name}: {place} is a layer unknown to the model, which is neither trained nor saved",
                 "keep layers in nn.ModuleList or nn.ModuleDict",
             )
         if isinstance(value, Tensor) and value.requires_grad and value.is_leaf:
             raise ConfigError(
-                f"model={name}: {place} is a tensor that the model does not know, which is neither trained nor"
-                " saved",
+                f"model={name}: {place} is a tensor unknown to the model, which is neither trained nor saved",
                 "make it an nn.Parameter, in an attribute or an nn.ParameterList",
             )
         if isinstance(value, Tensor):
@@ -57,7 +55,7 @@ def _refuse_random(
 ) -> None:
     """Raise ConfigError for the first of the places whose tensor another model has with other values."""
     states = torch.get_rng_state(), numpy.random.get_state(), random.getstate()
-    on_devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    on_devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     try:
         seed_everything(seed)
         others = dict(_attributes(again()))
@@ -84,7 +82,7 @@ def _equal(one: Tensor, other: Tensor) -> bool:
 
 
 def _attributes(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Layers and tensors in the attributes of all modules, and in lists and mappings there, with their place."""
+    """Layers and tensors in attributes of all modules, and in lists and mappings there, with their places."""
     for prefix, module in named_modules(model):
         for key, value in vars(module).items():
             if key not in _OWN:
