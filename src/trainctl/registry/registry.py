@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, Len
 
 from trainctl.errors import ConfigError, did_you_mean
 from trainctl.registry.constraints import Count, Fraction, NonNegative, NonNegativeInt, Positive, Seed
@@ -228,7 +228,7 @@ DATASETS = Registry(
     "datasets",
     supplied=("like",),
     common=_common(
-        Parameter("as_task", str | None, None),
+        Parameter("as_task", str | Annotated[dict[str, dict[str, Any]], Len(1, 1)] | None, None),
         Parameter("augment", list[str | dict[str, Any]], ()),
         Parameter("limit", Count | None, None),
         Parameter("val", Fraction | NonNegativeInt, 0.1),
