@@ -53,7 +53,7 @@ def _tokens(text: str, reading: Mapping[str, Any]) -> list[int]:
         return [byte + 1 for byte in text.encode("utf-8", "replace")]
     if "tokenizer" in reading:
         found = _tokenizer(reading["tokenizer"]).encode(text.encode("utf-8", "replace"))
-        return (found + 1).tolist()  # type: ignore[no-any-return]
+        return (found + 1).tolist()
     words = (word.encode("utf-8", "replace") for word in _WORD.findall(text.lower()))
     return [zlib.crc32(word) % _LARGEST + 1 for word in words]
 
