@@ -84,7 +84,8 @@ def replay(capsule: Capsule, config: Config, device: torch.device) -> Replay:
     torch.set_float32_matmul_precision(config.train.matmul)
     if device.type == "cpu":
         torch.set_num_threads(min(max(1, capsule.threads), _MAX_THREADS))
-    model = build_model(config.model, made_shape(capsule.input_shape), capsule.output_size).to(device)
+    shape = made_shape(capsule.input_shape)
+    model = build_model(config.model, shape, capsule.output_size, pretrained=False).to(device)
     counts = None if capsule.class_counts is None else torch.tensor(capsule.class_counts)
     criterion = construct(config.loss, class_counts=counts).to(device)
     optimizer = construct(config.optim, parameters=parameters.groups(config, model))

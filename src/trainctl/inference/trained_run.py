@@ -172,7 +172,7 @@ def load_run(
     if device is None:
         device, differences = _device_of(config, record)
         notices += differences
-    model = build_model(config.model, known["input_shape"], known["output_size"])
+    model = build_model(config.model, known["input_shape"], known["output_size"], pretrained=False)
     try:
         model.load_state_dict(content.model)
     except (RuntimeError, KeyError) as error:

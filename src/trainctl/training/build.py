@@ -75,7 +75,7 @@ def build(
     loop = construct(config.loop, config=config)
 
     runtime.seed_everything(config.seed)
-    model, start, notices = _build_model(config, data, device, begun, group)
+    model, start, notices = _build_model(config, data, device, begun, group, is_new=stored is None)
     with runtime.random_state_kept(device):
         data, merging = prepare(config, data, criterion, loop, stored, start)
         metrics = choose_metrics(config.metrics, data)
@@ -228,18 +228,24 @@ def _prepare_device(config: Config, group: Group | None) -> torch.device:
 
 
 def _build_model(
-    config: Config, data: Data, device: torch.device, begun: CheckpointData | None, group: Group | None
+    config: Config,
+    data: Data,
+    device: torch.device,
+    begun: CheckpointData | None,
+    group: Group | None,
+    *,
+    is_new: bool,
 ) -> tuple[Any, Any, list[str]]:
     """The model with its first values, on the device; the data of the run whose values it has, if it has them
     all; notices about them."""
 
     def built() -> Any:
-        return build_model(config.model, data.input_shape, data.output_size)
+        return build_model(config.model, data.input_shape, data.output_size, pretrained=is_new)
 
     model = built()
     refuse_unregistered(config.model.name, model, built, config.seed + 1)
     start: Any = None
-    notices = parameters.check_types(config.model.name, model)
+    notices = [*parameters.check_types(config.model.name, model), *getattr(model, "notices", ())]
     if config.init_from is not None and begun is not None:
         is_whole, notice = parameters.copy_from(config.init_from, begun.model, model)
         start = described_data(begun.state) if is_whole else None
