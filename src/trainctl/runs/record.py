@@ -79,14 +79,15 @@ class RunRecord:
         self.write()
 
     def write(self) -> None:
-        files.replace(self.path, (json.dumps(_without_nan(self.values), indent=2) + "\n").encode())
+        files.replace(self.path, (json.dumps(without_nan(self.values), indent=2) + "\n").encode())
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
+    """``value`` for JSON: numbers that are not finite become text."""
     if isinstance(value, Mapping):
-        return {key: _without_nan(item) for key, item in value.items()}
+        return {str(key): without_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
+        return [without_nan(item) for item in value]
     if isinstance(value, float) and value - value != 0:
         return str(value)
     return value

@@ -100,8 +100,7 @@ class Member:
         request, directory = self.request, self.request.directory
         if request.resumed is None:
             self._open.enter_context(lock(directory))
-        self._handler = open_log(directory)
-        self._open.callback(_close_log, self._handler)
+        self._handler = self._open.enter_context(open_log(directory))
         if request.resumed is not None:
             self._before = read_record(directory)
         self.record = open_record(request, git)
@@ -250,8 +249,3 @@ def _cloned(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _cloned(item) for key, item in value.items()}
     return [_cloned(item) for item in value] if isinstance(value, list) else value
-
-
-def _close_log(handler: logging.Handler) -> None:
-    with contextlib.suppress(OSError):
-        handler.close()
