@@ -40,10 +40,12 @@ def now() -> str:
 class RunRecord:
     """``run.json``, replaced whole at each change, so that a reader never sees a partial file.
 
-    ``begun`` is set once the run is built and its config stored: later errors are recorded as the run's.
+    Attributes:
+        before: what a resumed run's record said, until the run is built and its config stored: an error up to
+            then is not the run's, and its record goes back to this.
     """
 
-    begun = False
+    before: dict[str, Any] | None = None
 
     def __init__(self, directory: Path, **values: Any) -> None:
         self.path = directory / "run.json"
@@ -69,7 +71,8 @@ class RunRecord:
         """The record of a run that is resumed: existing values are kept, ``values`` are set."""
         record = cls.__new__(cls)
         record.path = directory / "run.json"
-        record.values = {**read_record(directory), **values}
+        record.before = read_record(directory)
+        record.values = {**record.before, **values}
         record.write()
         return record
 
