@@ -66,8 +66,8 @@ class MetricsLog(Hook):
             self._write_losses(arrived)
 
     def evaluated(self, run: Run, values: Mapping[str, float]) -> None:
-        self.flush()
         if values:
+            self.flush()
             self.write({**run.state.where, **values, "samples_per_second": round(run.state.speed, 1)})
 
     def flush(self) -> None:
