@@ -30,10 +30,10 @@ from trainctl.training.buffers import Buffers
 from trainctl.training.hooks.checkpointer import Checkpointer
 from trainctl.training.hooks.clip import ClipNorm
 from trainctl.training.hooks.guard import Guard
-from trainctl.training.loop import fit
+from trainctl.training.loop import fit, train_step
 from trainctl.training.run import Hook, Run
 from trainctl.training.steps.accumulated import accumulated_step
-from trainctl.training.steps.guarded import guarded_rung, guarded_step
+from trainctl.training.steps.guarded import guarded_rung
 
 
 class Breaking(nn.CrossEntropyLoss):
@@ -135,7 +135,7 @@ def guarded(
 ) -> tuple[Run, Keeping]:
     keeping = Keeping()
     run = make_run(total_steps=steps, lr=0.25, hooks=[guard, *hooks, keeping], **settings)
-    run.step = partial(guarded_step, guard=guard)
+    run.step = partial(train_step, guard=guard)
     if loss is not None:
         run.criterion = loss
     return run, keeping
@@ -236,7 +236,7 @@ def test_a_validation_loss_that_is_not_finite_stops_nothing() -> None:
 )
 def test_a_finite_run_is_the_same_with_and_without(guard: Guard) -> None:
     runs = [make_run(total_steps=70, hooks=hooks) for hooks in ([guard], [])]
-    runs[0].step = partial(guarded_step, guard=guard)
+    runs[0].step = partial(train_step, guard=guard)
     for run in runs:
         with_model(run, normalised_network(dropout=0.3), fused_adam)
         torch.manual_seed(1)

@@ -75,6 +75,10 @@ class Guard(Hook):
 
     # ---------------------------------------------------------------- asked by the step
 
+    def accepts(self, loss: Tensor) -> bool:
+        """Whether the optimizer may step: both of the following."""
+        return self.accepts_loss(loss) and self.accepts_gradients(loss)
+
     def accepts_loss(self, loss: Tensor) -> bool:
         """Whether the step may go on. Raises NotFiniteError where no more steps may be left out."""
         if not self.loss:
