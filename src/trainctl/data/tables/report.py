@@ -117,7 +117,10 @@ def _notation(column: Column) -> list[str]:
     if column.kind != "number":
         return []
     unit = column.notation.unit
-    written = ["dates or times, in seconds" if unit == TIME else f"numbers with {unit}"] if unit else []
+    order = f" ({column.notation.dates.replace('_', ' ')})" if column.notation.dates else ""
+    written = (
+        [f"dates or times{order}, in seconds" if unit == TIME else f"numbers with {unit}"] if unit else []
+    )
     if column.notation.comma:
         written.append("decimal commas")
     thousands = "." if column.notation.comma else ","
