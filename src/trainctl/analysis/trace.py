@@ -18,6 +18,7 @@ from torch import Tensor
 from trainctl.analysis.step_timing import spare_run, step_again, waiting
 from trainctl.analysis.trace_report import Layer, Parameter, Trace, Values, with_findings
 from trainctl.checkpoint.snapshot import RandomStates
+from trainctl.components.losses.auto import loss_name
 from trainctl.config.settings import Config
 from trainctl.data.inputs import Inputs
 from trainctl.data.sampler import Share
@@ -106,6 +107,7 @@ def _settings(built: Built, config: Config) -> tuple[tuple[str, str], ...]:
     if train.accumulate > 1:
         size += f" × {train.accumulate}"
     lrs = sorted({float(group["lr"]) for group in built.run.optimizer.param_groups})
+    loss = loss_name(config.loss.name, built.data.task)
     rows = [
         (
             "model",
@@ -114,7 +116,7 @@ def _settings(built: Built, config: Config) -> tuple[tuple[str, str], ...]:
         ("data", f"{built.data.name}: {len(built.data.train):,} training samples, {size}"),
         (
             "training",
-            f"{config.loss.name}, {config.optim.name} at learning rate {', '.join(f'{lr:g}' for lr in lrs)}",
+            f"{loss}, {config.optim.name} at learning rate {', '.join(f'{lr:g}' for lr in lrs)}",
         ),
         ("step", built.run.step_name),
         ("attached", ", ".join(hook.name for hook in built.run.hooks)),

@@ -203,7 +203,7 @@ MODELS = Registry(
     supplied=("input_shape", "output_size"),
     common=_common(Parameter("freeze", list[str], ())),
 )
-LOSSES = Registry("loss", "loss", "losses", supplied=("class_counts",), torch_classes=True)
+LOSSES = Registry("loss", "loss", "losses", supplied=("class_counts", "task"), torch_classes=True)
 OPTIMIZERS = Registry(
     "optim",
     "optimizer",

@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from trainctl.checkpoint.format import CheckpointData
+from trainctl.components.losses.auto import loss_name
 from trainctl.components.optimizers._lean import stock_classes
 from trainctl.config.settings import Config, Ddp, Train
 from trainctl.data.fingerprint import described_data, differences
@@ -72,6 +74,8 @@ def build(
     data.transform.to(device)  # the statistics it was fitted with, if it has any
     runtime.seed_everything(config.seed)
     criterion = _build_criterion(config, data, device)
+    # Messages name the loss that it is.
+    config = replace(config, loss=replace(config.loss, name=loss_name(config.loss.name, data.task)))
     loop = construct(config.loop, config=config)
 
     runtime.seed_everything(config.seed)
@@ -257,7 +261,7 @@ def _build_model(
 
 
 def _build_criterion(config: Config, data: Data, device: torch.device) -> Any:
-    criterion = construct(config.loss, class_counts=class_counts(data))
+    criterion = construct(config.loss, class_counts=class_counts(data), task=data.task)
     check_part(config.loss, criterion, Criterion)
     return criterion.to(device)
 
