@@ -385,6 +385,19 @@ def test_na_can_be_a_class_and_a_category() -> None:
     assert read("a,y\n1,-\n2,+\n3,+\n4,-\n").classes == ("+", "-")
 
 
+def test_a_mark_of_many_targets_is_said_in_a_line_of_its_own() -> None:
+    rows = [f"{row}.5,{('EU', 'NA', 'SA')[row % 3]}\n" for row in range(60)]
+    data = read("a,y\n" + "".join(rows))
+    said = "20 rows have no target: NA counts as missing; if it is a class: dataset.missing_marks=[]"
+    assert data.warnings == (said,)
+    assert not read("a,y\n" + "".join(rows), missing_marks=[]).warnings
+    assert not read("a,y\n" + "".join(rows), missing_marks=["NA"]).warnings
+    assert not read("a,y\n" + "".join(rows[:12])).warnings  # a handful
+    assert not read("a,y\n" + "".join(rows).replace("NA", "")).warnings
+    numbers = "a,y\n" + "".join(f"{row}.5,{('0', 'NA', '1')[row % 3]}\n" for row in range(60))
+    assert not read(numbers).warnings
+
+
 def test_times_in_seconds_keep_their_differences() -> None:
     far, near = (
         read("t,y\n" + "".join(f"{start + 7 * row},{row}.5\n" for row in range(30)))

@@ -59,7 +59,7 @@ class Column:
         texts: the cells as text, None for a missing value; None if the file stores numbers.
         bad: the problem of each cell that does not fit the kind, by row.
         notation: how its numbers are written.
-        marks: the texts among its cells that stand for a missing value.
+        marks: the texts among its cells that stand for a missing value, with their counts; 0: not counted.
         stored: its type is the file's, not found in its texts.
         labels: its texts are classes.
         signs: a lone ``-`` or ``.`` is a missing number.
@@ -80,7 +80,7 @@ class Column:
     signs: bool = True
     plain: bool = False
     coded: bool = True
-    marks: tuple[str, ...] = ()
+    marks: Mapping[str, int] = field(default_factory=dict)
     stored: bool = False
     labels: bool = False
     no_input: str = ""
@@ -146,8 +146,7 @@ def read_column(
     cells = cells if isinstance(cells, Texts) else Texts.of(cells)
     texts = cells.map(lambda cell: present(cell or "", marks))
     signs = marks is None
-    pairs = zip(cells.unique, texts.unique, strict=True)
-    used = tuple(sorted({cell for cell, text in pairs if text is None and cell}))
+    used = marks_in(cells, texts)
     given = {text: count for text, count in texts.counts().items() if not (signs and text in SIGNS)}
     if given and all(text.lower() in _FLAGS for text in given):
         return as_kind(Column(name, number, "flag", texts=texts, signs=signs, marks=used))
@@ -159,6 +158,15 @@ def read_column(
         return replace(column, unclear=_two_readings(column)) if notation.unclear else column
     text = Column(name, number, "text", texts=texts, signs=signs, marks=used)
     return replace(text, unclear=mixed_numbers(text, column))
+
+
+def marks_in(cells: Texts, texts: Texts) -> dict[str, int]:
+    """The cells that are no text, because they stand for a missing value, with their counts."""
+    used = sorted(
+        cell for cell, text in zip(cells.unique, texts.unique, strict=True) if cell and text is None
+    )
+    counts = cells.counts() if used else {}
+    return {mark: counts[mark] for mark in used if mark in counts}
 
 
 def times_in(column: Column) -> Column:

@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainctl.data.tables.columns import Column, quoted
+from trainctl.data.tables.columns import Column, is_number, quoted
 from trainctl.data.tables.numbers import TIME
 from trainctl.data.tables.rows import Table, show_names
 from trainctl.data.tables.texts import Texts
 
 _SHOWN = 4
+_HANDFUL = 5
 _EXACT = 2.0**53
 _SAMPLE = 50_000
 _NUMERIC = re.compile(r"[\s.,:/()<>+*-]*\d[\d\s.,:/()<>+*-]*")
@@ -97,6 +98,18 @@ def summary(table: Table, inputs: Sequence[Taken], left_out: Mapping[int, str]) 
         counts.append(f"{len(unasked) - _SHOWN} more columns left out, which train.log names")
     counts += [f"{column.place}: {column.lost}" for column in inputs if column.lost][:_SHOWN]
     return "; ".join(counts)
+
+
+def lost_classes(table: Table, target: Column) -> list[str]:
+    """A line for each text of a target that counts as missing and may be the name of a class."""
+    texts = {} if target.texts is None else target.texts.counts()
+    if table.marks is not None or all(is_number(text) or text.lower() in ("true", "false") for text in texts):
+        return []
+    return [
+        f"{count} rows have no target: {mark} counts as missing; if it is a class: dataset.missing_marks=[]"
+        for mark, count in target.marks.items()
+        if count > _HANDFUL
+    ]
 
 
 def column_report(

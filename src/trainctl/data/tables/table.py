@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from trainctl.data.tables.columns import Column, is_number, settle_dates
 from trainctl.data.tables.numbers import Notation
-from trainctl.data.tables.report import column_report, summary, taken
+from trainctl.data.tables.report import column_report, lost_classes, summary, taken
 from trainctl.data.tables.rows import (
     Table,
     choose_columns,
@@ -122,6 +122,7 @@ def finish(facts: Mapping[str, Any], train: Split, test: Split | None) -> Data:
         fit=lambda train: TableTransform(train.inputs, widths),
         classes=classes,
         note=facts["note"],
+        warnings=tuple(facts["warnings"]),
         report=tuple(facts["report"]),
         reading=facts["reading"],
     )
@@ -196,6 +197,7 @@ def prepare(
     facts = {
         "name": name,
         "note": "; ".join(filter(None, [Path(table.file).name, *notes, why, left_out])),
+        "warnings": [line for goal in goals for line in lost_classes(table, goal)],
         "report": column_report(table, used, goals, left_out_columns),
         "reading": reading,
     }
