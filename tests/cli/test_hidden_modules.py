@@ -31,7 +31,7 @@ def test_a_file_called_as_a_module_hides_it_nowhere(words: list[str], tmp_path: 
     for name in ("random.py", "token.py", "logging.py", "tempfile.py"):
         (tmp_path / name).write_text('raise SystemExit("this file was imported")\n')
     (tmp_path / "torch.py").write_text(PLUGIN)
-    given = ["plugins=[./torch.py]", "model.name=mine", "threads=1", "epochs=1", *words]
+    given = [*words, "plugins=[./torch.py]", "model.name=mine", "threads=1", "epochs=1"]
     done = subprocess.run(
         [sys.executable, "-m", "trainctl", *given], cwd=tmp_path, capture_output=True, text=True, timeout=300
     )
