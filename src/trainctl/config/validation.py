@@ -19,7 +19,11 @@ from trainctl.config.overrides import ALIASES
 from trainctl.config.parameter_groups import check_groups
 from trainctl.config.settings import GROUPS, STRATEGIES, STRICT, Component, Config, TopLevel
 from trainctl.errors import ConfigError, Problem, did_you_mean, nearest
+<<<<<<< HEAD
 from trainctl.registry import COMPONENTS, METRICS, TASKS, TRACKERS, Parameter, Registry
+=======
+from trainctl.registry import COMPONENTS, METRICS, TRACKERS, Parameter, Registry, plugins
+>>>>>>> h-first
 from trainctl.registry.constraints import describe, show
 
 M = TypeVar("M", bound=BaseModel)
@@ -188,7 +192,7 @@ def _without_name(node: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def _unknown_member(registry: Registry, given: str, name: Any) -> Problem:
-    remedy = did_you_mean(str(name), registry.names())
+    remedy = did_you_mean(str(name), registry.names()) + plugins.hint(str(name), given)
     return Problem(
         f"{given}: there is no such {registry.noun}", f"{remedy}there are: {', '.join(registry.names())}"
     )
