@@ -19,11 +19,7 @@ from trainctl.config.overrides import ALIASES
 from trainctl.config.parameter_groups import check_groups
 from trainctl.config.settings import GROUPS, STRATEGIES, STRICT, Component, Config, TopLevel
 from trainctl.errors import ConfigError, Problem, did_you_mean, nearest
-<<<<<<< HEAD
-from trainctl.registry import COMPONENTS, METRICS, TASKS, TRACKERS, Parameter, Registry
-=======
-from trainctl.registry import COMPONENTS, METRICS, TRACKERS, Parameter, Registry, plugins
->>>>>>> h-first
+from trainctl.registry import COMPONENTS, METRICS, TASKS, TRACKERS, Parameter, Registry, plugins
 from trainctl.registry.constraints import describe, show
 
 M = TypeVar("M", bound=BaseModel)
