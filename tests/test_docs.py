@@ -66,7 +66,22 @@ def test_the_python_example_loads_the_newest_run(trainctl) -> None:
     (code,) = blocks(REPOSITORY / "README.md", "python")
     names: dict[str, object] = {}
     exec(code, names)
-    assert "model" in names
+    assert isinstance(names["model"], nn.Module)
+
+
+def test_the_rows_of_the_docs_are_predicted(
+    trainctl, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [
+        f"{20 + n % 50},{n * 0.5},{'red' if n % 2 else 'blue'},{'yes' if n % 2 else 'no'}" for n in range(80)
+    ]
+    (tmp_path / "table.csv").write_text("\n".join(["age,income,colour,bought", *lines]))
+    words = ("dataset=csv", "dataset.path=table.csv", "epochs=20", "lr=0.05", "threads=1")
+    assert trainctl(*words).code == 0
+    exec(blocks(REPOSITORY / "docs" / "using.md", "python")[0], {})
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("yes {'no': 0.")
+    assert second.startswith("no {'no': 0.")
 
 
 def test_the_option_file_of_the_docs_works(trainctl, tmp_path: Path) -> None:

@@ -23,7 +23,6 @@ from trainctl.data.inputs import Shape, made_shape
 from trainctl.data.preprocessing import describe_samples, first_samples, make_transform
 from trainctl.data.readout import Readout
 from trainctl.errors import CheckpointError, ConfigError
-from trainctl.inference.pipeline import Pipeline
 from trainctl.registry import TASKS, trust
 from trainctl.registry.protocols import Model
 from trainctl.runs.bucket import is_url
@@ -114,31 +113,6 @@ class Trained:
             return make_transform(described).to(self.device)
         except ValueError as error:
             raise CheckpointError(f"{self.checkpoint} holds {error}") from error
-
-
-def load_model(
-    run: str | Path, which: str = "best", *, preprocess: bool = False, trust_plugins: bool = False
-) -> nn.Module:
-    """See :func:`trainctl.load`."""
-    if which not in ("best", "last"):
-        raise ConfigError(f"which={which}: must be best or last")
-    trained = load_run(run, which, trust_plugins=trust_plugins, device=torch.device("cpu"))
-    model: nn.Module = trained.model  # type: ignore[assignment]
-    if preprocess:
-        return Pipeline(trained.transform(), model, trained.readout.for_programs(), trained.task).eval()
-    if trained.readout.mean is not None:
-        model.register_forward_hook(_InUnit(trained.readout.for_programs()))
-    return model
-
-
-@dataclass(frozen=True)
-class _InUnit:
-    """A forward hook: scaled outputs in the unit of the data. The state of the model stays what it is."""
-
-    readout: Readout
-
-    def __call__(self, model: nn.Module, inputs: Any, outputs: Tensor) -> Tensor:
-        return self.readout.unscaled(outputs)
 
 
 def load_run(
