@@ -51,6 +51,7 @@ class Trained:
         reading: how raw samples are read from files.
         readout: from the model's outputs to values in the unit of the data, on ``device``.
         notices: warnings to print before any result.
+        same_environment: whether torch and device are those of training, and it was not a fused sweep's.
     """
 
     directory: Path
@@ -69,6 +70,7 @@ class Trained:
     reading: Mapping[str, Any]
     readout: Readout
     notices: tuple[str, ...]
+    same_environment: bool
 
     @property
     def step(self) -> int:
@@ -143,9 +145,10 @@ def load_run(
     chosen, content, damaged = read_chosen(directory, record, which, training=False)
     notices = [*said, *(f"damaged, not used: {reason}" for _, reason in damaged)]
     known = _described(chosen, content)
+    elsewhere: list[str] = []
     if device is None:
-        device, differences = _device_of(config, record)
-        notices += differences
+        device, elsewhere = _device_of(config, record)
+        notices += elsewhere
     model = build_model(config.model, known["input_shape"], known["output_size"])
     try:
         model.load_state_dict(content.model)
@@ -167,6 +170,7 @@ def load_run(
         device=device,
         readout=readout,
         notices=(*_unfinished(directory, record, content.step, mirrored=is_url(run)), *notices),
+        same_environment=not elsewhere and record.get("engine") != "fused",
         **known,
     )
 
