@@ -22,7 +22,8 @@ def load(
     """The trained model of a run, in evaluation mode, on the CPU.
 
     Args:
-        run: the run's directory, ``last``, the name given with ``name=``, or the URL that it is mirrored to.
+        run: the run's directory, ``last``, the name given with ``name=``, or the URL that it is mirrored to;
+            of a sweep's directory, its best run.
         which: ``best`` or ``last`` checkpoint; without a best one, the last.
         preprocess: the model together with what comes before and after it: it takes raw samples, as the
             dataset has them (rows of numbers, the position of a text among its column's categories, images of

@@ -23,6 +23,7 @@ from trainctl.data.inputs import Shape, made_shape
 from trainctl.data.preprocessing import describe_samples, first_samples, make_transform
 from trainctl.data.readout import Readout
 from trainctl.errors import CheckpointError, ConfigError
+from trainctl.inference.winner import winner
 from trainctl.registry import TASKS, trust
 from trainctl.registry.protocols import Model
 from trainctl.runs.bucket import is_url
@@ -124,7 +125,7 @@ def load_run(
     trust_plugins: bool = False,
     device: torch.device | None = None,
 ) -> Trained:
-    """The ``best`` or ``last`` model of a run, and all that is needed to use it.
+    """The ``best`` or ``last`` model of a run, or of a sweep's best one, and all that is needed to use it.
 
     ``device`` defaults to the run's, with its number of threads so that results are the same to the last
     digit, and to the CPU where that device is missing.
@@ -133,6 +134,7 @@ def load_run(
     for changed plugins and unsafe files.
     """
     directory, said = located(run)
+    directory, best = winner(directory)
     record = read_record(directory)
     if not (directory / "config.yaml").is_file():
         raise _no_checkpoint(directory, record)
@@ -143,7 +145,7 @@ def load_run(
     if not record.get("best") and not any((directory / "checkpoints").glob("step-*")):
         raise _no_checkpoint(directory, record)
     chosen, content, damaged = read_chosen(directory, record, which, training=False)
-    notices = [*said, *(f"damaged, not used: {reason}" for _, reason in damaged)]
+    notices = [*best, *said, *(f"damaged, not used: {reason}" for _, reason in damaged)]
     known = _described(chosen, content)
     elsewhere: list[str] = []
     if device is None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TextIO
 
 from trainctl.analysis.ranking import Comparison, Row
 from trainctl.ui.compare_plot import pictures
-from trainctl.ui.compare_tables import NOTHING_RANKED, clean, others, table
+from trainctl.ui.compare_tables import NOTHING_RANKED, clean, others, place, table
 from trainctl.ui.screen import Screen
 
 MOST_CURVES = 8
@@ -36,6 +37,8 @@ def show(
         screen.table(listed, ["red" if row[0] in bad else "yellow" for row in listed.rows])
     if not comparison.groups:
         screen.line(NOTHING_RANKED, "yellow")
+    elif (best := comparison.groups[0].rows[0]).rank is not None:
+        screen.line(f"next: trainctl eval {shlex.quote(place(best.runs[0].directory))}", "dim")
     for note in comparison.notes:
         screen.line(clean(note), "yellow")
     if curves is None:
