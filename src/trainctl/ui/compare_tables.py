@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from trainctl.ui.table import NOTHING, Column, Table
 NOTHING_RANKED = "nothing to rank: no finished run has a validation result"
 _REASON = 100
 _LEAST_REASON = 40
+_REASONS = 3
 
 
 def clean(text: str) -> str:
@@ -106,6 +108,14 @@ def others(comparison: Comparison, width: int | None = None) -> Table:
     reasons = [_shortened(clean(each.why), room) for each in in_order(comparison.others)]
     whole = ((*row, reason) for row, reason in zip(rows, reasons, strict=True))
     return Table(columns, tuple(whole), "not ranked")
+
+
+def failures_in_short(failures: Sequence[Other]) -> str:
+    """How many runs failed, and the most frequent reasons."""
+    counted = Counter(_shortened(clean(each.why), _REASON) for each in failures)
+    reasons = [f"{why} (×{many})" if many > 1 else why for why, many in counted.most_common(_REASONS)]
+    more = f"; {len(counted) - _REASONS} other reasons" if len(counted) > _REASONS else ""
+    return f"{len(failures)} runs failed: {'; '.join(reasons)}{more}. --failed lists them"
 
 
 def in_order(listed: Sequence[Other]) -> list[Other]:
