@@ -53,7 +53,8 @@ def test_a_command_runs(
     page: str, command: str, trainctl, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     examples = blocks(REPOSITORY / "docs" / "components.md", "python")
-    for name, code in zip(("my_model.py", "circles.py", "waves.py", "readings.py"), examples, strict=False):
+    files = ("my_model.py", "circles.py", "waves.py", "readings.py", "loss.py", "task.py", "largest_error.py")
+    for name, code in zip(files, examples, strict=True):
         (tmp_path / name).write_text(code)
     words = shlex.split(command)
     if "~/data" in command:
