@@ -6,6 +6,7 @@ import math
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +57,9 @@ def table(group: Group) -> Table:
         (Column("time", True, 2), [_time(row.seconds) for row in rows]),
         (Column("steps", True, 3), [_number(row.runs[0].step) for row in rows]),
         (Column("parameters", True, 4), [_number(row.runs[0].parameters) for row in rows]),
-        (Column("best run"), [place(row.runs[0].directory) for row in rows]),
+        (Column("best run", path=True), [place(row.runs[0].directory) for row in rows]),
     ]
-    heads = tuple(Column(clean(each.name), each.right, each.expendable) for each, _ in columns)
+    heads = tuple(replace(each, name=clean(each.name)) for each, _ in columns)
     cells = zip(*([clean(cell) for cell in filled] for _, filled in columns), strict=True)
     return Table(heads, tuple(cells), title(group))
 
@@ -93,7 +94,13 @@ def other_label(other: Other) -> str:
 
 def others(comparison: Comparison, width: int | None = None) -> Table:
     """The runs that are not ranked, as a table; reasons are cut where it would be wider than ``width``."""
-    columns = Column("state"), Column("exit", True), Column("run"), Column("directory"), Column("reason")
+    columns = (
+        Column("state"),
+        Column("exit", True),
+        Column("run"),
+        Column("directory", path=True),
+        Column("reason"),
+    )
     rows = [
         (
             each.entry.state,
