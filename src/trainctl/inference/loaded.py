@@ -47,7 +47,7 @@ def load_model(
         model = Pipeline(trained.transform(), model, trained.readout.for_programs(), trained.task).eval()
     elif trained.readout.mean is not None:
         model.register_forward_hook(_InUnit(trained.readout.for_programs()))
-    if not hasattr(type(model), "predict"):
+    if not hasattr(model, "predict"):
         model.predict = Predict(trained)
     loaded: Loaded = model
     return loaded
