@@ -20,6 +20,7 @@ from trainctl.data.preprocessing import describe_raw, shown
 from trainctl.errors import ConfigError
 from trainctl.inference.trained_run import Trained
 from trainctl.registry import DATASETS
+from trainctl.runs.record import without_nan
 from trainctl.training import runtime
 from trainctl.training.evaluation import choose_metrics
 from trainctl.training.loop import evaluate
@@ -56,8 +57,7 @@ class Score(Details):
     @property
     def differing(self) -> dict[str, Any]:
         """The values that the run recorded otherwise: as it recorded them."""
-        # run.json holds values that are not finite as text.
-        here = {name: value if math.isfinite(value) else str(value) for name, value in self.values.items()}
+        here = without_nan(self.values)
         return {name: value for name, value in (self.recorded or {}).items() if here.get(name) != value}
 
     @property
