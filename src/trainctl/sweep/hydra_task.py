@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import signal
+import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ from trainctl.training.interrupts import TERMINATING, Stopped
 from trainctl.training.request import Draw
 
 log = logging.getLogger("trainctl")
+_HANDLER = "checkpoint_and_try_requeue"  # submitit's
 
 
 @dataclass(frozen=True)
@@ -77,12 +81,16 @@ def queue_again() -> None:
     """
     if os.environ.get("SUBMITIT_EXECUTOR") != "slurm":
         return
-    for number in TERMINATING:
-        if getattr(signal.getsignal(number), "__name__", "") == "checkpoint_and_try_requeue":
-            try:
-                signal.raise_signal(number)
-            except Exception as error:
-                log.error("the job is not queued again: %s", error)
+    ours = [each for each in TERMINATING if getattr(signal.getsignal(each), "__name__", "") == _HANDLER]
+    for number, pause in itertools.product(ours, (0, 3, 10)):
+        time.sleep(pause)
+        try:
+            signal.raise_signal(number)
+        except subprocess.SubprocessError as error:  # SLURM's controller does not always answer at once
+            log.error("the job is not queued again: %s", error)
+        except Exception as error:
+            log.error("the job is not queued again: %s", error)
+            return
 
 
 def failed_since(ledger: Ledger, began: str) -> bool:
