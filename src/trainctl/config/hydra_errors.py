@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
@@ -13,6 +15,7 @@ from trainctl.config.values import first_line
 from trainctl.errors import Problem, did_you_mean
 from trainctl.paths import conf_directory, user_conf
 from trainctl.registry import COMPONENTS, TRACKERS
+from trainctl.runs.secrets import PREFIX
 
 
 def explain_override(override: str, error: Exception) -> Problem:
@@ -85,6 +88,10 @@ def message_with_key(error: Exception) -> str:
 
 def explain_value(error: OmegaConfBaseException) -> Problem:
     """The problem of a value that cannot be resolved."""
+    if (found := re.search(rf"\b{PREFIX}\w+", str(error))) is not None:
+        key = getattr(error, "full_key", None) or "KEY"
+        remedy = f"type {key}=… again, or set {found[0]}"
+        return Problem(f"{key}: is a secret, and those are not stored", remedy)
     remedy = ""
     if isinstance(error, InterpolationKeyError):
         remedy = "${…} takes a full key, such as ${optim.lr}; trainctl --cfg job shows all"

@@ -19,7 +19,7 @@ from trainctl.config.safety import refuse_environment, refuse_unsafe
 from trainctl.config.settings import Config
 from trainctl.config.values import first_line
 from trainctl.errors import ConfigError
-from trainctl.registry import plugins
+from trainctl.registry import TRACKERS, plugins
 from trainctl.runs.bucket import is_url
 from trainctl.runs.record import refuse_nested_yaml
 
@@ -43,19 +43,27 @@ def stored_files(composed: Composed) -> dict[str, str]:
 
 
 def read_config(path: Path, trusted: Callable[[list[str]], None]) -> Config:
-    """The checked config that a run stored.
+    """The checked config that a run stored, without its trackers.
 
     ``trusted`` is called with the plugins before any is imported, and raises to refuse them.
     """
-    return check_tree(read_tree(path, trusted))
+    return check_tree(read_tree(path, trusted, tracked=False))
 
 
-def read_tree(path: Path, trusted: Callable[[list[str]], None], typed: Sequence[str] = ()) -> DictConfig:
-    """The config that a run stored, not resolved yet; otherwise as :func:`read_config`."""
+def read_tree(
+    path: Path, trusted: Callable[[list[str]], None], typed: Sequence[str] = (), *, tracked: bool = True
+) -> DictConfig:
+    """The config that a run stored, not resolved yet; otherwise as :func:`read_config`.
+
+    Args:
+        tracked: with its trackers, whose secrets nothing but training needs.
+    """
     try:
         tree = _mapping(OmegaConf.load(path), str(path))
     except (OSError, YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"{path}: {first_line(error)}", "give a run directory") from error
+    if not tracked:
+        tree.pop(TRACKERS.group, None)
     refuse_environment(tree, path.parent, typed)
     return _checked(tree, str(path), trusted)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from trainctl.errors import ConfigError, UnsafeInputError, storage_error
 from trainctl.runs import files, strict_json
+from trainctl.runs.secrets import masked
 
 RUN_VERSION = 1
 # The names of a run's files, and the largest size of those that are read whole; old ones hold a Git diff.
@@ -79,14 +80,17 @@ class RunRecord:
         self.write()
 
     def write(self) -> None:
-        files.replace(self.path, (json.dumps(_without_nan(self.values), indent=2) + "\n").encode())
+        files.replace(self.path, (json.dumps(_writable(self.values), indent=2) + "\n").encode())
 
 
-def _without_nan(value: Any) -> Any:
+def _writable(value: Any) -> Any:
+    """``value`` without NaN, which JSON does not have, and without secrets."""
     if isinstance(value, Mapping):
-        return {key: _without_nan(item) for key, item in value.items()}
+        return {key: _writable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
+        return [_writable(item) for item in value]
+    if isinstance(value, str):
+        return masked(value, secrets_only=True)
     if isinstance(value, float) and value - value != 0:
         return str(value)
     return value
