@@ -393,7 +393,7 @@ def check_tree(tree: DictConfig) -> Config:
     try:
         values = OmegaConf.to_container(tree, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        raise ConfigError(explain_value(error)) from error
+        raise ConfigError(explain_value(error, tree)) from error
     assert isinstance(values, dict)
     named = values.get("plugins")
     plugins.load([str(name) for name in named] if isinstance(named, list) else [])

@@ -7,6 +7,7 @@ address by its place (``https://user:PASSWORD@host``).
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from itertools import chain, count
@@ -69,6 +70,12 @@ def hide_written(values: Any) -> dict[str, str]:
         if hidden[key] == value:
             del hidden[key]
     return hidden
+
+
+def lacking_secrets(values: Any) -> dict[str, str]:
+    """The keys of a stored config whose secrets this command was not given, with their variables."""
+    found = {key: re.search(rf"(?<=oc\.env:){secrets.PREFIX}\w+", text) for key, text in _strings(values, "")}
+    return {key: each[0] for key, each in found.items() if each and each[0] not in os.environ}
 
 
 def _hidden_address(key: str, value: str) -> str:

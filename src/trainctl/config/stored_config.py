@@ -155,20 +155,24 @@ class ConfigVersion:
 
 
 def read_versions(
-    directory: Path, trusted: Callable[[list[str]], None], typed: Sequence[str] = ()
+    directory: Path, trusted: Callable[[list[str]], None], typed: Sequence[str] = (), *, tracked: bool = True
 ) -> list[ConfigVersion]:
     """The settings of the run in ``directory``, oldest first: several where it was resumed with changes.
 
-    ``trusted`` as in :func:`read_config`, for the newest; nothing of the others is imported. Raises
-    ConfigError for files that are not a run's, UnsafeInputError for ``_target_`` and its kin.
+    ``trusted`` as in :func:`read_config`, for the newest; nothing of the others is imported; ``tracked`` as
+    in :func:`read_tree`. Raises ConfigError for files that are not a run's, UnsafeInputError for ``_target_``
+    and its kin.
     """
     versions, path = [], directory / HISTORY
     for entry in _entries(path) if path.is_file() else ():
         tree = OmegaConf.create(entry["config"])
+        if not tracked:
+            tree.pop(TRACKERS.group, None)
         refuse_unsafe(tree)
         refuse_environment(tree, directory, typed)
         versions.append(ConfigVersion(entry["until"], entry["threads"], tree))
-    return [*versions, ConfigVersion(None, None, read_tree(directory / "config.yaml", trusted, typed))]
+    newest = read_tree(directory / "config.yaml", trusted, typed, tracked=tracked)
+    return [*versions, ConfigVersion(None, None, newest)]
 
 
 def version_at(versions: Sequence[ConfigVersion], step: int) -> ConfigVersion:
@@ -197,7 +201,7 @@ def resolved(tree: DictConfig) -> dict[str, Any]:
     try:
         values = OmegaConf.to_container(tree, resolve=True)
     except OmegaConfBaseException as error:
-        raise ConfigError(explain_value(error)) from error
+        raise ConfigError(explain_value(error, tree)) from error
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
 
