@@ -118,6 +118,18 @@ def test_the_wrong_number_of_class_weights_is_refused(trainctl) -> None:
             ["dataset=synthetic", "dataset.task=regression", "loss=soft_margin"],
             ["needs targets that are 1 or -1"],
         ),
+        (
+            ["dataset=synthetic", "dataset.task=regression", "loss=poisson_nll"],
+            ["needs counts, none below 0", "use loss=mse"],
+        ),
+        (
+            ["dataset=synthetic", "dataset.task=regression", "loss=kl_div"],
+            ["needs the probabilities of each sample", "found -"],
+        ),
+        (
+            ["dataset=synthetic", "dataset.task=regression", "loss=kl_div", "loss.log_target=true"],
+            ["needs the logarithms of the probabilities"],
+        ),
         (["dataset=synthetic", "dataset.task=regression", "loss=multi_margin"], ["the targets are values"]),
         (["loss=ctc"], ["loss=ctc: it needs the lengths of sequences"]),
         (["loss=huber", "loss.delta=-1"], ["loss.delta=-1: must be a number greater than 0"]),
