@@ -46,6 +46,8 @@ def batch(target: str) -> tuple[torch.Tensor, torch.Tensor]:
         "class": torch.tensor([0, 1, 2, 0, 1, 2]),
         "value": torch.rand(6, 3),
         "binary": torch.rand(6, 3).round(),
+        "counts": torch.rand(6, 3).round(),
+        "shares": torch.rand(6, 3).softmax(1),
         "sign": torch.rand(6, 3).round() * 2 - 1,
         "labels": torch.tensor([[0, -1, -1]] * 6),
     }
