@@ -72,11 +72,17 @@ def test_a_typed_secret_is_in_no_file_and_is_asked_for_again(trainctl: Callable)
     assert refused.code == 2
     assert "model.token" in refused.err
     assert "TRAINCTL_SECRET_MODEL__TOKEN" in refused.err
+    assert "model.address" in refused.err
     again = trainctl("resume", "run", "epochs=2", *words[1:])
     assert again.code == 0, again
     assert json.loads(Path("run/run.json").read_text())["resumed"]["changes"].keys() == {"train.epochs"}
     assert not _leaks("run")
     assert trainctl("eval", "run").code == 0
+    Path("out").mkdir()
+    for kind, file in (("safetensors", "out/m.safetensors"), ("torch", "out/m.pt2")):
+        outcome = trainctl("export", "run", "--format", kind, "--output", file)
+        assert outcome.code == 0, outcome
+    assert not _leaks("out")
 
 
 def test_a_secret_of_conf_is_not_copied(trainctl: Callable) -> None:

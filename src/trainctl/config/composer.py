@@ -140,7 +140,7 @@ class Composer:
         for override in parsed:
             if override.is_discrete_sweep() and not any(True for _ in override.sweep_string_iterator()):
                 raise ConfigError(
-                    f"{override.input_line}: gives no value",
+                    f"{str(override.input_line).lstrip('+')}: gives no value",
                     "glob goes with the names of options: optim=glob(*)",
                 )
         try:

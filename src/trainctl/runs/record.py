@@ -13,7 +13,7 @@ from typing import Any
 
 from trainctl.errors import ConfigError, UnsafeInputError, storage_error
 from trainctl.runs import files, strict_json
-from trainctl.runs.secrets import masked
+from trainctl.runs.secrets import masked_in
 
 RUN_VERSION = 1
 # The names of a run's files, and the largest size of those that are read whole; old ones hold a Git diff.
@@ -80,17 +80,15 @@ class RunRecord:
         self.write()
 
     def write(self) -> None:
-        files.replace(self.path, (json.dumps(_writable(self.values), indent=2) + "\n").encode())
+        written = masked_in(_without_nan(self.values), secrets_only=True)
+        files.replace(self.path, (json.dumps(written, indent=2) + "\n").encode())
 
 
-def _writable(value: Any) -> Any:
-    """``value`` without NaN, which JSON does not have, and without secrets."""
+def _without_nan(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {key: _writable(item) for key, item in value.items()}
+        return {key: _without_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_writable(item) for item in value]
-    if isinstance(value, str):
-        return masked(value, secrets_only=True)
+        return [_without_nan(item) for item in value]
     if isinstance(value, float) and value - value != 0:
         return str(value)
     return value

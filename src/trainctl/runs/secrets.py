@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 PREFIX = "TRAINCTL_SECRET_"
 """What the variables are called that hold the secrets of this command, typed or from a file of ``./conf``."""
@@ -43,3 +44,14 @@ def masked(text: str, *, secrets_only: bool = False) -> str:
         if value in text and (PREFIX in written or not secrets_only):
             text = text.replace(value, written)
     return text
+
+
+def masked_in(value: Any, *, secrets_only: bool = False) -> Any:
+    """The same for every text in tables and lists."""
+    if isinstance(value, str):
+        return masked(value, secrets_only=secrets_only)
+    if isinstance(value, dict):
+        return {key: masked_in(item, secrets_only=secrets_only) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [masked_in(item, secrets_only=secrets_only) for item in value]
+    return value
