@@ -275,6 +275,7 @@ def test_the_training_step_is_the_plain_one() -> None:
         "loss = criterion(model(inputs), targets)",
         "optimizer.zero_grad()",
         "loss.backward()",
+        "if guard is None or guard.accepts(loss):",
         "optimizer.step()",
         "return loss.detach()  # type: ignore[no-any-return]",
     ]
