@@ -10,9 +10,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from trainctl.analysis.anomalies import Call, Watch, forward_line, values_of
+from trainctl.analysis.anomalies import Call, Watch, forward_line
+from trainctl.analysis.values import values_of
 from trainctl.checkpoint import snapshot
 from trainctl.checkpoint.bad_step import Capsule
+from trainctl.components.losses.auto import loss_name
 from trainctl.config.settings import Config
 from trainctl.data.inputs import made_shape, parts_of
 from trainctl.errors import CheckpointError, ConfigError
@@ -84,9 +86,10 @@ def replay(capsule: Capsule, config: Config, device: torch.device) -> Replay:
     torch.set_float32_matmul_precision(config.train.matmul)
     if device.type == "cpu":
         torch.set_num_threads(min(max(1, capsule.threads), _MAX_THREADS))
-    model = build_model(config.model, made_shape(capsule.input_shape), capsule.output_size).to(device)
+    shape = made_shape(capsule.input_shape)
+    model = build_model(config.model, shape, capsule.output_size, pretrained=False).to(device)
     counts = None if capsule.class_counts is None else torch.tensor(capsule.class_counts)
-    criterion = construct(config.loss, class_counts=counts).to(device)
+    criterion = construct(config.loss, class_counts=counts, task=capsule.task).to(device)
     optimizer = construct(config.optim, parameters=parameters.groups(config, model))
     step = unguarded_step(config, construct(config.loop, config=config)).take
     precision = runtime.precision_context(config.train.precision, device)
@@ -94,7 +97,7 @@ def replay(capsule: Capsule, config: Config, device: torch.device) -> Replay:
     model.train()
 
     inputs, targets = capsule.inputs.to(device), capsule.targets.to(device)
-    data = Call("inputs", "", values_of(parts_of(inputs))), Call("targets", "", values_of([targets]))
+    data = Call("inputs", "", values_of(parts_of(inputs))), Call("targets", "", values_of(targets))
     watch = Watch(model, criterion)
     with watch.attached(optimizer):
         step(model, criterion, optimizer, inputs, targets, precision)
@@ -108,7 +111,10 @@ def replay(capsule: Capsule, config: Config, device: torch.device) -> Replay:
         ("loss", f"{watch.loss:.7g}{of_several}"),
         ("learning rate", f"{lr:g}"),
         ("batch", f"inputs {' '.join(shapes)}, targets {tuple(targets.shape)}"),
-        ("training", f"{config.model.name}, {config.loss.name}, {config.optim.name}"),
+        (
+            "training",
+            f"{config.model.name}, {loss_name(config.loss.name, capsule.task)}, {config.optim.name}",
+        ),
         ("precision", config.train.precision),
         ("device", f"{device}{'' if is_same else differs}"),
     )
@@ -174,7 +180,7 @@ def _find_forward(watch: Watch, inputs: Call, targets: Call) -> Place:
 
 
 def _is_bad(call: Call) -> bool:
-    return call.outputs.finite < call.outputs.size
+    return call.outputs.not_finite > 0
 
 
 def _listed(names: Sequence[str]) -> str:

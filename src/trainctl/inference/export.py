@@ -259,7 +259,8 @@ def _run_safetensors(path: Path, content: _Content, samples: Tensor) -> Tensor:
     with safe_open(path, framework="pt") as stored:
         about = json.loads(stored.metadata()[_KEY])
     # Not the arguments in the file: they have references for what is secret.
-    model = build_model(content.trained.config.model, made_shape(about["input_shape"]), about["output_size"])
+    component, shape = content.trained.config.model, made_shape(about["input_shape"])
+    model = build_model(component, shape, about["output_size"], pretrained=False)
     model.load_state_dict(load_file(path))
     model.eval()
     described = about["transform"]

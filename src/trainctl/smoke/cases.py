@@ -6,13 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
-from trainctl.config.options import find_options, options_in
+from trainctl.config.options import find_options, options_in, read_option
 from trainctl.config.overrides import split_override, to_hydra
 from trainctl.errors import ConfigError, Problem, did_you_mean
 from trainctl.paths import conf_directory
-from trainctl.registry import COMPONENTS, METRICS, MODELS
+from trainctl.registry import COMPONENTS, METRICS, MODELS, TASKS
 
 _FIRST = (MODELS.group, "experiment")
 """The groups that take longest: their models are exported."""
@@ -20,7 +18,10 @@ _FIRST = (MODELS.group, "experiment")
 
 @dataclass(frozen=True)
 class Case:
-    """One config to test: the group of its option, its label, the overrides that choose it."""
+    """One config to test: the group of its option, its label, the overrides that choose it.
+
+    A task has none: its compatible config is the case.
+    """
 
     group: str
     label: str
@@ -84,9 +85,12 @@ def _find_groups(known: Sequence[str], config_dir: str | None, own: bool) -> dic
         Case(METRICS.group, f"{METRICS.group}={name}", (f"train.metrics=[{name}]",))
         for name in (METRICS.foreign() if own else METRICS.names())
     ]
+    own_tasks = sorted({*TASKS.names()} - {*TASKS.foreign()})  # a dataset chooses those of plugins
+    groups[TASKS.group] = [Case(TASKS.group, f"{TASKS.group}={name}", ()) for name in own_tasks if not own]
     for registry in COMPONENTS.values():
         # Components without an option file: those of plugins, most often.
-        with_option = set(map(_component, options.get(registry.group, {}).values()))
+        files = options.get(registry.group, {}).values()
+        with_option = {str(read_option(path).get("name", path.stem)) for path in files}
         groups.setdefault(registry.group, []).extend(
             _by_name(registry.group, name) for name in registry.names() if name not in with_option
         )
@@ -95,14 +99,6 @@ def _find_groups(known: Sequence[str], config_dir: str | None, own: bool) -> dic
 
 def _by_name(group: str, name: str) -> Case:
     return Case(group, f"{group}.name={name}", (f"{group}.name={name}",))
-
-
-def _component(path: Path) -> str:
-    """The component that an option file names."""
-    try:
-        return str(yaml.safe_load(path.read_bytes())["name"])
-    except (OSError, yaml.YAMLError, KeyError, TypeError):
-        return path.stem  # the phase compose reports a damaged file
 
 
 def _select(

@@ -26,7 +26,7 @@ from trainctl.runs.secrets import masked
 from trainctl.sweep.ledger import Job, Ledger, Row, here
 from trainctl.sweep.pruning import pruning_hooks
 from trainctl.sweep.same_data import with_data
-from trainctl.training.display import Display, Silent, Source
+from trainctl.training.display import Display, Source
 from trainctl.training.failures import as_told, record_stop
 from trainctl.training.interrupts import Stopped
 from trainctl.training.request import Draw, Request, make_request
@@ -193,7 +193,7 @@ class Heartbeat:
     """
 
     def __init__(self, ledger: Ledger, job: Job, row: Row, shown: Display | None, every: float) -> None:
-        self._shown = shown or Silent()
+        self._shown = shown or Display()
         self._ledger, self._job, self.row = ledger, job, row
         self._source: Source | None = None
         self._ended = threading.Event()

@@ -62,7 +62,7 @@ def run(words: list[str]) -> int:
     command, trust_plugins = command_line(typed), asked["--trust-plugins"]
     if is_sweep(directory):
         from trainctl.sweep.start import resume_sweep
-        from trainctl.ui.jobs import TerminalReporter
+        from trainctl.ui.sweep import TerminalReporter
 
         if others := [word for word in overrides if PREFIX not in word]:
             raise ConfigError(
