@@ -108,6 +108,11 @@ def _malicious(bench: _Bench) -> list[Trial]:
     return malice.planted(bench.root / "malice", normal)
 
 
+def _malice_bites(bench: _Bench) -> list[Trial]:
+    normal = malice.prepare(bench.course, bench.root / "malice-bites")
+    return malice.bites(bench.root / "malice-bites", normal)
+
+
 def _broken_streams(bench: _Bench) -> list[Trial]:
     return streams.broken(bench.made, bench.course, _new(bench.root / "streams"), _READERS_GONE)
 
@@ -165,6 +170,8 @@ _KINDS = (
     _Kind("streams closed, full, left alone", _broken_streams, 6),
     _Kind("command lines", lambda bench: words.typed(bench.root / "peace" / RUN, _LINES, seed=0)),
     *(_Kind(f"bites without {safeguard}", partial(_without, safeguard)) for safeguard in bites.SAFEGUARDS),
+    _Kind("bites: malicious files", _malice_bites),
+    _Kind("bites: command lines", lambda bench: words.bites(bench.root / "peace" / RUN)),
     _Kind("bites: the audit", lambda bench: hostile.bites(bench.made)),
     _Kind(
         "bites: several processes",

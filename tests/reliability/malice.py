@@ -17,9 +17,12 @@ import yaml
 
 from tests.reliability.children import Trial, spawn
 from tests.reliability.disk import BEFORE, Disk, contents, killing
-from tests.reliability.runs import OUTPUTS, RUN, Course
+from tests.reliability.runs import OUTPUTS, RUN, Course, Patch
 from trainctl.checkpoint.format import MODEL, STATE, TRAINING, manifest_bytes, manifest_entry
 from trainctl.cli.main import main
+from trainctl.config import safety
+from trainctl.registry import trust
+from trainctl.runs import record
 
 _ROOM = 1024
 _GROWTH = 64
@@ -95,7 +98,37 @@ def planted(root: Path, normal: float) -> list[Trial]:
     return [Trial(evil.name, partial(_tried, evil, root, normal)) for evil in _all()]
 
 
-def _tried(evil: Evil, root: Path, normal: float, folder: Path) -> str | None:
+def bites(root: Path, normal: float) -> list[Trial]:
+    """The same with a safeguard taken away: what it refuses must be missed."""
+    known = {evil.name: evil for evil in _all()}
+
+    def noticed(evil: Evil, patch: Patch, folder: Path) -> str | None:
+        return None if _tried(evil, root, normal, folder, patch) is not None else "nothing was missed"
+
+    return [Trial(fault, partial(noticed, known[name], patch)) for fault, (patch, name) in FAULTS.items()]
+
+
+def _calls_allowed() -> None:
+    safety._raise_for = lambda unsafe: None
+
+
+def _plugins_allowed() -> None:
+    trust.refuse_untrusted = lambda named, directory: None
+
+
+def _links_allowed() -> None:
+    record._refuse_foreign = lambda directory: None
+
+
+FAULTS: dict[str, tuple[Patch, str]] = {
+    "calls in configs are allowed": (_calls_allowed, "_target_ in model"),
+    "plugins are imported unasked": (_plugins_allowed, "a plugin that was changed"),
+    "links out of a run are followed": (_links_allowed, "train.log led out of the run"),
+}
+"""The safeguard taken away, and the thing that it refuses."""
+
+
+def _tried(evil: Evil, root: Path, normal: float, folder: Path, patch: Patch = lambda: None) -> str | None:
     shutil.copytree(root / OUTPUTS, folder / OUTPUTS, symlinks=True)
     outside = folder / "outside"
     outside.mkdir()
@@ -103,7 +136,12 @@ def _tried(evil: Evil, root: Path, normal: float, folder: Path) -> str | None:
         (outside / file).write_bytes(b"not ours\n")
     evil.plant(folder / RUN, outside)
     before, abroad = contents(folder / OUTPUTS), contents(outside)
-    ended = spawn(lambda: main(list(evil.command)), folder, timeout=10, room=_ROOM)
+
+    def work() -> int:
+        patch()
+        return main(list(evil.command))
+
+    ended = spawn(work, folder, timeout=10, room=_ROOM)
     if ended.code not in evil.codes or ended.timed_out:
         return f"expected {evil.codes}: {ended}"
     if "Traceback (" in ended.text or "error: internal" in ended.text:

@@ -14,4 +14,4 @@ def test_each_safeguard_taken_away_is_noticed() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     rows = [line for line in done.stdout.splitlines() if line.startswith("bites")]
     counts = [row.split()[-3:-1] for row in rows if "." in row.split()[-1]]
-    assert [missed for _, missed in counts] == ["0"] * (len(SAFEGUARDS) + 5)
+    assert [missed for _, missed in counts] == ["0"] * (len(SAFEGUARDS) + 7)

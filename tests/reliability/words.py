@@ -8,9 +8,10 @@ from functools import partial
 from pathlib import Path
 
 from tests.reliability.children import Trial, spawn
-from tests.reliability.runs import OUTPUTS, RUN
+from tests.reliability.runs import OUTPUTS, RUN, Patch
+from trainctl.cli import main as program
 from trainctl.cli.commands import verbs
-from trainctl.cli.main import main
+from trainctl.errors import TrainctlError
 
 _KEYS = (
     "lr", "epochs", "batch_size", "seed", "model", "optim", "dataset", "loss", "scheduler", "loader",
@@ -97,11 +98,45 @@ def typed(run: Path, count: int, seed: int) -> list[Trial]:
     return [Trial(repr(words), partial(_typed, words, run)) for words in lines(count, seed)]
 
 
-def _typed(words: list[str], run: Path, folder: Path) -> str | None:
+def bites(run: Path) -> list[Trial]:
+    """The same with a fault in the program: the line that meets it must be missed."""
+
+    def noticed(patch: Patch, words: list[str], folder: Path) -> str | None:
+        return None if _typed(words, run, folder, patch) is not None else "nothing was missed"
+
+    return [Trial(fault, partial(noticed, *each)) for fault, each in FAULTS.items()]
+
+
+def _errors_untold() -> None:
+    program.answered = lambda work: work()
+
+
+def _errors_internal() -> None:
+    program.as_told = lambda error, doing: TrainctlError(f"internal error: {error}")
+
+
+def _errors_unsaid() -> None:
+    program.show_error = lambda error: None
+
+
+FAULTS: dict[str, tuple[Patch, list[str]]] = {
+    "errors are raised": (_errors_untold, ["lrr=1"]),
+    "errors are internal": (_errors_internal, ["export", "nowhere"]),
+    "errors are not shown": (_errors_unsaid, ["lr=abc", *_SHORT]),
+}
+"""The fault, and a line that meets it."""
+
+
+def _typed(words: list[str], run: Path, folder: Path, patch: Patch = lambda: None) -> str | None:
     shutil.copytree(run, folder / RUN, symlinks=True)
     (folder / OUTPUTS / "latest").symlink_to("run")
+
+    def work() -> int:
+        patch()
+        return program.main(words)
+
     # One of the lines is `smoke`, which tries every component: a minute and more.
-    ended = spawn(partial(main, words), folder, timeout=240)
+    ended = spawn(work, folder, timeout=240)
     allowed = (*_CODES, 4) if words[0] in verbs() else _CODES
     if ended.timed_out or ended.code not in allowed:
         return str(ended)

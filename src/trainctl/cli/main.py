@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
     with unbreakable_streams() as output:
-        code = answered(lambda: _dispatch(words))
+        code = answered(lambda: _dispatch(_without_secrets(words)))
         output.flush()
         if code == 0 and isinstance(output.error, OSError) and not isinstance(output.error, BrokenPipeError):
             code = _report(
@@ -65,6 +65,15 @@ def _report(error: TrainctlError) -> int:
         traceback.print_exc()
     show_error(error)
     return error.exit_code
+
+
+def _without_secrets(words: list[str]) -> list[str]:
+    """The words with references for the secrets in them, before anything reads or stores them."""
+    if not any("=" in word for word in words):
+        return words
+    from trainctl.config.secrets import hide_typed
+
+    return hide_typed(words)
 
 
 def _dispatch(words: list[str]) -> int:

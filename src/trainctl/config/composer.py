@@ -27,6 +27,7 @@ from trainctl.config.hydra_errors import explain_override, explain_value
 from trainctl.config.hydra_internals import BasicSweeper, Callbacks, ConfigSearchPathImpl, Hydra
 from trainctl.config.overrides import is_component_argument, repeated, split_override, to_hydra
 from trainctl.config.safety import refuse_nested_files, refuse_unsafe, refuse_unsafe_overrides
+from trainctl.config.secrets import hide_written
 from trainctl.config.settings import Config
 from trainctl.config.sources import TrainctlSearchPath, register_search_path
 from trainctl.config.unused_arguments import drop_unused_arguments
@@ -35,6 +36,7 @@ from trainctl.config.values import first_line
 from trainctl.errors import ConfigError, Problem, did_you_mean, signal_behind
 from trainctl.paths import conf_directory, user_conf
 from trainctl.registry import COMPONENTS, TRACKERS, plugins
+from trainctl.runs.secrets import masked
 
 T = TypeVar("T")
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException)
@@ -96,13 +98,15 @@ class Composer:
         """
         full, problems, notices = self.compose_tree(overrides)
         tree = without_hydra(full)
+        for key, reference in hide_written(OmegaConf.to_container(tree, resolve=False)).items():
+            OmegaConf.update(tree, key, reference)
         try:
             config = check_tree(tree)
         except ConfigError as error:
             raise ConfigError([*problems, *error.problems]) from error
         if problems:
             raise ConfigError(problems)
-        notices = [*repeated(overrides), *notices, *self._supplied_by_user(full)]
+        notices = [*repeated(overrides), *map(masked, notices), *self._supplied_by_user(full)]
         return Composed(config, tree, full, tuple(notices), tuple(overrides))
 
     def compose_tree(self, overrides: Sequence[str]) -> tuple[DictConfig, list[Problem], list[str]]:
@@ -136,7 +140,7 @@ class Composer:
         for override in parsed:
             if override.is_discrete_sweep() and not any(True for _ in override.sweep_string_iterator()):
                 raise ConfigError(
-                    f"{override.input_line}: gives no value",
+                    f"{str(override.input_line).lstrip('+')}: gives no value",
                     "glob goes with the names of options: optim=glob(*)",
                 )
         try:
@@ -297,15 +301,12 @@ class Composer:
 
     def _load_option(self, group: str, option: str) -> DictConfig | None:
         """The content of an option's own file, without the files that are merged over it."""
-        loaded = self.loader.load_configuration(
-            config_name=f"{group}/{option}", overrides=[], run_mode=RunMode.RUN
-        )
+        loaded = self.loader.load_configuration(f"{group}/{option}", [], run_mode=RunMode.RUN)
         node = loaded.get(group)
         return node if isinstance(node, DictConfig) else None
 
     def _supplied_by_user(self, full: DictConfig) -> list[str]:
-        folder = user_conf()
-        if folder is None:
+        if (folder := user_conf()) is None:
             return []
         choices = [f"{group}/{choice}" for group, choice in full.hydra.runtime.choices.items() if choice]
         # For a group with several options Hydra does not report the choices.
@@ -392,7 +393,7 @@ def check_tree(tree: DictConfig) -> Config:
     try:
         values = OmegaConf.to_container(tree, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        raise ConfigError(explain_value(error)) from error
+        raise ConfigError(explain_value(error, tree)) from error
     assert isinstance(values, dict)
     named = values.get("plugins")
     plugins.load([str(name) for name in named] if isinstance(named, list) else [])

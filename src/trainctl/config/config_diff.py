@@ -10,6 +10,7 @@ from trainctl.config.values import flatten
 from trainctl.errors import ConfigError, Problem
 from trainctl.registry import COMPONENTS, TRACKERS
 from trainctl.registry.constraints import show
+from trainctl.runs.secrets import masked
 
 _HORIZON = ("train.epochs", "train.max_steps", "train.batch_size", "train.accumulate")
 
@@ -33,7 +34,7 @@ class Change:
     inexact: str = ""
 
     def __str__(self) -> str:
-        return f"{self.key}: {show(self.before)} → {show(self.after)}"
+        return masked(f"{self.key}: {show(self.before)} → {show(self.after)}")
 
 
 def find_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]:

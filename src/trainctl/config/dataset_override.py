@@ -26,7 +26,7 @@ def read_with_dataset(path: Path, overrides: Sequence[str]) -> Config:
     Its plugins are those of a run that has been loaded already. Raises ConfigError for overrides that do not
     fit, UnsafeInputError for ``_target_`` and its kin.
     """
-    tree = read_tree(path, lambda plugins: None)
+    tree = read_tree(path, lambda plugins: None, tracked=False)
     problems: list[Problem] = []
     dataset, keys = None, []
     for override, parsed in parse_overrides(overrides, problems, _REMEDY):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from hydra.errors import MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
 from trainctl.config.overrides import split_override
+from trainctl.config.secrets import lacking_secrets
 from trainctl.config.sources import BLANK
 from trainctl.config.validation import check_component, known_keys, unknown_key
 from trainctl.config.values import first_line
@@ -83,14 +85,19 @@ def message_with_key(error: Exception) -> str:
     return f"{key}: {reason}" if isinstance(key, str) and key and key not in reason else reason
 
 
-def explain_value(error: OmegaConfBaseException) -> Problem:
-    """The problem of a value that cannot be resolved."""
+def explain_value(error: OmegaConfBaseException, tree: DictConfig) -> list[Problem]:
+    """The problem of a value of ``tree`` that cannot be resolved, or of all secrets that have to be typed."""
+    if lacking := lacking_secrets(OmegaConf.to_container(tree, resolve=False)):
+        return [
+            Problem(f"{key}: is a secret, and those are not stored", f"type {key}=… again, or set {variable}")
+            for key, variable in lacking.items()
+        ]
     remedy = ""
     if isinstance(error, InterpolationKeyError):
         remedy = "${…} takes a full key, such as ${optim.lr}; trainctl --cfg job shows all"
     elif isinstance(error, MissingMandatoryValue):
         remedy = "its file requires a value (???): set one"
-    return Problem(message_with_key(error), remedy)
+    return [Problem(message_with_key(error), remedy)]
 
 
 def _explain_missing(override: str, error: MissingConfigException) -> Problem:

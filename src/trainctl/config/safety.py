@@ -1,20 +1,23 @@
-"""Refuses configs that would have Hydra call something."""
+"""Refuses configs that would have Hydra call something; remembers what they read of the environment."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.resolvers import oc
 
 from trainctl.config.overrides import DEEPEST, nesting, split_override
 from trainctl.errors import ConfigError, Problem, UnsafeInputError
 from trainctl.paths import user_conf
 from trainctl.registry import trust
 from trainctl.registry.constraints import show
+from trainctl.runs import secrets
 
 _RESERVED = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_", "()")
 _ENVIRONMENT = re.compile(r"\$\{oc\.env:([A-Za-z_]\w*)(,[^${}]*)?\}")
@@ -78,6 +81,17 @@ def _is_call(full: str, key: Any, value: Any) -> bool:
     if key == "class":
         return re.fullmatch(r"logging(\.handlers)?\.\w+", str(value)) is None
     return key in ("_partial_", "_args_", "()")
+
+
+def _environment(key: str, *default: Any) -> str | None:
+    """OmegaConf's ``oc.env``, which remembers what it gave, to mask it."""
+    value: str | None = oc.env(key, *default)
+    if value is not None and key in os.environ:
+        secrets.remember(key, value)
+    return value
+
+
+OmegaConf.register_new_resolver("oc.env", _environment, replace=True)
 
 
 def environment_names(text: str) -> set[str]:

@@ -19,7 +19,7 @@ from trainctl.config.safety import refuse_environment, refuse_unsafe
 from trainctl.config.settings import Config
 from trainctl.config.values import first_line
 from trainctl.errors import ConfigError
-from trainctl.registry import plugins
+from trainctl.registry import TRACKERS, plugins
 from trainctl.runs.bucket import is_url
 from trainctl.runs.record import refuse_nested_yaml
 
@@ -43,19 +43,27 @@ def stored_files(composed: Composed) -> dict[str, str]:
 
 
 def read_config(path: Path, trusted: Callable[[list[str]], None]) -> Config:
-    """The checked config that a run stored.
+    """The checked config that a run stored, without its trackers.
 
     ``trusted`` is called with the plugins before any is imported, and raises to refuse them.
     """
-    return check_tree(read_tree(path, trusted))
+    return check_tree(read_tree(path, trusted, tracked=False))
 
 
-def read_tree(path: Path, trusted: Callable[[list[str]], None], typed: Sequence[str] = ()) -> DictConfig:
-    """The config that a run stored, not resolved yet; otherwise as :func:`read_config`."""
+def read_tree(
+    path: Path, trusted: Callable[[list[str]], None], typed: Sequence[str] = (), *, tracked: bool = True
+) -> DictConfig:
+    """The config that a run stored, not resolved yet; otherwise as :func:`read_config`.
+
+    Args:
+        tracked: with its trackers, whose secrets nothing but training needs.
+    """
     try:
         tree = _mapping(OmegaConf.load(path), str(path))
     except (OSError, YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"{path}: {first_line(error)}", "give a run directory") from error
+    if not tracked:
+        tree.pop(TRACKERS.group, None)
     refuse_environment(tree, path.parent, typed)
     return _checked(tree, str(path), trusted)
 
@@ -147,20 +155,24 @@ class ConfigVersion:
 
 
 def read_versions(
-    directory: Path, trusted: Callable[[list[str]], None], typed: Sequence[str] = ()
+    directory: Path, trusted: Callable[[list[str]], None], typed: Sequence[str] = (), *, tracked: bool = True
 ) -> list[ConfigVersion]:
     """The settings of the run in ``directory``, oldest first: several where it was resumed with changes.
 
-    ``trusted`` as in :func:`read_config`, for the newest; nothing of the others is imported. Raises
-    ConfigError for files that are not a run's, UnsafeInputError for ``_target_`` and its kin.
+    ``trusted`` as in :func:`read_config`, for the newest; nothing of the others is imported; ``tracked`` as
+    in :func:`read_tree`. Raises ConfigError for files that are not a run's, UnsafeInputError for ``_target_``
+    and its kin.
     """
     versions, path = [], directory / HISTORY
     for entry in _entries(path) if path.is_file() else ():
         tree = OmegaConf.create(entry["config"])
+        if not tracked:
+            tree.pop(TRACKERS.group, None)
         refuse_unsafe(tree)
         refuse_environment(tree, directory, typed)
         versions.append(ConfigVersion(entry["until"], entry["threads"], tree))
-    return [*versions, ConfigVersion(None, None, read_tree(directory / "config.yaml", trusted, typed))]
+    newest = read_tree(directory / "config.yaml", trusted, typed, tracked=tracked)
+    return [*versions, ConfigVersion(None, None, newest)]
 
 
 def version_at(versions: Sequence[ConfigVersion], step: int) -> ConfigVersion:
@@ -189,7 +201,7 @@ def resolved(tree: DictConfig) -> dict[str, Any]:
     try:
         values = OmegaConf.to_container(tree, resolve=True)
     except OmegaConfBaseException as error:
-        raise ConfigError(explain_value(error)) from error
+        raise ConfigError(explain_value(error, tree)) from error
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
 

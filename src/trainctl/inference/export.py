@@ -24,7 +24,6 @@ from torch import Tensor, nn
 
 from trainctl import __version__
 from trainctl.components.tasks._base import task_named
-from trainctl.config.settings import Component
 from trainctl.data.inputs import Inputs, are_positions, made_shape, parts_of, plain_shape, shown_shape
 from trainctl.data.preprocessing import describe_samples, first_samples, make_transform, shown
 from trainctl.data.readout import RAW, Readout
@@ -33,6 +32,7 @@ from trainctl.inference.pipeline import Pipeline
 from trainctl.inference.predict import Predictor
 from trainctl.inference.trained_run import Trained
 from trainctl.runs import files
+from trainctl.runs.secrets import masked_in
 from trainctl.training.construct import build_model
 from trainctl.training.prepare_data import build_data
 
@@ -203,7 +203,7 @@ def _metadata(trained: Trained, raw: Mapping[str, Any]) -> dict[str, Any]:
         "version": 2,
         "run": trained.directory.name,
         "step": trained.step,
-        "model": {"name": model.name, "arguments": model.arguments},
+        "model": {"name": model.name, "arguments": masked_in(model.arguments)},
         "input_shape": plain_shape(trained.input_shape),
         "output_size": trained.output_size,
         "task": trained.task.name,
@@ -258,8 +258,9 @@ def _run_safetensors(path: Path, content: _Content, samples: Tensor) -> Tensor:
     """The predictions of a model that is built from the file alone."""
     with safe_open(path, framework="pt") as stored:
         about = json.loads(stored.metadata()[_KEY])
-    component = Component("model", about["model"]["name"], about["model"]["arguments"])
-    model = build_model(component, made_shape(about["input_shape"]), about["output_size"], pretrained=False)
+    # Not the arguments in the file: they have references for what is secret.
+    component, shape = content.trained.config.model, made_shape(about["input_shape"])
+    model = build_model(component, shape, about["output_size"], pretrained=False)
     model.load_state_dict(load_file(path))
     model.eval()
     described = about["transform"]

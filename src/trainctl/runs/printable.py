@@ -1,9 +1,11 @@
-"""Control characters in text from files: shown, never obeyed by a terminal."""
+"""Text for terminals and logs: control characters are shown, never obeyed; logs have no secrets."""
 
 from __future__ import annotations
 
 import logging
 import re
+
+from trainctl.runs.secrets import masked
 
 # C0 without tab and newline, DEL, C1, the line separators, and what turns the direction of writing round.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
@@ -21,7 +23,7 @@ def _written(match: re.Match[str]) -> str:
 
 
 class ShownFormatter(logging.Formatter):
-    """Log lines without control characters."""
+    """Log lines without control characters, and without values that the config has of the environment."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return shown(super().format(record))
+        return shown(masked(super().format(record)))

@@ -13,6 +13,7 @@ from typing import Any
 
 from trainctl.errors import ConfigError, UnsafeInputError, storage_error
 from trainctl.runs import files, strict_json
+from trainctl.runs.secrets import masked_in
 
 RUN_VERSION = 1
 # The names of a run's files, and the largest size of those that are read whole; old ones hold a Git diff.
@@ -82,7 +83,8 @@ class RunRecord:
         self.write()
 
     def write(self) -> None:
-        files.replace(self.path, (json.dumps(without_nan(self.values), indent=2) + "\n").encode())
+        written = masked_in(without_nan(self.values), secrets_only=True)
+        files.replace(self.path, (json.dumps(written, indent=2) + "\n").encode())
 
 
 def without_nan(value: Any) -> Any:

@@ -17,7 +17,7 @@ from trainctl.smoke.cases import Case
 _IMAGES = ("dataset=synthetic", "++dataset.shape=[3,32,32]")
 _HANDWRITING = ("dataset=synthetic", "++dataset.shape=[1,28,28]")
 _ITEMS = ("dataset=image_folder", "dataset.path='{images}'", "dataset.size=[8,8]", "dataset.cache=false")
-_SYNTHETIC_TARGETS = ("binary", "sign", "labels", "shares")
+_SYNTHETIC_TARGETS = ("binary", "counts", "labels", "shares", "sign")
 """The kinds of targets that ``synthetic`` makes on demand."""
 _LAST_LAYERS = {"bce": "Sigmoid", "nll": "{LogSoftmax:1}", "kl_div": "{LogSoftmax:1}"}
 """For losses of probabilities or their logarithms, which no attribute declares."""
@@ -66,16 +66,14 @@ def _declared(case: Case, name: str) -> list[tuple[str, ...]]:
         return [] if task is None else [_of_task(task_named(task))]
     if case.group != LOSSES.group:
         return []
-    kind, made = target_kind(name), target_kind(name)
-    if name == "kl_div":
-        kind, made = "value", "shares"
+    kind = target_kind(name)
     fitting = [task for task in map(task_named, TASKS.names()) if kind in task.loss_targets]
     if not fitting:
         return []
     fitting.sort(key=lambda task: -len(task.loss_targets))  # the least peculiar one first
     words = fitting[0].example
-    if made in _SYNTHETIC_TARGETS:
-        words = (*words, f"++dataset.targets={made}")
+    if kind in _SYNTHETIC_TARGETS:
+        words = (*words, f"++dataset.targets={kind}")
     layers = f"++model.layers=[Flatten,{{Linear:{3 if words else 10}}},{_LAST_LAYERS.get(name, 'Sigmoid')}]"
     ending = ("model=sequential", layers, *words)
     # A user's own loss may take probabilities only.

@@ -9,6 +9,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from trainctl.runs import files
+from trainctl.runs.secrets import masked
 from trainctl.smoke.report import Report, Result
 
 # XML 1.0 has no control characters but these three.
@@ -45,4 +46,4 @@ def _attributes(name: str, seconds: float, results: Sequence[Result]) -> dict[st
 
 
 def _text(text: str) -> str:
-    return _NO_XML.sub("?", text)
+    return _NO_XML.sub("?", masked(text))

@@ -18,6 +18,7 @@ from trainctl.config.stored_config import stored_files
 from trainctl.config.sweep_jobs import compose_jobs
 from trainctl.errors import ConfigError, Problem
 from trainctl.registry import COMPONENTS, plugins
+from trainctl.runs.secrets import masked
 from trainctl.sweep.ledger import Job
 from trainctl.training.interrupts import held_back
 
@@ -134,7 +135,8 @@ def job_key(composed: Composed) -> str:
     kept["plugins"] = [
         {"name": entry["name"], "sha256": entry["sha256"]} for entry in plugins.load(composed.config.plugins)
     ]
-    return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()
+    written = masked(json.dumps(kept, sort_keys=True, default=str), secrets_only=True)
+    return hashlib.sha256(written.encode()).hexdigest()
 
 
 def label(words: Sequence[str], common: Collection[str] = ()) -> str:

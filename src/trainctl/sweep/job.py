@@ -7,6 +7,7 @@ import logging
 import math
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
@@ -17,16 +18,16 @@ from trainctl.config.stored_config import parse_config
 from trainctl.errors import (
     CheckpointError,
     ConfigError,
-    InterruptedRunError,
     TrainctlError,
 )
 from trainctl.runs.directory import claim, lock, set_aside
 from trainctl.runs.record import now, read_record
+from trainctl.runs.secrets import masked
 from trainctl.sweep.ledger import Job, Ledger, Row, here
 from trainctl.sweep.pruning import pruning_hooks
 from trainctl.sweep.same_data import with_data
 from trainctl.training.display import Display, Source
-from trainctl.training.failures import record_stop
+from trainctl.training.failures import as_told, record_stop
 from trainctl.training.interrupts import Stopped
 from trainctl.training.request import Draw, Request, make_request
 from trainctl.training.train import train
@@ -37,8 +38,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("trainctl")
 _WAIT_FOR_LOCK = 30.0
-CERTAIN_TO_FAIL_AGAIN = (2, 6)
-"""Exit codes of failures that would come again from the same checkpoint: such jobs start anew."""
+_DIVERGED = 6  # an exit code that would come again from the same checkpoint
 
 _Result = dict[str, Any] | BaseException
 
@@ -132,7 +132,7 @@ class _Attempt:
             if (directory / "run.json").exists():
                 # The workers of a sweep that was killed still save.
                 held.enter_context(lock(directory, wait=_WAIT_FOR_LOCK))
-                if self._failed_with not in CERTAIN_TO_FAIL_AGAIN:
+                if self._failed_with != _DIVERGED:
                     try:
                         request = make_request(directory, [], command=command, trust_plugins=trust_plugins)
                         self._held = held.pop_all()
@@ -169,15 +169,13 @@ class _Attempt:
         stop."""
         self.heartbeat.stop()
         stopped = None
-        if isinstance(result, KeyboardInterrupt):
-            result = InterruptedRunError("interrupted")
-        if isinstance(result, TrainctlError):
-            stopped = result if result.status in ("interrupted", "terminated") else None
+        if isinstance(result, BaseException):
+            told = as_told(result, "writing the run")
+            if type(told) is TrainctlError:  # internal
+                log.error("a job failed:\n%s", masked("".join(traceback.format_exception(result))))
+            stopped = told if told.status in ("interrupted", "terminated") else None
             state = "interrupted" if stopped else "failed"
-            values = {"state": state, "exit_code": result.exit_code, "reason": str(result)}
-        elif isinstance(result, BaseException):
-            log.error("a job failed", exc_info=result)
-            values = {"state": "failed", "exit_code": 1, "reason": f"{type(result).__name__}: {result}"}
+            values = {"state": state, "exit_code": told.exit_code, "reason": masked(str(told))}
         else:
             values = {"state": "done", "exit_code": 0, "reason": result.get("reason")}
         seconds = round(time.monotonic() - self._started, 3)

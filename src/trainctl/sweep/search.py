@@ -24,7 +24,6 @@ from trainctl.registry import plugins, trust
 from trainctl.runs.record import now, read_record
 from trainctl.sweep.checking import job_key, label, make_job
 from trainctl.sweep.hydra_task import failed_since
-from trainctl.sweep.job import CERTAIN_TO_FAIL_AGAIN
 from trainctl.sweep.ledger import Job, Ledger, Row
 from trainctl.sweep.pruning import PRUNED, course_of
 from trainctl.sweep.ray.settings import check_ray, places
@@ -264,7 +263,7 @@ class Search(Sweep):
         if row.state != "done":
             if _has_diverged(row):
                 self._fail(study, number, row.reason)
-            elif row.state == "failed" and row.exit_code in CERTAIN_TO_FAIL_AGAIN:
+            elif row.state == "failed" and row.exit_code == ConfigError.exit_code:
                 self._count_failure(study, row.reason or "")
             return
         name, value, lower = self._reached(job)

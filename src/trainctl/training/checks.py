@@ -64,8 +64,7 @@ def check_fit(config: Config, model: Model, criterion: Criterion, batch: Batch, 
             f"model={config.model.name} does not take inputs of shape {shown_shape(shape)}: {reason}", remedy
         ) from error
     _refuse_no_tensor(config, outputs, "")
-    kind = getattr(criterion, "target", None)
-    _check_target_kind(config, kind, data, outputs, targets)
+    _check_target_kind(config, criterion, data, outputs, targets)
     task_of(data).check_loss(config.loss.name, criterion, data)
     if getattr(criterion, "takes_log_probabilities", False):
         _check_log_probabilities(config, outputs)
@@ -266,8 +265,8 @@ def refuse_pieces(config: Config, model: Model) -> None:
         )
 
 
-def _check_target_kind(config: Config, kind: str | None, data: Data, outputs: Any, targets: Any) -> None:
-    task = task_of(data)
+def _check_target_kind(config: Config, criterion: Criterion, data: Data, outputs: Any, targets: Any) -> None:
+    kind, task = getattr(criterion, "target", None), task_of(data)
     fitting = [name for name in TASKS.names() if kind in task_named(name).loss_targets]
     if fitting and task.name not in fitting:
         arguments = {each.name: each for each in DATASETS.signature(config.dataset.name).parameters}
@@ -289,23 +288,33 @@ def _check_target_kind(config: Config, kind: str | None, data: Data, outputs: An
             _mismatch(config, outputs, targets),
             f"model={config.model.name} must give outputs of shape (N, {_listed(wanted)})",
         )
-    _check_values(config, kind, data)
+    _check_values(config, kind, data, getattr(criterion, "log_target", False))
 
 
-def _check_values(config: Config, kind: str | None, data: Data) -> None:
+def _check_values(config: Config, kind: str | None, data: Data, logarithms: bool) -> None:
     """Check all training targets for a loss that takes only some values."""
-    values = data.train.targets
+    values, remedy = data.train.targets, "use loss=mse for values of any size"
     if kind == "binary" and (float(values.min()) < 0 or float(values.max()) > 1):
-        needed, remedy = "targets from 0 to 1", "use loss=mse for values of any size"
+        needed = "targets from 0 to 1"
     elif kind == "sign" and not bool((values.abs() == 1).all()):
         needed, remedy = "targets that are 1 or -1", "use loss=bce_with_logits for targets 0 and 1"
     elif kind == "labels" and values.is_floating_point():
         needed = "class numbers padded with -1 (int64)"
         remedy = "use loss=multi_label_soft_margin for 0 and 1"
+    elif kind == "counts" and float(values.min()) < 0:
+        needed = "counts, none below 0"
+    elif kind == "shares" and not _are_shares(values.exp() if logarithms else values):
+        needed = "the probabilities of each sample, from 0 and 1 in all"
+        needed = f"the logarithms of {needed}" if logarithms else needed
     else:
         return
     found = f"found {float(values.min()):g} to {float(values.max()):g} {_type(values)}"
     raise ConfigError(f"loss={config.loss.name} needs {needed}; {found}", remedy)
+
+
+def _are_shares(values: torch.Tensor) -> bool:
+    sums = values.double().sum(1) if values.dim() > 1 else values.double()
+    return bool((values >= 0).all()) and bool(((sums - 1).abs() < 1e-3).all())
 
 
 def _check_log_probabilities(config: Config, outputs: torch.Tensor) -> None:

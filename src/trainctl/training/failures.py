@@ -19,6 +19,7 @@ from trainctl.errors import (
 )
 from trainctl.runs.directory import lock
 from trainctl.runs.record import RunRecord, now, read_record
+from trainctl.runs.secrets import masked
 from trainctl.training.interrupts import Stopped
 
 log = logging.getLogger("trainctl")
@@ -54,7 +55,7 @@ def record_failure(record: RunRecord, error: BaseException) -> None:
     unforeseen = not isinstance(error, TrainctlError | OSError | KeyboardInterrupt | Stopped)
     log.error("%s: %s", told.status, told, exc_info=error if unforeseen else None)
     with contextlib.suppress(OSError):  # the disk that failed the run may fail this, too
-        record.update(status=told.status, exit_code=told.exit_code, reason=str(told), ended=now())
+        record.update(status=told.status, exit_code=told.exit_code, reason=masked(str(told)), ended=now())
 
 
 def as_told(error: BaseException, doing: str) -> TrainctlError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -22,6 +23,7 @@ from trainctl.distributed.launch import Ranks, end_with_parent, own_log
 from trainctl.errors import RankError, TrainctlError
 from trainctl.registry import plugins
 from trainctl.runs.record import RunRecord
+from trainctl.runs.secrets import held
 from trainctl.training import artifacts
 from trainctl.training.agreed_control import obey_at
 from trainctl.training.build import build
@@ -116,6 +118,7 @@ def message_of(
         "stored": stored,
         "looks": list(looks),
         "resumed": begins,
+        "secrets": held(),
     }
 
 
@@ -143,6 +146,7 @@ def follow_parent() -> None:
 def _follow(message: Mapping[str, Any], group: Group) -> None:
     """Train with rank 0, from the config that it has checked."""
     directory, resumed, stored = Path(message["directory"]), message["resumed"], message["stored"]
+    os.environ.update(message["secrets"])
     config = parse_config(message["config"], "the run of rank 0", lambda named: None)
     config = replace(config, **{key: message[key] for key in ("device", "threads", "init_from")})
     plugins.load(config.plugins)

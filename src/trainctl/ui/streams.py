@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator
 from typing import Any, TextIO, cast
 
 from trainctl.runs.printable import shown
+from trainctl.runs.secrets import masked
 
 
 class Unbreakable:
     """A stream whose writes never fail: after the first that does, nothing more is written. Control
-    characters are shown, not sent, as the text may come from files.
+    characters are shown, not sent, as the text may come from files; secrets are masked.
 
     Attributes:
         error: why the first write failed.
@@ -26,7 +27,7 @@ class Unbreakable:
         self.styled = _Styled(self)
 
     def write(self, text: str) -> int:
-        self.send(shown(text))
+        self.send(shown(masked(text, secrets_only=True)))
         return len(text)
 
     def send(self, text: str) -> None:

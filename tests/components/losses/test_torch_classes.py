@@ -46,6 +46,8 @@ def batch(target: str) -> tuple[torch.Tensor, torch.Tensor]:
         "class": torch.tensor([0, 1, 2, 0, 1, 2]),
         "value": torch.rand(6, 3),
         "binary": torch.rand(6, 3).round(),
+        "counts": torch.rand(6, 3).round(),
+        "shares": torch.rand(6, 3).softmax(1),
         "sign": torch.rand(6, 3).round() * 2 - 1,
         "labels": torch.tensor([[0, -1, -1]] * 6),
     }
@@ -117,6 +119,18 @@ def test_the_wrong_number_of_class_weights_is_refused(trainctl) -> None:
         (
             ["dataset=synthetic", "dataset.task=regression", "loss=soft_margin"],
             ["needs targets that are 1 or -1"],
+        ),
+        (
+            ["dataset=synthetic", "dataset.task=regression", "loss=poisson_nll"],
+            ["needs counts, none below 0", "use loss=mse"],
+        ),
+        (
+            ["dataset=synthetic", "dataset.task=regression", "loss=kl_div"],
+            ["needs the probabilities of each sample", "found -"],
+        ),
+        (
+            ["dataset=synthetic", "dataset.task=regression", "loss=kl_div", "loss.log_target=true"],
+            ["needs the logarithms of the probabilities"],
         ),
         (["dataset=synthetic", "dataset.task=regression", "loss=multi_margin"], ["the targets are values"]),
         (["loss=ctc"], ["loss=ctc: it needs the lengths of sequences"]),

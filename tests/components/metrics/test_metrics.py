@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from sklearn.metrics import r2_score
 from torch import Tensor
 
 from tests.components.metrics.test_scikit_learn import feed, make
@@ -33,17 +34,21 @@ def test_r2_does_not_cancel_at_large_offsets(offset: float) -> None:
     assert feed(R2(), (outputs.float(), targets.float()), SIZES) == pytest.approx(expected, rel=1e-9)
 
 
-@pytest.mark.parametrize("constant", [0.0, 0.1, -3.3e7])
-def test_targets_that_do_not_vary_have_no_r2(constant: float) -> None:
+@pytest.mark.parametrize("constant", [0.0, 0.5, -3.3e7])
+def test_targets_that_do_not_vary_have_the_r2_of_scikit_learn(constant: float) -> None:
     targets = torch.full((64, 1), constant)
-    assert math.isnan(feed(R2(), (targets.clone(), targets), SIZES))
-    assert math.isnan(feed(R2(), (targets + 1, targets), SIZES))
+    for outputs in (targets.clone(), targets + 4):
+        expected = r2_score(targets.numpy(), outputs.numpy())
+        assert feed(R2(), (outputs, targets), SIZES) == expected
 
 
-def test_one_constant_output_leaves_no_mean_of_r2() -> None:
+def test_a_constant_output_counts_in_the_mean_of_r2_as_in_scikit_learn() -> None:
     outputs, targets = regression()
-    targets[:, 1] = 4.2
-    assert math.isnan(feed(R2(), (outputs, targets), SIZES))
+    targets[:, 1] = 4.25
+    expected = r2_score(targets.double().numpy(), outputs.double().numpy())
+    assert feed(R2(), (outputs, targets), SIZES) == pytest.approx(expected, abs=1e-6)
+    assert math.isnan(feed(R2(), (outputs[:1], targets[:1]), [1]))
+    assert math.isnan(feed(R2(), (outputs * math.nan, targets), SIZES))
 
 
 @pytest.mark.parametrize(("metric", "power"), [(MeanSquaredError, 2), (MeanAbsoluteError, 1)])

@@ -14,6 +14,7 @@ from trainctl.distributed.context import as_many_devices
 from trainctl.errors import CheckpointError, ConfigError
 from trainctl.paths import short_path
 from trainctl.runs.directory import find, lock
+from trainctl.runs.secrets import PREFIX
 
 COMMAND = Command(
     __name__,
@@ -64,10 +65,10 @@ def run(words: list[str]) -> int:
         from trainctl.sweep.start import resume_sweep
         from trainctl.ui.sweep import TerminalReporter
 
-        if overrides:
+        if others := [word for word in overrides if PREFIX not in word]:
             raise ConfigError(
-                f"{overrides[0]}: resuming a sweep takes no overrides",
-                "resume one of its runs, or start another sweep",
+                f"{others[0]}: resuming a sweep takes no overrides",
+                "resume one of its runs, or start another sweep; secrets alone are typed again",
             )
         return resume_sweep(
             directory, command=command, trust_plugins=trust_plugins, reporter=TerminalReporter()

@@ -149,7 +149,7 @@ def _versions(directory: Path, *, trust_plugins: bool) -> list[ConfigVersion]:
         from trainctl.config.connections import refuse_connections
         from trainctl.config.stored_config import read_versions
 
-        versions = read_versions(directory, trusted)
+        versions = read_versions(directory, trusted, tracked=False)
     for version in versions[:-1]:
         trusted(version.plugins)
     for version in versions:

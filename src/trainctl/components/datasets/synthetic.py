@@ -22,7 +22,7 @@ def synthetic(
     outputs: Count = 10,
     noise: NonNegative = 0.1,
     data_seed: Seed = 0,
-    targets: Literal["values", "binary", "sign", "labels", "shares"] = "values",
+    targets: Literal["values", "binary", "counts", "sign", "labels", "shares"] = "values",
 ) -> Data:
     """Synthetic data that can be learned: a random linear map of normal inputs, plus noise.
 
@@ -38,8 +38,8 @@ def synthetic(
         noise: standard deviation of the noise, as a share of the signal's.
         data_seed: another seed makes other data.
         targets: the values that a regression predicts, for losses of certain values: values, any; binary, 1
-            for a value above 0, else 0; sign, 1 or -1; labels, the numbers of the outputs above 0, padded
-            with -1; shares, values from 0 to 1 that sum to 1.
+            for a value above 0, else 0; counts, whole numbers from 0; sign, 1 or -1; labels, the numbers of
+            the outputs above 0, padded with -1; shares, values from 0 to 1 that sum to 1.
 
     Shape: inputs (N, *shape) float32; targets (N,) int64, or (N, outputs) float32, int64 for labels.
     """
@@ -81,4 +81,6 @@ def _targets(values: Tensor, kind: str) -> Tensor:
         return order.where(above.gather(1, order), -1)
     if kind == "shares":
         return values.softmax(1)
+    if kind == "counts":
+        return values.clamp(max=3).exp().floor()
     return {"values": values, "binary": above.float(), "sign": above.float() * 2 - 1}[kind]

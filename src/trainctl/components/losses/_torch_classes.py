@@ -69,7 +69,7 @@ TORCH_CLASSES = TorchClasses(
             "One logistic loss a class, averaged: several classes a sample",
         ),
         "multi_margin": _member("MultiMarginLoss", "class", "Multi-class hinge loss"),
-        "poisson_nll": _member("PoissonNLLLoss", "value", "Negative log-likelihood of counts"),
+        "poisson_nll": _member("PoissonNLLLoss", "counts", "Negative log-likelihood of counts"),
         "smooth_l1": _member("SmoothL1Loss", "value", "Huber's loss divided by beta"),
         "soft_margin": _member("SoftMarginLoss", "sign", "Logistic loss for targets 1 and -1"),
     },

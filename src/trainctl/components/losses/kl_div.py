@@ -20,7 +20,7 @@ class KLDiv(nn.KLDivLoss):
     Shape: outputs and targets (N, outputs) → scalar.
     """
 
-    target = "value"
+    target = "shares"
 
     def __init__(self, log_target: bool = False) -> None:
         super().__init__(reduction="batchmean", log_target=log_target)

@@ -14,7 +14,8 @@ class R2:
     """1 - (squared error) / (squared deviation from the split's mean), averaged over the outputs.
 
     Deviations of parts are combined by the update of Chan, Golub and LeVeque (1983), which stays exact
-    where the plain sum of squares cancels. An output whose targets do not vary has no R²: the result is NaN.
+    where the plain sum of squares cancels. Where the targets of an output do not vary it is 1 for outputs
+    that are all right, else 0, as in scikit-learn; of a single sample it is NaN.
 
     Shape: outputs and targets (N, outputs).
     """
@@ -46,7 +47,9 @@ class R2:
         self.count = total
 
     def compute(self) -> float:
-        if not isinstance(self.deviation, Tensor):
+        if self.count < 2:
             return float("nan")
-        scores = 1 - self.error / self.deviation
-        return float(torch.where(self.deviation > 0, scores, torch.nan).mean())
+        error, deviation = torch.as_tensor(self.error), torch.as_tensor(self.deviation)
+        scores = 1 - error / deviation
+        constant = (deviation == 0) & ~error.isnan()
+        return float(torch.where(constant, (error == 0).to(scores), scores).mean())

@@ -24,7 +24,7 @@ class Autoencoder(Task):
     targets = "the inputs"
     predictions = "reconstructions"
     loss = "mse"
-    loss_targets = ("value",)
+    loss_targets = ("value", "counts")
     metrics = ("mse", "mae")
     metric_tasks = ("autoencoder", "regression")
     best = "mse"

@@ -22,7 +22,7 @@ class Regression(Task):
 
     name = "regression"
     loss = "mse"
-    loss_targets = ("value", "binary", "sign", "labels")
+    loss_targets = ("value", "binary", "counts", "labels", "shares", "sign")
     metrics = ("mse", "mae", "r2")
     reads_out = True
     example = ("dataset=synthetic", "++dataset.task=regression", "++dataset.outputs=3")

@@ -55,6 +55,7 @@ class Setup:
     draw: Draw
     trust_plugins: bool
     log: str
+    environment: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,7 @@ class Host(WorkerPool):
         self._telling = threading.Lock()
         if Path(setup.folder).is_dir():
             os.chdir(setup.folder)
+        os.environ.update(setup.environment)
         # What the sweep's own user may do is known on the machine that runs it; here only for this actor.
         os.environ["XDG_STATE_HOME"] = str(self._temporary)
 

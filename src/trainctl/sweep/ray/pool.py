@@ -23,6 +23,7 @@ from trainctl.config.settings import Config
 from trainctl.errors import LauncherError, UnsafeInputError
 from trainctl.registry import trust
 from trainctl.runs.directory import set_aside
+from trainctl.runs.secrets import held
 from trainctl.sweep.ledger import Job, Ledger, Row
 from trainctl.sweep.pool import SweepPool
 from trainctl.sweep.ray.host import Host, Node, Parcel, Report, Setup
@@ -106,6 +107,7 @@ class RayPool(SweepPool):
             draw=draw,
             trust_plugins=trust_plugins,
             log="",
+            environment=held(),
         )
 
     def describe(self) -> str:
