@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import platform
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -223,7 +224,7 @@ def joined(world: World, timeout: float, store: Any = None) -> Iterator[Group]:
                 "use strategy=ddp",
             ) from error
         if isinstance(error, dist.DistError) or "gloo" in str(error):
-            reason = str(error).partition("\n")[0]
+            reason = re.sub(r"^\[\S+\] ", "", str(error).partition("\n")[0])  # the place in gloo's source
             waited = timeout if group is None else group.timeout
             raise RankError(
                 f"another process of this run has gone, or did not answer for {waited:g} s: {reason}",

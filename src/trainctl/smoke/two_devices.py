@@ -67,9 +67,9 @@ class ForkedRank:
         end_with(follow_parent)
 
     def poll(self) -> int | None:
-        if self.returncode is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            self.returncode = os.waitstatus_to_exitcode(status) if pid else None
+        with suppress(ChildProcessError):  # another thread has been told
+            if self.returncode is None and (found := os.waitpid(self.pid, os.WNOHANG))[0]:
+                self.returncode = os.waitstatus_to_exitcode(found[1])
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
