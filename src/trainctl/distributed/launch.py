@@ -188,6 +188,7 @@ def end_with_parent() -> str:
                 pass
         time.sleep(1.0)  # an orderly end of its own comes first
         traceback.print_stack(sys._current_frames().get(threading.main_thread().ident or 0))
+        sys.stderr.flush()
         os._exit(RankError.exit_code)
 
     threading.Thread(target=watch, name="parent", daemon=True).start()
