@@ -196,14 +196,24 @@ def sweep(asked: argparse.Namespace, rows: Rows) -> None:
     said: list[str] = []
 
     def timed(*more: str) -> float:
-        directory = asked.folder / f"sweep-{time.monotonic_ns()}"
+        directory, started = asked.folder / f"sweep-{time.monotonic_ns()}", time.time()
         seconds = wall(asked, [*TRAINCTL, *common, *more, f"hydra.sweep.dir={directory}"])
         records = [json.loads(path.read_text()) for path in directory.glob("*/run.json")]
         stacked = sum(record.get("engine") == "fused" for record in records)
         if [record["status"] for record in records] != ["done"] * models:
             raise RuntimeError(f"{len(records)} of {models} jobs, not all done")
         if "hydra/launcher=fused" in more:
-            said.append(f"{stacked} of {models} models were trained in a stack.")
+            points = {
+                "jobs checked": "jobs.jsonl",
+                "runs begun": "*/config.yaml",
+                "trained": "*/metrics.jsonl",
+            }
+            reached = {
+                point: max(path.stat().st_mtime for path in directory.glob(files)) - started
+                for point, files in points.items()
+            }
+            after = ", ".join(f"{point} after {spent:.1f} s" for point, spent in reached.items())
+            said.append(f"{stacked} of {models} models were trained in a stack: {after}.")
             rows.put(notes=said)
         return seconds
 

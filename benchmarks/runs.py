@@ -15,7 +15,6 @@ from trainctl.data import Split, Standardize
 from trainctl.training.hooks.guard import Guard
 from trainctl.training.loop import train_step
 from trainctl.training.run import Hook, Run
-from trainctl.training.steps.guarded import guarded_step
 
 BATCH = 64
 
@@ -47,6 +46,6 @@ def make_run(
         metrics={},
         precision=nullcontext(),
         total_steps=0,
-        step=train_step if guard is None else partial(guarded_step, guard=guard),
+        step=partial(train_step, guard=guard),
         hooks=[*hooks],
     )

@@ -81,7 +81,7 @@ class Clocks:
         *,
         guard: Guard,
     ) -> Tensor:
-        """``guarded_step``, line by line."""
+        """``train_step``, line by line."""
         now, seconds = time.perf_counter, self.seconds
         started = now()
         outputs = model(inputs)

@@ -275,9 +275,13 @@ def test_the_training_step_is_the_plain_one() -> None:
         "loss = criterion(model(inputs), targets)",
         "optimizer.zero_grad()",
         "loss.backward()",
+        "if guard is None or guard.accepts(loss):",
         "optimizer.step()",
         "return loss.detach()  # type: ignore[no-any-return]",
     ]
+    readme = (SOURCE.parents[1] / "README.md").read_text()
+    shown = readme[readme.index("with precision:") :].split("```")[0]
+    assert [line.strip() for line in shown.splitlines() if line.strip()] == body[:-1]
 
 
 def test_one_module_imports_what_hydra_keeps_to_itself() -> None:

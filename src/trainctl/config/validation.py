@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Annotated, Any, TypeVar, cast
 
 from pydantic import BaseModel, Field, PydanticSchemaGenerationError, TypeAdapter, ValidationError
@@ -210,7 +210,7 @@ def _check_arguments(
             )
         )
         return None
-    model = _component_model(name, parameters)
+    model = _component_model(registry, name, parameters)
     checked = _validate(model, prefix, arguments, problems, owner=f"{registry.noun} {name}")
     if checked is None:
         return None
@@ -229,7 +229,27 @@ def _of_unknown_type(parameters: Iterable[Parameter], given: Collection[str]) ->
     return [each.name for each in missing if _checkable(each.annotation) is Any]
 
 
-def _component_model(name: str, parameters: Iterable[Parameter]) -> type[BaseModel]:
+_models: dict[tuple[str, str], tuple[Sequence[Parameter], type[BaseModel]]] = {}
+"""By group and name, with the parameters that each was made of: making one takes longer than a check."""
+
+
+def _component_model(registry: Registry, name: str, parameters: Sequence[Parameter]) -> type[BaseModel]:
+    made_of, model = _models.get((registry.group, name), (None, None))
+    # Not by ==: a default that is a tensor has no single answer.
+    if model is None or made_of is None or not _same(made_of, parameters):
+        model = _made_model(name, parameters)
+        _models[registry.group, name] = parameters, model
+    return model
+
+
+def _same(some: Sequence[Parameter], others: Sequence[Parameter]) -> bool:
+    return len(some) == len(others) and all(
+        one.name == other.name and one.annotation == other.annotation and one.default is other.default
+        for one, other in zip(some, others, strict=True)
+    )
+
+
+def _made_model(name: str, parameters: Iterable[Parameter]) -> type[BaseModel]:
     fields: dict[str, Any] = {
         f"argument_{index}": (
             _checkable(parameter.annotation),

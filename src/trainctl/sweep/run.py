@@ -36,7 +36,8 @@ from trainctl.sweep.worker_slots import WorkerSlots, choose_slots
 from trainctl.training.interrupts import Stopped
 
 log = logging.getLogger("trainctl")
-OWN_LAUNCHERS = ("parallel", "fused", "ray")
+LOCAL_LAUNCHERS = ("parallel", "fused")
+OWN_LAUNCHERS = (*LOCAL_LAUNCHERS, "ray")
 _FEWEST = 8
 """Groups are not split below this number of models: the gain of a stack grows with its size."""
 

@@ -18,6 +18,7 @@ from trainctl.sweep.checking import Checked, check_jobs
 from trainctl.sweep.ledger import Job, Ledger, locked_sweep
 from trainctl.sweep.reporter import Reporter
 from trainctl.sweep.run import (
+    LOCAL_LAUNCHERS,
     OWN_LAUNCHERS,
     Sweep,
     composed_in,
@@ -27,6 +28,7 @@ from trainctl.sweep.run import (
     require_own,
     sweep_directory,
 )
+from trainctl.sweep.worker_pool import start_server
 from trainctl.training.startup import collector_paused
 
 
@@ -37,6 +39,8 @@ def sweep(composer: Composer, words: Sequence[str], command: str, reporter: Repo
     directory with another sweep, InterruptedRunError or TerminatedRunError when told to stop.
     """
     words = _with_runs_found(_without_pictures(words))
+    if _trains_here(words):
+        start_server()  # it imports torch while the jobs are composed and checked
     sweeper, settings = composer.sweeper(words)
     if sweeper == "optuna":
         from trainctl.sweep.search import search
@@ -68,6 +72,13 @@ def sweep(composer: Composer, words: Sequence[str], command: str, reporter: Repo
         for notice in checked.notices:
             reporter.notice(notice)
         return Sweep(ledger, jobs, checked.configs, command, launcher, reporter).run(composer, words)
+
+
+def _trains_here(words: Sequence[str]) -> bool:
+    """Whether ``words`` choose no launcher that has processes of its own."""
+    parts = (split_override(word)[1:] for word in words)
+    chosen = [value for key, value in parts if key == "hydra/launcher"]
+    return all(value in LOCAL_LAUNCHERS for value in chosen)
 
 
 def _with_runs_found(words: Sequence[str]) -> list[str]:

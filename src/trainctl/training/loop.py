@@ -6,7 +6,7 @@
     for each epoch:
         for each batch:
             batch
-            run.step                train_step, or another whole step of steps/
+            run.step                train_step, or where the config asks for one, another whole step of steps/
             scheduler.step
             step
             settle, save            where a checkpoint was asked for
@@ -30,6 +30,7 @@ from torch import Tensor
 from trainctl.components.metrics._base import Metric
 from trainctl.data.readout import RAW, Readout
 from trainctl.registry.protocols import Batch, Criterion, Loader, Model, Optimizer
+from trainctl.training.hooks.guard import Guard
 from trainctl.training.run import Run
 
 
@@ -40,13 +41,20 @@ def train_step(
     inputs: Tensor,
     targets: Tensor,
     precision: AbstractContextManager[Any],
+    guard: Guard | None = None,
 ) -> Tensor:
-    """One step of supervised training; returns the loss, a scalar that is not waited for."""
+    """One step of supervised training; returns the loss, a scalar that is not waited for.
+
+    A ``guard`` keeps the optimizer from a step that would ruin the parameters. It looks at the loss after the
+    backward pass: on several devices it is added up meanwhile. Raises NotFiniteError where no more steps may
+    be left out.
+    """
     with precision:
         loss = criterion(model(inputs), targets)
     optimizer.zero_grad()
     loss.backward()
-    optimizer.step()
+    if guard is None or guard.accepts(loss):
+        optimizer.step()
     return loss.detach()  # type: ignore[no-any-return]
 
 

@@ -127,9 +127,10 @@ def test_inputs_that_are_transformed_once_give_the_same_batches(monkeypatch: pyt
     monkeypatch.setattr(resident, "_LAUNCHED", ("cpu",))
     monkeypatch.setattr(resident, "_CHUNK", 7)
     each = loader(seed=3)
-    monkeypatch.setattr(each, "transform", None)  # it is not asked again
+    assert "_inputs" not in vars(each), "before anyone asks for a batch"
     reused = each.reuse()
     assert reused is not None
+    monkeypatch.setattr(each, "transform", None)  # it is not asked again
     for again in (False, True):
         places = set()
         batches = reused.batches(Cursor(1)) if again else each.batches(Cursor(1))

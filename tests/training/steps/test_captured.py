@@ -41,7 +41,6 @@ from trainctl.training.run import Hook, Run
 from trainctl.training.steps.accumulated import accumulated_step
 from trainctl.training.steps.captured import WARM, CapturedStep, CudaGraph, _Rates
 from trainctl.training.steps.choose import Step
-from trainctl.training.steps.guarded import guarded_step
 
 adam = partial(make, torch.optim.Adam, lr=0.01)
 exact_adam = partial(make, torch.optim.Adam, lr=2.0**-7)
@@ -104,7 +103,7 @@ def captured(run: Run, graphs: list[Any], said: list[tuple[str, str]], graph: An
 
 def guarded(run: Run) -> Run:
     if (guard := run.hook("guard")) is not None:
-        run.step = partial(guarded_step, guard=guard)
+        run.step = partial(train_step, guard=guard)
     return run
 
 

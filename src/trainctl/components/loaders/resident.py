@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -71,9 +72,6 @@ class ResidentLoader:
         self.batch_size = batch_size
         self.device = device
         self.seed, self.share = seed, share or Share()
-        self._inputs: Tensor | None = None
-        if augment is None and device.type in _LAUNCHED and getattr(transform, "row_wise", False):
-            self._inputs = _transformed(self.split.inputs, transform)
         self.sampling, self.mix = sampling, mix
 
     def __len__(self) -> int:
@@ -83,6 +81,15 @@ class ResidentLoader:
     @property
     def samples(self) -> int:
         return len(self.split)
+
+    @cached_property
+    def _inputs(self) -> Tensor | None:
+        """All inputs transformed, where a batch of them is worth it. Made for the first batch: models that
+        train as one have a loader each, and use one of them."""
+        row_wise = getattr(self.transform, "row_wise", False)
+        if self.augment is None and self.device.type in _LAUNCHED and row_wise:
+            return _transformed(self.split.inputs, self.transform)
+        return None
 
     def reuse(self) -> Reused | None:
         """The same batches in tensors that are used again; None where that is not possible."""

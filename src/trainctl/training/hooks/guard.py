@@ -42,9 +42,9 @@ class Guard(Hook):
 
     A loss on the CPU is read at once. On a GPU that would wait for the device at every step: there a flag on
     the device, the ``found_inf`` of torch's gradient scalers, keeps a fused optimizer from the bad step and
-    all later ones. It is read every 50 steps, before each checkpoint and at the end of each epoch, and the
-    run is put back to before the bad step. Without a fused optimizer, with a rung that updates parameters
-    itself, or with ``max_skipped_steps``, the loss is read at every step.
+    all later ones. It is sent every 50 steps and read 50 later, and waited for before each checkpoint and at
+    the end of each epoch; then the run is put back to before the bad step. Without a fused optimizer, with a
+    rung that updates parameters itself, or with ``max_skipped_steps``, the loss is read at every step.
 
     Args:
         loss: check the loss.
@@ -74,6 +74,10 @@ class Guard(Hook):
         return " and ".join(name for name, on in (("loss", self.loss), ("gradients", self.gradients)) if on)
 
     # ---------------------------------------------------------------- asked by the step
+
+    def accepts(self, loss: Tensor) -> bool:
+        """Whether the optimizer may step: both of the following."""
+        return self.accepts_loss(loss) and self.accepts_gradients(loss)
 
     def accepts_loss(self, loss: Tensor) -> bool:
         """Whether the step may go on. Raises NotFiniteError where no more steps may be left out."""

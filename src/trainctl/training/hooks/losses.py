@@ -28,12 +28,39 @@ def fetched(losses: Sequence[Tensor | float]) -> list[float]:
     return [next(values) if isinstance(loss, Tensor) else loss for loss in losses]
 
 
+class Transfer:
+    """Values on their way from a device, which goes on meanwhile: only who reads them waits."""
+
+    def __init__(self, values: Tensor) -> None:
+        self._values, self._event = values, None
+        if values.is_cuda:
+            self._values = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+            self._values.copy_(values, non_blocking=True)
+            self._event = torch.cuda.current_stream(values.device).record_event()
+        else:
+            self._values = values.detach().to("cpu", copy=True)
+
+    @property
+    def has_arrived(self) -> bool:
+        return self._event is None or bool(self._event.query())
+
+    def read(self) -> Tensor:
+        """The values on the CPU, as they were when they were sent."""
+        if self._event is not None:
+            self._event.synchronize()
+        return self._values
+
+
 class PendingLosses(Generic[T]):
-    """Losses that stay on the device until they are fetched together, each with what is known of its step."""
+    """Losses that stay on the device until they are fetched together, each with what is known of its step.
+
+    To wait for them would let the device run idle: its queue would be empty when they are there.
+    """
 
     def __init__(self) -> None:
         self._steps: list[T] = []
         self._losses: list[Tensor | float] = []
+        self._coming: tuple[list[T], Transfer] | None = None
         self._fetched_at = time.monotonic()
 
     def add(self, step: T, loss: Tensor) -> None:
@@ -41,14 +68,29 @@ class PendingLosses(Generic[T]):
         self._steps.append(step)
         self._losses.append(kept(loss))
 
-    def due(self, most: int, seconds: float) -> bool:
-        """Whether ``most`` losses are kept, or the last ones were fetched more than ``seconds`` ago."""
-        return len(self._losses) >= most or time.monotonic() - self._fetched_at > seconds
+    def arrived(self, most: int, seconds: float) -> list[tuple[T, float]]:
+        """Losses that have come over. The next are sent when ``most`` are kept, or after ``seconds``."""
+        if self._coming is None:
+            if len(self._losses) < most and time.monotonic() - self._fetched_at <= seconds:
+                return []
+            self._fetched_at = time.monotonic()
+            sent = [loss for loss in self._losses if isinstance(loss, Tensor)]
+            if not sent or len(sent) < len(self._losses):
+                return self.take()
+            self._coming = self._steps, Transfer(torch.stack(sent))
+            self._steps, self._losses = [], []
+        return self._came() if self._coming[1].has_arrived else []
 
     def take(self) -> list[tuple[T, float]]:
-        """Fetch and forget all of them."""
+        """Fetch and forget all of them; waits for the device."""
+        came = self._came()
         taken = list(zip(self._steps, fetched(self._losses), strict=True))
-        self._steps.clear()
-        self._losses.clear()
+        self._steps, self._losses = [], []
         self._fetched_at = time.monotonic()
-        return taken
+        return came + taken
+
+    def _came(self) -> list[tuple[T, float]]:
+        if self._coming is None:
+            return []
+        (steps, transfer), self._coming = self._coming, None
+        return list(zip(steps, transfer.read().tolist(), strict=True))

@@ -62,18 +62,21 @@ class MetricsLog(Hook):
     def step(self, run: Run, loss: Tensor) -> None:
         state = run.state
         self._pending.add((state.step, state.epoch_number, state.lr), loss)
-        if self._pending.due(_BUFFER, _SECONDS):
-            self.flush()
+        if arrived := self._pending.arrived(_BUFFER, _SECONDS):
+            self._write_losses(arrived)
 
     def evaluated(self, run: Run, values: Mapping[str, float]) -> None:
-        self.flush()
         if values:
+            self.flush()
             self.write({**run.state.where, **values, "samples_per_second": round(run.state.speed, 1)})
 
     def flush(self) -> None:
         """Write the steps that are still in memory."""
         if taken := self._pending.take():
-            self.write_steps((step, epoch, loss, lr) for (step, epoch, lr), loss in taken)
+            self._write_losses(taken)
+
+    def _write_losses(self, taken: Iterable[tuple[tuple[int, int, float], float]]) -> None:
+        self.write_steps((step, epoch, loss, lr) for (step, epoch, lr), loss in taken)
 
     def write_steps(self, steps: Iterable[tuple[int, int, float, float]]) -> None:
         """Write steps whose losses are known: number, epoch from 1, loss and learning rate of each."""

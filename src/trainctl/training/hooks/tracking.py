@@ -147,8 +147,8 @@ class Tracking(Hook):
         self._step = step = run.state.step
         if any(step % every == 0 for every in self._every):
             self._pending.add((step, run.state.lr), loss)
-        if self._pending.due(_BUFFER, _SECONDS):
-            self.flush()
+        if arrived := self._pending.arrived(_BUFFER, _SECONDS):
+            self._pass_on(arrived)
 
     def evaluated(self, run: Run, values: Mapping[str, float]) -> None:
         self.flush()
@@ -161,7 +161,10 @@ class Tracking(Hook):
 
     def flush(self) -> None:
         """Send the steps that are still in memory, and report trackers that have failed."""
-        if taken := self._pending.take():
+        self._pass_on(self._pending.take())
+
+    def _pass_on(self, taken: Sequence[tuple[tuple[int, float], float]]) -> None:
+        if taken:
             self._send([(step, {"train/loss": loss, "lr": lr}) for (step, lr), loss in taken])
         self._report_failures()
 

@@ -14,7 +14,7 @@ from trainctl.config.settings import Config
 from trainctl.training.hooks.guard import Guard
 from trainctl.training.run import Run
 from trainctl.training.steps.accumulated import accumulated_step
-from trainctl.training.steps.guarded import guarded_rung, guarded_step
+from trainctl.training.steps.guarded import guarded_rung
 from trainctl.training.steps.micro_batches import MicroBatches
 
 
@@ -90,8 +90,6 @@ def choose_step(
         take = chosen.take  # its training_step asks the guard
     elif config.loop.name != "optimizer":
         take = guarded_rung(chosen.take, guard)
-    elif config.train.accumulate > 1 or config.train.micro_batch is not None:
-        take = partial(chosen.take, guard=guard)
     else:
-        take = partial(guarded_step, guard=guard)
+        take = partial(chosen.take, guard=guard)
     return Step(take, f"{chosen.name}, {guard.watches} guard")
