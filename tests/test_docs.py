@@ -63,7 +63,7 @@ def test_a_command_runs(
 
 def test_the_python_example_loads_the_newest_run(trainctl) -> None:
     assert trainctl("epochs=1", "threads=1").code == 0
-    (code,) = blocks(REPOSITORY / "README.md", "python")
+    _, code = blocks(REPOSITORY / "README.md", "python")  # the first is the step
     names: dict[str, object] = {}
     exec(code, names)
     assert "model" in names

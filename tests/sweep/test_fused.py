@@ -28,7 +28,7 @@ from trainctl.errors import ConfigError, InterruptedRunError, NotFiniteError, St
 from trainctl.runs.directory import claim, lock
 from trainctl.runs.record import read_record
 from trainctl.sweep.fused import _probe, _steps, plan, train_group
-from trainctl.training.display import Silent
+from trainctl.training.display import Display
 from trainctl.training.request import Request, make_request
 from trainctl.training.train import train
 
@@ -192,7 +192,7 @@ def both_ways(ask: Ask, jobs: Sequence[Sequence[str]]) -> list[tuple[Path, Path]
     for result in train_group(together):
         assert isinstance(result, dict), result
     for single in singles:
-        train(single, Silent())
+        train(single, Display())
     return [(one.directory, other.directory) for one, other in zip(together, singles, strict=True)]
 
 
@@ -208,7 +208,7 @@ def four(ask: Ask) -> list[Request]:
 def test_the_comparison_would_show_a_wrong_rate_and_a_swapped_model(ask: Ask, four: list[Request]) -> None:
     jobs = jobs_of("optim=sgd_momentum")
     (other,) = ask([(*jobs[0][:-1], f"optim.lr={RATES[0] * 1.01}")], "other")
-    train(other, Silent())
+    train(other, Display())
     assert furthest(other.directory, four[0].directory) > 10 * TOLERANCE
     directories = [request.directory for request in four]
     assert min(furthest(directories[0], each) for each in directories[1:]) > 10 * TOLERANCE
@@ -300,13 +300,13 @@ def test_a_loss_that_is_not_finite_ends_its_own_run_only(ask: Ask, trainctl, sch
     together, singles = ask(jobs, "fused"), ask(jobs, "single")
     results = train_group(together)
     for number in (0, 2):
-        train(singles[number], Silent())
+        train(singles[number], Display())
         assert_same(together[number].directory, singles[number].directory)
     for number in (1, 3):
         error = results[number]
         assert isinstance(error, NotFiniteError)
         with pytest.raises(NotFiniteError) as alone:
-            train(singles[number], Silent())
+            train(singles[number], Display())
         assert str(error) == str(alone.value)
         record = read_record(together[number].directory)
         assert (record["status"], record["exit_code"], record["reason"]) == ("failed", 6, str(error))
@@ -338,7 +338,7 @@ def test_a_disk_that_fails_one_run_leaves_the_others(ask: Ask) -> None:
     assert [isinstance(result, dict) for result in results] == [True, True, False, True]
 
 
-class _Stopping(Silent):
+class _Stopping(Display):
     """Sends this process a signal at the end of an epoch."""
 
     def __init__(self, number: int, at: int) -> None:
@@ -364,7 +364,7 @@ def test_told_to_stop_all_are_saved_and_go_on(
     jobs = jobs_of("optim=adam", "scheduler=cosine")
     together, singles = ask(jobs, "fused"), ask(jobs, "single")
     stopping = _Stopping(number, at=1)
-    results = train_group(together, lambda index: stopping if index == 2 else Silent())
+    results = train_group(together, lambda index: stopping if index == 2 else Display())
     for request, result in zip(together, results, strict=True):
         assert isinstance(result, kind)
         assert "saved in" in result.problems[-1].message
@@ -372,7 +372,7 @@ def test_told_to_stop_all_are_saved_and_go_on(
         assert (record["status"], record["last"]["step"]) == (status, 20)
         assert content(request.directory).step == 20
     for single in singles:
-        train(single, Silent())
+        train(single, Display())
 
     # One on its own, by the standard engine …
     outcome = trainctl("resume", str(together[0].directory))

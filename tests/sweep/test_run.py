@@ -234,18 +234,6 @@ def test_a_directory_with_another_sweep_or_something_else_is_refused(trainctl, t
 
 
 @pytest.mark.slow
-def test_a_damaged_ledger_is_named(trainctl, tmp_path: Path) -> None:
-    assert trainctl("-m", "seed=1,2", "hydra.sweep.dir=sweep", *FAST).code == 0
-    jobs = tmp_path / "sweep/jobs.jsonl"
-    jobs.write_bytes(b"x" + jobs.read_bytes())
-    outcome = trainctl("resume", "sweep")
-    assert outcome.code == 2
-    assert "jobs.jsonl is damaged in line 1" in outcome.err
-    (tmp_path / "sweep/sweep.json").write_text("{")
-    assert trainctl("resume", "sweep").code == 2
-
-
-@pytest.mark.slow
 def test_paths_sweep_too(trainctl, tmp_path: Path) -> None:
     outcome = trainctl("-m", "experiment=mnist_mlp", "dataset.root=a=b,c(1)", "hydra.sweep.dir=sweep", *FAST)
     assert outcome.code == 1

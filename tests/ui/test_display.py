@@ -11,7 +11,7 @@ import pytest
 
 from tests.helpers.display import Terminal
 from trainctl.paths import short_path
-from trainctl.training.display import Silent, duration, number
+from trainctl.training.display import Display, duration, number
 from trainctl.ui.display import make_display
 from trainctl.ui.live import Rich
 from trainctl.ui.plain import Plain
@@ -72,7 +72,7 @@ def test_a_path_is_as_short_as_it_can_be_typed(tmp_path: Path) -> None:
         ("auto", False, Plain),
         ("plain", True, Plain),
         ("rich", True, Rich),
-        ("none", True, Silent),
+        ("none", True, Display),
     ],
 )
 def test_the_display_that_fits_the_stream(mode: str, terminal: bool, expected: type) -> None:

@@ -8,7 +8,7 @@ import os
 import pytest
 
 from tests.helpers.display import play
-from trainctl.training.display import Silent
+from trainctl.training.display import Display
 from trainctl.ui.plain import Plain
 
 
@@ -41,5 +41,5 @@ def test_each_line_is_there_at_once() -> None:
 
 
 def test_silence_is_silent(capfd: pytest.CaptureFixture[str]) -> None:
-    play(Silent())
+    play(Display())
     assert capfd.readouterr() == ("", "")

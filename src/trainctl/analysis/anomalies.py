@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,33 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainctl.analysis.values import Values, tensors_in, values_of
 from trainctl.registry.protocols import named_modules
 
-_MAX_ROWS = 5
 _TORCH, _PACKAGE = Path(torch.__file__).parent, Path(__file__).parents[1]
 _FRAME = re.compile(r'File "(.*)", line (\d+), in .*\n\s*(.*)')
-
-
-@dataclass(frozen=True)
-class Values:
-    """The number of values of a tensor, and of finite ones with their range; ``bad_rows`` have others."""
-
-    shape: tuple[int, ...] = ()
-    size: int = 0
-    finite: int = 0
-    low: float = math.nan
-    high: float = math.nan
-    bad_rows: tuple[int, ...] = ()
-
-    def bad_text(self) -> str:
-        """For people: how many are not finite, and where unless that is everywhere."""
-        bad, rows = self.size - self.finite, self.bad_rows
-        text = f"{bad:,} of {self.size:,} values {'is' if bad == 1 else 'are'} not finite"
-        if len(rows) == (*self.shape, 1)[0]:
-            return text
-        listed = ", ".join(map(str, rows[:_MAX_ROWS]))
-        more = f" and {len(rows) - _MAX_ROWS} more" if len(rows) > _MAX_ROWS else ""
-        return f"{text}, in row{'s' * (len(rows) > 1)} {listed}{more}, counted from 0"
 
 
 @dataclass(eq=False)
@@ -128,7 +106,7 @@ class Watch:
         self._claim_nodes(call, inputs, tensors)
         for tensor in tensors:
             if tensor.requires_grad:
-                tensor.register_hook(lambda gradient: setattr(call, "gradient", values_of([gradient])))  # type: ignore[no-untyped-call]
+                tensor.register_hook(lambda gradient: setattr(call, "gradient", values_of(gradient)))  # type: ignore[no-untyped-call]
         if module is self.criterion:
             self.loss, self._is_between = float(outputs.detach()), True
             if not math.isfinite(self.loss):
@@ -160,31 +138,10 @@ class Watch:
         raise StepEndedError
 
 
-def tensors_in(values: Any) -> Iterator[Tensor]:
-    """The tensors in tuples, lists and dictionaries of them."""
-    if isinstance(values, Tensor):
-        yield values
-    elif isinstance(values, Mapping | list | tuple):
-        for each in values.values() if isinstance(values, Mapping) else values:
-            yield from tensors_in(each)
-
-
 def all_finite(values: Any) -> bool:
     """Whether all tensors in ``values`` are finite."""
     dense = (each.to_dense() if each.is_sparse else each for each in tensors_in(values))
     return all(bool(torch.isfinite(each).all()) for each in dense)
-
-
-def values_of(tensors: list[Tensor]) -> Values:
-    """Of several tensors together; shape and rows are those of the first."""
-    if not tensors:
-        return Values()
-    flat = torch.cat([each.detach().cpu().reshape(-1).double() for each in tensors])
-    finite = flat[torch.isfinite(flat)]
-    low, high = (float(finite.min()), float(finite.max())) if len(finite) else (math.nan, math.nan)
-    first = torch.isfinite(tensors[0].detach()).reshape(len(tensors[0]) if tensors[0].dim() else 1, -1)
-    bad_rows = (~first.all(1)).nonzero().flatten().tolist()
-    return Values(tuple(tensors[0].shape), len(flat), len(finite), low, high, tuple(bad_rows))
 
 
 def forward_line(node: Any) -> str:

@@ -21,6 +21,7 @@ from trainctl.errors import ConfigError, TrainctlError, storage_error
 from trainctl.runs import files
 from trainctl.runs.bucket import is_url
 from trainctl.runs.directory import find
+from trainctl.runs.machine import process_exists
 from trainctl.runs.metrics_file import newest, training_seconds
 from trainctl.runs.record import read_record
 from trainctl.sweep import ledger
@@ -287,13 +288,7 @@ def _alive(directory: Path) -> bool:
         holder = None
     if holder is None or holder[2] != platform.node():
         return time.time() - max(map(_written, directory.iterdir())) < _NEW
-    try:
-        os.kill(int(holder[1]), 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        pass
-    return True
+    return process_exists(int(holder[1]))
 
 
 def _written(path: Path) -> float:

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from trainctl.analysis.anomalies import Call, Watch, forward_line, values_of
+from trainctl.analysis.anomalies import Call, Watch, forward_line
+from trainctl.analysis.values import values_of
 from trainctl.checkpoint import snapshot
 from trainctl.checkpoint.bad_step import Capsule
 from trainctl.config.settings import Config
@@ -94,7 +95,7 @@ def replay(capsule: Capsule, config: Config, device: torch.device) -> Replay:
     model.train()
 
     inputs, targets = capsule.inputs.to(device), capsule.targets.to(device)
-    data = Call("inputs", "", values_of(parts_of(inputs))), Call("targets", "", values_of([targets]))
+    data = Call("inputs", "", values_of(parts_of(inputs))), Call("targets", "", values_of(targets))
     watch = Watch(model, criterion)
     with watch.attached(optimizer):
         step(model, criterion, optimizer, inputs, targets, precision)
@@ -174,7 +175,7 @@ def _find_forward(watch: Watch, inputs: Call, targets: Call) -> Place:
 
 
 def _is_bad(call: Call) -> bool:
-    return call.outputs.finite < call.outputs.size
+    return call.outputs.not_finite > 0
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from trainctl.analysis.step_timing import spare_run, step_again, waiting
-from trainctl.analysis.trace_report import Layer, Parameter, Trace, Values, with_findings
+from trainctl.analysis.trace_report import Layer, Parameter, Trace, with_findings
+from trainctl.analysis.values import Values, tensors_in, values_of
 from trainctl.checkpoint.snapshot import RandomStates
 from trainctl.config.settings import Config
 from trainctl.data.inputs import Inputs
@@ -40,7 +41,7 @@ def trace(built: Built, config: Config) -> Trace:
     batch = next(iter(run.train_loader.batches()))
     inputs, targets = batch.inputs, batch.targets
     # A model may change its inputs in place.
-    kept, seen = (inputs.clone(), targets.clone()), (_values_by_name(inputs), _values(targets))
+    kept, seen = (inputs.clone(), targets.clone()), (_values_by_name(inputs), values_of(targets))
     wait = waiting(built.device)
     random_before = RandomStates(built.device).state_dict()
     watch = _Watch(run)
@@ -167,7 +168,7 @@ class _Watch:
                 handle.remove()
 
     def _called(self, module: Any, inputs: Any, outputs: Any) -> None:
-        key, found = id(module), tuple(_values(each) for each in _tensors(outputs))
+        key, found = id(module), tuple(map(values_of, tensors_in(outputs)))
         before = self.outputs.get(key)
         if before is not None and len(before) == len(found):
             found = tuple(one + other for one, other in zip(before, found, strict=True))
@@ -190,39 +191,10 @@ class _Watch:
                 self.clipped[id(parameter)] = _norm(parameter.grad)
 
 
-def _tensors(outputs: Any) -> Iterator[Tensor]:
-    """The tensors of a module's outputs, in tuples, lists and dictionaries, too."""
-    if isinstance(outputs, Tensor):
-        yield outputs
-    elif isinstance(outputs, Mapping):
-        for each in outputs.values():
-            yield from _tensors(each)
-    elif isinstance(outputs, Sequence) and not isinstance(outputs, str):
-        for each in outputs:
-            yield from _tensors(each)
-
-
 def _values_by_name(inputs: Any) -> dict[str, Values]:
     if isinstance(inputs, Inputs):
-        return {f"input {name}": _values(part) for name, part in inputs.parts.items()}
-    return {"inputs": _values(inputs)}
-
-
-def _values(tensor: Tensor) -> Values:
-    content = tensor.detach()
-    finite = torch.isfinite(content)
-    if not_finite := int(content.numel() - finite.sum()):
-        content = content[finite]
-    if content.is_complex():
-        content = content.abs()
-    low, high = content.aminmax() if content.numel() else (None, None)
-    return Values(
-        shape=tuple(tensor.shape),
-        dtype=str(tensor.dtype).removeprefix("torch."),
-        low=None if low is None else float(low),
-        high=None if high is None else float(high),
-        not_finite=not_finite,
-    )
+        return {f"input {name}": values_of(part) for name, part in inputs.parts.items()}
+    return {"inputs": values_of(inputs)}
 
 
 def _norm(tensor: Tensor) -> Tensor:

@@ -8,36 +8,11 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
 
+from trainctl.analysis.values import Values
 from trainctl.config.settings import Config
 from trainctl.registry.constraints import show, some
 
 _some = partial(some, most=6)
-
-
-@dataclass(frozen=True)
-class Values:
-    """The values of a tensor, or of the outputs of several calls.
-
-    Attributes:
-        shape: of the first one.
-        dtype: such as ``float32``.
-        low, high: the range of the finite values; None where there are none.
-        not_finite: how many values are NaN or infinite.
-    """
-
-    shape: tuple[int, ...]
-    dtype: str
-    low: float | None
-    high: float | None
-    not_finite: int
-
-    def __add__(self, other: Values) -> Values:
-        lows = [each for each in (self.low, other.low) if each is not None]
-        highs = [each for each in (self.high, other.high) if each is not None]
-        not_finite = self.not_finite + other.not_finite
-        return replace(
-            self, low=min(lows, default=None), high=max(highs, default=None), not_finite=not_finite
-        )
 
 
 @dataclass(frozen=True)

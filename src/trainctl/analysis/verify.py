@@ -75,7 +75,7 @@ class Segment:
 def find_checkpoints(folder: Path) -> tuple[list[Kept], list[str]]:
     """The whole checkpoints, oldest first, and what is wrong with the others.
 
-    Raises CheckpointError (exit 4) without a whole one, UnsafeInputError as ``checkpoint.format.read``.
+    Raises CheckpointError (exit 4) without a whole one, UnsafeInputError as ``read_checkpoint``.
     """
     kept, damaged = [], []
     for path in sorted(folder.glob("step-*")):

@@ -94,20 +94,14 @@ def save_checkpoint(folder: Path, content: CheckpointData, name: str | None = No
 
     One that exists is left as it is. Raises OSError when the disk will not take it.
     """
-    name = name or folder_name(content.step)
-    write(LocalStore(folder), content, name)
+    name, store = name or folder_name(content.step), LocalStore(folder)
+    if name not in store.list(committed=False):
+        try:
+            commit(store, name, content, put_tensors(store, name, content))
+        except BaseException:
+            store.discard(name)
+            raise
     return folder / name
-
-
-def write(store: Store, content: CheckpointData, name: str) -> None:
-    """Write ``content`` into ``store`` as ``name``; otherwise as :func:`save_checkpoint`."""
-    if name in store.list(committed=False):
-        return
-    try:
-        commit(store, name, content, put_tensors(store, name, content))
-    except BaseException:
-        store.discard(name)
-        raise
 
 
 def put_tensors(store: Store, name: str, content: CheckpointData, rank: int = 0) -> dict[str, Any]:
@@ -193,7 +187,24 @@ def read_checkpoint(path: Path, *, training: bool = True) -> CheckpointData:
     that trainctl never writes: a link out of the run, a pickle, a header that claims more than the file has.
     """
     refuse_foreign(path)
-    return read(LocalStore(path.parent), path.name, training=training)
+    store, name = LocalStore(path.parent), path.name
+    try:
+        entries = _entries(store, name)
+        model: dict[str, Tensor] = {}
+        tensors: dict[str, Tensor] = {}
+        for rank in range(_writers(entries)):
+            of_model, of_training = _files_of(rank)
+            _join(model, _read(store, name, of_model, entries[of_model]))
+            _join(tensors, _read(store, name, of_training, entries[of_training], keep=training))
+        data = store.get(name, STATE, entries[STATE]["size"])
+        if manifest_entry(data) != entries[STATE]:
+            raise CheckpointError(f"{path}/{STATE} is damaged: it does not match its manifest")
+        state = strict_json.parse(data)
+        if not isinstance(state, dict) or not is_count(state.get("step")):
+            raise CheckpointError(f"{path}/{STATE} has no valid step")
+        return CheckpointData(model, tensors, state)
+    except _UNREADABLE as error:
+        raise CheckpointError(f"{path} is no usable checkpoint: {_reason(error)}") from error
 
 
 def verify_checkpoint(path: Path) -> None:
@@ -207,28 +218,6 @@ def verify_checkpoint(path: Path) -> None:
                     raise CheckpointError(f"{path}/{file} is damaged: it does not match its manifest")
     except _UNREADABLE as error:
         raise CheckpointError(f"{path} is no usable checkpoint: {_reason(error)}") from error
-
-
-def read(store: Store, name: str, *, training: bool = True) -> CheckpointData:
-    """The content of the checkpoint ``name`` in ``store``; otherwise as :func:`read_checkpoint`."""
-    where = f"{store}/{name}"
-    try:
-        entries = _entries(store, name)
-        model: dict[str, Tensor] = {}
-        tensors: dict[str, Tensor] = {}
-        for rank in range(_writers(entries)):
-            of_model, of_training = _files_of(rank)
-            _join(model, _read(store, name, of_model, entries[of_model]))
-            _join(tensors, _read(store, name, of_training, entries[of_training], keep=training))
-        data = store.get(name, STATE, entries[STATE]["size"])
-        if manifest_entry(data) != entries[STATE]:
-            raise CheckpointError(f"{where}/{STATE} is damaged: it does not match its manifest")
-        state = strict_json.parse(data)
-        if not isinstance(state, dict) or not is_count(state.get("step")):
-            raise CheckpointError(f"{where}/{STATE} has no valid step")
-        return CheckpointData(model, tensors, state)
-    except _UNREADABLE as error:
-        raise CheckpointError(f"{where} is no usable checkpoint: {_reason(error)}") from error
 
 
 def _writers(entries: Mapping[str, Any]) -> int:

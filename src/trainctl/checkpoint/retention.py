@@ -86,11 +86,6 @@ def read_chosen(
         record = read_record(directory)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove what a killed process left of checkpoints: half written, or half removed."""
-    LocalStore(folder).remove_leftovers()
-
-
 def prune_checkpoints(folder: Path, keep: set[int], keep_last: int) -> None:
     """Delete all but the newest ``keep_last`` checkpoints and those at the steps ``keep``."""
     store, kept = LocalStore(folder), {folder_name(step) for step in keep}

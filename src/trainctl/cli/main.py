@@ -229,7 +229,7 @@ def _train(options: Any, words: list[str]) -> int:
         from trainctl.config.composer import Composer
         from trainctl.sweep.start import sweep
         from trainctl.training.request import command_line
-        from trainctl.ui.jobs import TerminalReporter
+        from trainctl.ui.sweep import TerminalReporter
 
         composer = Composer(options.config_dir, options.config_name)
     return sweep(composer, options.overrides, command_line(words), TerminalReporter())

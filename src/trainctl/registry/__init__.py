@@ -24,13 +24,12 @@ from trainctl.registry.registry import (
     METRICS,
     MODELS,
     OPTIMIZERS,
-    REQUIRED,
     SCHEDULERS,
     TASKS,
     TRACKERS,
-    Parameter,
     Registry,
 )
+from trainctl.registry.signature import REQUIRED, Parameter
 
 __all__ = [
     "COMPONENTS",

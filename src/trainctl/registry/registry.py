@@ -24,7 +24,7 @@ from annotated_types import Ge, Gt, Le
 
 from trainctl.errors import ConfigError, did_you_mean
 from trainctl.registry.constraints import Count, Fraction, NonNegative, NonNegativeInt, Positive, Seed
-from trainctl.registry.signature import REQUIRED, Parameter, Signature, from_object, from_source
+from trainctl.registry.signature import Parameter, Signature, from_object, from_source
 from trainctl.registry.torch_classes import TorchClasses
 
 _SOURCE = Path(__file__).parents[1]
@@ -257,20 +257,3 @@ COMPONENTS: dict[str, Registry] = {
     for registry in (MODELS, LOSSES, OPTIMIZERS, SCHEDULERS, DATASETS, LOADERS, LOOPS)
 }
 """The registries of which a config chooses one member, by config group."""
-
-__all__ = [
-    "COMPONENTS",
-    "DATASETS",
-    "LOADERS",
-    "LOOPS",
-    "LOSSES",
-    "METRICS",
-    "MODELS",
-    "OPTIMIZERS",
-    "REQUIRED",
-    "SCHEDULERS",
-    "TASKS",
-    "TRACKERS",
-    "Parameter",
-    "Registry",
-]

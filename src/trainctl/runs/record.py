@@ -40,10 +40,12 @@ def now() -> str:
 class RunRecord:
     """``run.json``, replaced whole at each change, so that a reader never sees a partial file.
 
-    ``begun`` is set once the run is built and its config stored: later errors are recorded as the run's.
+    Attributes:
+        before: what a resumed run's record said, until the run is built and its config stored: an error up to
+            then is not the run's, and its record goes back to this.
     """
 
-    begun = False
+    before: dict[str, Any] | None = None
 
     def __init__(self, directory: Path, **values: Any) -> None:
         self.path = directory / "run.json"
@@ -69,7 +71,8 @@ class RunRecord:
         """The record of a run that is resumed: existing values are kept, ``values`` are set."""
         record = cls.__new__(cls)
         record.path = directory / "run.json"
-        record.values = {**read_record(directory), **values}
+        record.before = read_record(directory)
+        record.values = {**record.before, **values}
         record.write()
         return record
 
@@ -79,14 +82,15 @@ class RunRecord:
         self.write()
 
     def write(self) -> None:
-        files.replace(self.path, (json.dumps(_without_nan(self.values), indent=2) + "\n").encode())
+        files.replace(self.path, (json.dumps(without_nan(self.values), indent=2) + "\n").encode())
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
+    """``value`` for JSON: numbers that are not finite become text."""
     if isinstance(value, Mapping):
-        return {key: _without_nan(item) for key, item in value.items()}
+        return {str(key): without_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
+        return [without_nan(item) for item in value]
     if isinstance(value, float) and value - value != 0:
         return str(value)
     return value

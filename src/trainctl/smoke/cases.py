@@ -6,9 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
-from trainctl.config.options import find_options, options_in
+from trainctl.config.options import find_options, options_in, read_option
 from trainctl.config.overrides import split_override, to_hydra
 from trainctl.errors import ConfigError, Problem, did_you_mean
 from trainctl.paths import conf_directory
@@ -86,7 +84,8 @@ def _find_groups(known: Sequence[str], config_dir: str | None, own: bool) -> dic
     ]
     for registry in COMPONENTS.values():
         # Components without an option file: those of plugins, most often.
-        with_option = set(map(_component, options.get(registry.group, {}).values()))
+        files = options.get(registry.group, {}).values()
+        with_option = {str(read_option(path).get("name", path.stem)) for path in files}
         groups.setdefault(registry.group, []).extend(
             _by_name(registry.group, name) for name in registry.names() if name not in with_option
         )
@@ -95,14 +94,6 @@ def _find_groups(known: Sequence[str], config_dir: str | None, own: bool) -> dic
 
 def _by_name(group: str, name: str) -> Case:
     return Case(group, f"{group}.name={name}", (f"{group}.name={name}",))
-
-
-def _component(path: Path) -> str:
-    """The component that an option file names."""
-    try:
-        return str(yaml.safe_load(path.read_bytes())["name"])
-    except (OSError, yaml.YAMLError, KeyError, TypeError):
-        return path.stem  # the phase compose reports a damaged file
 
 
 def _select(

@@ -35,7 +35,7 @@ from trainctl.smoke.report import AFTER_FAILED, ONCE, Result
 from trainctl.smoke.settings import STEPS
 from trainctl.training.built import Built
 from trainctl.training.devices import unequal
-from trainctl.training.display import Silent
+from trainctl.training.display import Display
 from trainctl.training.request import Request, make_request
 from trainctl.training.run import Hook, Run
 from trainctl.training.train import train
@@ -287,7 +287,7 @@ def _settings(component: Component) -> tuple[str, list[tuple[str, Any]]]:
 def _finished(request: Request) -> dict[str, Any]:
     """Train to the end; two steps cannot overfit a batch, so that failure is ignored."""
     try:
-        return train(request, Silent())
+        return train(request, Display())
     except NotLearnedError:
         return read_record(request.directory)
 

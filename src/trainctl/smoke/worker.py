@@ -15,7 +15,7 @@ from pathlib import Path
 from trainctl.config.stored_config import parse_config
 from trainctl.distributed import launch
 from trainctl.runs.directory import claim
-from trainctl.training.display import Display, Progress, Silent
+from trainctl.training.display import Display, Progress
 from trainctl.training.interrupts import TERMINATING
 from trainctl.training.request import Request
 from trainctl.training.startup import importing
@@ -58,7 +58,7 @@ def work(folder: Path, pipe: Connection, settings: Sequence[str], config_dir: st
         return  # the smoke run is gone
 
 
-class _Kill(Silent):
+class _Kill(Display):
     """A display that kills its process in the second step, after the checkpoint of the first."""
 
     every: int | None = 1
@@ -76,7 +76,7 @@ def die(directory: Path, stored: Mapping[str, str], command: str) -> None:
 def train_on_two(directory: Path, stored: Mapping[str, str], command: str) -> None:
     """Train such a run in this process and another one; this one ends with the run's exit code."""
     launch.Process = two_devices.ForkedRank  # type: ignore[assignment]
-    two_devices.end_with(lambda: _train(directory, stored, command, Silent()))
+    two_devices.end_with(lambda: _train(directory, stored, command, Display()))
 
 
 def _train(directory: Path, stored: Mapping[str, str], command: str, display: Display) -> None:

@@ -25,7 +25,7 @@ from trainctl.runs.record import now, read_record
 from trainctl.sweep.ledger import Job, Ledger, Row, here
 from trainctl.sweep.pruning import pruning_hooks
 from trainctl.sweep.same_data import with_data
-from trainctl.training.display import Display, Silent, Source
+from trainctl.training.display import Display, Source
 from trainctl.training.failures import record_stop
 from trainctl.training.interrupts import Stopped
 from trainctl.training.request import Draw, Request, make_request
@@ -195,7 +195,7 @@ class Heartbeat:
     """
 
     def __init__(self, ledger: Ledger, job: Job, row: Row, shown: Display | None, every: float) -> None:
-        self._shown = shown or Silent()
+        self._shown = shown or Display()
         self._ledger, self._job, self.row = ledger, job, row
         self._source: Source | None = None
         self._ended = threading.Event()

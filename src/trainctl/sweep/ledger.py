@@ -21,6 +21,7 @@ from typing import Any, Literal, get_args
 from trainctl.errors import ConfigError, DirectoryTakenError, TrainctlError, UnsafeInputError
 from trainctl.runs import files, strict_json
 from trainctl.runs.directory import lock
+from trainctl.runs.machine import process_exists
 from trainctl.runs.record import now, read_record, usable_plugins
 
 SWEEP_VERSION = 1
@@ -293,13 +294,8 @@ def _is_usable(row: Row) -> bool:
 def _alive(row: Row) -> bool:
     if row.state != "running" or row.pid is None:
         return False
-    if row.host == platform.node():
-        try:
-            os.kill(row.pid, 0)
-        except ProcessLookupError:
-            return False
-        except PermissionError:
-            return True
+    if row.host == platform.node() and not process_exists(row.pid):
+        return False
     # Another process may have its number by now: only a recent heartbeat counts.
     return time.time() - (row.beat or 0.0) < SILENT_AFTER
 

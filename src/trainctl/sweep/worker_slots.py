@@ -89,13 +89,3 @@ def _gpu_count() -> int:
         return int(ask("trainctl.sweep.worker:count_gpus"))
     except ProcessDiedError:
         return 0
-
-
-def available_memory() -> int | None:
-    """Bytes of memory that a process can still get; None where the system does not say."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        found = [int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
-    except (OSError, ValueError, IndexError):
-        return None
-    return found[0] * 1024 if found else None

@@ -16,11 +16,11 @@ from trainctl.errors import ConfigError
 from trainctl.registry.constraints import show
 from trainctl.registry.protocols import Batch
 from trainctl.training.failures import line_of
-from trainctl.training.hooks.window import Window
 from trainctl.training.run import Run
 from trainctl.training.runtime import random_state_kept
 from trainctl.training.steps.captured import WARM, CapturedStep, CudaGraph
 from trainctl.training.steps.choose import Step
+from trainctl.training.window import Window
 
 _ENOUGH = 200
 _ROUNDS, _STEPS, _SECONDS = 3, 20, 0.2

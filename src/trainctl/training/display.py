@@ -46,28 +46,12 @@ class Source(Protocol):
     def progress(self) -> Progress: ...
 
 
-class Display(Protocol):
-    """A sink for all output of a run. Implementations never raise into the run."""
+class Display:
+    """A sink for all output of a run; this one shows nothing. None raises into the run.
 
-    every: int | None
-
-    def header(self, title: str, rows: Sequence[tuple[str, str]]) -> None: ...
-    def notice(self, text: str) -> None: ...
-    def waiting(self, what: str, part: float) -> None: ...
-    def live(self, source: Source) -> None: ...
-    def step(self, progress: Progress) -> None: ...
-    def epoch(
-        self, progress: Progress, values: Mapping[str, float], seconds: float, *, best: bool
-    ) -> None: ...
-    def table(self, lines: Sequence[str]) -> None: ...
-    def closing(
-        self, rows: Mapping[str, Mapping[str, object]], places: Sequence[tuple[str, str]]
-    ) -> None: ...
-    def close(self) -> None: ...
-
-
-class Silent:
-    """Shows nothing."""
+    Attributes:
+        every: steps between two that are shown one by one; None shows none.
+    """
 
     every: int | None = None
 

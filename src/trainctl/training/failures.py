@@ -37,11 +37,19 @@ def record_stop(directory: Path, error: BaseException) -> None:
     another process trains in it by now."""
     with contextlib.suppress(TrainctlError, OSError), lock(directory, wait=0):
         if read_record(directory).get("status") == "running":
-            record_failure(RunRecord.again(directory), error)
+            record = RunRecord.again(directory)
+            record.before = None
+            record_failure(record, error)
 
 
 def record_failure(record: RunRecord, error: BaseException) -> None:
-    """Write into ``run.json`` how ``error`` ended the run."""
+    """Write into ``run.json`` how ``error`` ended the run; the record of a resumed one to which nothing has
+    happened yet stays as it was."""
+    if record.before is not None:
+        record.values = record.before
+        with contextlib.suppress(OSError):
+            record.write()
+        return
     told = as_told(error, "writing the run")
     unforeseen = not isinstance(error, TrainctlError | OSError | KeyboardInterrupt | Stopped)
     log.error("%s: %s", told.status, told, exc_info=error if unforeseen else None)

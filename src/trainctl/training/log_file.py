@@ -13,8 +13,9 @@ from trainctl.runs.printable import ShownFormatter
 log = logging.getLogger("trainctl")
 
 
-def open_log(directory: Path) -> logging.Handler:
-    """``train.log``, open. Raises StorageError."""
+@contextlib.contextmanager
+def open_log(directory: Path) -> Iterator[logging.Handler]:
+    """``train.log``, open inside. Raises StorageError."""
     try:
         handler = logging.FileHandler(directory / "train.log", encoding="utf-8")
     except OSError as error:
@@ -22,7 +23,11 @@ def open_log(directory: Path) -> logging.Handler:
     # A full disk must not end the run for a line of the log, nor print a traceback.
     handler.handleError = lambda record: None  # type: ignore[method-assign]
     handler.setFormatter(ShownFormatter("%(asctime)s %(levelname)s %(message)s"))
-    return handler
+    try:
+        yield handler
+    finally:
+        with contextlib.suppress(OSError):
+            handler.close()
 
 
 @contextlib.contextmanager
@@ -42,10 +47,5 @@ def logged_to(handler: logging.Handler) -> Iterator[None]:
 @contextlib.contextmanager
 def log_file(directory: Path) -> Iterator[None]:
     """Send the log of the block to ``train.log``."""
-    handler = open_log(directory)
-    try:
-        with logged_to(handler):
-            yield
-    finally:
-        with contextlib.suppress(OSError):
-            handler.close()
+    with open_log(directory) as handler, logged_to(handler):
+        yield

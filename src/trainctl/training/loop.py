@@ -19,7 +19,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from itertools import zip_longest
 from typing import Any
@@ -128,10 +128,7 @@ class MeanLoss:
         return whole
 
     def compute(self) -> float:
-        losses, weights = torch.stack(self.losses).tolist(), [float(weight) for weight in self.weights]
-        # A batch whose targets are all ignored has no loss.
-        weighted = [loss * weight for loss, weight in zip(losses, weights, strict=True) if weight]
-        return sum(weighted) / sum(weights) if weighted else float("nan")
+        return weighted_mean(torch.stack(self.losses).tolist(), [float(weight) for weight in self.weights])
 
 
 def evaluate(
@@ -147,8 +144,6 @@ def evaluate(
 
     Metrics get outputs and targets in the unit of the data, which ``readout`` knows. With ``gather`` the
     batches are this process's, and the values those of all processes together.
-
-    The values of a metric that has several are named ``name/key``.
     """
     totals: dict[str, Any] = {name: make() for name, make in metrics.items()}
     mean_loss = MeanLoss()
@@ -169,14 +164,23 @@ def evaluate(
         for _, others in parts[1:]:
             for name, total in totals.items():
                 total.merge(others[name])
-    values = {"loss": mean_loss.compute()}
-    for name, metric in totals.items():
-        value = metric.compute()
-        if isinstance(value, Mapping):
-            values |= {f"{name}/{key}": each for key, each in value.items()}
-        else:
-            values[name] = value
+    return {"loss": mean_loss.compute(), **computed(totals)}
+
+
+def computed(metrics: Mapping[str, Metric]) -> dict[str, float]:
+    """The values of metrics by name; of one that has several, by ``name/key``."""
+    values: dict[str, float] = {}
+    for name, metric in metrics.items():
+        value: Any = metric.compute()
+        several = isinstance(value, Mapping)
+        values |= {f"{name}/{key}": each for key, each in value.items()} if several else {name: value}
     return values
+
+
+def weighted_mean(losses: Sequence[float], weights: Sequence[float]) -> float:
+    """The mean of the losses of batches. One whose targets are all ignored has no weight and no loss."""
+    weighted = [loss * weight for loss, weight in zip(losses, weights, strict=True) if weight]
+    return sum(weighted) / sum(weights) if weighted else float("nan")
 
 
 @contextmanager

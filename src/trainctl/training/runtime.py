@@ -24,7 +24,7 @@ import torch
 from trainctl.errors import ConfigError
 from trainctl.paths import cache_folder
 from trainctl.registry.protocols import Model, Optimizer
-from trainctl.runs import strict_json
+from trainctl.runs import files, strict_json
 from trainctl.training.startup import OPENMP_SETTINGS, PASSIVE
 
 _TRIAL_STEPS, _TRIAL_SECONDS = 8, 0.2
@@ -158,10 +158,8 @@ def choose_threads(
     if chosen is not known:
         with contextlib.suppress(OSError):  # a cache that cannot be written costs the next run the measuring
             store.parent.mkdir(parents=True, exist_ok=True)
-            temporary = store.with_name(f".{store.name}.{os.getpid()}")
             entry = {"threads": chosen.number, "seconds": chosen.seconds}
-            temporary.write_text(json.dumps({**cached, key: entry}))
-            temporary.replace(store)
+            files.replace(store, json.dumps({**cached, key: entry}).encode(), synced=False)
     return chosen._replace(note=chosen.note + _users_settings())
 
 

@@ -300,7 +300,7 @@ def begin(
         notices = [*notices, not_latest]
     for name, content in request.files.items():
         files.replace(request.directory / name, content.encode())
-    record.begun = True
+    record.before = None
     display.header(*header(request, built))
     for notice in notices:
         display.notice(notice)

@@ -9,7 +9,7 @@ from trainctl.distributed.context import launched
 from trainctl.distributed.launch import Ranks
 from trainctl.runs.directory import lock
 from trainctl.runs.git_state import GitState, read_git_state
-from trainctl.runs.record import RunRecord, read_record
+from trainctl.runs.record import RunRecord
 from trainctl.training.display import Display
 from trainctl.training.failures import record_failure, storage_errors
 from trainctl.training.interrupts import Stopped
@@ -26,7 +26,6 @@ def train(request: Request, display: Display) -> dict[str, Any]:
     directory = request.directory
     locked = lock(directory) if request.resumed is None else contextlib.nullcontext()
     with locked, log_file(directory), storage_errors(directory), contextlib.ExitStack() as ended:
-        before = None if request.resumed is None else read_record(directory)
         record = open_record(request, read_git_state() if request.resumed is None else None)
         try:
             # torch is imported here, after the config was checked and the directory locked.
@@ -39,12 +38,7 @@ def train(request: Request, display: Display) -> dict[str, Any]:
                     Session(request, record, display, group, ended).run()
         except BaseException as error:
             display.close()
-            if before is not None and not record.begun:
-                # Nothing has happened to the run: its record still holds.
-                record.values = before
-                with contextlib.suppress(OSError):
-                    record.write()
-            elif record.values["status"] != "done" or not isinstance(error, KeyboardInterrupt | Stopped):
+            if record.values["status"] != "done" or not isinstance(error, KeyboardInterrupt | Stopped):
                 record_failure(record, error)
             raise
     return record.values

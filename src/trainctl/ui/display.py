@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TextIO
 
-from trainctl.training.display import Display, Silent
+from trainctl.training.display import Display
 from trainctl.ui.plain import Plain
 from trainctl.ui.screen import chosen_mode
 
@@ -15,7 +15,7 @@ def make_display(mode: str, every: int | None, stream: TextIO | None = None) -> 
     stream = stream or sys.stdout
     mode = chosen_mode(mode, stream)
     if mode == "none":
-        return Silent()
+        return Display()
     if mode == "plain":
         return Plain(stream, every)
     from trainctl.ui.live import Rich  # rich itself, which a pipe does not need

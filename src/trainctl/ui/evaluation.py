@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from trainctl.paths import short_path
+from trainctl.runs.record import without_nan
 from trainctl.training.display import number, visible
 from trainctl.ui.screen import Screen
 from trainctl.ui.table import Column, Table
@@ -56,15 +57,7 @@ def as_json(trained: Trained, score: Score) -> str:
         "residuals": [vars(row) for row in score.residuals],
         "worst": [{**vars(row), "residual": row.residual} for row in score.worst],
     }
-    return json.dumps(_finite(content), indent=2)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return str(value) if isinstance(value, float) and value - value != 0 else value
+    return json.dumps(without_nan(content), indent=2)
 
 
 def _subject(score: Score) -> str:
@@ -77,7 +70,7 @@ def _subject(score: Score) -> str:
 def _differing(score: Score) -> str:
     """The values that the run has recorded otherwise; empty where all are the same."""
     # run.json holds values that are not finite as text.
-    here = _finite(dict(score.values))
+    here = without_nan(dict(score.values))
     differing = [
         f"{name} {value}" for name, value in (score.recorded or {}).items() if here.get(name) != value
     ]

@@ -11,7 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from trainctl.training.display import Progress, Source, duration, number, short_name, step_words
+from trainctl.training.display import Display, Progress, Source, duration, number, short_name, step_words
 from trainctl.ui.console import SafeConsole
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
@@ -28,7 +28,7 @@ def sparkline(values: Sequence[float], width: int = 24) -> str:
     return "".join(_BLOCKS[round((value - low) * scale)] for value in shown)
 
 
-class Rich:
+class Rich(Display):
     """Draws on a terminal. Rich's own thread redraws the live line, at most 8 times a second."""
 
     def __init__(self, stream: TextIO, every: int | None = None, console: Console | None = None) -> None:

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import TextIO
 
 from trainctl.runs.printable import shown
-from trainctl.training.display import Progress, Source, duration, number, step_words
+from trainctl.training.display import Display, Progress, duration, number, step_words
 
 _EVERY = 100
 
 
-class Plain:
-    """A line for each event and one every ``every`` steps (100 when None); no line is redrawn."""
+class Plain(Display):
+    """A line for each event and one every ``every`` steps (100 when None); nothing is redrawn."""
 
     def __init__(self, stream: TextIO, every: int | None = None) -> None:
         self._stream = stream
@@ -29,12 +29,6 @@ class Plain:
 
     def notice(self, text: str) -> None:
         self._print(text)
-
-    def waiting(self, what: str, part: float) -> None:
-        """A pipe gets no progress bar."""
-
-    def live(self, source: Source) -> None:
-        pass
 
     def step(self, progress: Progress) -> None:
         self._print(f"{step_words(progress)}  lr {progress.lr:.1e}  {progress.speed:.0f} samples/s")
@@ -57,6 +51,3 @@ class Plain:
             self._print(f"{label:<5} {shown}")
         for label, text in places:
             self._print(f"{label}: {text}")
-
-    def close(self) -> None:
-        pass

@@ -12,7 +12,8 @@ from trainctl.ui.screen import Screen
 from trainctl.ui.table import NOTHING, Column, Table
 
 if TYPE_CHECKING:
-    from trainctl.analysis.trace_report import Layer, Parameter, Trace, Values
+    from trainctl.analysis.trace_report import Layer, Parameter, Trace
+    from trainctl.analysis.values import Values
 
 _REMARK = Column("", style="yellow")
 

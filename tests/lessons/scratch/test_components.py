@@ -61,9 +61,6 @@ def test_a_model_is_the_one_made_of_torch(name: str, stock: str, arguments: dict
         assert results[0].shape == (6, 4)
 
 
-# ------------------------------------------------------------------ losses and optimizers
-
-
 # ------------------------------------------------------------------ the loader
 
 STANDARD = Standardize(255.0, 0.5, 0.25)
@@ -120,10 +117,6 @@ def test_a_batch_is_no_window_into_the_storage() -> None:
             targets.mul_(0)
     assert torch.equal(data.inputs, before)
     assert data.targets.tolist() == list(range(10))
-
-
-def load_plain(item: int) -> Tensor:
-    return torch.full((2,), float(item))
 
 
 def load_noisy(item: int) -> Tensor:

@@ -99,14 +99,6 @@ def test_only_every_so_many_epochs_and_each_best_are_saved() -> None:
     assert end == [7, 21, 28, 37]
 
 
-def test_without_a_best_one_the_newest_stay() -> None:
-    assert saved(best=[]) == ([[7], [14], [21], [28], [35]], [35])
-
-
-def test_a_run_that_ends_within_an_epoch_is_saved() -> None:
-    assert saved(best=[1], total_steps=10)[1] == [7, 10]
-
-
 def test_a_checkpoint_holds_parameters_cursor_results_and_description() -> None:
     best = Best("val/accuracy", lower_is_better=False)
     run = make_run(total_steps=10, hooks=[best, make()])

@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from tests.helpers.small_run import Recorder, make_run
-from trainctl.training.display import Progress, Silent, Source
+from trainctl.training.display import Display, Progress, Source
 from trainctl.training.hooks.best import Best
 from trainctl.training.hooks.console import Console
 from trainctl.training.loop import fit
 from trainctl.training.run import Hook, Run
 
 
-class Sink(Silent):
+class Sink(Display):
     """A display that notes what it is told."""
 
     def __init__(self, every: int | None = None) -> None:

@@ -25,8 +25,8 @@ from trainctl.data import Split, Standardize
 from trainctl.errors import NotFiniteError
 from trainctl.lessons import scratch
 from trainctl.registry.protocols import Cursor
+from trainctl.training import window
 from trainctl.training.buffers import Buffers
-from trainctl.training.hooks import window
 from trainctl.training.hooks.checkpointer import Checkpointer
 from trainctl.training.hooks.clip import ClipNorm
 from trainctl.training.hooks.guard import Guard

@@ -34,9 +34,9 @@ def run(words: list[str]) -> int:
     asked = COMMAND.parse(words)
     with collector_paused():
         from trainctl.config.composer import Composer
+        from trainctl.runs.machine import available_memory
         from trainctl.sweep.checking import check_jobs
         from trainctl.sweep.planning import make_plan
-        from trainctl.sweep.worker_slots import available_memory
 
         composer = Composer(asked["--config-dir"], asked["--config-name"])
         overrides = [to_hydra(word, sweep=True) for word in asked.overrides]

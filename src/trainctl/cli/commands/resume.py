@@ -61,7 +61,7 @@ def run(words: list[str]) -> int:
     command, trust_plugins = command_line(typed), asked["--trust-plugins"]
     if is_sweep(directory):
         from trainctl.sweep.start import resume_sweep
-        from trainctl.ui.jobs import TerminalReporter
+        from trainctl.ui.sweep import TerminalReporter
 
         if overrides:
             raise ConfigError(

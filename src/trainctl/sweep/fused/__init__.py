@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from trainctl.sweep.fused._plan import plan
-from trainctl.training.display import Display, Silent
+from trainctl.training.display import Display
 from trainctl.training.startup import importing
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ __all__ = ["plan", "train_group"]
 
 def train_group(
     requests: Sequence[Request],
-    progress: Callable[[int], Display] = lambda number: Silent(),
+    progress: Callable[[int], Display] = lambda number: Display(),
     *,
     sharing: int = 1,
 ) -> list[dict[str, Any] | BaseException]:

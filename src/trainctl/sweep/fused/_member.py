@@ -18,7 +18,7 @@ from trainctl.errors import NotFiniteError, Problem, TrainctlError
 from trainctl.paths import short_path
 from trainctl.runs.directory import lock
 from trainctl.runs.git_state import GitState
-from trainctl.runs.record import RunRecord, now, read_record
+from trainctl.runs.record import RunRecord, now
 from trainctl.training.build import build
 from trainctl.training.built import Built
 from trainctl.training.display import Display
@@ -74,7 +74,6 @@ class Member:
         self.number, self.request, self.display = number, request, display
         self.result: dict[str, Any] | BaseException | None = None
         self._open = contextlib.ExitStack()
-        self._before: dict[str, Any] | None = None
         self._handler: logging.Handler = logging.NullHandler()
         self._said: list[str] = []
 
@@ -100,10 +99,7 @@ class Member:
         request, directory = self.request, self.request.directory
         if request.resumed is None:
             self._open.enter_context(lock(directory))
-        self._handler = open_log(directory)
-        self._open.callback(_close_log, self._handler)
-        if request.resumed is not None:
-            self._before = read_record(directory)
+        self._handler = self._open.enter_context(open_log(directory))
         self.record = open_record(request, git)
 
     def build(self, data: Data, threads: int, stored: list[dict[str, str]], writer: Executor) -> None:
@@ -220,15 +216,10 @@ class Member:
         # A disk that takes no more must not hide what came before.
         with contextlib.suppress(OSError, TrainctlError), self.at_work():
             self.display.close()
-            if not hasattr(self, "record"):
-                pass
-            elif self._before is not None and not self.record.begun:
-                # Nothing has happened to the run: its record stays.
-                self.record.values = self._before
-                self.record.write()
-            else:
-                with contextlib.suppress(OSError, TrainctlError):
-                    self._end()
+            if hasattr(self, "record"):
+                if self.record.before is None:
+                    with contextlib.suppress(OSError, TrainctlError):
+                        self._end()
                 record_failure(self.record, error)
         self._open.close()
 
@@ -250,8 +241,3 @@ def _cloned(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _cloned(item) for key, item in value.items()}
     return [_cloned(item) for item in value] if isinstance(value, list) else value
-
-
-def _close_log(handler: logging.Handler) -> None:
-    with contextlib.suppress(OSError):
-        handler.close()

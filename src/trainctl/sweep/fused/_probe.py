@@ -7,7 +7,6 @@ import copy
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from trainctl.config.settings import Config
 from trainctl.data import Data, Split
 from trainctl.errors import TrainctlError
 from trainctl.registry import plugins
-from trainctl.sweep.worker_slots import available_memory
+from trainctl.runs.machine import available_memory
 from trainctl.training.build import build
 from trainctl.training.built import Built
 from trainctl.training.steps.stack import Stack
@@ -179,12 +178,7 @@ def _is_by_sample(data: Data, train: Split) -> bool:
 
 
 def free_memory(device: torch.device) -> int:
-    """Free bytes on the device; for the CPU those of the system, or of the process's own limit."""
+    """Free bytes on the device."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    available = available_memory()
-    free = [2**31 if available is None else available]
-    with contextlib.suppress(OSError, ValueError):  # "max" is no limit
-        most, used = (int(Path(f"/sys/fs/cgroup/memory.{each}").read_text()) for each in ("max", "current"))
-        free.append(max(0, most - used))
-    return min(free)
+    return 2**31 if (free := available_memory()) is None else free

@@ -12,7 +12,8 @@ from typing import Any, Literal
 from torch import Tensor
 
 from trainctl.checkpoint.format import CheckpointData, folder_name, save_checkpoint, verify_checkpoint
-from trainctl.checkpoint.retention import prune_checkpoints, remove_leftovers
+from trainctl.checkpoint.retention import prune_checkpoints
+from trainctl.checkpoint.store import LocalStore
 from trainctl.errors import CheckpointError, StorageError
 from trainctl.training.hooks.best import tie_loss
 from trainctl.training.run import Hook, Run
@@ -80,7 +81,7 @@ class Checkpointer(Hook):
     def start(self, run: Run) -> None:
         self._saved_at = time.monotonic()
         self._due_at = self._saved_at + _SPACING
-        remove_leftovers(self.folder)
+        LocalStore(self.folder).remove_leftovers()
         if self.saved_step == run.state.step:
             # A run that was killed right after this save has not pruned yet.
             prune_checkpoints(self.folder, self._kept(run), self.keep_last)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from trainctl.training.display import Display, Progress, visible
-from trainctl.training.hooks.losses import fetched, kept
+from trainctl.training.pending_losses import fetched, kept
 from trainctl.training.run import Hook, Run
 
 log = logging.getLogger("trainctl")

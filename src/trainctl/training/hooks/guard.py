@@ -14,8 +14,8 @@ from torch import Tensor
 from trainctl.errors import CheckpointError, NotFiniteError
 from trainctl.registry.protocols import Batch
 from trainctl.training.buffers import Buffers
-from trainctl.training.hooks.window import Before, Window
 from trainctl.training.run import Hook, Run
+from trainctl.training.window import Before, Window
 
 log = logging.getLogger("trainctl")
 

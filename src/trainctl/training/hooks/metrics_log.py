@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from trainctl.runs.files import Log
-from trainctl.training.hooks.losses import PendingLosses
+from trainctl.training.pending_losses import PendingLosses
 from trainctl.training.run import Hook, Run
 
 _BUFFER = 256

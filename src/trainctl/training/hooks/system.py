@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from trainctl.runs.machine import available_memory
 from trainctl.training.run import Hook, Run
 
 _GB = 1e9
@@ -60,12 +61,11 @@ class SystemMetrics(Hook):
         self._since, self._process, self._machine = now, process, machine
         with contextlib.suppress(OSError, ValueError, IndexError):
             values["memory_gb"] = int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE / _GB
-        with contextlib.suppress(OSError, ValueError, IndexError):
-            text = Path("/proc/meminfo").read_text().partition("MemAvailable:")[2]
-            values["memory_free_gb"] = int(text.split(maxsplit=1)[0]) * 1024 / _GB
+        if (free := available_memory()) is not None:
+            values["memory_free_gb"] = free / _GB
         if self._device.type == "cuda":
-            free, whole = torch.cuda.mem_get_info(self._device)
-            values["gpu_memory_gb"] = (whole - free) / _GB
+            left, whole = torch.cuda.mem_get_info(self._device)
+            values["gpu_memory_gb"] = (whole - left) / _GB
             if self._utilization is not None and (percent := self._utilization()) is not None:
                 values["gpu"] = percent
         return {f"system/{name}": round(value, 3) for name, value in values.items()}

@@ -18,8 +18,8 @@ from trainctl.config.settings import Component
 from trainctl.errors import ConfigError, TrainctlError
 from trainctl.runs import metrics_file
 from trainctl.training.construct import construct
-from trainctl.training.hooks.losses import PendingLosses
 from trainctl.training.interrupts import Stopped
+from trainctl.training.pending_losses import PendingLosses
 from trainctl.training.run import Hook, Run
 
 log = logging.getLogger("trainctl")

@@ -14,7 +14,7 @@ from torch.func import functional_call, vmap
 
 from trainctl.data.readout import RAW, Readout
 from trainctl.registry.protocols import Batch
-from trainctl.training.loop import evaluating
+from trainctl.training.loop import computed, evaluating, weighted_mean
 
 _LIMIT = 2**26
 
@@ -103,16 +103,10 @@ class Stack:
                     _update(metrics, kept)
             _update(metrics, kept)
             table = torch.stack(losses, 1).tolist()
-        found = []
-        for own, metric in zip(table, metrics, strict=True):
-            weighted = sum(loss * weight for loss, weight in zip(own, weights, strict=True))
-            values = {"loss": weighted / sum(weights)}
-            for name, each in metric.items():
-                value = each.compute()
-                several = isinstance(value, Mapping)
-                values |= {f"{name}/{key}": item for key, item in value.items()} if several else {name: value}
-            found.append(values)
-        return found
+        return [
+            {"loss": weighted_mean(own, weights), **computed(each)}
+            for own, each in zip(table, metrics, strict=True)
+        ]
 
     def release(self, model: Any) -> None:
         """Give ``model``, one of these, tensors of its own."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from trainctl.registry.protocols import Optimizer
 from trainctl.training.buffers import Buffers
-from trainctl.training.hooks.losses import Transfer
+from trainctl.training.pending_losses import Transfer
 from trainctl.training.run import Run
 
 LENGTH = 50

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from tests.training.test_loop import make_run
 from trainctl.training.hooks.console import Console
-from trainctl.training.hooks.losses import PendingLosses, Transfer, fetched, kept
 from trainctl.training.hooks.metrics_log import MetricsLog
 from trainctl.training.loop import fit
+from trainctl.training.pending_losses import PendingLosses, Transfer, fetched, kept
 from trainctl.training.run import Hook, Run
 from trainctl.ui.display import make_display
 
