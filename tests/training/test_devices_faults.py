@@ -231,7 +231,8 @@ def test_a_process_that_hangs_is_named_and_ended(
 @pytest.mark.parametrize(("rank", "strategy"), [(0, "ddp"), (0, "fsdp"), (1, "fsdp")])
 def test_a_disk_without_room_for_a_checkpoint(rank: int, strategy: str, goes_on: Callable[..., None]) -> None:
     words = (*RESIDENT, f"strategy={strategy}")
-    Faulted(f"full_disk {rank}", *words).reached().ends(5, "File too large")
+    # No forks: a thread of gloo may crash in one, where the process before it has had other groups.
+    Faulted(f"full_disk {rank}", *words, program=True).reached().ends(5, "File too large")
     goes_on(*words)
 
 
