@@ -51,7 +51,7 @@ def test_a_command_runs(
     page: str, command: str, trainctl, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     examples = blocks(REPOSITORY / "docs" / "components.md", "python")
-    for name, code in zip(("my_model.py", "circles.py", "waves.py", "readings.py"), examples, strict=False):
+    for name, code in zip(("my_model.py", "circles.py", "tones.py", "readings.py"), examples, strict=False):
         (tmp_path / name).write_text(code)
     words = shlex.split(command)
     if "~/data" in command:
@@ -59,6 +59,17 @@ def test_a_command_runs(
         words.append("train.max_steps=20")
     outcome = trainctl(*words[1:])
     assert outcome.code == 0, outcome.err
+
+
+def test_files_of_one_name_are_one_file() -> None:
+    """A reader who follows two pages in one folder would overwrite the file of the first."""
+    found: dict[str, tuple[str, str]] = {}
+    for page in sorted((REPOSITORY / "docs").glob("*.md")):
+        named = re.finditer(r"`(\w+\.py)`:?\n+```python\n(.*?)```", page.read_text(), re.DOTALL)
+        for name, code in (match.groups() for match in named):
+            _, other = found.setdefault(name, (page.name, code))
+            assert other == code, f"{name} of {page.name} is another file than that of {found[name][0]}"
+    assert "tones.py" in found
 
 
 def test_the_python_example_loads_the_newest_run(trainctl) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
+
+_SAFE = "PYTHONSAFEPATH"
 
 
 def conf_directory() -> Path:
@@ -27,3 +31,17 @@ def cache_folder() -> Path:
 def short_path(path: Path) -> str:
     """A path as short as it can be typed from the current directory."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+@contextlib.contextmanager
+def safe_path() -> Iterator[None]:
+    """Interpreters started inside do not look for modules in the current folder first.
+
+    There a ``random.py`` of the user's would hide Python's own.
+    """
+    before = os.environ.get(_SAFE)
+    os.environ[_SAFE] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(_SAFE) if before is None else os.environ.update({_SAFE: before})

@@ -254,7 +254,7 @@ def test_a_key_near_nothing_is_told_where_all_are() -> None:
         ("model.hiden", "model mlp", "model.hidden"),
         ("optim.learning_rate", "optimizer adam", None),
         ("optim.beta", "optimizer adam", "optim.betas"),
-        ("loss.smoothing", "loss cross_entropy", "loss.label_smoothing"),
+        ("loss.smoothing", "loss auto", "loss.label_smoothing"),
         ("dataset.split_sed", "dataset digits", "dataset.split_seed"),
     ],
 )

@@ -77,3 +77,44 @@ def test_a_run_keeps_its_tokenizer(made: Path, trainctl: Callable[..., Any]) -> 
     assert outcome.out.startswith("the ")
     assert "häuser are new" in outcome.out
     assert trainctl("resume", "run", "epochs=9").code == 0
+
+
+def test_texts_of_a_table_are_its_tokens_and_the_run_keeps_it(
+    made: Path, trainctl: Callable[..., Any]
+) -> None:
+    from tokenizers import Tokenizer
+
+    rows = [
+        (f"the {('houses', 'häuser')[n % 2]} are {('old', 'new')[n // 2 % 2]}; {n % 7}", n % 2)
+        for n in range(160)
+    ]
+    lines = ["text,kind", *(f"{text},{('east', 'west')[kind]}" for text, kind in rows)]
+    Path("t.csv").write_text("\n".join(lines))
+    data = DATASETS.load("csv_text")("t.csv", tokens="tokenizer.json", length=9, test=0)
+    library = Tokenizer.from_file("tokenizer.json")
+    for row in (0, 7):
+        ids = [each + 1 for each in library.encode(rows[row][0], add_special_tokens=False).ids]
+        assert data.train.inputs[row].tolist() == (ids + [0] * 9)[:9]
+    assert "texts of column 1 (text) in tokens" in data.note
+    words = (
+        "dataset=csv_text", "dataset.path=t.csv", "dataset.tokens=tokenizer.json", "dataset.length=9",
+        "model=embedding_bag", "model.buckets=512", "lr=0.05", "threads=1", "display.mode=none",
+    )  # fmt: skip
+    outcome = trainctl(*words, "epochs=6", "checkpoint.every_steps=2", "name=run")
+    assert outcome.code == 0, outcome.err
+    scored = json.loads(trainctl("eval", "run", "--json").out)
+    assert scored["values"]["test/accuracy"] == 1
+    made.unlink()
+    assert json.loads(trainctl("eval", "run", "--json").out) == scored
+    outcome = trainctl("predict", "run", "--input", "t.csv", "--output", "p.csv")
+    assert outcome.code == 0, outcome.err
+    assert "texts cut after 9 tokens, as in training" in outcome.out + outcome.err
+    predicted = [line.split(",")[1] for line in Path("p.csv").read_text().splitlines()[1:]]
+    assert predicted == [("east", "west")[kind] for _, kind in rows]
+    assert trainctl("resume", "run", "epochs=7").code == 0
+    refused = trainctl("eval", "run", "dataset.tokens=words")
+    assert refused.code == 2
+    assert "the model was trained with dataset.tokens=tokenizer" in refused.err
+    outcome = trainctl(*words, "epochs=1")
+    assert "dataset.tokens=tokenizer.json: cannot be read" in outcome.err
+    assert "words, bytes, or a tokenizer.json" in outcome.err

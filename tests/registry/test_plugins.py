@@ -524,3 +524,16 @@ def test_all_five_kinds_from_a_file_outside_the_repository(trainctl, tmp_path: P
     assert type(package.load("run")).__name__ == "MyModel"
     refused = trainctl("plugins=[./mine.py]", *ALL_FIVE, "loss.smothing=0.2")
     assert "did you mean loss.smoothing?" in refused.err
+
+
+def test_a_component_that_no_plugin_registers_is_looked_for_in_the_files_here(
+    trainctl, tmp_path: Path
+) -> None:
+    refused = trainctl("model=my_net")
+    assert refused.code == 2
+    assert "if it is your own: plugins=[./FILE.py] model.name=my_net, or name the file in conf" in refused.err
+    (tmp_path / "nets.py").write_text('raise SystemExit("imported")\n@MODELS.register("my_net")\n')
+    for word in ("model=my_net", "model.name=my_net"):
+        refused = trainctl(word)
+        assert refused.code == 2
+        assert "nets.py registers it: type 'plugins=[./nets.py]' model.name=my_net" in refused.err

@@ -45,9 +45,10 @@ def test_an_unknown_name_gets_the_nearest_and_the_list() -> None:
         OPTIMIZERS.signature("adamm")
 
 
-def test_an_unknown_name_that_is_near_nothing_gets_the_list_alone() -> None:
+def test_an_unknown_name_that_is_near_nothing_gets_the_list() -> None:
     (problem,) = MODELS.unknown("zzzzzz").problems
-    assert problem.remedy.startswith("there are: ")
+    assert problem.remedy.startswith("if it is your own: plugins=[./FILE.py] model.name=zzzzzz")
+    assert "; there are: autoencoder" in problem.remedy
 
 
 def test_a_component_of_ones_own_is_registered_and_found() -> None:

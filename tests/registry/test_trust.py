@@ -66,7 +66,15 @@ def test_a_run_that_was_trained_here_is_used_and_its_copy_is_not(trainctl: Calla
     assert trainctl("eval", "copy").code == 3
     assert trainctl("eval", "copy", "--trust-plugins").code == 0
     (tmp_path / "mine.py").write_text("X = 2\n")
-    assert "is not the file that this run was made with" in trainctl("eval", "run").err
+    refused = trainctl("eval", "run")
+    assert refused.code == 3
+    assert f"{tmp_path}/mine.py is not the file that this run was made with: it was changed" in refused.err
+    assert "         -X = 1\n         +X = 2\n" in refused.err
+    assert "--trust-plugins" in refused.err
+    (tmp_path / "mine.py").write_text("".join(f"X = {number}\n" for number in range(99)))
+    assert "more lines" in trainctl("eval", "run").err
+    (tmp_path / "mine.py").unlink()
+    assert f": {tmp_path}/mine.py is not there" in trainctl("eval", "run").err
 
 
 def test_resuming_with_trust_is_training(trainctl: Callable, foreign: Path, tmp_path: Path) -> None:

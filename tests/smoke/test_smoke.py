@@ -16,7 +16,7 @@ import yaml
 from tests.helpers.program import run, start
 from trainctl.config.composer import Composer
 from trainctl.errors import ConfigError
-from trainctl.registry import COMPONENTS, LOSSES, METRICS
+from trainctl.registry import COMPONENTS, LOSSES, METRICS, TASKS
 from trainctl.smoke import junit
 from trainctl.smoke.cases import Case, find_cases
 from trainctl.smoke.compatible_configs import compatible_configs
@@ -34,7 +34,7 @@ HERE = Path(__file__).parent
 def test_every_option_of_every_group_is_a_case(trainctl) -> None:
     listed = trainctl("smoke", "--list").out.splitlines()
     assert len(listed) == len(set(listed)) > 100
-    for registry in (*COMPONENTS.values(), METRICS):
+    for registry in (*COMPONENTS.values(), METRICS, TASKS):
         for name in registry.names():
             assert f"{registry.group}={name}" in listed
     assert {"experiment=mnist_mlp", "tracker=csv", "debug=overfit", "guard=full", "train=default"} <= {
@@ -160,7 +160,7 @@ def first(group: str, name: str) -> tuple[str, ...]:
 
 def test_what_a_component_declares_decides_its_configs() -> None:
     for name in LOSSES.names():
-        kind = getattr(LOSSES.load(name), "target", None)
+        kind = "class" if name == "auto" else getattr(LOSSES.load(name), "target", None)
         words = first("loss", name)
         assert ("++dataset.task=regression" in words) == (kind != "class"), name
         if kind in ("binary", "sign", "labels"):

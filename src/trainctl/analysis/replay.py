@@ -14,6 +14,7 @@ from trainctl.analysis.anomalies import Call, Watch, forward_line
 from trainctl.analysis.values import values_of
 from trainctl.checkpoint import snapshot
 from trainctl.checkpoint.bad_step import Capsule
+from trainctl.components.losses.auto import loss_name
 from trainctl.config.settings import Config
 from trainctl.data.inputs import made_shape, parts_of
 from trainctl.errors import CheckpointError, ConfigError
@@ -85,9 +86,10 @@ def replay(capsule: Capsule, config: Config, device: torch.device) -> Replay:
     torch.set_float32_matmul_precision(config.train.matmul)
     if device.type == "cpu":
         torch.set_num_threads(min(max(1, capsule.threads), _MAX_THREADS))
-    model = build_model(config.model, made_shape(capsule.input_shape), capsule.output_size).to(device)
+    shape = made_shape(capsule.input_shape)
+    model = build_model(config.model, shape, capsule.output_size, pretrained=False).to(device)
     counts = None if capsule.class_counts is None else torch.tensor(capsule.class_counts)
-    criterion = construct(config.loss, class_counts=counts).to(device)
+    criterion = construct(config.loss, class_counts=counts, task=capsule.task).to(device)
     optimizer = construct(config.optim, parameters=parameters.groups(config, model))
     step = unguarded_step(config, construct(config.loop, config=config)).take
     precision = runtime.precision_context(config.train.precision, device)
@@ -109,7 +111,10 @@ def replay(capsule: Capsule, config: Config, device: torch.device) -> Replay:
         ("loss", f"{watch.loss:.7g}{of_several}"),
         ("learning rate", f"{lr:g}"),
         ("batch", f"inputs {' '.join(shapes)}, targets {tuple(targets.shape)}"),
-        ("training", f"{config.model.name}, {config.loss.name}, {config.optim.name}"),
+        (
+            "training",
+            f"{config.model.name}, {loss_name(config.loss.name, capsule.task)}, {config.optim.name}",
+        ),
         ("precision", config.train.precision),
         ("device", f"{device}{'' if is_same else differs}"),
     )

@@ -19,6 +19,7 @@ from trainctl.analysis.step_timing import spare_run, step_again, waiting
 from trainctl.analysis.trace_report import Layer, Parameter, Trace, with_findings
 from trainctl.analysis.values import Values, tensors_in, values_of
 from trainctl.checkpoint.snapshot import RandomStates
+from trainctl.components.losses.auto import loss_name
 from trainctl.config.settings import Config
 from trainctl.data.inputs import Inputs
 from trainctl.data.sampler import Share
@@ -107,6 +108,7 @@ def _settings(built: Built, config: Config) -> tuple[tuple[str, str], ...]:
     if train.accumulate > 1:
         size += f" × {train.accumulate}"
     lrs = sorted({float(group["lr"]) for group in built.run.optimizer.param_groups})
+    loss = loss_name(config.loss.name, built.data.task)
     rows = [
         (
             "model",
@@ -115,7 +117,7 @@ def _settings(built: Built, config: Config) -> tuple[tuple[str, str], ...]:
         ("data", f"{built.data.name}: {len(built.data.train):,} training samples, {size}"),
         (
             "training",
-            f"{config.loss.name}, {config.optim.name} at learning rate {', '.join(f'{lr:g}' for lr in lrs)}",
+            f"{loss}, {config.optim.name} at learning rate {', '.join(f'{lr:g}' for lr in lrs)}",
         ),
         ("step", built.run.step_name),
         ("attached", ", ".join(hook.name for hook in built.run.hooks)),

@@ -34,7 +34,7 @@ class Capsule(BaseModel):
         threads: torch's on the CPU.
         why: what was found bad.
         config: YAML.
-        input_shape, output_size, class_counts: what the model and the loss are built from.
+        task, input_shape, output_size, class_counts: what the model and the loss are built from.
     """
 
     model_config = ConfigDict(strict=True, frozen=True, arbitrary_types_allowed=True)
@@ -48,6 +48,7 @@ class Capsule(BaseModel):
     why: str
     config: str
     plugins: list[dict[str, str]]
+    task: str
     input_shape: list[int] | dict[str, list[int]]
     output_size: int
     class_counts: list[int] | list[list[int]] | None

@@ -12,7 +12,7 @@ from trainctl.config.validation import check_component, known_keys, unknown_key
 from trainctl.config.values import first_line
 from trainctl.errors import Problem, did_you_mean
 from trainctl.paths import conf_directory, user_conf
-from trainctl.registry import COMPONENTS, TRACKERS
+from trainctl.registry import COMPONENTS, TRACKERS, plugins
 
 
 def explain_override(override: str, error: Exception) -> Problem:
@@ -115,9 +115,8 @@ def _explain_missing(override: str, error: MissingConfigException) -> Problem:
     if registry is not None and option in registry.names():
         return Problem(f"{given}: no option file", f"{option} is registered: type {group}.name={option}")
     remedy = did_you_mean(option, options, f"{group}=")
-    if registry is not None:
-        remedy += f"for a plugin's member without an option file: {group}.name={option}; "
-    elif group == TRACKERS.group and option:
-        remedy += f"for a plugin's member without an option file: {group}.{option}.name={option}; "
+    if registry is not None or (group == TRACKERS.group and option):
+        word = f"{group}.name={option}" if registry is not None else f"{group}.{option}.name={option}"
+        remedy += plugins.hint(option, word)
     listed = f"there are: {', '.join(options)}" if options else f"there is no group {group}"
     return Problem(f"{given}: there is no such option", remedy + listed)

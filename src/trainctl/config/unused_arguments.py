@@ -12,6 +12,9 @@ from trainctl.config.sources import BLANK
 from trainctl.registry import COMPONENTS
 from trainctl.registry.constraints import show
 
+_Source = tuple[DictConfig | None, str | None]
+"""Arguments, and the component that they are meant for."""
+
 
 def drop_unused_arguments(
     full: DictConfig,
@@ -49,8 +52,8 @@ def drop_unused_arguments(
             # Another option was typed: its own name counts, not one an experiment set for the previous one.
             name = option_name
         if name is not None:
-            sources = [(option, option_name), (from_files.get(group), _name(before.get(group)))]
-            notices += _keep_own_arguments(full, group, name, typed, sources)
+            files = (from_files.get(group), _name(before.get(group)))
+            notices += _keep_own_arguments(full, group, name, typed, (option, option_name), files)
     return notices
 
 
@@ -59,18 +62,20 @@ def _keep_own_arguments(
     group: str,
     name: str,
     typed: Sequence[str],
-    sources: Sequence[tuple[DictConfig | None, str | None]],
+    option: _Source,
+    files: _Source,
 ) -> list[str]:
     """Make a component's node of the sources meant for ``name`` and of the ``typed`` keys.
 
-    Each source comes with the component it is meant for; returns a line for each that was dropped.
+    Returns a line for what somebody wrote into a file, such as an experiment, and was dropped; nobody asked
+    for the defaults of an ``option``.
     """
     node, notices = OmegaConf.create(), []
     arguments = {key.split(".")[1] for key in typed}
-    for source, meant_for in sources:
+    for source, meant_for in (option, files):
         if source and meant_for in (None, name):
             node = cast(DictConfig, OmegaConf.merge(node, source))
-        elif source:
+        elif source and source is files[0]:
             dropped = [
                 f"{key!s}={show(_plain(source[key]))}" for key in source if key not in ("name", *arguments)
             ]

@@ -19,7 +19,7 @@ from trainctl.config.overrides import ALIASES
 from trainctl.config.parameter_groups import check_groups
 from trainctl.config.settings import GROUPS, STRATEGIES, STRICT, Component, Config, TopLevel
 from trainctl.errors import ConfigError, Problem, did_you_mean, nearest
-from trainctl.registry import COMPONENTS, METRICS, TRACKERS, Parameter, Registry
+from trainctl.registry import COMPONENTS, METRICS, TASKS, TRACKERS, Parameter, Registry, plugins
 from trainctl.registry.constraints import describe, show
 
 M = TypeVar("M", bound=BaseModel)
@@ -71,6 +71,8 @@ def check(values: Mapping[str, Any]) -> Config:
         problems += check_groups(optim.name, optim.common["groups"])
     if (dataset := components["dataset"]) is not None:
         problems += _check_folds(dataset.common["folds"], dataset.common["fold"])
+        asked = dataset.common["as_task"]
+        _check_named(TASKS, "dataset.as_task", [] if asked is None else [asked], problems)
     if problems:
         raise ConfigError(problems)
     top_level = parts.pop("").model_dump()
@@ -125,20 +127,25 @@ def check_metrics(train: Any, problems: list[Problem]) -> tuple[Component, ...] 
     An entry that is neither a name nor a name with arguments is left to the check of the settings.
     """
     entries = train.get("metrics") if isinstance(train, Mapping) else None
-    if not isinstance(entries, list):
-        return None
+    return _check_named(METRICS, "train.metrics", entries, problems) if isinstance(entries, list) else None
+
+
+def _check_named(
+    registry: Registry, key: str, entries: list[Any], problems: list[Problem]
+) -> tuple[Component, ...]:
+    """Check the members that ``key`` names: each a name, or a name with arguments."""
     named = [({entry: {}} if isinstance(entry, str) else entry) for entry in entries]
     pairs = [pair for entry in named if isinstance(entry, Mapping) for pair in entry.items()]
-    metrics: dict[str, Component | None] = {}
+    found: dict[str, Component | None] = {}
     for name, arguments in pairs:
-        if name not in METRICS.names():
-            problems.append(_unknown_member(METRICS, f"train.metrics={name}", name))
-        elif name in metrics:
-            problems.append(Problem(f"train.metrics={name}: listed twice", "list each metric once"))
+        if name not in registry.names():
+            problems.append(_unknown_member(registry, f"{key}={name}", name))
+        elif name in found:
+            problems.append(Problem(f"{key}={name}: listed twice", f"list each {registry.noun} once"))
         elif isinstance(arguments, Mapping):
             given = {str(argument): value for argument, value in arguments.items()}
-            metrics[name] = _check_arguments(METRICS, name, given, f"train.metrics.{name}", problems)
-    return tuple(metric for metric in metrics.values() if metric is not None)
+            found[name] = _check_arguments(registry, name, given, f"{key}.{name}", problems)
+    return tuple(each for each in found.values() if each is not None)
 
 
 def check_trackers(node: Any, problems: list[Problem]) -> dict[str, Component]:
@@ -181,7 +188,7 @@ def _without_name(node: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def _unknown_member(registry: Registry, given: str, name: Any) -> Problem:
-    remedy = did_you_mean(str(name), registry.names())
+    remedy = did_you_mean(str(name), registry.names()) + plugins.hint(str(name), given)
     return Problem(
         f"{given}: there is no such {registry.noun}", f"{remedy}there are: {', '.join(registry.names())}"
     )

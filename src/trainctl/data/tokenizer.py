@@ -80,10 +80,13 @@ class FromFile:
             said = text
 
 
-def read_tokenizer(tokens: str, like: Mapping[str, Any] | None) -> tuple[Tokenizer, dict[str, Any]]:
+def read_tokenizer(
+    tokens: str, like: Mapping[str, Any] | None, others: str = BYTES
+) -> tuple[Tokenizer, dict[str, Any]]:
     """The tokenizer of ``dataset.tokens``, or of the run that ``like`` describes, and its description.
 
-    Raises ConfigError for a file that is not there or is no tokenizer.
+    ``others`` are the values that need no file. Raises ConfigError for a file that is not there or is no
+    tokenizer.
     """
     if like is not None and "tokens" in like:
         return stored_tokenizer(like), {key: like[key] for key in ("tokens", "tokenizer") if key in like}
@@ -93,7 +96,7 @@ def read_tokenizer(tokens: str, like: Mapping[str, Any] | None) -> tuple[Tokeniz
     try:
         content = Path(tokens).expanduser().read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{where}: cannot be read: {error}", "bytes, or a tokenizer.json") from error
+        raise ConfigError(f"{where}: cannot be read: {error}", f"{others}, or a tokenizer.json") from error
     return FromFile(content, where), {"tokens": "tokenizer", "tokenizer": content}
 
 

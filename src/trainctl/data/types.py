@@ -196,6 +196,7 @@ class Data:
             if the transform has no statistics.
         classes: the names of classes, labels or values, by number; empty where they have none.
         note: one line on the source of the data, for the header and the log.
+        warnings: a line for each thing that may be wrong with the data.
         report: a line for each column of a table on how it was taken, for the log.
         reading: how raw samples are read from a file, plain JSON values that are stored with the run; empty
             if their shape and type are enough.
@@ -215,6 +216,7 @@ class Data:
     fit: Callable[[Any], nn.Module] | None = None
     classes: tuple[str, ...] = ()
     note: str = ""
+    warnings: tuple[str, ...] = ()
     report: tuple[str, ...] = ()
     reading: Mapping[str, Any] = field(default_factory=dict)
     readout: Readout | None = None

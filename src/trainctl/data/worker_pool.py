@@ -39,6 +39,7 @@ from trainctl.data.inputs import Shape, sample_shape
 from trainctl.data.types import ItemSplit
 from trainctl.data.worker_process import SIGNALS, Failure, Key, Samples, begin, kept_random_state, memory_full
 from trainctl.errors import ConfigError, WorkerError
+from trainctl.paths import safe_path
 
 _FEW_SAMPLES, _QUICK = 512, 1.0
 _MAX_WORKERS = 8
@@ -313,12 +314,14 @@ def _starting() -> Iterator[None]:
     A terminal signals the whole process group, and the run still needs workers for its last step.
     """
     # Python unblocks the signals after starting its tracker of resources, so that comes first.
-    resource_tracker.ensure_running()
+    with safe_path():
+        resource_tracker.ensure_running()
     main = sys.modules["__main__"]
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS) if hasattr(signal, "pthread_sigmask") else None
     sys.modules["__main__"] = types.ModuleType("__main__")
     try:
-        yield
+        with safe_path():
+            yield
     finally:
         sys.modules["__main__"] = main
         if mask is not None:

@@ -51,7 +51,7 @@ class Ranks:
             environment["LOCAL_WORLD_SIZE"] = environment["WORLD_SIZE"]
             with open_rank_log(self.directory, rank) as log:
                 child = Process(
-                    [sys.executable, "-m", _MODULE],
+                    [sys.executable, "-P", "-m", _MODULE],
                     stdin=subprocess.PIPE,
                     stdout=log,
                     stderr=log,

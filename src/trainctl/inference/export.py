@@ -259,7 +259,7 @@ def _run_safetensors(path: Path, content: _Content, samples: Tensor) -> Tensor:
     with safe_open(path, framework="pt") as stored:
         about = json.loads(stored.metadata()[_KEY])
     component = Component("model", about["model"]["name"], about["model"]["arguments"])
-    model = build_model(component, made_shape(about["input_shape"]), about["output_size"])
+    model = build_model(component, made_shape(about["input_shape"]), about["output_size"], pretrained=False)
     model.load_state_dict(load_file(path))
     model.eval()
     described = about["transform"]

@@ -93,7 +93,9 @@ class Trained:
 
     def criterion(self) -> Any:
         """The run's loss, on ``device``."""
-        return construct(self.config.loss, class_counts=self.class_counts).to(self.device)
+        return construct(self.config.loss, class_counts=self.class_counts, task=self.task.name).to(
+            self.device
+        )
 
     def transform(self) -> nn.Module:
         """The module that turns a raw batch into the model's input, as in training, on ``device``.
@@ -172,7 +174,7 @@ def load_run(
     if device is None:
         device, differences = _device_of(config, record)
         notices += differences
-    model = build_model(config.model, known["input_shape"], known["output_size"])
+    model = build_model(config.model, known["input_shape"], known["output_size"], pretrained=False)
     try:
         model.load_state_dict(content.model)
     except (RuntimeError, KeyError) as error:
@@ -290,7 +292,7 @@ def _readout(config: Config, known: Mapping[str, Any], content: CheckpointData, 
     """How outputs are read. Raises CheckpointError where the description of it is damaged."""
     if not known["task"].reads_out:
         return Readout()
-    criterion = construct(config.loss, class_counts=known["class_counts"])
+    criterion = construct(config.loss, class_counts=known["class_counts"], task=known["task"].name)
     try:
         scale = content.state["data"].get("target_scale")
         readout = Readout.made(output_of(known["task"], criterion), scale)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import hashlib
 import importlib
 import importlib.util
+import re
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -26,6 +28,8 @@ from trainctl.errors import ConfigError, TrainctlError, UnsafeInputError
 
 ENTRY_POINTS = "trainctl.plugins"
 _loaded: dict[str, Path | None] = {}
+_MOST_LINES, _WIDTH = 12, 100
+_MOST_FILES, _LARGEST_FILE = 200, 2**20
 _INSTALLED = ("site-packages", "dist-packages")
 # In the order in which Python looks for them in a folder.
 _LOADERS: tuple[tuple[type, list[str]], ...] = (
@@ -61,15 +65,36 @@ def _installed(path: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
 
 
 def refuse_changed(plugins: Iterable[str], stored: Sequence[Mapping[str, str]]) -> None:
-    """Raise UnsafeInputError where a plugin of a stored run is not the file that the run was made with."""
+    """Raise UnsafeInputError where a plugin of a stored run is not the file that the run was made with.
+
+    What has changed is shown where an entry has the ``source`` of that time.
+    """
     known = {entry["name"]: entry for entry in stored}
     for plugin in plugins:
         entry = known.get(_key(plugin)) or known.get(plugin)
         if entry is None or not _is_unchanged(plugin, entry):
             raise UnsafeInputError(
-                f"plugins: {plugin} is not the file that this run was made with",
+                f"plugins: {plugin} is not the file that this run was made with{_changes(plugin, entry)}",
                 "if you trust it, say so with --trust-plugins (trust_plugins=True in Python)",
             )
+
+
+def _changes(plugin: str, entry: Mapping[str, str] | None) -> str:
+    """What is different now, as the end of a message; some lines of it."""
+    found = _find(plugin)
+    if entry is None or found is None:
+        return ""
+    if not found.is_file():
+        return f": {found} is not there"
+    if found.resolve() != Path(entry["path"]).resolve():
+        return f", which is {entry['path']}"
+    then, now = entry.get("source", "").splitlines(), found.read_text(errors="replace").splitlines()
+    lines = [*difflib.unified_diff(then, now, n=0, lineterm="")][2:]  # without the names of the files
+    if not then or not lines:
+        return ": it was changed"
+    more = [f"… and {len(lines) - _MOST_LINES} more lines"] if len(lines) > _MOST_LINES else []
+    shown = "".join(f"\n         {line[:_WIDTH]}" for line in [*lines[:_MOST_LINES], *more])
+    return f": it was changed{shown}"
 
 
 def _is_unchanged(plugin: str, entry: Mapping[str, str]) -> bool:
@@ -95,6 +120,20 @@ def absolute(plugin: str) -> str:
     if folder is None:
         folder = _folder_of(name)
     return name if folder is None else f"{folder}/{name}"
+
+
+def hint(name: str, word: str) -> str:
+    """How to choose a component of one's own that no plugin has registered: the start of a remedy.
+
+    The files of the current folder are searched for its registration as text; none is imported. ``word``
+    chooses it.
+    """
+    wanted = re.compile(rf"\.register\(\s*['\"]{re.escape(name)}['\"]")
+    for path in sorted(Path().glob("*.py"))[:_MOST_FILES]:
+        with contextlib.suppress(OSError):
+            if path.stat().st_size <= _LARGEST_FILE and wanted.search(path.read_text(errors="replace")):
+                return f"{path} registers it: type 'plugins=[./{path}]' {word}; "
+    return f"if it is your own: plugins=[./FILE.py] {word}, or name the file in conf/local.yaml; "
 
 
 def blamed(error: BaseException) -> str | None:

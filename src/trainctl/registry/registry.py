@@ -20,9 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, Len
 
 from trainctl.errors import ConfigError, did_you_mean
+from trainctl.registry import plugins
 from trainctl.registry.constraints import Count, Fraction, NonNegative, NonNegativeInt, Positive, Seed
 from trainctl.registry.signature import Parameter, Signature, from_object, from_source
 from trainctl.registry.torch_classes import TorchClasses
@@ -178,9 +179,10 @@ class Registry:
                 f"{self.group}={name}: {self._torch_classes.refused[name]}",
                 f"there are: {', '.join(self.names())}",
             )
-        remedy = did_you_mean(name, self.names(), f"{self.group}.name=")
+        word = f"{self.group}.name={name}"
+        remedy = did_you_mean(name, self.names(), f"{self.group}.name=") + plugins.hint(name, word)
         return ConfigError(
-            f"{self.group}.name={name}: there is no such {self.noun}",
+            f"{word}: there is no such {self.noun}",
             f"{remedy}there are: {', '.join(self.names())}",
         )
 
@@ -203,7 +205,7 @@ MODELS = Registry(
     supplied=("input_shape", "output_size"),
     common=_common(Parameter("freeze", list[str], ())),
 )
-LOSSES = Registry("loss", "loss", "losses", supplied=("class_counts",), torch_classes=True)
+LOSSES = Registry("loss", "loss", "losses", supplied=("class_counts", "task"), torch_classes=True)
 OPTIMIZERS = Registry(
     "optim",
     "optimizer",
@@ -228,7 +230,7 @@ DATASETS = Registry(
     "datasets",
     supplied=("like",),
     common=_common(
-        Parameter("as_task", str | None, None),
+        Parameter("as_task", str | Annotated[dict[str, dict[str, Any]], Len(1, 1)] | None, None),
         Parameter("augment", list[str | dict[str, Any]], ()),
         Parameter("limit", Count | None, None),
         Parameter("val", Fraction | NonNegativeInt, 0.1),

@@ -6,6 +6,7 @@ folder has a file for each run with plugins, named by the hash of the run's path
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -19,6 +20,7 @@ from trainctl.registry import plugins
 from trainctl.runs import files, strict_json
 
 log = logging.getLogger("trainctl")
+_LARGEST_SOURCE = 2**16
 _REMEDY = "if you trust it, say so with --trust-plugins (trust_plugins=True in Python)"
 
 
@@ -29,7 +31,7 @@ def remember(directory: Path, stored: Sequence[Mapping[str, str]], environment: 
         files.make_folder(_folder())
         content: dict[str, object] = {
             "run": str(directory.resolve()),
-            "plugins": [dict(entry) for entry in stored],
+            "plugins": [{**entry, **_source(Path(entry["path"]))} for entry in stored],
         }
         content["environment"] = sorted(environment)
         files.replace(_record(directory), json.dumps(content).encode())
@@ -78,6 +80,14 @@ def environment_of(directory: Path) -> set[str]:
     return found
 
 
+def _source(path: Path) -> dict[str, str]:
+    """The text of a plugin, so that what has changed in it can be shown."""
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        if path.stat().st_size <= _LARGEST_SOURCE:
+            return {"source": path.read_text()}
+    return {}
+
+
 def _folder() -> Path:
     state = os.environ.get("XDG_STATE_HOME", "")
     base = Path(state) if os.path.isabs(state) else Path.home() / ".local" / "state"  # noqa: PTH117
@@ -102,6 +112,12 @@ def _remembered(directory: Path) -> list[dict[str, str]] | None:
         content = _content(directory)
         if content is None:
             return None
-        return [{key: str(entry[key]) for key in ("name", "path", "sha256")} for entry in content["plugins"]]
+        return [
+            {
+                **{key: str(entry[key]) for key in ("name", "path", "sha256")},
+                "source": str(entry.get("source", "")),
+            }
+            for entry in content["plugins"]
+        ]
     except (KeyError, TypeError):
         return None

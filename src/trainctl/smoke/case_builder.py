@@ -85,8 +85,7 @@ class CaseBuilder:
             self.tell("note", note)
 
     def _compatible(self) -> Iterator[tuple[str, ...]]:
-        _, key, value = split_override(self.case.words[0])
-        name = value.strip("[]") if key == "train.metrics" else value
+        name = self.case.label.partition("=")[2].strip("[]")
         for words in compatible_configs(self.case, name):
             if any("{images}" in word for word in words):
                 root = images(self.folder, {}, Form())

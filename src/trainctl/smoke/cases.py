@@ -10,7 +10,7 @@ from trainctl.config.options import find_options, options_in, read_option
 from trainctl.config.overrides import split_override, to_hydra
 from trainctl.errors import ConfigError, Problem, did_you_mean
 from trainctl.paths import conf_directory
-from trainctl.registry import COMPONENTS, METRICS, MODELS
+from trainctl.registry import COMPONENTS, METRICS, MODELS, TASKS
 
 _FIRST = (MODELS.group, "experiment")
 """The groups that take longest: their models are exported."""
@@ -18,7 +18,10 @@ _FIRST = (MODELS.group, "experiment")
 
 @dataclass(frozen=True)
 class Case:
-    """One config to test: the group of its option, its label, the overrides that choose it."""
+    """One config to test: the group of its option, its label, the overrides that choose it.
+
+    A task has none: its compatible config is the case.
+    """
 
     group: str
     label: str
@@ -82,6 +85,8 @@ def _find_groups(known: Sequence[str], config_dir: str | None, own: bool) -> dic
         Case(METRICS.group, f"{METRICS.group}={name}", (f"train.metrics=[{name}]",))
         for name in (METRICS.foreign() if own else METRICS.names())
     ]
+    own_tasks = sorted({*TASKS.names()} - {*TASKS.foreign()})  # a dataset chooses those of plugins
+    groups[TASKS.group] = [Case(TASKS.group, f"{TASKS.group}={name}", ()) for name in own_tasks if not own]
     for registry in COMPONENTS.values():
         # Components without an option file: those of plugins, most often.
         files = options.get(registry.group, {}).values()

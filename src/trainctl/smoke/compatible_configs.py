@@ -29,7 +29,7 @@ def compatible_configs(case: Case, name: str) -> Iterator[tuple[str, ...]]:
     ``{images}`` in a word stands for a folder of pictures.
     """
     if case.group not in (*COMPONENTS, METRICS.group):
-        yield ()
+        yield _of_task(task_named(name)) if case.group == TASKS.group else ()
         return
     tasks = [task_named(task) for task in TASKS.names()]
     # That of the default config first, then the least peculiar one.

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy
 
-from trainctl.components.tasks._base import Task, task_named
+from trainctl.components.tasks._base import Task, asked_task, task_named
 from trainctl.config.settings import Component
 from trainctl.data.tables.text import choose_delimiter
 from trainctl.errors import MissingDataError
@@ -42,6 +42,7 @@ class Form:
         rows: the number of samples.
         outputs: the number of classes, or of values to predict.
         shape: of one sample, where the file does not decide it.
+        names: of the classes.
     """
 
     kind: str | None = None
@@ -49,6 +50,7 @@ class Form:
     rows: int = _ROWS
     outputs: int = 3
     shape: tuple[int, ...] = (4,)
+    names: Sequence[str] = _CLASSES
 
 
 @dataclass(frozen=True)
@@ -95,16 +97,18 @@ def stand_ins(
         yield StandIn((*own, *words), f"{what} in place of {dataset.name}", guessed=False)
         return
     tasks, has_arrays = _tasks(dataset, missing, kind), dataset.name == "npz"
-    columns = len(_named_targets(arguments)) or 1
+    wanted = asked_task(dataset.common)
+    names = () if wanted is None else wanted.made_up_classes
+    columns, classes = len(_named_targets(arguments)) or 1, (len(names),) if names else _CLASS_COUNTS
     forms = [
-        Form(task.made_up or kind, task.class_numbers, rows, outputs, shape)
+        Form(task.made_up or kind, task.class_numbers, rows, outputs, shape, names or _CLASSES)
         for task in tasks
         # A table has the columns of targets that are named.
-        for outputs in (_CLASS_COUNTS if task.class_numbers else _VALUE_COUNTS if has_arrays else (columns,))
+        for outputs in (classes if task.class_numbers else _VALUE_COUNTS if has_arrays else (columns,))
         for shape in (_SHAPES if has_arrays else ((4,),))
     ]
     # Where the config's task contradicts the loss, no data fits.
-    guessed = kind is None or kind in tasks[0].loss_targets
+    guessed = kind is None or kind in (wanted or tasks[0]).loss_targets
     keys = [key for key in ("path", "val_path", "test_path") if key == "path" or arguments.get(key)]
     absent = " and ".join(str(arguments.get(key)) for key in keys)
     for number, form in enumerate(forms):
@@ -121,6 +125,9 @@ def stand_ins(
 
 def _tasks(dataset: Component, missing: MissingDataError, kind: str | None) -> list[Task]:
     """The tasks that the data may be for: the config's, else those that fit the loss."""
+    wanted = asked_task(dataset.common)
+    if wanted is not None and wanted.adopts:
+        return [task_named(wanted.adopts)]
     stated = str(missing.stand_in["task"])
     asked = dataset.arguments.get("task", stated if dataset.name == "image_folder" else "auto")
     if asked != "auto":
@@ -150,7 +157,7 @@ def images(folder: Path, arguments: Mapping[str, Any], form: Form) -> Path:
     from PIL import Image
 
     root, generator = folder / "images", numpy.random.default_rng(0)
-    for number, name in enumerate(_CLASSES[: form.outputs]):
+    for number, name in enumerate(form.names[: form.outputs]):
         (root / name).mkdir(parents=True, exist_ok=True)
         for index in range(math.ceil(form.rows / form.outputs)):
             pixels = generator.integers(0, 128, (16, 16, 3), dtype=numpy.uint8)
@@ -217,7 +224,7 @@ def _table(arguments: Mapping[str, Any], form: Form) -> dict[str, Sequence[Any]]
         columns[place] = range(form.rows)
     for number, goal in enumerate(goals):
         targets = _targets(numpy.roll(values, number).sum(1), form)
-        columns[goal] = [_CLASSES[each] for each in targets] if form.classes else targets.round(4).tolist()
+        columns[goal] = [form.names[each] for each in targets] if form.classes else targets.round(4).tolist()
         if form.kind == "indicators" and (separator := arguments.get("separator")):
             columns[goal] = [separator.join(_CLASSES[: 1 + int(each)]) for each in targets]
     columns[text] = [_COLOURS[row % len(_COLOURS)] for row in range(form.rows)]

@@ -135,7 +135,7 @@ class SweepPool(ABC):
             row = self._ledger.stored(job)
             if row.state in ("running", "waiting"):
                 row = replace(row, state="interrupted" if told else "failed", exit_code=1, ended=now())
-                reason = "was killed before it had saved" if told else reason
+                reason = "interrupted before it had saved" if told else reason
                 self._ledger.write(job, here(row, reason=reason))
         self.note_end(order)
 

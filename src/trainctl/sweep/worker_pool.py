@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from trainctl.errors import StorageError, lacks_memory, storage_error
+from trainctl.paths import safe_path
 
 # The resource tracker, which starts with the server, would warn of the semaphores of killed processes.
 _QUIET = "ignore:resource_tracker:UserWarning"
@@ -46,7 +47,8 @@ def start_server(preload: str = "trainctl.sweep.worker") -> None:
     before = os.environ.get("PYTHONWARNINGS")
     os.environ["PYTHONWARNINGS"] = f"{before},{_QUIET}" if before else _QUIET
     try:
-        forkserver.ensure_running()
+        with safe_path():
+            forkserver.ensure_running()
     except OSError as error:
         if error.errno in (errno.EMFILE, errno.ENFILE):
             raise storage_error(error, "starting worker processes") from error

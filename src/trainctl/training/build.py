@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from trainctl.checkpoint.format import CheckpointData
+from trainctl.components.losses.auto import loss_name
 from trainctl.components.optimizers._lean import stock_classes
 from trainctl.config.settings import Config, Ddp, Train
 from trainctl.data.fingerprint import described_data, differences
@@ -35,12 +37,14 @@ from trainctl.training.hooks.guard import Guard
 from trainctl.training.hooks.passes import Passes
 from trainctl.training.hooks.plateau import Plateau
 from trainctl.training.hooks.slow_steps import SlowSteps
+from trainctl.training.hooks.unreached import Unreached
 from trainctl.training.loop import fit
 from trainctl.training.prepare_data import Loaders, build_loaders, class_counts, prepare, read_data
 from trainctl.training.run import Hook, Run
 from trainctl.training.steps.choose import Step, choose_step, micro_batches, unguarded_step
 from trainctl.training.steps.whole_batch import WholeBatch
 from trainctl.training.unregistered import refuse_unregistered
+from trainctl.training.warning_signs import signs_in
 
 _EPOCHS, _MOST_EPOCHS, _TABLE_STEPS = 20, 200, 10_000
 
@@ -72,17 +76,21 @@ def build(
     data.transform.to(device)  # the statistics it was fitted with, if it has any
     runtime.seed_everything(config.seed)
     criterion = _build_criterion(config, data, device)
+    # Messages name the loss that it is.
+    config = replace(config, loss=replace(config.loss, name=loss_name(config.loss.name, data.task)))
     loop = construct(config.loop, config=config)
 
     runtime.seed_everything(config.seed)
-    model, start, notices = _build_model(config, data, device, begun, group)
+    model, start, notices = _build_model(config, data, device, begun, group, is_new=stored is None)
     with runtime.random_state_kept(device):
         data, merging = prepare(config, data, criterion, loop, stored, start)
         metrics = choose_metrics(config.metrics, data)
         monitor, lower_is_better = choose_monitor(config.train.monitor, data, metrics)
         loaders = build_loaders(config, data, device, criterion, group)
     batch = next(iter(loaders.train.batches()))
-    _check(config, _Parts(loop, model, criterion, loaders), batch, data, group)
+    signs = _check(config, _Parts(loop, model, criterion, loaders), batch, data, group)
+    if config.dataset.common.get("limit") is None and config.train.overfit_batches is None:
+        signs = [*signs_in(data), *signs]
     averaged = None if config.train.ema is None else copy.deepcopy(model)
     recomputed = checkpoint_activations(config, model)
     if group is not None:
@@ -101,6 +109,8 @@ def build(
     elif is_sampled(data.train):
         choices = {**choices, "targets": f"{len(data.train.targets):,} evenly spaced targets were looked at"}
     described = {"groups": parameters.described_groups(config, model), "recomputed": recomputed}
+    if signs:
+        choices = {**choices, "warnings": "; ".join(signs)}
     choices |= {key: text for key, text in described.items() if text}
     resumes = getattr(loop, "resumes", True)
     return Built(
@@ -117,7 +127,7 @@ def build(
         seed=config.seed,
         resumes=resumes,
         trial_step=plain.take,
-        notices=(*notices, *_notices(config, loaders, group, resumes=resumes), *merging, *said),
+        notices=(*signs, *notices, *_notices(config, loaders, group, resumes=resumes), *merging, *said),
         choices=choices,
         group=group,
     )
@@ -178,14 +188,15 @@ class _Parts(NamedTuple):
     loaders: Loaders
 
 
-def _check(config: Config, parts: _Parts, batch: Batch, data: Data, group: Group | None) -> None:
-    """Raise ConfigError where the model does not fit the data or the loss, or cannot be saved."""
+def _check(config: Config, parts: _Parts, batch: Batch, data: Data, group: Group | None) -> list[str]:
+    """Warning signs. Raises ConfigError where the model fits neither data nor loss, or cannot be saved."""
     check_state(config, parts.model)
     if config.train.micro_batch is not None:
         refuse_pieces(config, parts.model)
-    check_fit(config, parts.model, parts.criterion, batch, data)
+    signs = check_fit(config, parts.model, parts.criterion, batch, data)
     count = 1 if group is None else group.size
     check_batch_of_one(config, parts.model, batch.inputs, len(parts.loaders.train_split), count)
+    return signs
 
 
 class _Assembled(NamedTuple):
@@ -228,18 +239,24 @@ def _prepare_device(config: Config, group: Group | None) -> torch.device:
 
 
 def _build_model(
-    config: Config, data: Data, device: torch.device, begun: CheckpointData | None, group: Group | None
+    config: Config,
+    data: Data,
+    device: torch.device,
+    begun: CheckpointData | None,
+    group: Group | None,
+    *,
+    is_new: bool,
 ) -> tuple[Any, Any, list[str]]:
     """The model with its first values, on the device; the data of the run whose values it has, if it has them
     all; notices about them."""
 
     def built() -> Any:
-        return build_model(config.model, data.input_shape, data.output_size)
+        return build_model(config.model, data.input_shape, data.output_size, pretrained=is_new)
 
     model = built()
     refuse_unregistered(config.model.name, model, built, config.seed + 1)
     start: Any = None
-    notices = parameters.check_types(config.model.name, model)
+    notices = [*parameters.check_types(config.model.name, model), *getattr(model, "notices", ())]
     if config.init_from is not None and begun is not None:
         is_whole, notice = parameters.copy_from(config.init_from, begun.model, model)
         start = described_data(begun.state) if is_whole else None
@@ -257,7 +274,7 @@ def _build_model(
 
 
 def _build_criterion(config: Config, data: Data, device: torch.device) -> Any:
-    criterion = construct(config.loss, class_counts=class_counts(data))
+    criterion = construct(config.loss, class_counts=class_counts(data), task=data.task)
     check_part(config.loss, criterion, Criterion)
     return criterion.to(device)
 
@@ -314,6 +331,8 @@ def _attach(
         hooks.append(Ema(run.model, run.averaged, train.ema))
     if train.overfit_batches is not None:
         hooks.append(overfit.Overfit(len(run.train_loader)))
+    if config.loop.name == "optimizer":
+        hooks.append(Unreached())
     hooks.append(Best(monitor, train.patience, train.min_delta, lower_is_better=lower_is_better))
     if isinstance(stream := getattr(run.train_loader, "split", None), StreamSplit):
         epochs = train.epochs if stream.length is None or train.epochs != "auto" else _EPOCHS

@@ -21,6 +21,7 @@ from trainctl.registry import DATASETS, TASKS
 from trainctl.registry.protocols import Batch, Criterion, Model, named_modules
 from trainctl.training.loop import evaluating
 from trainctl.training.runtime import random_state_kept
+from trainctl.training.warning_signs import squashed_outputs
 
 _STORED = (
     "bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "float8_e4m3fn",
@@ -30,8 +31,10 @@ _STORED = (
 _WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
-def check_fit(config: Config, model: Model, criterion: Criterion, batch: Batch, data: Data) -> None:
-    """Run two samples through model and loss. Raises ConfigError with both shapes where they do not fit.
+def check_fit(config: Config, model: Model, criterion: Criterion, batch: Batch, data: Data) -> list[str]:
+    """Run two samples through model and loss; returns warning signs.
+
+    Raises ConfigError with both shapes where they do not fit.
 
     Without the check a loss of (N,) outputs and (N, 1) targets would broadcast to (N, N) and train on.
     """
@@ -85,7 +88,8 @@ def check_fit(config: Config, model: Model, criterion: Criterion, batch: Batch, 
             "a loss averages over the batch",
         )
     if isinstance(model, nn.Module):
-        _check_training(config, model, criterion, inputs, targets, outputs.shape)
+        return _check_training(config, model, criterion, inputs, targets, outputs.shape)
+    return []
 
 
 @contextmanager
@@ -134,9 +138,12 @@ def _check_training(
     inputs: torch.Tensor,
     targets: torch.Tensor,
     shape: torch.Size,
-) -> None:
-    """Raise ConfigError where the model in training mode gives no tensor of the ``shape`` that it gives in
-    evaluation, or a loss without a gradient."""
+) -> list[str]:
+    """Warning signs in the outputs.
+
+    Raises ConfigError where the model in training mode gives no tensor of the ``shape`` that it gives in
+    evaluation, or a loss without a gradient.
+    """
     before, names = [buffer.clone() for buffer in model.buffers()], set(model.state_dict())
     mode = model.training
     try:
@@ -157,7 +164,7 @@ def _check_training(
                 )
             loss = criterion(outputs, targets)
     except (RuntimeError, ValueError):
-        return  # two samples may be too few for a layer that normalizes; the first step says what is wrong
+        return []  # two samples may be too few for a layer that normalizes; the first step says what is wrong
     finally:
         model.train(mode)
         for buffer, value in zip(model.buffers(), before, strict=False):
@@ -168,6 +175,7 @@ def _check_training(
             f"model={config.model.name}: the loss depends on no parameter that trains",
             "a detach(), an argmax or no_grad() in the model stops the gradient",
         )
+    return [*squashed_outputs(criterion, outputs)]
 
 
 def _refuse_no_tensor(config: Config, outputs: Any, when: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -10,7 +11,7 @@ from torch import nn
 from trainctl.config.settings import Component
 from trainctl.data.inputs import Shape, are_positions, spread
 from trainctl.errors import DISK_ERRORS, ConfigError, TrainctlError
-from trainctl.registry import COMPONENTS, TRACKERS, plugins
+from trainctl.registry import COMPONENTS, MODELS, TRACKERS, plugins
 from trainctl.registry.protocols import Model, Optimizer, missing
 from trainctl.training import parameters
 
@@ -38,11 +39,14 @@ def construct(component: Component, **supplied: Any) -> Any:
         ) from error
 
 
-def build_model(model: Component, input_shape: Shape, output_size: int) -> Any:
+def build_model(model: Component, input_shape: Shape, output_size: int, *, pretrained: bool = True) -> Any:
     """The model for samples of ``input_shape`` and ``output_size`` outputs, its frozen parameters frozen.
 
+    Without ``pretrained`` the weights that ``model.weights`` names are not read: others take their place.
     Of several inputs its ``forward`` gets each as an argument, its constructor their shapes in the same form.
     """
+    if not pretrained and model.name not in MODELS.foreign() and "weights" in model.arguments:
+        model = replace(model, arguments={**model.arguments, "weights": None})
     shape: Any = input_shape
     several = isinstance(input_shape, dict)
     if isinstance(input_shape, dict) and are_positions(input_shape):

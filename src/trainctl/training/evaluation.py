@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from trainctl.components.metrics._base import Metric
-from trainctl.components.tasks._base import class_names, task_of
+from trainctl.components.tasks._base import Task, class_names, task_of
 from trainctl.config.settings import Component
 from trainctl.data import Data
 from trainctl.errors import ConfigError, Problem
@@ -41,8 +41,9 @@ def choose_metrics(chosen: Sequence[Component] | None, data: Data) -> dict[str, 
                 for name in misfits
             ]
         )
-    supplied = {"output_size": data.output_size, "classes": class_names(data)}
-    metrics = {metric.name: _maker(metric, supplied) for metric in chosen}
+    names, task = class_names(data), task_of(data)
+    supplied = {"output_size": len(names) or data.output_size, "classes": names}
+    metrics = {metric.name: _maker(metric, supplied, task) for metric in chosen}
     for make in metrics.values():
         make()  # a constructor that refuses its arguments does so now, not after the first epoch
     return metrics
@@ -56,9 +57,10 @@ def _fits(name: str, data: Data) -> bool:
     return getattr(METRICS.load(name), "task", data.task) in (task_of(data).metric_tasks or (data.task,))
 
 
-def _maker(metric: Component, supplied: Mapping[str, Any]) -> Callable[[], Metric]:
+def _maker(metric: Component, supplied: Mapping[str, Any], task: Task) -> Callable[[], Metric]:
     wanted = {key: supplied[key] for key in METRICS.takes(metric.name)}
-    return partial(METRICS.load(metric.name), **metric.arguments, **wanted)
+    make = partial(METRICS.load(metric.name), **metric.arguments, **wanted)
+    return lambda: task.metric(make())
 
 
 def choose_monitor(monitor: str, data: Data, metrics: Mapping[str, Any]) -> tuple[str, bool]:

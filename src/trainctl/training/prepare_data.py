@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from trainctl.checkpoint.format import CheckpointData
-from trainctl.components.tasks._base import task_named, task_of, with_targets
+from trainctl.components.tasks._base import asked_task, task_of, with_targets
 from trainctl.config.settings import Component, Config
 from trainctl.data.augmentation import make_augment
 from trainctl.data.fingerprint import described_data, fingerprint
@@ -42,8 +42,8 @@ def build_data(
 
         data = from_datasets(data, dataset.name)
     _refuse_datasets(data, dataset.name)
-    if (other := dataset.common.get("as_task")) is not None:
-        data = task_named(other).adopted(data)
+    if (task := asked_task(dataset.common)) is not None:
+        data = task.adopted(data)
     data = with_targets(data)
     data = with_validation(data, dataset.common)
     data = limited(data, dataset.common.get("limit"))

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from trainctl.checkpoint.format import folder_name
+from trainctl.components.losses.auto import loss_name
 from trainctl.data import AnySplit
 from trainctl.paths import short_path
 from trainctl.registry.constraints import show
@@ -41,13 +42,16 @@ def header(request: Request, built: Built) -> tuple[str, list[tuple[str, str]]]:
         steps += f": all {len(data.train):,} samples are one batch"
     overfit = config.train.overfit_batches is not None  # without scheduler and augmentation
     scheduler = "" if overfit or config.scheduler.name == "none" else f", {config.scheduler.name}"
+    loss = loss_name(config.loss.name, data.task)
+    if config.loss.name == "auto":
+        loss += f" (loss=auto, for {data.task})"
     optimizer = f"{config.optim.name}{_learning_rate(run.optimizer)}"
     rows = [
         *([("name", config.name)] if config.name else []),
         ("model", f"{config.model.name}: {parameters}"),
         ("data", f"{data.name}: {', '.join(splits)}{f' ({data.note})' if data.note else ''}"),
         *([("targets", data.readout.note)] if data.readout and data.readout.note else []),
-        ("training", f"{config.loss.name}, {optimizer}{scheduler}"),
+        ("training", f"{loss}, {optimizer}{scheduler}"),
         *([("groups", built.choices["groups"])] if "groups" in built.choices else []),
         ("steps", steps),
         ("step", run.step_name),

@@ -46,6 +46,7 @@ from trainctl.training.report import built_record, closing, header, step_record,
 from trainctl.training.request import Request
 from trainctl.training.resume import apply, blamed_on_checkpoint
 from trainctl.training.run import Hook, Run
+from trainctl.training.warning_signs import no_better_than_a_guess
 
 log = logging.getLogger("trainctl")
 
@@ -267,6 +268,9 @@ class Session:
             display.notice(f"{run.state.skipped} steps were left out: not finite (train.log names them)")
         if run.state.stop:
             display.notice(f"stopped early: {run.state.stop}")
+        reached = {**(run.state.best or {}), **test}
+        if (guess := no_better_than_a_guess(self.built.data, reached)) is not None:
+            self._announce("guess", guess, guess)
         with artifacts.interruptible(display) as came:
             artifacts.draw_pictures(self.request, self.built, best_step, self.confusion, display)
             self.tracking.close(record.values["status"], artifacts.artifacts(self.directory, best_step))

@@ -15,6 +15,7 @@ from torch import Tensor
 from trainctl.components.datasets.csv import csv
 from trainctl.data.types import Data, Split, hold_out
 from trainctl.errors import ConfigError, MissingDataError
+from trainctl.inference.readers.tables import TableFile
 
 NAN = float("nan")
 
@@ -219,6 +220,17 @@ def test_columns_of_one_name_are_told_apart() -> None:
         (["1970-01-02", "1970-01-01T00:01", "1970-01-01 00:00:02.5"], [86400, 60, 2.5], "dates or times"),
         (["00:30", "1:00", "23:59:59"], [1800, 3600, 86399], "dates or times"),
         (["12:30 AM", "1:00 p.m.", "12:00:01PM"], [1800, 46800, 43201], "dates or times"),
+        (
+            ["2.1.1970", "01.01.1970 00:01", "3.01.1970"],
+            [86400, 60, 172800],
+            "dates or times, in seconds in a",
+        ),
+        (["2/1/1970", "1/01/1970 0:01", "13/1/1970"], [86400, 60, 1036800], "dates or times (day first)"),
+        (["1/2/1970", "1/1/1970 12:01 AM", "1/13/1970"], [86400, 60, 1036800], "(month first), in seconds"),
+        (["02-01-1970", "13-01-1970", "1970-1-3"], [86400, 1036800, 172800], "(day first)"),
+        (["2-Jan-1970", "1 January 1970 00:01", "3rd Sept 1970"], [86400, 60, 21168000], "dates or times"),
+        (["Jan 2, 1970", "January 1st, 1970, 00:01:00.5", "may 1 1970"], [86400, 60.5, 10368000], "dates"),
+        (["1970/01/02", "1970-01-01T01:00:00+01:00", "1970-01-01 00:00Z"], [86400, 0, 0], "dates or times"),
     ],
 )
 def test_numbers_as_people_write_them(cells: list[str], values: list[float], said: str) -> None:
@@ -286,9 +298,60 @@ def test_codes_of_one_length_with_leading_zeros_are_categories() -> None:
     assert read(text.replace("02139", "2139")).reading["columns"][0]["kind"] == "number"
 
 
-def test_dates_in_an_order_that_nobody_knows_are_said_to_be_categories() -> None:
-    text = "day,y\n" + "".join(f"{1 + row % 9}/{1 + row % 3}/2020,{row}.5\n" for row in range(40))
-    assert "numbers and texts, taken as categories, in day" in read(text).note
+AMBIGUOUS = "day,y\n" + "".join(f"{1 + row % 9}/{1 + row % 3}/2020,{row}.5\n" for row in range(40))
+
+
+def test_dates_in_an_order_that_no_cell_proves_are_refused_until_it_is_said() -> None:
+    said = problem(AMBIGUOUS)
+    assert "column 1 (day): '1/1/2020' can be read with the day or with the month first" in said
+    assert "dataset.dates=day_first or dataset.dates=month_first" in said
+    day_first = read(AMBIGUOUS, dates="day_first").train.inputs.flatten()
+    month_first = read(AMBIGUOUS, dates="month_first").train.inputs.flatten()
+    assert (day_first[0], day_first[1]) == (1577836800, 1577836800 + 32 * 86400)  # 1/1 and 2 February
+    assert month_first[1] - month_first[0] == 32 * 86400
+    assert not torch.equal(day_first, month_first)
+    assert read(AMBIGUOUS, categories=["day"]).input_shape == (9,)
+
+
+def test_another_column_proves_the_order_of_dates() -> None:
+    lines = AMBIGUOUS.splitlines()
+    text = "\n".join(
+        [f"other,{lines[0]}", *(f"{13 + row % 9}/5/2020,{line}" for row, line in enumerate(lines[1:]))]
+    )
+    inputs = read(text).train.inputs
+    assert torch.equal(inputs[:, 1], read(AMBIGUOUS, dates="day_first").train.inputs[:, 0])
+    assert "'13/5/2020' is not a date or time; 39 more in this column" in problem(text, dates="month_first")
+
+
+def test_dates_of_both_orders_are_no_dates() -> None:
+    cells = ["13/01/2020", "01/13/2020"] * 20
+    text = "day,y\n" + "".join(f"{cell},{row}.5\n" for row, cell in enumerate(cells))
+    assert "1 of text (2 categories)" in read(text).note
+    one = "day,y\n" + "".join(f"{13 + row % 9}/1/2020,{row}.5\n" for row in range(40)) + "1/13/2020,3\n"
+    assert "line 42, column 1 (day): '1/13/2020' is not a date or time" in problem(one)
+
+
+def test_a_year_of_two_digits_is_no_year() -> None:
+    rows = "".join(f"{1 + row % 28}.{1 + row // 28}.24,{row},{row}.5\n" for row in range(60))
+    said = "left out column 1 (day): 60 dates with a year of two digits, where four are needed in 60 rows"
+    assert said in read(f"day,a,y\n{rows}").note
+
+
+def test_dates_are_read_as_in_training() -> None:
+    cells = [f"{1 + row % 28}/{1 + row % 3}/2020" for row in range(40)]
+    run = read("day,y\n" + "".join(f"{cell},{row}.5\n" for row, cell in enumerate(cells)))
+    again = read("day,y\n3/2/2020,0.5\n4.2.2020,1.5\n", like=run.reading)
+    expected = [1580688000.0, 1580774400.0]  # 3 and 4 February
+    assert again.train.inputs.flatten().tolist() == expected
+    batch = next(
+        TableFile(Path(write("day\n3/2/2020\n4.2.2020\n2/13/2020\n")), {}, run.reading, {}).batches(9)
+    )
+    assert batch.inputs.flatten().tolist() == expected
+    assert "'2/13/2020' is not a date or time" in batch.errors[2]
+    said = problem("day,y\n3/2/2020,0.5\n", like=run.reading, dates="month_first")
+    assert "dataset.dates=month_first: the model was trained on day with day first" in said
+    iso = read("day,y\n2020-02-03,0.5\n2020-02-04,1.5\n")
+    assert "'3/2/2020' is not a date or time" in problem("day,y\n3/2/2020,0.5\n", like=iso.reading)
 
 
 def test_ids_that_count_in_any_order_number_the_rows() -> None:
@@ -320,6 +383,19 @@ def test_na_can_be_a_class_and_a_category() -> None:
     data = read(text, missing_marks=[])
     assert (data.classes, data.input_shape, len(data.train)) == (("EU", "NA", "SA"), (3,), 12)
     assert read("a,y\n1,-\n2,+\n3,+\n4,-\n").classes == ("+", "-")
+
+
+def test_a_mark_of_many_targets_is_said_in_a_line_of_its_own() -> None:
+    rows = [f"{row}.5,{('EU', 'NA', 'SA')[row % 3]}\n" for row in range(60)]
+    data = read("a,y\n" + "".join(rows))
+    said = "20 rows have no target: NA counts as missing; if it is a class: dataset.missing_marks=[]"
+    assert data.warnings == (said,)
+    assert not read("a,y\n" + "".join(rows), missing_marks=[]).warnings
+    assert not read("a,y\n" + "".join(rows), missing_marks=["NA"]).warnings
+    assert not read("a,y\n" + "".join(rows[:12])).warnings  # a handful
+    assert not read("a,y\n" + "".join(rows).replace("NA", "")).warnings
+    numbers = "a,y\n" + "".join(f"{row}.5,{('0', 'NA', '1')[row % 3]}\n" for row in range(60))
+    assert not read(numbers).warnings
 
 
 def test_times_in_seconds_keep_their_differences() -> None:

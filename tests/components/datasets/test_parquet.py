@@ -16,6 +16,7 @@ from trainctl.components.datasets.csv import csv
 from trainctl.components.datasets.parquet import parquet
 from trainctl.data import Data
 from trainctl.errors import ConfigError, MissingDataError
+from trainctl.inference.readers.arrow import ArrowTable
 
 
 def read(columns: dict[str, Any], **arguments: Any) -> Data:
@@ -85,6 +86,23 @@ def test_nested_columns_are_refused_with_the_word_that_drops_them(column: Any, k
     assert "'dataset.drop=[when it was]'" in said
     data = read(columns, drop=["when it was"])
     assert data.train.inputs.flatten().tolist() == [1, 2, 3]
+
+
+def test_texts_that_are_dates_are_read_as_in_csv() -> None:
+    cells = [f"{1 + row % 28}/{1 + row % 3}/2020" for row in range(40)]
+    columns = {"day": cells, "iso": ["2020-02-03"] * 40, "y": [row + 0.5 for row in range(40)]}
+    data = read(columns)
+    lines = "".join(f"{cell},2020-02-03,{row}.5\n" for row, cell in enumerate(cells))
+    Path("same.csv").write_text(f"day,iso,y\n{lines}")
+    assert torch.equal(data.train.inputs, csv("same.csv", test=0).train.inputs)
+    assert "dates or times (day first), in seconds in day" in data.note
+    write({"day": ["3/2/2020"], "iso": ["2020-02-03"], "y": [0.5]}, "new.parquet")
+    new = parquet("new.parquet", test=0, like=data.reading)
+    assert new.train.inputs.tolist() == [[1580688000.0] * 2]
+    source = ArrowTable(Path("new.parquet"), {}, data.reading, {})
+    assert next(source.batches(9)).inputs.tolist() == [[1580688000.0] * 2]
+    said = problem({"day": ["3/2/2020", "4/5/2020"] * 20, "y": [row + 0.5 for row in range(40)]})
+    assert "column 1 (day): '3/2/2020' can be read with the day or with the month first" in said
 
 
 def test_times_are_numbers() -> None:

@@ -55,7 +55,7 @@ def batch(target: str) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("name", NAMES)
 def test_it_gives_one_number_with_a_gradient_and_equals_torchs(name: str) -> None:
     torch.manual_seed(0)
-    loss = construct(Component("loss", name))
+    loss = construct(Component("loss", name), task="classification")
     outputs, targets = batch(loss.target)
     if name == "bce":
         outputs = outputs.detach().sigmoid().requires_grad_()
@@ -64,7 +64,7 @@ def test_it_gives_one_number_with_a_gradient_and_equals_torchs(name: str) -> Non
     value.backward()
     assert outputs.grad is not None
     assert torch.isfinite(outputs.grad).all()
-    own = construct(Component("loss", name.removeprefix("scratch_")))
+    own = construct(Component("loss", name.removeprefix("scratch_")), task="classification")
     stock = next(cls for cls in type(own).__mro__ if cls.__module__ == "torch.nn.modules.loss")
     # torch's own default of kl_div is not the divergence.
     arguments = {"reduction": "batchmean"} if name == "kl_div" else {}

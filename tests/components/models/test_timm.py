@@ -51,7 +51,7 @@ def test_weights_of_a_file_are_adapted(tmp_path: Path) -> None:
         ({"arch": "resnet81"}, "timm has no such model", "did you mean model.arch=resnet"),
         ({"arch": "hf-hub:someone/else"}, "timm has no such model", ""),
         ({"weights": "default"}, "not downloaded without being asked to", "model.download=true"),
-        ({"weights": "w.bin"}, "must be default or a file that ends in .safetensors", "pickles"),
+        ({"weights": "w.bin"}, "must be a file that ends in .safetensors", "pickles"),
         ({"weights": "absent.safetensors"}, "cannot be read", "another file"),
         ({"arch": "vgg11", "drop_path": 0.1}, "timm cannot make it", ""),
     ],

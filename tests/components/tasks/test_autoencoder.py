@@ -66,7 +66,9 @@ def test_digits_from_training_to_reconstructions(trainctl: Callable[..., Any]) -
     ("words", "said"),
     [
         (("dataset.as_task=regression", "loss=mse"), "dataset.as_task=regression: it needs values"),
-        (("dataset.as_task=autoencoders", "loss=mse"), "autoencoder"),
+        (("dataset.as_task=autoencoders", "loss=mse"), "did you mean autoencoder?"),
+        (("dataset.as_task={autoencoder:{size:3}}",), "task autoencoder has no argument 'size'"),
+        (("dataset.as_task=[autoencoder]",), "dataset.as_task=[autoencoder]: must be text or"),
         (("dataset.as_task=autoencoder", "loss=mse"), "model=mlp must give outputs of shape (N, 1, 8, 8)"),
         (("dataset.as_task=autoencoder",), "the targets are the inputs: use loss=mse"),
     ],

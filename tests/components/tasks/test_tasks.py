@@ -233,9 +233,10 @@ def test_a_task_of_ones_own_trains_is_evaluated_and_predicts(trainctl, tmp_path:
     words = ["plugins=[./counts.py]", "dataset.name=visits", "model=linear", "threads=1", "batch_size=18"]
     run = [*words, "loss=mse", "epochs=2", "hydra.run.dir=run", "display.mode=none"]
     assert trainctl(*words, "loss=mse", "dataset.least=-1", "epochs=1").err.count("negative count") == 1
-    refused = trainctl(*words, "epochs=1")
+    refused = trainctl(*words, "loss=cross_entropy", "epochs=1")
     assert refused.code == 2
     assert "the targets are counts: use loss=poisson_nll" in refused.err
+    assert "poisson_nll (loss=auto, for counting)" in trainctl(*words, "epochs=1").out
     outcome = trainctl(*run)
     assert outcome.code == 0, outcome.err
     assert json.loads((tmp_path / "run" / "run.json").read_text())["monitor"]["name"] == "val/loss"

@@ -71,6 +71,7 @@ CELLS = {
     "a quote inside": lambda row: f'{row}" pipe' if row > 40 else f"k{row % 3}",
     "flags": lambda row: ("true", "False", "")[row % 3],
     "dates": lambda row: f"2020-01-{row % 28 + 1:02d}",
+    "dates, day first": lambda row: f"{row % 28 + 1}/{row % 12 + 1}/2020 1:{row % 60:02d} PM",
     "percent": lambda row: f"{row}.5%",
     "tiny": lambda row: f"{row}e-400",
     "digits": lambda row: f"0.{row + 1:018d}",

@@ -149,8 +149,9 @@ def _check(overrides: Sequence[str]) -> None:
 def _base(overrides: Sequence[str]) -> list[str]:
     """The overrides that apply to every config: they are checked before anything is tested."""
     from trainctl.config.options import find_members
+    from trainctl.registry import TASKS
 
-    groups = find_members()
+    groups = {*find_members(), TASKS.group}
     keys = {override: split_override(override)[1] for override in overrides}
     return [
         to_hydra(override)

@@ -68,8 +68,11 @@ def run(words: Sequence[str]) -> int:
 
         result = range_test(built, start, end, asked["--steps"])
 
-    title = f"{config.model.name} on {built.data.name}, {config.loss.name}, {config.optim.name}"
+    from trainctl.components.losses.auto import loss_name
     from trainctl.ui import tune
+
+    loss = loss_name(config.loss.name, built.data.task)
+    title = f"{config.model.name} on {built.data.name}, {loss}, {config.optim.name}"
 
     if asked["--json"]:
         print(json.dumps(_values(result), indent=2))

@@ -34,6 +34,7 @@ def csv(
     header: Literal["auto"] | bool = "auto",
     skip_lines: NonNegativeInt = 0,
     decimal: Literal["auto", ".", ","] = "auto",
+    dates: Literal["auto", "day_first", "month_first"] = "auto",
     cache: bool = True,
     like: Mapping[str, Any] | None = None,
 ) -> Data:
@@ -70,6 +71,7 @@ def csv(
         skip_lines: lines above the table.
         decimal: the sign before decimals, . or ,; the other one may be between thousands. auto finds it,
             column by column.
+        dates: the order of day and month where 3/4/2024 has two readings; auto finds it.
         cache: keep what was read of a large file, beside it or in the user's cache folder, for later runs.
 
     ``like`` describes the table that a model was trained on: this one gets its columns, categories and
@@ -88,7 +90,9 @@ def csv(
     files = [find_file("csv", "path", path, task)]
     if test_path is not None:
         files.append(find_file("csv", "test_path", test_path, task))
-    options = Options(target, task, drop, missing, bad_rows, test, test_seed, keep, categories, separator)
+    options = Options(
+        target, task, drop, missing, bad_rows, test, test_seed, keep, categories, separator, dates
+    )
 
     def read() -> Prepared:
         table = read_table("path", files[0], text)

@@ -15,7 +15,7 @@ from trainctl.data.tables.columns import Column
 from trainctl.data.tables.rows import Table, find_column
 from trainctl.data.tables.target import Target, encode_targets, read_target
 from trainctl.data.tables.text_file import TextOptions, read_table
-from trainctl.data.tables.words import tokens_of
+from trainctl.data.tables.words import read_tokens, tokens_of, unit_of
 from trainctl.data.types import split_rows
 from trainctl.errors import ConfigError
 from trainctl.registry import DATASETS, Count, Fraction, NonNegativeInt
@@ -26,7 +26,7 @@ def csv_text(
     path: str,
     text: str | int | None = None,
     target: str | int | None = None,
-    tokens: Literal["words", "bytes"] = "words",
+    tokens: str = "words",
     length: Count = 128,
     test: Fraction | NonNegativeInt = 0.2,
     test_path: str | None = None,
@@ -36,7 +36,7 @@ def csv_text(
     header: Literal["auto"] | bool = "auto",
     like: Mapping[str, Any] | None = None,
 ) -> Data:
-    """Texts of your own in a CSV file, one column of texts and one of classes, without a tokenizer.
+    """Texts of your own in a CSV file, one column of texts and one of classes.
 
     Cells are taken as they stand: NA is a word. Rows with an empty class are left out and counted.
 
@@ -44,7 +44,8 @@ def csv_text(
         path: the file, plain or gzipped.
         text: the column of texts, by name or by number from 1; null is the one with the longest cells.
         target: the column of classes; null is the last one.
-        tokens: words, in small letters, and signs, each by a hash; or bytes.
+        tokens: words, in small letters, and signs, each by a hash; bytes; or a tokenizer.json of Hugging
+            Face's tokenizers (extra ``tokenizers``), which the run keeps.
         length: tokens of a text that are used; those behind are cut off, and the texts counted.
         test: rows to hold out for the test, a count or a fraction; 0 for none.
         test_path: another file with the same columns to test on, in the place of ``test``.
@@ -61,7 +62,7 @@ def csv_text(
         ConfigError: naming file, line and column, for data that cannot be used.
         MissingDataError: when the file is not there.
     """
-    reading: dict[str, Any] = {"kind": "texts", "tokens": tokens, "length": length}
+    reading = read_tokens(tokens, length, like)
     if like is not None:
         text, target = _trained_columns(like, reading)
     options = TextOptions(delimiter, encoding, header, 0, "error", "auto", [])
@@ -162,11 +163,11 @@ def _split(
 def _notes(
     column: Column, goal: Column, counts: Tensor, reading: Mapping[str, Any], left_out: int
 ) -> list[str]:
-    notes = [f"texts of {column.place} in {reading['tokens']}, classes of {goal.place}"]
+    notes = [f"texts of {column.place} in {unit_of(reading)}, classes of {goal.place}"]
     for number, what in (
         (left_out, "rows without a class left out"),
         (int((counts == 0).sum()), "texts are empty"),
-        (int((counts > reading["length"]).sum()), f"texts cut after {reading['length']} {reading['tokens']}"),
+        (int((counts > reading["length"]).sum()), f"texts cut after {reading['length']} {unit_of(reading)}"),
     ):
         if number:
             notes.append(f"{number:,} {what}")

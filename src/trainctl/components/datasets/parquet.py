@@ -16,7 +16,7 @@ from trainctl.data import Data
 from trainctl.data.files import find_file
 from trainctl.data.tables.arrow import arrow_column
 from trainctl.data.tables.cache import cached
-from trainctl.data.tables.columns import mixed_numbers
+from trainctl.data.tables.columns import times_in
 from trainctl.data.tables.header import unique_names, why_no_input
 from trainctl.data.tables.rows import Table
 from trainctl.data.tables.table import Options, Prepared, marks_like, prepare
@@ -42,6 +42,7 @@ def parquet(
     test: Fraction | NonNegativeInt = 0.2,
     test_path: str | None = None,
     test_seed: NonNegativeInt = 0,
+    dates: Literal["auto", "day_first", "month_first"] = "auto",
     cache: bool = True,
     like: Mapping[str, Any] | None = None,
 ) -> Data:
@@ -71,6 +72,7 @@ def parquet(
         test: rows to hold out for the test, a count or a fraction; 0 for none.
         test_path: another file with the same columns to test on, in the place of ``test``.
         test_seed: chooses the rows of ``test``.
+        dates: the order of day and month in texts such as 3/4/2024; auto finds it.
         cache: keep what was read of a large file, beside it or in the user's cache folder, for later runs.
 
     ``like`` describes the table that a model was trained on: this one gets its columns, categories and
@@ -85,7 +87,9 @@ def parquet(
     """
     missing_marks = marks_like(like, missing_marks)
     given = dict(locals())  # all arguments
-    options = Options(target, task, drop, missing, bad_rows, test, test_seed, keep, categories, separator)
+    options = Options(
+        target, task, drop, missing, bad_rows, test, test_seed, keep, categories, separator, dates
+    )
     files = [find_file("parquet", "path", path, task)]
     if test_path is not None:
         files.append(find_file("parquet", "test_path", test_path, task))
@@ -122,7 +126,7 @@ def read_table(file: Path, marks: Sequence[str] | None = None) -> Table:
     for number, (name, given, values) in enumerate(zip(names, schema.names, read, strict=True), 1):
         column = arrow_column(name, number, values, marks)
         if column.kind == "text" and column.texts is not None:
-            column = replace(column, unclear=mixed_numbers(column))
+            column = times_in(column)
         why = "the index of a data frame" if given in indexes else why_no_input(column, given)
         columns.append(replace(column, no_input=why))
     return Table(

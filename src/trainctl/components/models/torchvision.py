@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trainctl.components.models._weights import is_file, read_weights, with_weights
 from trainctl.errors import ConfigError, did_you_mean
 from trainctl.registry import MODELS
 
@@ -30,7 +31,9 @@ def torchvision(
     Args:
         arch: the model's name in torchvision, such as resnet18, mobilenet_v3_small or vit_b_16; for
             segmentation lraspp_mobilenet_v3_large, fcn_resnet50 or deeplabv3_resnet50.
-        weights: pretrained weights by name, such as DEFAULT or IMAGENET1K_V1; null starts from scratch.
+        weights: pretrained weights by name, such as DEFAULT or IMAGENET1K_V1, or a file of this model's,
+            FILE.safetensors, .pt or .pth; null starts from scratch. Of a file with as many classes as the
+            data the last layer is taken, too.
         download: download the weights if they are not in torch's hub directory.
 
     Shape: (N, channels, height, width) → (N, output_size), of a segmentation model (N, output_size, height,
@@ -50,14 +53,11 @@ def torchvision(
         raise ConfigError(
             f"model.arch={arch}: torchvision has no such model", f"{remedy}it has {len(names)} others"
         )
+    if weights is not None and is_file(weights):
+        return _from_file(models, arch, input_shape[0], output_size, weights, arch in segmentation)
     if arch in segmentation:
         return _segmentation(models, arch, input_shape[0], output_size, weights, download)
-    builder = models.get_model_builder(arch)
-    arguments: dict[str, Any] = {}
-    if "aux_logits" in inspect.signature(_config_of(builder)).parameters:
-        # The loop takes one output, these models have two in training. Their init_weights=True draws every
-        # layer from scipy's truncated normal, which takes a minute.
-        arguments |= {"aux_logits": False, "init_weights": False}
+    arguments = _single_output(models, arch)
     if weights is None:
         model = models.get_model(arch, weights=None, num_classes=output_size, **arguments)
     else:
@@ -66,6 +66,44 @@ def torchvision(
         _replace_last(model, output_size)
     _adapt_channels(model, input_shape[0])
     return model  # type: ignore[no-any-return]
+
+
+def _single_output(models: Any, arch: str) -> dict[str, Any]:
+    """The arguments that keep a model of classes to one output."""
+    builder = models.get_model_builder(arch)
+    arguments: dict[str, Any] = {}
+    if "aux_logits" in inspect.signature(_config_of(builder)).parameters:
+        # The loop takes one output, these models have two in training. Their init_weights=True draws every
+        # layer from scipy's truncated normal, which takes a minute.
+        arguments |= {"aux_logits": False, "init_weights": False}
+    return arguments
+
+
+def _from_file(
+    models: Any, arch: str, channels: int, output_size: int, weights: str, pixels: bool
+) -> nn.Module:
+    arguments = {"weights_backbone": None} if pixels else _single_output(models, arch)
+    stored = {
+        name: each for name, each in read_weights(weights).items() if not name.lower().startswith("aux")
+    }
+
+    def make(outputs: int) -> nn.Module:
+        made: nn.Module = models.get_model(arch, weights=None, num_classes=outputs, **arguments)
+        if (kernel := stored.get(f"{first}.weight")) is not None and kernel.dim() == 4:
+            _adapt_channels(made, kernel.shape[1])
+        return made
+
+    plain = models.get_model(arch, weights=None, **arguments)
+    first, _ = _modules(plain, (nn.Conv2d,))[0]
+    last, layer = _modules(plain, (nn.Linear, nn.Conv2d))[-1]
+    rows: Any = stored.get(f"{last}.weight", layer.weight)
+    model = with_weights(weights, stored, make, len(rows), output_size)
+    _adapt_channels(model, channels)
+    if not pixels:
+        return model
+    whole = _Pixels(model)
+    whole.notices = getattr(model, "notices", [])  # type: ignore[assignment]
+    return whole
 
 
 class _Pixels(nn.Module):

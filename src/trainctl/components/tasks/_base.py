@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainctl.components.metrics._base import Metric
 from trainctl.data.inputs import Shape
 from trainctl.data.types import Data, is_sampled, with_changed_targets
 from trainctl.errors import ConfigError
@@ -100,6 +101,8 @@ class Task:
             ``predict`` writes pictures. Targets are then uint8, 255 where a pixel counts nowhere.
         class_numbers: whether a target is the number of one class, so that confusions can be counted.
         made_up: the targets of made-up files: ``indicators`` are 0 and 1; empty: what the loss needs.
+        adopts: the task whose data ``dataset.as_task`` takes; empty: any.
+        made_up_classes: the names of the classes of made-up files; empty: any.
         example: overrides for a small run with such targets.
     """
 
@@ -117,6 +120,8 @@ class Task:
     masks = False
     class_numbers = False
     made_up = ""
+    adopts = ""
+    made_up_classes: Sequence[str] = ()
     example: tuple[str, ...] = ()
 
     def converted(self, where: str, targets: Any) -> Tensor:
@@ -152,6 +157,10 @@ class Task:
     def loader(self, loader: Loader) -> Loader:
         """What gives the batches of this task, given one of inputs and targets as the dataset has them."""
         return loader
+
+    def metric(self, metric: Metric) -> Metric:
+        """A metric of outputs and targets of this task, given one of those that it is written for."""
+        return metric
 
     def class_names(self, names: Sequence[str], outputs: int) -> tuple[str, ...]:
         """A different name for each class, or for each value; empty where they have none."""
@@ -241,6 +250,16 @@ class Task:
 def task_named(name: str) -> Task:
     """The task registered as ``name``. Raises ConfigError when there is none."""
     task: Task = TASKS.load(name)()
+    return task
+
+
+def asked_task(common: Mapping[str, Any]) -> Task | None:
+    """The task of ``dataset.as_task``, a name or a name with arguments; None without it."""
+    asked = common.get("as_task")
+    if asked is None or isinstance(asked, str):
+        return None if asked is None else task_named(asked)
+    ((name, arguments),) = asked.items()
+    task: Task = TASKS.load(name)(**arguments)
     return task
 
 

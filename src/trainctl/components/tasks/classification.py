@@ -32,7 +32,7 @@ class Classification(Task):
     predictions = "probabilities"
     loss = "cross_entropy"
     loss_targets = ("class",)
-    metrics = ("accuracy",)
+    metrics: tuple[str, ...] = ("accuracy",)
     best = "accuracy"
     class_numbers = True
 

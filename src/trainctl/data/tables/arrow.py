@@ -10,7 +10,7 @@ from typing import Any
 import numpy
 import torch
 
-from trainctl.data.tables.columns import Column, as_kind, number_column, present
+from trainctl.data.tables.columns import Column, as_kind, marks_in, number_column, present
 from trainctl.data.tables.numbers import TIME, Notation
 from trainctl.data.tables.texts import Texts
 
@@ -42,8 +42,7 @@ def arrow_column(name: str, number: int, values: Any, marks: Sequence[str] | Non
     if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
         cells = texts_of(values).map(lambda text: unicodedata.normalize("NFC", text or "").strip())
         texts = cells.map(lambda cell: present(cell or "", marks))
-        pairs = zip(cells.unique, texts.unique, strict=True)
-        used = tuple(sorted({cell for cell, text in pairs if cell and text is None}))
+        used = marks_in(cells, texts)
         return Column(name, number, "text", texts=texts, stored=True, marks=used, signs=marks is None)
     if types.is_integer(kind) or types.is_decimal(kind) or types.is_null(kind):
         # A copy, because torch requires writable arrays.

@@ -113,7 +113,7 @@ class Reader:
                 torch.from_numpy(numbers.values()),
                 notation=Notation(proven=numbers.proven or decimal == "."),
                 signs=marks is None,
-                marks=tuple(sorted(numbers.used)),
+                marks=dict.fromkeys(sorted(numbers.used), 0),
                 plain=True,
                 coded=numbers.coded,
             )

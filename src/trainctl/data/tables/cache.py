@@ -27,7 +27,7 @@ from trainctl.errors import ConfigError, StorageError
 
 SMALLEST = 1 << 24
 """Files of fewer bytes are read as quickly as a cache."""
-_FORMAT = "table-1"
+_FORMAT = "table-2"
 _SAMPLED, _SAMPLE = 64, 1 << 14
 _KEPT = 4
 

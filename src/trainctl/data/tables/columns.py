@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trainctl.data.tables.dates import Order
 from trainctl.data.tables.numbers import (
     PLAIN,
     TIME,
@@ -37,7 +38,7 @@ _BAD_SHARE = 0.1
 _FEW_NUMBERS = 20
 _FEW_UNITS = 3
 """Numbers with more units are names, such as those of seats: 12A."""
-_NO_NUMBER = "is not a number"
+_NO_NUMBER, _NO_TIME = "is not a number", "is not a date or time"
 LARGEST = torch.finfo(torch.float32).max
 _FLAGS = {"false": 0.0, "true": 1.0}
 _WHOLE = re.compile(r"(-?(?:0|[1-9]\d{0,14}))(?:\.0*)?", re.ASCII)
@@ -58,7 +59,7 @@ class Column:
         texts: the cells as text, None for a missing value; None if the file stores numbers.
         bad: the problem of each cell that does not fit the kind, by row.
         notation: how its numbers are written.
-        marks: the texts among its cells that stand for a missing value.
+        marks: the texts among its cells that stand for a missing value, with their counts; 0: not counted.
         stored: its type is the file's, not found in its texts.
         labels: its texts are classes.
         signs: a lone ``-`` or ``.`` is a missing number.
@@ -79,7 +80,7 @@ class Column:
     signs: bool = True
     plain: bool = False
     coded: bool = True
-    marks: tuple[str, ...] = ()
+    marks: Mapping[str, int] = field(default_factory=dict)
     stored: bool = False
     labels: bool = False
     no_input: str = ""
@@ -145,8 +146,7 @@ def read_column(
     cells = cells if isinstance(cells, Texts) else Texts.of(cells)
     texts = cells.map(lambda cell: present(cell or "", marks))
     signs = marks is None
-    pairs = zip(cells.unique, texts.unique, strict=True)
-    used = tuple(sorted({cell for cell, text in pairs if text is None and cell}))
+    used = marks_in(cells, texts)
     given = {text: count for text, count in texts.counts().items() if not (signs and text in SIGNS)}
     if given and all(text.lower() in _FLAGS for text in given):
         return as_kind(Column(name, number, "flag", texts=texts, signs=signs, marks=used))
@@ -154,11 +154,55 @@ def read_column(
         return Column(name, number, "text", texts=texts, signs=signs, marks=used)
     notation = find_notation(given, decimal, delimiter)
     column = as_kind(Column(name, number, "number", texts=texts, notation=notation, signs=signs, marks=used))
-    no_numbers = [row for row, reason in column.bad.items() if reason == _NO_NUMBER]
-    if len(no_numbers) <= _BAD_SHARE * sum(given.values()):
+    if _fits(column, given):
         return replace(column, unclear=_two_readings(column)) if notation.unclear else column
     text = Column(name, number, "text", texts=texts, signs=signs, marks=used)
     return replace(text, unclear=mixed_numbers(text, column))
+
+
+def marks_in(cells: Texts, texts: Texts) -> dict[str, int]:
+    """The cells that are no text, because they stand for a missing value, with their counts."""
+    used = sorted(
+        cell for cell, text in zip(cells.unique, texts.unique, strict=True) if cell and text is None
+    )
+    counts = cells.counts() if used else {}
+    return {mark: counts[mark] for mark in used if mark in counts}
+
+
+def times_in(column: Column) -> Column:
+    """A column stored as text: one of dates and times if they are in it, else text."""
+    texts = {} if column.texts is None else column.texts.counts()
+    notation = find_notation(texts, "auto", ",")
+    times = as_kind(replace(column, kind="number", notation=notation, stored=False))
+    if notation.unit == TIME and _fits(times, texts):
+        return replace(times, unclear=_two_readings(times) if notation.unclear else None)
+    return replace(column, unclear=mixed_numbers(column, times))
+
+
+def _fits(column: Column, texts: Mapping[str, int]) -> bool:
+    """Are nearly all of the cells numbers?"""
+    return sum(why in (_NO_NUMBER, _NO_TIME) for why in column.bad.values()) <= _BAD_SHARE * sum(
+        texts.values()
+    )
+
+
+def settle_dates(columns: Sequence[Column], asked: str) -> tuple[Column, ...]:
+    """The columns of a file with one order of day and month: the one that is ``asked`` for, else, with
+    ``auto``, a column with two readings gets the one that the others prove."""
+    dated = {column.number: column for column in columns if column.kind == "number" and column.notation.dates}
+    orders: set[Order] = {column.notation.dates for column in dated.values() if not column.unclear}
+    if asked in ("day_first", "month_first"):
+        orders = {"day_first" if asked == "day_first" else "month_first"}
+    elif len(orders) == 1:
+        dated = {number: column for number, column in dated.items() if column.unclear}
+    if len(orders) != 1:
+        return tuple(columns)
+    order = orders.pop()
+    read = {
+        number: as_kind(replace(column, notation=Notation(unit=TIME, dates=order), unclear=None))
+        for number, column in dated.items()
+    }
+    return tuple(read.get(column.number, column) for column in columns)
 
 
 def _are_codes(texts: Collection[str]) -> bool:
@@ -172,6 +216,11 @@ def _are_codes(texts: Collection[str]) -> bool:
 
 def _two_readings(column: Column) -> tuple[str, str]:
     cell = column.notation.unclear
+    if column.notation.unit == TIME:
+        return (
+            f"{column.place}: {quoted(cell)} can be read with the day or with the month first",
+            "say which it is: dataset.dates=day_first or dataset.dates=month_first",
+        )
     return (
         f"{column.place}: {quoted(cell)} can be read with a decimal or with a thousands separator",
         "say which sign decimals have: dataset.decimal=. or 'dataset.decimal=\",\"'",
@@ -195,10 +244,11 @@ def mixed_numbers(column: Column, as_numbers: Column | None = None) -> tuple[str
     if not others:
         return (f"{column.place} has numbers that are stored as text", _MIXED_REMEDY.format(column.name))
     cell, count = others.most_common(1)[0]
-    unit = f" with {as_numbers.notation.unit}" if as_numbers.notation.unit else ""
+    unit = as_numbers.notation.unit
+    what = "dates or times" if unit == TIME else f"numbers with {unit}" if unit else "numbers"
     mark = f"'dataset.missing_marks=[{cell}]' if it is a missing value; " if count > 1 else ""
     return (
-        f"{column.place}: {share} of the cells are numbers{unit}, {quoted(cell or '')} ({count}) is not",
+        f"{column.place}: {share} of the cells are {what}, {quoted(cell or '')} ({count}) is not",
         f"{mark}{_MIXED_REMEDY.format(column.name)}",
     )
 
@@ -230,7 +280,7 @@ def as_kind(column: Column) -> Column:
         if column.kind == "flag":
             reasons[index] = "is not true or false"
         elif math.isnan(value):
-            reasons[index] = _NO_NUMBER
+            reasons[index] = _NO_TIME if notation.unit == TIME else _NO_NUMBER
         else:
             reasons[index] = "is not finite" if math.isinf(value) else "is too large for float32"
     codes = column.texts.codes

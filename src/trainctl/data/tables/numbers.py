@@ -7,8 +7,8 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from itertools import islice
+
+from trainctl.data.tables.dates import Order, are_times, find_order, seconds
 
 TIME = "time"
 """The unit of dates and times: seconds since 1970, or since midnight."""
@@ -31,10 +31,6 @@ _EITHER = re.compile(r"\D*[1-9]\d{0,2}[.,]\d{3}\D*", re.ASCII)
 """1,200 and 1.850: thousands or a decimal."""
 _SMALL = re.compile(r"\D*[1-9]\d{0,2}\D*", re.ASCII)
 _LARGE = re.compile(r"\D*\d{4,}\D*", re.ASCII)
-_DATE = re.compile(
-    r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d([.,]\d{1,9})?)?( ?(Z|UTC|[-+]\d\d(:?\d\d)?))?)?", re.ASCII
-)
-_CLOCK = re.compile(r"(\d{1,2}):(\d\d)(?::(\d\d(?:\.\d+)?))?(?: ?([AP])\.?M\.?)?", re.ASCII | re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -44,12 +40,14 @@ class Notation:
     Attributes:
         comma: decimals follow a comma, points are between thousands; else the other way round.
         unit: what every cell has: a sign for a currency or per cent, a word such as km, or ``TIME``.
+        dates: the order of day and month, where a date has two readings.
         proven: a cell can be read in this way only.
         unclear: a cell that has two readings, and no other cell tells which is right; else empty.
     """
 
     comma: bool = False
     unit: str = ""
+    dates: Order = ""
     proven: bool = False
     unclear: str = ""
 
@@ -71,8 +69,9 @@ def find_notation(texts: Mapping[str, int], decimal: str, delimiter: str) -> Not
     """
     if decimal == "auto" and floats([*texts]) is not None:
         return _plain_notation(texts, delimiter)
-    if _time_share(texts) > 0.5:
-        return Notation(unit=TIME)
+    if are_times(texts):
+        order, unclear = find_order(texts)
+        return Notation(unit=TIME, dates=order, unclear=unclear)
     split = [(*found, count) for text, count in texts.items() if (found := _split(text)) is not None]
     counted: Counter[str] = Counter()
     for _, sign, count in split:
@@ -135,7 +134,7 @@ def units(texts: Mapping[str, int]) -> Counter[str]:
 def read_number(text: str, notation: Notation) -> float:
     """The value of a cell in this notation; NaN if it is none."""
     if notation.unit == TIME:
-        return _seconds(text)
+        return seconds(text, notation.dates)
     found = _split(text)
     if found is None:
         return _word(text)
@@ -146,14 +145,6 @@ def read_number(text: str, notation: Notation) -> float:
 def read_numbers(texts: Sequence[str | None], notation: Notation) -> list[float]:
     """The value of each cell; NaN where there is none."""
     return [math.nan if text is None else read_number(text, notation) for text in texts]
-
-
-def _time_share(texts: Mapping[str, int]) -> float:
-    # Most columns are no times, which their first cells show.
-    if not any("-" in text or ":" in text for text in islice(texts, 20)):
-        return 0.0
-    times = sum(count for text, count in texts.items() if not math.isnan(_seconds(text)))
-    return times / sum(texts.values())
 
 
 def _split(text: str) -> tuple[str, str] | None:
@@ -189,19 +180,3 @@ def _word(text: str) -> float:
         if word in ("inf", "infinity")
         else math.nan
     )
-
-
-def _seconds(text: str) -> float:
-    clock = _CLOCK.fullmatch(text)
-    if clock:
-        hours, minutes, seconds = (float(part or 0) for part in clock.groups()[:3])
-        if clock[4]:
-            hours = hours % 12 + 12 * (clock[4] in "pP") if 1 <= hours <= 12 else math.nan
-        return hours * 3600 + minutes * 60 + seconds if minutes < 60 and seconds < 60 else math.nan
-    if not _DATE.fullmatch(text):
-        return math.nan
-    try:
-        read = datetime.fromisoformat(text.replace("UTC", "Z").replace(" Z", "Z").replace(" +", "+"))
-    except ValueError:
-        return math.nan
-    return (read if read.tzinfo else read.replace(tzinfo=UTC)).timestamp()

@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainctl.data.tables.columns import Column, quoted
+from trainctl.data.tables.columns import Column, is_number, quoted
 from trainctl.data.tables.numbers import TIME
 from trainctl.data.tables.rows import Table, show_names
 from trainctl.data.tables.texts import Texts
 
 _SHOWN = 4
+_HANDFUL = 5
 _EXACT = 2.0**53
 _SAMPLE = 50_000
 _NUMERIC = re.compile(r"[\s.,:/()<>+*-]*\d[\d\s.,:/()<>+*-]*")
@@ -99,6 +100,18 @@ def summary(table: Table, inputs: Sequence[Taken], left_out: Mapping[int, str]) 
     return "; ".join(counts)
 
 
+def lost_classes(table: Table, target: Column) -> list[str]:
+    """A line for each text of a target that counts as missing and may be the name of a class."""
+    texts = {} if target.texts is None else target.texts.counts()
+    if table.marks is not None or all(is_number(text) or text.lower() in ("true", "false") for text in texts):
+        return []
+    return [
+        f"{count} rows have no target: {mark} counts as missing; if it is a class: dataset.missing_marks=[]"
+        for mark, count in target.marks.items()
+        if count > _HANDFUL
+    ]
+
+
 def column_report(
     table: Table, inputs: Sequence[Taken], targets: Sequence[Column], left_out: Mapping[int, str]
 ) -> tuple[str, ...]:
@@ -117,7 +130,10 @@ def _notation(column: Column) -> list[str]:
     if column.kind != "number":
         return []
     unit = column.notation.unit
-    written = ["dates or times, in seconds" if unit == TIME else f"numbers with {unit}"] if unit else []
+    order = f" ({column.notation.dates.replace('_', ' ')})" if column.notation.dates else ""
+    written = (
+        [f"dates or times{order}, in seconds" if unit == TIME else f"numbers with {unit}"] if unit else []
+    )
     if column.notation.comma:
         written.append("decimal commas")
     thousands = "." if column.notation.comma else ","

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from trainctl.data.tables.columns import Column, as_kind, quoted
+from trainctl.data.tables.dates import have_short_years
 from trainctl.data.tables.numbers import TIME
 from trainctl.errors import ConfigError, Problem, nearest
 
@@ -300,7 +301,9 @@ def useless_columns(inputs: Sequence[Column], keep: Collection[int]) -> dict[int
         if not present:
             useless[column.number] = "no values"
         elif distinct > max(_FEW_CATEGORIES, present / 2) and column.number not in keep:
-            useless[column.number] = f"{distinct} different texts in {present} rows"
+            short = column.texts is not None and have_short_years(column.texts.counts())
+            what = "dates with a year of two digits, where four are needed" if short else "different texts"
+            useless[column.number] = f"{distinct} {what} in {present} rows"
     return useless
 
 

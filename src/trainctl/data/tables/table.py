@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainctl.data.tables.columns import Column, is_number
+from trainctl.data.tables.columns import Column, is_number, settle_dates
 from trainctl.data.tables.numbers import Notation
-from trainctl.data.tables.report import column_report, summary, taken
+from trainctl.data.tables.report import column_report, lost_classes, summary, taken
 from trainctl.data.tables.rows import (
     Table,
     choose_columns,
@@ -48,6 +48,7 @@ class Options:
     keep: Sequence[str | int] = ()
     categories: Sequence[str | int] = ()
     separator: str | None = None
+    dates: str = "auto"
 
 
 class Samples:
@@ -121,6 +122,7 @@ def finish(facts: Mapping[str, Any], train: Split, test: Split | None) -> Data:
         fit=lambda train: TableTransform(train.inputs, widths),
         classes=classes,
         note=facts["note"],
+        warnings=tuple(facts["warnings"]),
         report=tuple(facts["report"]),
         reading=facts["reading"],
     )
@@ -142,6 +144,7 @@ def prepare(
     Shape: inputs (N, columns) float32, or float64 where that loses digits, targets (N,) int64 or (N, outputs)
     float64.
     """
+    table = replace(table, columns=settle_dates(table.columns, options.dates))
     order: list[str] = []
     if like is not None and like.get("kind") != "table":
         order = [each["name"] for each in like["columns"]] if like.get("kind") == "column order" else []
@@ -194,6 +197,7 @@ def prepare(
     facts = {
         "name": name,
         "note": "; ".join(filter(None, [Path(table.file).name, *notes, why, left_out])),
+        "warnings": [line for goal in goals for line in lost_classes(table, goal)],
         "report": column_report(table, used, goals, left_out_columns),
         "reading": reading,
     }
@@ -294,6 +298,11 @@ def _refuse_others(options: Options, like: Mapping[str, Any]) -> None:
         for name in categories
         if kinds.get(name, "text") != "text"
     ]
+    wrong += [
+        f"dataset.dates={options.dates}: the model was trained on {name} with {order.replace('_', ' ')}"
+        for name, order in ((each["name"], each.get("dates")) for each in like["columns"])
+        if order and options.dates not in ("auto", order)
+    ]
     if options.task not in ("auto", like["task"]):
         wrong.append(f"dataset.task={options.task}: the model was trained for {like['task']}")
     if wrong:
@@ -318,7 +327,8 @@ def marks_like(like: Mapping[str, Any] | None, marks: list[str] | None) -> list[
 
 
 def _described(column: Column) -> dict[str, Any]:
-    written = {"comma": column.notation.comma, "unit": column.notation.unit}
+    notation = column.notation
+    written = {"comma": notation.comma, "unit": notation.unit, "dates": notation.dates}
     return {"name": column.name, "number": column.number, "kind": column.kind, **written}
 
 
@@ -328,7 +338,9 @@ def column_like(described: Mapping[str, Any], reading: Mapping[str, Any]) -> Col
         described["name"],
         described["number"],
         described["kind"],
-        notation=Notation(described.get("comma", False), described.get("unit", "")),
+        notation=Notation(
+            described.get("comma", False), described.get("unit", ""), described.get("dates", "")
+        ),
         signs=reading.get("missing_marks") is None,
         labels=described.get("labels", False),
     )

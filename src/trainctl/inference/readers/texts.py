@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from trainctl.data.tables.columns import Column
-from trainctl.data.tables.words import tokens_of
+from trainctl.data.tables.words import tokens_of, unit_of
 from trainctl.inference.readers.base import Batch
 from trainctl.inference.readers.tables import TableFile
 
@@ -31,6 +31,6 @@ class TextTable(TableFile):
         return Batch(range(before + 1, before + len(lines) + 1), inputs[chosen], errors)
 
     def remarks(self) -> list[str]:
-        what = f"texts cut after {self.reading['length']} {self.reading['tokens']}, as in training"
+        what = f"texts cut after {self.reading['length']} {unit_of(self.reading)}, as in training"
         found = {what: self.cut, "texts are empty": self.empty}
         return [f"{number:,} {what}" for what, number in found.items() if number]
