@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import posixpath
 import re
 import runpy
@@ -51,7 +53,8 @@ def test_a_command_runs(
     page: str, command: str, trainctl, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     examples = blocks(REPOSITORY / "docs" / "components.md", "python")
-    for name, code in zip(("my_model.py", "circles.py", "tones.py", "readings.py"), examples, strict=False):
+    files = ("my_model.py", "circles.py", "tones.py", "readings.py", "loss.py", "task.py", "largest_error.py")
+    for name, code in zip(files, examples, strict=True):
         (tmp_path / name).write_text(code)
     words = shlex.split(command)
     if "~/data" in command:
@@ -77,7 +80,21 @@ def test_the_python_example_loads_the_newest_run(trainctl) -> None:
     _, code = blocks(REPOSITORY / "README.md", "python")  # the first is the step
     names: dict[str, object] = {}
     exec(code, names)
-    assert "model" in names
+    assert isinstance(names["model"], nn.Module)
+
+
+def test_the_rows_of_the_docs_are_predicted(trainctl, tmp_path: Path) -> None:
+    lines = [
+        f"{20 + n % 50},{n * 0.5},{'red' if n % 2 else 'blue'},{'yes' if n % 2 else 'no'}" for n in range(80)
+    ]
+    (tmp_path / "table.csv").write_text("\n".join(["age,income,colour,bought", *lines]))
+    words = ("dataset=csv", "dataset.path=table.csv", "epochs=20", "lr=0.05", "threads=1")
+    assert trainctl(*words).code == 0
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        exec(blocks(REPOSITORY / "docs" / "using.md", "python")[0], {})
+    first, second = printed.getvalue().splitlines()
+    assert first.startswith("yes {'no': ")
+    assert second.startswith("no {'no': ")
 
 
 def test_the_option_file_of_the_docs_works(trainctl, tmp_path: Path) -> None:
@@ -204,7 +221,7 @@ def test_the_tutorial_works_from_an_empty_folder(trainctl, tmp_path: Path) -> No
             printed += " ".join(outcome.out.split()) + " "
     found: dict[str, Any] = {}
     exec(names[""], found)
-    assert isinstance(found["model"], nn.Module)
+    assert [row["prediction"] for row in found["rows"]] == ["inner", "outer"]
     assert len((tmp_path / "predictions.csv").read_text().splitlines()) == 601
 
 

@@ -74,6 +74,30 @@ def test_runs_that_are_not_ranked_have_a_name_and_fit_the_terminal(trainctl, tmp
     assert all("bouhgt" in row[-1] for row in listed.rows)
     assert all(len(line) <= 75 for line in listed.lines())
     assert len(others(compare(["runs"])).rows[0][-1]) > len(listed.rows[0][-1])
+    # On the screen several of them are one line, unless they are asked for.
+    lines = trainctl("compare", "runs").out.splitlines()
+    (line,) = [line for line in lines if "failed" in line]
+    assert line.startswith("2 runs failed: dataset.target=bouhgt: ")
+    assert line.endswith(" (×2). --failed lists them")
+    lines = trainctl("compare", "runs", "--failed").out.splitlines()
+    assert sum(line.startswith("failed") for line in map(str.strip, lines)) == 2
+
+
+def test_a_run_that_failed_at_once_says_why_and_how_to_begin_it_again(trainctl, tmp_path: Path) -> None:
+    put(tmp_path / "a.csv", "x,y\n" + "1,2\n3,4\n5,6\n" * 20)
+    words = ("dataset=csv", "dataset.path=a.csv", "dataset.target=z", "display.mode=none")
+    assert trainctl(*words, "hydra.run.dir=run").code == 2
+    outcome = trainctl("resume", "run")
+    assert outcome.code == 4
+    assert "the run failed before it saved the first one: dataset.target=z" in outcome.err
+    assert "correct that and start it again: trainctl dataset=csv dataset.path=a.csv" in outcome.err
+    outcome = trainctl("resume", "run", "dataset.target=y", "lr=0.1")
+    assert outcome.code == 4
+    command = outcome.err.partition("start it again: trainctl ")[2].split()
+    assert command == [word for word in words if "target" not in word] + [
+        "hydra.run.dir=run", "dataset.target=y", "lr=0.1",
+    ]  # fmt: skip
+    assert trainctl(*command[:-3], *command[-2:], "epochs=1").code == 0
 
 
 def test_nothing_is_written_where_the_runs_are(trainctl, runs: Path) -> None:

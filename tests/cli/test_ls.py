@@ -89,3 +89,11 @@ def test_tasks_are_listed_with_what_chooses_them(trainctl) -> None:
     assert "task\n" in trainctl("ls").out
     shown = trainctl("ls", "task=autoencoder").out
     assert shown.startswith("dataset.as_task=autoencoder\n")
+
+
+def test_a_short_key_is_explained_with_its_value(trainctl, tmp_path: Path) -> None:
+    assert trainctl("ls", "lr").out == "lr\n  short for optim.lr, which is 0.001 by default\n"
+    assert "short for train.batch_size, which is 64" in trainctl("ls", "batch_size").out
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf" / "local.yaml").write_text("optim:\n  lr: 0.5\n")
+    assert "which is 0.5 by default" in trainctl("ls", "lr").out

@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy
+import pyarrow
+import pyarrow.ipc
 import pytest
 import torch
 from PIL import Image
+from pyarrow import parquet
 
 from tests.helpers.runs import everything
 from tests.helpers.trained import (
@@ -29,7 +32,7 @@ from tests.helpers.trained import (
 )
 from trainctl import load
 from trainctl.components.datasets.digits import digits
-from trainctl.inference.readers.base import convert
+from trainctl.inference.readers.base import Batch, convert, evenly
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +77,9 @@ def test_rows_of_a_table(trainctl, folder: Path, output: str, batch: tuple[str, 
     assert [int(row["row"]) for row in found] == list(range(1, 41))
     assert [row["prediction"] for row in found] == [("no", "yes")[one > zero] for zero, one in expected]
     if output == "out.csv":
-        assert list(found[0]) == ["row", "prediction", "probability_no", "probability_yes", "error"]
-        assert {row["error"] for row in found} == {""}
+        columns = ["row", "prediction", "probability_no", "probability_yes", "note", "error"]
+        assert list(found[0]) == columns
+        assert {row["error"] + row["note"] for row in found} == {""}
         close(probabilities(found), expected)
     else:
         assert list(found[0]) == ["row", "prediction", "probabilities"]
@@ -151,6 +155,87 @@ def test_bad_rows_are_named_and_marked_and_the_others_predicted(trainctl, folder
     assert "column 3 (colour): 1 cell with a category that training did not have" in outcome.out
     assert "8 rows in " in outcome.out
     assert "out.csv, 5 without a prediction: see its column error" in outcome.out
+
+
+@pytest.mark.parametrize("explicit", [False, True], ids=["found", "given"])
+@pytest.mark.parametrize("trained_on", [",", ";"])
+def test_other_separators_than_in_training_are_read(trained_on: str, explicit: bool, trainctl) -> None:
+    rows = write_table(Path("table.csv"), 120, seed=1)
+    separated = "\n".join(Path("table.csv").read_text().splitlines()).replace(",", trained_on)
+    Path("table.csv").write_text(separated)
+    words = [*TABLE, *QUICK, "epochs=1", *([f"dataset.delimiter='{trained_on}'"] if explicit else [])]
+    assert trainctl(*words, "hydra.run.dir=run").code == 0
+    expected = None
+    for delimiter, decimal in ((",", "."), (";", "."), (";", ","), ("\t", "."), ("\t", ",")):
+        lines = [["height", "colour", "width"]]
+        lines += [[row[2].replace(".", decimal), row[3], row[1].replace(".", decimal)] for row in rows[:9]]
+        Path("new.csv").write_text("\n".join(delimiter.join(line) for line in lines))
+        found = predicted(trainctl, "run", "new.csv")
+        assert found == (expected or found), (delimiter, decimal)
+        expected = found
+    outcome = trainctl("predict", "run", "--input", "new.csv", "--output", "out.csv")
+    assert "numbers have a decimal comma, not as in training" in outcome.out
+
+
+def test_numbers_with_two_readings_keep_that_of_training(trainctl, folder: Path) -> None:
+    Path("plain.csv").write_text("width;height;colour\n1;1234;red\n2;5678;red\n")
+    Path("grouped.csv").write_text("width;height;colour\n1;1,234;red\n2;5,678;red\n")
+    assert predicted(trainctl, "table", "grouped.csv") == predicted(trainctl, "table", "plain.csv")
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet", "arrow"])
+def test_no_rows_are_no_predictions(kind: str, trainctl, folder: Path) -> None:
+    schema = pyarrow.schema([("width", pyarrow.float64()), ("height", pyarrow.int64())])
+    schema = schema.append(pyarrow.field("colour", pyarrow.dictionary(pyarrow.int8(), pyarrow.string())))
+    if kind == "csv":
+        Path("new.csv").write_text("width,height,colour\n")
+    elif kind == "parquet":
+        parquet.write_table(schema.empty_table(), "new.parquet")
+    else:
+        with pyarrow.ipc.new_file("new.arrow", schema):
+            pass
+    outcome = trainctl("predict", "table", "--input", f"new.{kind}", "--output", "out.csv")
+    assert outcome.code == 0, outcome.err
+    assert f"new.{kind} has no rows: there is nothing to predict" in outcome.out
+    assert "0 rows in" in outcome.out
+    assert rows_of("out.csv") == []
+    assert Path("out.csv").read_text() == "row,prediction,probability_no,probability_yes,note,error\n"
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+@pytest.mark.parametrize("output", ["out.csv", "out.jsonl"])
+def test_a_category_that_training_did_not_have_is_noted(
+    kind: str, output: str, trainctl, folder: Path
+) -> None:
+    table = {"width": [1.0, 2.0, 3.0], "height": [50, 51, 52], "colour": ["red", "violet", None]}
+    if kind == "csv":
+        lines = zip(*table.values(), strict=True)
+        Path("new.csv").write_text("width,height,colour\n" + "".join(f"{w},{h},{c}\n" for w, h, c in lines))
+    else:
+        parquet.write_table(pyarrow.table(table), "new.parquet")
+    outcome = trainctl("predict", "table", "--input", f"new.{kind}", "--output", output)
+    assert "column 3 (colour): 1 cell with a category that training did not have" in outcome.out
+    found = rows_of(output)
+    assert [row.get("note") or "" for row in found] == ["", "colour: 'violet' was not in training", ""]
+    assert all(row["prediction"] in ("yes", "no") for row in found)
+
+
+@pytest.mark.parametrize("sizes", [(5, 5, 3), (13,), (1,) * 13, (2, 11), (12, 1)], ids=str)
+def test_batches_are_cut_evenly(sizes: tuple[int, ...]) -> None:
+    batches, start = [], 0
+    for size in sizes:
+        numbers = range(start, start + size)
+        bad = {place: f"bad {n}" for place, n in enumerate(numbers) if n % 5 == 1}
+        notes = {place: f"note {n}" for place, n in enumerate(numbers) if n % 5 == 2}
+        good = torch.tensor([n for n in numbers if n % 5 != 1])
+        batches.append(Batch(numbers, good, bad, notes))
+        start += size
+    even = list(evenly(batches, 4))
+    assert [list(each.names) for each in even] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11], [12]]
+    for each in even:
+        assert each.inputs.tolist() == [n for n in each.names if n % 5 != 1]
+        assert each.errors == {place: f"bad {n}" for place, n in enumerate(each.names) if n % 5 == 1}
+        assert each.notes == {place: f"note {n}" for place, n in enumerate(each.names) if n % 5 == 2}
 
 
 def test_only_bad_rows_are_an_error_and_leave_no_file(trainctl, folder: Path) -> None:

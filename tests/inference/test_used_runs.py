@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy
 import pytest
+import yaml
 
 from tests.analysis.test_verify import plant
 from tests.conftest import Outcome
@@ -245,7 +246,7 @@ ANSWERS: tuple[tuple[Any, ...], ...] = (
     (config_damaged, FREE, *[(code, "config.yaml is not valid") for code in (2, 4, 2, 2)], NO_CAPSULE),
     (best_damaged, FREE, BROKEN, FINISHED, (0, "damaged, not used: "), RANKED, NO_CAPSULE),
     (all_damaged, FREE, UNUSABLE, UNUSABLE, UNUSABLE, UNRANKED, NO_CAPSULE),
-    (a_sweep, FREE, SWEEP, (2, "the sweep was stopped before"), SWEEP, RANKED, SWEEP),
+    (a_sweep, FREE, (0, "MLP"), (2, "the sweep was stopped before"), SWEEP, RANKED, SWEEP),
 )
 
 
@@ -286,6 +287,61 @@ def loaded(run: str) -> Outcome:
     except TrainctlError as error:
         (problem,) = error.problems
         return Outcome(error.exit_code, "", f"{problem.message}\n{problem.remedy}")
+
+
+@pytest.fixture
+def sweep(run: Path) -> Path:
+    """Three runs with made-up values; the best value is that of the setting with the worse mean."""
+    folder = run.parent / "sweep"
+    folder.mkdir()
+    (folder / "sweep.json").write_text(json.dumps({"version": 1, "status": "done", "command": "trainctl -m"}))
+    for name, lr, seed, value in (
+        ("0", 0.1, 1, 0.99),
+        ("1", 0.1, 2, 0.2),
+        ("2", 0.01, 1, 0.7),
+        ("3", 0.01, 2, 0.8),
+    ):
+        job = Path(shutil.copytree(run, folder / name))
+        config = yaml.safe_load((job / "config.yaml").read_text())
+        config["optim"]["lr"], config["seed"] = lr, seed
+        (job / "config.yaml").write_text(yaml.safe_dump(config))
+        best = {**read_record(job)["best"], "val/accuracy": value}
+        change_record(job, best=best, monitor={"name": "val/accuracy", "lower_is_better": False})
+    return folder
+
+
+def test_of_a_sweep_the_best_run_is_used(use, sweep: Path) -> None:
+    for name in ("0", "1", "2"):
+        (sweep / name / "checkpoints").rename(sweep / name / "not used")
+    before = everything(sweep)
+    outcome = use("sweep")
+    assert outcome.code == 0, outcome.err
+    assert "sweep/3, step-00000004" in outcome.out
+    assert "the best of 4 runs: run 3, val/accuracy 0.8000" in outcome.out
+    assert everything(sweep) == before
+    assert isinstance(load("sweep").predict("new.npz"), list)
+
+
+def test_the_best_run_is_that_of_the_ranked_table(trainctl, sweep: Path) -> None:
+    outcome = trainctl("compare", "sweep")
+    assert "next: trainctl eval sweep/3\n" in outcome.out
+
+
+def test_a_sweep_without_a_best_run_is_refused(use, sweep: Path) -> None:
+    change_record(
+        sweep / "1",
+        monitor={"name": "val/loss", "lower_is_better": True},
+        best={**read_record(sweep / "1")["best"], "val/loss": 0.1},
+    )
+    outcome = use("sweep")
+    assert (outcome.code, "different monitors: val/accuracy, val/loss" in outcome.err) == (2, True), (
+        outcome.err
+    )
+    for name in "0123":
+        change_record(sweep / name, status="failed")
+    outcome = use("sweep")
+    assert outcome.code == 4
+    assert "none of its runs has ended with a value" in outcome.err
 
 
 @pytest.mark.parametrize(

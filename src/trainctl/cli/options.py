@@ -250,7 +250,9 @@ STDOUT = Path("-")
 HELP = Option("--help", "show this page", short="-h")
 
 RUN = Argument("RUN", "run directory, last, or a name given with name=")
-RUN_OR_URL = Argument("RUN", "run directory, last, a name given with name=, or a URL of checkpoint.mirror")
+RUN_OR_URL = Argument(
+    "RUN", "run directory, last, a name, a URL of checkpoint.mirror, or a sweep, for its best run"
+)
 OVERRIDES = Argument("KEY=VALUE", "any setting of training: trainctl ls lists them", least=0, most=None)
 CHECKPOINT = Option("--checkpoint", "which checkpoint", choices=("best", "last"), default="best")
 TRUST = Option("--trust-plugins", "import plugins that changed or came from elsewhere")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -19,11 +20,14 @@ from trainctl.data.preprocessing import describe_raw, shown
 from trainctl.errors import ConfigError
 from trainctl.inference.trained_run import Trained
 from trainctl.registry import DATASETS
+from trainctl.runs.record import without_nan
 from trainctl.training import runtime
 from trainctl.training.evaluation import choose_metrics
 from trainctl.training.loop import evaluate
 from trainctl.training.prepare_data import build_data, make_loader
 
+# On another device or torch, the last digits differ, and with them what lies near the border of two classes.
+_ELSEWHERE = 0.02
 _CHANGED = "samples of this split may have been trained on"
 
 
@@ -35,6 +39,8 @@ class Score(Details):
         split, dataset, samples: the data; ``available`` is how many samples the dataset has in all.
         values: loss and metrics, prefixed with the split.
         recorded: the same values in the run's record; None where it has none.
+        same_environment: whether torch and device are those of the run, and it was trained one by one.
+        by_target: the metrics of each target by its name, where there are several.
         notices: warnings to print before the results.
     """
 
@@ -44,7 +50,25 @@ class Score(Details):
     available: int
     values: Mapping[str, float]
     recorded: Mapping[str, Any] | None = None
+    same_environment: bool = True
+    by_target: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     notices: tuple[str, ...] = ()
+
+    @property
+    def differing(self) -> dict[str, Any]:
+        """The values that the run recorded otherwise: as it recorded them."""
+        here = without_nan(self.values)
+        return {name: value for name, value in (self.recorded or {}).items() if here.get(name) != value}
+
+    @property
+    def is_off(self) -> bool:
+        """Whether values differ from the recorded ones by more than the run and the environment explain."""
+        tolerance = 0.0 if self.same_environment else _ELSEWHERE
+        return any(
+            not isinstance(value, float)
+            or not math.isclose(value, self.values.get(name, math.nan), rel_tol=tolerance, abs_tol=tolerance)
+            for name, value in self.differing.items()
+        )
 
 
 class _Collector:
@@ -102,13 +126,23 @@ def score(
     details = Details()
     if trained.readout.is_comparable:
         details = trained.task.details(outputs, targets, trained.classes)
+    by_target = {}
+    if len(details.residuals) > 1:
+        metrics = choose_metrics(config.metrics, data)
+        for place, row in enumerate(details.residuals):
+            column = slice(place, place + 1)
+            by_target[row.name or f"output {row.output}"] = _of_target(
+                metrics, outputs[:, column], targets[:, column]
+            )
     return Score(
         split=split,
         dataset=data.name,
         samples=len(targets),
         available=sum(map(len, parts.values())),
         values={f"{split}/{name}": value for name, value in values.items()},
-        recorded=_recorded(trained, split) if own else None,
+        recorded=_recorded(trained, split) if own and not changed else None,
+        same_environment=trained.same_environment,
+        by_target=by_target,
         notices=(f"{refusal(changed)}; {_CHANGED}",) if changed else (),
         **vars(details),
     )
@@ -136,6 +170,19 @@ def _evaluate(
             runtime.precision_context(config.train.precision, device),
             trained.readout,
         )
+
+
+def _of_target(
+    metrics: Mapping[str, Callable[[], Any]], outputs: Tensor, targets: Tensor
+) -> dict[str, float]:
+    """The metrics of one target, (N, 1), that are one value."""
+    values = {}
+    for name, make in metrics.items():
+        metric = make()
+        metric.update(outputs, targets)
+        if isinstance(value := metric.compute(), float):
+            values[name] = value
+    return values
 
 
 def as_trained(trained: Trained, data: Data) -> Data:

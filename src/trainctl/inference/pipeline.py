@@ -19,7 +19,7 @@ class Pipeline(nn.Module):
 
     def __init__(self, transform: nn.Module, model: nn.Module, readout: Readout, task: Task) -> None:
         super().__init__()
-        self.transform, self.model, self.readout, self.predict = transform, model, readout, task.predict
+        self.transform, self.model, self.readout, self.task = transform, model, readout, task
 
     def forward(self, inputs: Any) -> Tensor:
-        return self.predict(self.readout(self.model(self.transform(inputs)).to(torch.float32)))
+        return self.task.predict(self.readout(self.model(self.transform(inputs)).to(torch.float32)))

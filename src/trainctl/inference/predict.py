@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from trainctl.data.inputs import count_numbers
 from trainctl.data.preprocessing import describe_samples, shown
-from trainctl.errors import ConfigError
-from trainctl.inference.readers.base import Batch, Source
+from trainctl.errors import CheckpointError, ConfigError
+from trainctl.inference.readers.base import Batch, Source, evenly
 from trainctl.inference.trained_run import Trained
 from trainctl.inference.writers.base import Outcome, Writer
 from trainctl.training import runtime
+
+Opening = Callable[[Any, Mapping[str, Any], Mapping[str, Any], Mapping[str, Any]], Source]
+_NUMBERS = 1 << 16
+
+
+def open_samples(
+    trained: Trained, opening: Opening, samples: Any, size: int | None = None
+) -> tuple[Source, int]:
+    """The reader that ``opening`` makes for ``samples``, and how many the model gets at a time.
+
+    Raises ConfigError for samples that are not like those of training, CheckpointError where the checkpoint
+    does not describe these.
+    """
+    try:
+        raw = trained.raw_sample()
+        # Small samples are not worth a call of the model for as few as in training.
+        size = size or max(trained.config.train.batch_size, _NUMBERS // max(1, count_numbers(raw["shape"])))
+        return opening(samples, raw, trained.reading, trained.config.dataset.arguments), size
+    except (KeyError, TypeError, IndexError) as error:
+        raise CheckpointError(f"{trained.checkpoint} does not say how its data was read: {error}") from error
 
 
 class Predictor:
@@ -52,10 +74,10 @@ def predict(
     """
     outcome = Outcome()
     with writer:
-        for batch in source.batches(batch_size):
-            writer.add(batch, _predicted(predictor, batch, batch_size, source.unit), outcome)
+        for batch in evenly(source.batches(batch_size), batch_size):
+            writer.add(batch, _predicted(predictor, batch, source.unit), outcome)
             watch(outcome)
-        if outcome.bad == outcome.samples:
+        if outcome.samples and outcome.bad == outcome.samples:
             why = f": {outcome.errors[0]}" if outcome.errors else ""
             raise ConfigError(
                 f"none of {outcome.samples} {writer.unit}s could be predicted{why}", "nothing was written"
@@ -63,11 +85,11 @@ def predict(
     return outcome
 
 
-def _predicted(predictor: Predictor, batch: Batch, size: int, unit: str) -> Tensor:
+def _predicted(predictor: Predictor, batch: Batch, unit: str) -> Tensor:
     if not len(batch.inputs):
         return torch.empty(0, 1)
     try:
-        return torch.cat([predictor(part) for part in torch.split(batch.inputs, size)])
+        return predictor(batch.inputs)
     except (RuntimeError, ValueError, IndexError) as error:
         reason = str(error).partition("\n")[0]
         raise ConfigError(

@@ -23,7 +23,7 @@ from trainctl.data.inputs import Shape, made_shape
 from trainctl.data.preprocessing import describe_samples, first_samples, make_transform
 from trainctl.data.readout import Readout
 from trainctl.errors import CheckpointError, ConfigError
-from trainctl.inference.pipeline import Pipeline
+from trainctl.inference.winner import winner
 from trainctl.registry import TASKS, trust
 from trainctl.registry.protocols import Model
 from trainctl.runs.bucket import is_url
@@ -52,6 +52,7 @@ class Trained:
         reading: how raw samples are read from files.
         readout: from the model's outputs to values in the unit of the data, on ``device``.
         notices: warnings to print before any result.
+        same_environment: whether torch and device are those of training, and it was not a fused sweep's.
     """
 
     directory: Path
@@ -70,6 +71,7 @@ class Trained:
     reading: Mapping[str, Any]
     readout: Readout
     notices: tuple[str, ...]
+    same_environment: bool
 
     @property
     def step(self) -> int:
@@ -118,31 +120,6 @@ class Trained:
             raise CheckpointError(f"{self.checkpoint} holds {error}") from error
 
 
-def load_model(
-    run: str | Path, which: str = "best", *, preprocess: bool = False, trust_plugins: bool = False
-) -> nn.Module:
-    """See :func:`trainctl.load`."""
-    if which not in ("best", "last"):
-        raise ConfigError(f"which={which}: must be best or last")
-    trained = load_run(run, which, trust_plugins=trust_plugins, device=torch.device("cpu"))
-    model: nn.Module = trained.model  # type: ignore[assignment]
-    if preprocess:
-        return Pipeline(trained.transform(), model, trained.readout.for_programs(), trained.task).eval()
-    if trained.readout.mean is not None:
-        model.register_forward_hook(_InUnit(trained.readout.for_programs()))
-    return model
-
-
-@dataclass(frozen=True)
-class _InUnit:
-    """A forward hook: scaled outputs in the unit of the data. The state of the model stays what it is."""
-
-    readout: Readout
-
-    def __call__(self, model: nn.Module, inputs: Any, outputs: Tensor) -> Tensor:
-        return self.readout.unscaled(outputs)
-
-
 def load_run(
     run: str | Path,
     which: str = "best",
@@ -150,7 +127,7 @@ def load_run(
     trust_plugins: bool = False,
     device: torch.device | None = None,
 ) -> Trained:
-    """The ``best`` or ``last`` model of a run, and all that is needed to use it.
+    """The ``best`` or ``last`` model of a run, or of a sweep's best one, and all that is needed to use it.
 
     ``device`` defaults to the run's, with its number of threads so that results are the same to the last
     digit, and to the CPU where that device is missing.
@@ -159,6 +136,7 @@ def load_run(
     for changed plugins and unsafe files.
     """
     directory, said = located(run)
+    directory, best = winner(directory)
     record = read_record(directory)
     if not (directory / "config.yaml").is_file():
         raise _no_checkpoint(directory, record)
@@ -169,11 +147,12 @@ def load_run(
     if not record.get("best") and not any((directory / "checkpoints").glob("step-*")):
         raise _no_checkpoint(directory, record)
     chosen, content, damaged = read_chosen(directory, record, which, training=False)
-    notices = [*said, *(f"damaged, not used: {reason}" for _, reason in damaged)]
+    notices = [*best, *said, *(f"damaged, not used: {reason}" for _, reason in damaged)]
     known = _described(chosen, content)
+    elsewhere: list[str] = []
     if device is None:
-        device, differences = _device_of(config, record)
-        notices += differences
+        device, elsewhere = _device_of(config, record)
+        notices += elsewhere
     model = build_model(config.model, known["input_shape"], known["output_size"], pretrained=False)
     try:
         model.load_state_dict(content.model)
@@ -195,6 +174,7 @@ def load_run(
         device=device,
         readout=readout,
         notices=(*_unfinished(directory, record, content.step, mirrored=is_url(run)), *notices),
+        same_environment=not elsewhere and record.get("engine") != "fused",
         **known,
     )
 

@@ -53,7 +53,7 @@ def check_predictions(trained: Trained, folder: Path) -> str | None:
             found: Any = torch.cat(recorded.predictions).double().numpy()
         else:
             output = folder / f"predictions-{size}.jsonl"
-            outcome = predict(predictor, source, Table(output, source.unit, trained), size)
+            outcome = predict(predictor, source, Table(output, source, trained), size)
             found = [_values(json.loads(line)) for line in output.read_text(encoding="utf-8").splitlines()]
         if outcome.errors:
             return outcome.errors[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -117,7 +118,7 @@ def make_request(
 
         record = read_run(directory)
         if not (directory / "config.yaml").is_file():
-            raise _no_checkpoint(directory, record)
+            raise _no_checkpoint(directory, record, overrides)
         environment = record.get("environment") or {}
 
         trusted = trust.checker(directory, trust_plugins=trust_plugins)
@@ -137,7 +138,7 @@ def make_request(
             f"loop={asked.config.loop.name} cannot be resumed", f"start it again: {record.get('command')}"
         )
     if not any((directory / "checkpoints").glob("step-*")):
-        raise _no_checkpoint(directory, record)
+        raise _no_checkpoint(directory, record, overrides)
     path, content, broken = newest_valid(directory / "checkpoints")
     asked = asked.from_checkpoint(content.step, environment.get("threads"))
     resumed = Resumed(path, content, tuple(broken), tuple(asked.changes), allow_change, finished)
@@ -159,8 +160,22 @@ def read_run(directory: Path) -> dict[str, Any]:
         ) from error
 
 
-def _no_checkpoint(directory: Path, record: dict[str, Any]) -> CheckpointError:
+def _no_checkpoint(directory: Path, record: dict[str, Any], overrides: list[str]) -> CheckpointError:
+    """The reason, and the command that begins the run again, with what was typed now."""
+    failed = record.get("status") == "failed"
+    how = "failed" if failed else "was stopped"
+    reason = f": {record['reason']}" if failed and record.get("reason") else ""
+    command = record.get("command") or "with the command that began it"
+    with contextlib.suppress(ValueError):  # an unclosed quote
+        keys = set(map(_key, overrides))
+        kept = [word for word in shlex.split(command) if "=" not in word or _key(word) not in keys]
+        command = shlex.join([*kept, *overrides]) if overrides and kept[0] == "trainctl" else command
+    again = "correct that and start it again" if failed and not overrides else "start it again"
     return CheckpointError(
-        f"{directory} has no checkpoint: the run was stopped before it saved the first one",
-        f"start it again: {record.get('command') or 'with the command that began it'}",
+        f"{directory} has no checkpoint: the run {how} before it saved the first one{reason}",
+        f"{again}: {command}",
     )
+
+
+def _key(word: str) -> str:
+    return word.partition("=")[0].lstrip("+~")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from trainctl.ui.table import NOTHING, Column, Table
 NOTHING_RANKED = "nothing to rank: no finished run has a validation result"
 _REASON = 100
 _LEAST_REASON = 40
+_REASONS = 3
 
 
 def clean(text: str) -> str:
@@ -54,9 +57,9 @@ def table(group: Group) -> Table:
         (Column("time", True, 2), [_time(row.seconds) for row in rows]),
         (Column("steps", True, 3), [_number(row.runs[0].step) for row in rows]),
         (Column("parameters", True, 4), [_number(row.runs[0].parameters) for row in rows]),
-        (Column("best run"), [place(row.runs[0].directory) for row in rows]),
+        (Column("best run", path=True), [place(row.runs[0].directory) for row in rows]),
     ]
-    heads = tuple(Column(clean(each.name), each.right, each.expendable) for each, _ in columns)
+    heads = tuple(replace(each, name=clean(each.name)) for each, _ in columns)
     cells = zip(*([clean(cell) for cell in filled] for _, filled in columns), strict=True)
     return Table(heads, tuple(cells), title(group))
 
@@ -91,7 +94,13 @@ def other_label(other: Other) -> str:
 
 def others(comparison: Comparison, width: int | None = None) -> Table:
     """The runs that are not ranked, as a table; reasons are cut where it would be wider than ``width``."""
-    columns = Column("state"), Column("exit", True), Column("run"), Column("directory"), Column("reason")
+    columns = (
+        Column("state"),
+        Column("exit", True),
+        Column("run"),
+        Column("directory", path=True),
+        Column("reason"),
+    )
     rows = [
         (
             each.entry.state,
@@ -106,6 +115,14 @@ def others(comparison: Comparison, width: int | None = None) -> Table:
     reasons = [_shortened(clean(each.why), room) for each in in_order(comparison.others)]
     whole = ((*row, reason) for row, reason in zip(rows, reasons, strict=True))
     return Table(columns, tuple(whole), "not ranked")
+
+
+def failures_in_short(failures: Sequence[Other]) -> str:
+    """How many runs failed, and the most frequent reasons."""
+    counted = Counter(_shortened(clean(each.why), _REASON) for each in failures)
+    reasons = [f"{why} (×{many})" if many > 1 else why for why, many in counted.most_common(_REASONS)]
+    more = f"; {len(counted) - _REASONS} other reasons" if len(counted) > _REASONS else ""
+    return f"{len(failures)} runs failed: {'; '.join(reasons)}{more}. --failed lists them"
 
 
 def in_order(listed: Sequence[Other]) -> list[Other]:

@@ -29,11 +29,13 @@ def show(trained: Trained, score: Score, stream: TextIO | None = None) -> None:
     for notice in (*trained.notices, *score.notices):
         screen.line(notice, "yellow")
     screen.line(_subject(score))
-    screen.pairs([(name, str(value)) for name, value in visible(score.values).items()])
-    if score.recorded:
-        differing = _differing(score)
-        style = "yellow" if differing else "green"
-        screen.line(differing or "the same as recorded in the run, to the last digit", style)
+    screen.pairs([(name, number(value)) for name, value in visible(score.values).items()])
+    if score.differing:
+        found = ", ".join(f"{name} {value}" for name, value in score.differing.items())
+        here = ", ".join(f"{score.values.get(name)}" for name in score.differing)
+        screen.line(f"differs: the run recorded {found}; here {here}", "red" if score.is_off else "yellow")
+    elif score.recorded:
+        screen.line("the same as recorded in the run, to the last digit", "green")
     for table in _tables(score):
         screen.line()
         diagonal = range(len(table.rows)) if table.title == _MATRIX else ()
@@ -52,6 +54,7 @@ def as_json(trained: Trained, score: Score) -> str:
         "samples": score.samples,
         "values": score.values,
         "recorded": score.recorded,
+        "by_target": score.by_target,
         "classes": [vars(row) for row in score.classes],
         "confusion": score.confusion,
         "residuals": [vars(row) for row in score.residuals],
@@ -67,16 +70,6 @@ def _subject(score: Score) -> str:
     return f"{score.dataset}: {score.split}, {many} of {score.available:,}"
 
 
-def _differing(score: Score) -> str:
-    """The values that the run has recorded otherwise; empty where all are the same."""
-    # run.json holds values that are not finite as text.
-    here = without_nan(dict(score.values))
-    differing = [
-        f"{name} {value}" for name, value in (score.recorded or {}).items() if here.get(name) != value
-    ]
-    return f"differs: the run recorded {', '.join(differing)}" if differing else ""
-
-
 def _tables(score: Score) -> Iterator[Table]:
     if score.classes:
         names = {"precision": "precision", "recall": "recall", "f1": "F1", "iou": "IoU"}
@@ -88,6 +81,13 @@ def _tables(score: Score) -> Iterator[Table]:
         yield _table("", ("class", *(names[name] for name in shown), score.counted), classes)
     if score.confusion:
         yield _confusion(score)
+    if score.by_target:
+        metrics = tuple(next(iter(score.by_target.values())))
+        targets = [
+            (target, *(number(values[name]) for name in metrics))
+            for target, values in score.by_target.items()
+        ]
+        yield _table("by target", ("target", *metrics), targets)
     if score.residuals:
         several = len(score.residuals) > 1
         quantiles = [f"{quantile:.0%}" for quantile in score.residuals[0].quantiles]

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 NOTHING = "–"
+_LEAST_PATH = 8
 
 
 @dataclass(frozen=True)
@@ -17,12 +18,14 @@ class Column:
         right: aligned to the right, as numbers are.
         expendable: a narrow terminal leaves the highest number out first; 0 is never left out.
         style: of its cells on a terminal.
+        path: of its cells the end says most: a narrow terminal cuts off their beginning.
     """
 
     name: str
     right: bool = False
     expendable: int = 0
     style: str = ""
+    path: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,12 +73,26 @@ class Table:
             yield "  ".join(cells).rstrip()
 
     def fitted(self, width: int) -> tuple[Table, list[str]]:
-        """The table without the expendable columns that ``width`` has no room for, and their names."""
+        """The table without the expendable columns that ``width`` has no room for, and their names; then with
+        paths cut."""
         table, left_out = self, list[str]()
-        while sum(table.widths()) + 2 * (len(table.columns) - 1) > width:
+        while table._over(width) > 0:
             gone = max(range(len(table.columns)), key=lambda number: table.columns[number].expendable)
             if not table.columns[gone].expendable:
                 break
             left_out.append(table.columns[gone].name)
             table = table.without(gone)
+        for number, column in enumerate(table.columns):
+            if column.path and (over := table._over(width)) > 0:
+                room = max(_LEAST_PATH, table.widths()[number] - over)
+                rows = ((*row[:number], _end(row[number], room), *row[number + 1 :]) for row in table.rows)
+                table = replace(table, rows=tuple(rows))
         return table, left_out
+
+    def _over(self, width: int) -> int:
+        """How many characters the lines are longer than ``width``."""
+        return sum(self.widths()) + 2 * (len(self.columns) - 1) - width
+
+
+def _end(text: str, room: int) -> str:
+    return text if len(text) <= room else f"…{text[1 - room :]}"

@@ -33,6 +33,7 @@ COMMAND = Command(
     ),
     (
         *_FILES,
+        Option("--failed", "list every run that failed, not their number and the reasons"),
         Option("--curves", "plot the best runs, also in a pipe"),
         Option("--no-curves", "plot nothing, also on a terminal"),
     ),
@@ -47,8 +48,9 @@ COMMAND = Command(
 def run(words: list[str]) -> int:
     """Compare the runs in the given directories and show which setting is best.
 
-    Only reads, apart from the files that are asked for. A run that failed or cannot be read is a line of the
-    table. Raises ConfigError where there is no run, StorageError where a file cannot be written.
+    Only reads, apart from the files that are asked for. A run that cannot be read is a line of the table,
+    as is one that failed; several that failed are one line. Raises ConfigError where there is no run,
+    StorageError where a file cannot be written.
     """
     asked = COMMAND.parse(words)
     files = {option.name: asked[option.name] for option in _FILES if asked[option.name] is not None}
@@ -68,7 +70,7 @@ def run(words: list[str]) -> int:
         from trainctl.ui.compare import show
 
         curves = [_CURVES[word] for word in words if word in _CURVES]
-        show(comparison, curves=curves[-1] if curves else None)
+        show(comparison, curves=curves[-1] if curves else None, failed=asked["--failed"])
         for option, path in files.items():
             print(f"{option.removeprefix('--')}: {path}")
     return 0

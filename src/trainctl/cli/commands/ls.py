@@ -11,7 +11,7 @@ import yaml
 
 from trainctl.cli.options import Argument, Command, available
 from trainctl.config.options import component_of, find_members, read_option
-from trainctl.config.overrides import to_hydra
+from trainctl.config.overrides import ALIASES, to_hydra
 from trainctl.errors import ConfigError, did_you_mean
 from trainctl.paths import user_conf
 from trainctl.registry import COMPONENTS, METRICS, REQUIRED, TASKS, Parameter, plugins
@@ -55,6 +55,9 @@ def run(words: Sequence[str]) -> int:
         return 0
     for argument in arguments:
         group, equals, option = argument.partition("=")
+        if group in ALIASES:
+            listing.text(group, _alias(group))
+            continue
         if group not in groups:
             raise ConfigError(f"ls {argument}: there is no such group", available(group, list(groups)))
         members = groups[group]
@@ -68,6 +71,15 @@ def run(words: Sequence[str]) -> int:
                 f"ls {argument}: there is no such option", f"{remedy}choose one of: {', '.join(members)}"
             )
     return 0
+
+
+def _alias(name: str) -> str:
+    """What a short key stands for, and its value where nothing else is typed."""
+    from trainctl.config.composer import Composer
+
+    full, _, _ = Composer().compose_tree([])
+    group, _, key = ALIASES[name].partition(".")
+    return f"short for {ALIASES[name]}, which is {show(full[group][key])} by default"
 
 
 def _all_members() -> dict[str, dict[str, Path | None]]:

@@ -9,15 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainctl.cli.options import CHECKPOINT, FORCE, RUN_OR_URL, TRUST, Asked, Command, Option, whole_number
-from trainctl.errors import CheckpointError, ConfigError
+from trainctl.errors import ConfigError
 from trainctl.paths import short_path
 from trainctl.training.display import duration
 from trainctl.training.startup import importing
 
 if TYPE_CHECKING:
     from trainctl.inference.trained_run import Trained
-
-_NUMBERS = 1 << 16
 
 
 def _temperature(option: str, text: str) -> float:
@@ -133,19 +131,12 @@ def _continue(asked: Asked) -> int:
 
 
 def _predict(trained: Trained, source: Path, output: Path, size: int | None) -> None:
-    from trainctl.data.inputs import count_numbers
-    from trainctl.inference.predict import Predictor, predict
+    from trainctl.inference.predict import Predictor, open_samples, predict
     from trainctl.inference.readers import open_source
     from trainctl.inference.writers import open_writer
     from trainctl.ui.prediction import progress
 
-    try:
-        raw = trained.raw_sample()
-        # Small samples are not worth a call of the model for as few as in training.
-        size = size or max(trained.config.train.batch_size, _NUMBERS // max(1, count_numbers(raw["shape"])))
-        opened = open_source(source, raw, trained.reading, trained.config.dataset.arguments)
-    except (KeyError, TypeError, IndexError) as error:
-        raise CheckpointError(f"{trained.checkpoint} does not say how its data was read: {error}") from error
+    opened, size = open_samples(trained, open_source, source, size)
     for notice in opened.notices:
         print(notice)
     predictor = Predictor(trained, trained.transform())
@@ -166,6 +157,8 @@ def _predict(trained: Trained, source: Path, output: Path, size: int | None) -> 
     for remark in opened.remarks():
         print(remark)
     bad = f", {outcome.bad:,} without a prediction: see its column error" if outcome.bad else ""
+    if not outcome.samples:
+        print(f"{source} has no {opened.unit}s: there is nothing to predict")
     took = duration(time.perf_counter() - started)
     many = f"{outcome.samples:,} {opened.unit}{'' if outcome.samples == 1 else 's'}"
     print(f"{many} in {took}: {short_path(output.absolute())}{bad}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -157,7 +158,7 @@ def _resume(directory: Path, asked: Asked, overrides: list[str], command: str) -
         )
         if request is None:
             print(f"{short_path(directory)}: this run is finished, there is nothing to resume")
-            print("train longer with trainctl resume RUN train.epochs=N")
+            print(f"train longer with trainctl resume {shlex.quote(short_path(directory))} epochs=N")
             return 0
         display = make_display(request.config.display.mode, request.config.display.every)
         return int(train(replace(request, notices=notices, draw=draw), display)["exit_code"])

@@ -91,9 +91,10 @@ class Decoder:
     def read(self, file: BinaryIO) -> Tensor:
         """The image in an open file. Raises what Pillow raises for a broken one."""
         with Image.open(file, formats=FORMATS) as image:
-            return self._decode(image)
+            return self.picture(image)
 
-    def _decode(self, image: Any) -> Tensor:
+    def picture(self, image: Any) -> Tensor:
+        """The pixels of Pillow's ``image``, which a JPEG that is not loaded yet does not survive."""
         height, width = self.size
         # A large JPEG is decoded at a half, quarter or eighth, down to twice the size: several times faster.
         # Both sides get the larger one, because the image may still be rotated.

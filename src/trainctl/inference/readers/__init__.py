@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from trainctl.data.arrays import Arrays
 from trainctl.data.files import similar_file
 from trainctl.data.images.listing import SUFFIXES
 from trainctl.data.preprocessing import shown
@@ -17,7 +18,7 @@ from trainctl.inference.readers.base import Source
 from trainctl.inference.readers.images import ImageFiles, takes_images
 from trainctl.inference.readers.several import SeveralArrays
 from trainctl.inference.readers.tables import TableFile
-from trainctl.inference.readers.texts import TextTable
+from trainctl.inference.readers.texts import ArrowTexts, TextTable
 
 
 def open_source(
@@ -35,7 +36,7 @@ def open_source(
     elif reading.get("kind") == "text":
         wanted = f"the run was trained on windows of text, {shown(raw)}: use --prompt TEXT, or an .npz file"
     elif reading.get("kind") == "texts":
-        wanted = "the run was trained on texts: use a CSV file with the same column"
+        wanted = "the run was trained on texts: use a CSV or Parquet file with the same column"
     elif reading.get("kind") in ("table", "columns"):
         wanted = "the run was trained on a table: use a CSV or Parquet file with the same columns"
     elif takes_images(raw):
@@ -49,7 +50,7 @@ def open_source(
     if isinstance(raw["shape"], dict):
         if not zipfile.is_zipfile(path):
             raise ConfigError(f"--input {path}: is not an .npz file", wanted)
-        return SeveralArrays(path, raw)
+        return SeveralArrays(Arrays(path), raw)
     if path.is_dir() or path.suffix.lower() in SUFFIXES:
         if not takes_images(raw):
             raise ConfigError(f"--input {path}: the run was not trained on images", wanted)
@@ -59,11 +60,9 @@ def open_source(
     if zipfile.is_zipfile(path):
         # Of texts an array has the tokens.
         known = {} if reading.get("kind") == "texts" else reading
-        return ArrayFile(path, raw, known, dataset.get("inputs"))
+        return ArrayFile(Arrays(path), raw, known, dataset.get("inputs"))
     if len(raw["shape"]) != 1 or reading.get("kind") == "text":
         raise ConfigError(f"--input {path}: the run was not trained on tables", wanted)
     if reading.get("kind") == "texts":
-        if has_types(path):
-            raise ConfigError(f"--input {path}: is no CSV file", wanted)
-        return TextTable(path, raw, reading, dataset)
+        return (ArrowTexts if has_types(path) else TextTable)(path, raw, reading, dataset)
     return (ArrowTable if has_types(path) else TableFile)(path, raw, reading, dataset)

@@ -16,6 +16,22 @@ from trainctl.inference.readers.base import Batch, convert, require_readable, wh
 _NAMES = ("x", "X", "inputs", "images", "data", "x_test", "X_test", "test_images")
 
 
+class HeldArrays:
+    """Arrays in memory, with what readers use of :class:`~trainctl.data.arrays.Arrays`."""
+
+    file = Path("inputs")
+
+    def __init__(self, arrays: Mapping[str, Array]) -> None:
+        self._arrays, self.names = arrays, list(arrays)
+
+    def header(self, name: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+        return self._arrays[name].shape, False, self._arrays[name].dtype
+
+    def slices(self, name: str, size: int) -> Iterator[Array]:
+        for start in range(0, len(self._arrays[name]), size):
+            yield self._arrays[name][start : start + size]
+
+
 class ArrayFile:
     """One array of the file: the one called ``inputs``, else one with a usual name, else its only one.
 
@@ -23,25 +39,30 @@ class ArrayFile:
     """
 
     unit = "row"
+    has_notes = False
 
     def __init__(
-        self, path: Path, raw: Mapping[str, Any], reading: Mapping[str, Any], inputs: str | None
+        self,
+        arrays: Arrays | HeldArrays,
+        raw: Mapping[str, Any],
+        reading: Mapping[str, Any],
+        inputs: str | None,
     ) -> None:
-        self.path, self.raw = path, raw
+        self.arrays, self.raw = arrays, raw
         self.shape = tuple(raw["shape"])
         self.missing_allowed = reading.get("kind") == "table" and reading["missing"] == "mean"
         texts = [each["name"] for each in reading.get("columns", ()) if each["kind"] == "text"]
         if texts:
             raise ConfigError(
-                f"--input {path}: an array cannot hold the run's text columns ({', '.join(texts)})",
-                "use a CSV file",
+                f"{arrays.file}: an array cannot hold the run's text columns ({', '.join(texts)})",
+                "use a CSV file, or rows with the names of the columns",
             )
-        self.arrays = Arrays(path)
-        self.array = self._choose(self.arrays.names, inputs)
-        self.notices = [f"array {self.array} of {path.name}"] if len(self.arrays.names) > 1 else []
+        self.array = self._choose(arrays.names, inputs)
+        self.what = f"{arrays.file}, {self.array}"
+        self.notices = [f"array {self.array} of {arrays.file.name}"] if len(arrays.names) > 1 else []
         stored, _, self.dtype = self.arrays.header(self.array)
         if not stored:
-            raise ConfigError(f"{path}, {self.array}: a single number", f"samples are {shown(raw)}")
+            raise ConfigError(f"{self.what}: a single number", f"samples are {shown(raw)}")
         self.total, self.done, self.stored_shape = stored[0], 0, stored[1:]
         self.axes = self._axes()
         self._check_type()
@@ -51,9 +72,9 @@ class ArrayFile:
             return names[0]
         found = next((name for name in (inputs, *_NAMES) if name in names), None)
         if found is None:
-            close = nearest(inputs or "x", names)
+            close, there = nearest(inputs or "x", names), ", ".join(names)
             raise ConfigError(
-                f"{self.path} has several arrays, none with the name of the inputs: {', '.join(names)}",
+                f"{self.arrays.file} has several arrays, none with the name of the inputs: {there}",
                 f"name them {inputs or 'x'}{f', not {close}' if close else ''}: numpy.savez(file, x=inputs)",
             )
         return found
@@ -68,19 +89,18 @@ class ArrayFile:
         if len(self.shape) == 3 and self.shape[0] == 1 and self.stored_shape == self.shape[1:]:
             return "grey"
         raise ConfigError(
-            f"{self.path}, {self.array}: samples of shape {self.stored_shape}, the run was trained on"
-            f" {shown(self.raw)}",
+            f"{self.what}: samples of shape {self.stored_shape}, the run was trained on {shown(self.raw)}",
             "the first dimension counts samples, the others must be those of training",
         )
 
     def _check_type(self) -> None:
         """uint8 only for uint8: floats from 0 to 1 would be black when they are divided by 255."""
         wanted = self.raw["dtype"]
-        require_readable(wanted, f"--input {self.path}")
+        require_readable(wanted, self.what)
         fits = self.dtype == np.uint8 if wanted == "uint8" else self.dtype.kind in "biuf"
         if not fits:
             raise ConfigError(
-                f"{self.path}, {self.array}: values of type {self.dtype}, the run was trained on {wanted}",
+                f"{self.what}: values of type {self.dtype}, the run was trained on {wanted}",
                 f"save them as {wanted}: array.astype(numpy.{wanted})",
             )
 

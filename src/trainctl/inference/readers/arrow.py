@@ -73,14 +73,14 @@ class ArrowTable(TableFile):
             if begins.startswith(_PARQUET):
                 with parquet.ParquetFile(self.path, buffer_size=_BUFFER) as stored:
                     self.total = stored.metadata.num_rows
-                    yield from stored.iter_batches(size)
+                    yield from stored.iter_batches(size) if self.total else _no_rows(stored.schema_arrow)
             elif begins.startswith(_ARROW):
                 opening = ipc.open_file if begins.startswith(_ARROW[0]) else ipc.open_stream
                 with pyarrow.memory_map(str(self.path)) as mapped, opening(mapped) as stored:
                     many = getattr(stored, "num_record_batches", None)
                     found = stored if many is None else map(stored.get_batch, range(many))
-                    for block in found:
-                        yield from (block.slice(start, size) for start in range(0, len(block), size))
+                    for block in found if many != 0 else _no_rows(stored.schema):
+                        yield from (block.slice(start, size) for start in range(0, max(1, len(block)), size))
             else:
                 with opened(self.path) as (content, _):
                     while lines := b"".join(islice(content, size)):
@@ -127,3 +127,22 @@ class ArrowTable(TableFile):
             return replace(like, number=number, values=found.values, bad=found.bad)
         texts = found.texts if found.texts is not None else found.as_text().texts
         return as_kind(replace(like, number=number, texts=texts))
+
+
+class HeldRows(ArrowTable):
+    """Rows in memory: an arrow table, whose columns are found by their names."""
+
+    def __init__(
+        self, table: Any, raw: Mapping[str, Any], reading: Mapping[str, Any], dataset: Mapping[str, Any]
+    ) -> None:
+        self.table = table.combine_chunks()
+        super().__init__(Path("the table"), raw, reading, dataset)
+
+    def _blocks(self, size: int) -> Iterator[Any]:
+        self.total = len(self.table)
+        yield from self.table.to_batches(size) or _no_rows(self.table.schema)
+
+
+def _no_rows(schema: Any) -> list[Any]:
+    """A block without rows, for the names of the columns."""
+    return [pyarrow.RecordBatch.from_arrays([pyarrow.nulls(0, each.type) for each in schema], schema=schema)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -30,11 +30,49 @@ class Batch:
         names: the row number or the file name of each sample.
         inputs: the raw samples that could be read, (M, …) in the stored type.
         errors: why the others could not be read, by place in ``names``.
+        notes: what was taken otherwise than it stands there, by place in ``names``.
     """
 
     names: Sequence[int | str]
     inputs: Tensor
     errors: Mapping[int, str] = field(default_factory=dict)
+    notes: Mapping[int, str] = field(default_factory=dict)
+
+    def cut(self, size: int) -> Iterator[Batch]:
+        """The batch in pieces of ``size`` samples, read or not; the last one may be smaller."""
+        first = 0
+        for start in range(0, len(self.names), size):
+            names = self.names[start : start + size]
+            errors, notes = (
+                {place: each[start + place] for place in range(len(names)) if start + place in each}
+                for each in (self.errors, self.notes)
+            )
+            last = first + len(names) - len(errors)
+            yield Batch(names, self.inputs[first:last], errors, notes)
+            first = last
+
+    def then(self, other: Batch) -> Batch:
+        """The samples of this batch and of the next one."""
+        errors, notes = (
+            {**mine, **{len(self.names) + place: text for place, text in others.items()}}
+            for mine, others in ((self.errors, other.errors), (self.notes, other.notes))
+        )
+        return Batch([*self.names, *other.names], torch.cat([self.inputs, other.inputs]), errors, notes)
+
+
+def evenly(batches: Iterable[Batch], size: int) -> Iterator[Batch]:
+    """The samples of ``batches``, ``size`` at a time, however a file was cut: the last digits of a
+    prediction depend on how many are predicted together."""
+    left: Batch | None = None
+    for batch in batches:
+        whole, left = batch if left is None else left.then(batch), None
+        for piece in whole.cut(size):
+            if len(piece.names) == size:
+                yield piece
+            else:
+                left = piece
+    if left is not None:
+        yield left
 
 
 class Source(Protocol):
@@ -44,9 +82,11 @@ class Source(Protocol):
         unit: the kind of ``Batch.names``: ``row`` or ``file``.
         total, done: the bytes, samples or files to read, and those that have been read.
         notices: messages to print before the first batch.
+        has_notes: whether its batches may have notes.
     """
 
     unit: str
+    has_notes: bool
     total: int
     done: int
     notices: list[str]

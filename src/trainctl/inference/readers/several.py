@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from trainctl.data.arrays import Arrays
 from trainctl.data.inputs import Inputs, are_positions
 from trainctl.data.preprocessing import shown
 from trainctl.errors import ConfigError
-from trainctl.inference.readers.arrays import ArrayFile
+from trainctl.inference.readers.arrays import ArrayFile, HeldArrays
 from trainctl.inference.readers.base import Batch
 
 
@@ -20,25 +19,25 @@ class SeveralArrays:
     """One array of the file for each input, by its name; ``numpy.savez(file, a, b)`` names positions."""
 
     unit = "row"
+    has_notes = False
 
-    def __init__(self, path: Path, raw: Mapping[str, Any]) -> None:
+    def __init__(self, arrays: Arrays | HeldArrays, raw: Mapping[str, Any]) -> None:
         names = list(raw["shape"])
         stored = [f"arr_{name}" for name in names] if are_positions(raw["shape"]) else names
-        there = Arrays(path).names
-        if absent := [name for name in stored if name not in there]:
+        if absent := [name for name in stored if name not in arrays.names]:
             raise ConfigError(
-                f"--input {path}: no array {', '.join(absent)}; there are: {', '.join(there)}",
+                f"{arrays.file}: no array {', '.join(absent)}; there are: {', '.join(arrays.names)}",
                 f"the run was trained on {shown(raw)}: save an array for each of {', '.join(stored)}",
             )
         self.files = {
-            name: ArrayFile(path, {key: raw[key][name] for key in ("shape", "dtype")}, {}, array)
+            name: ArrayFile(arrays, {key: raw[key][name] for key in ("shape", "dtype")}, {}, array)
             for name, array in zip(names, stored, strict=True)
         }
         totals = {name: file.total for name, file in self.files.items()}
         self.total, self.done = min(totals.values()), 0
         if self.total != max(totals.values()):
             counts = ", ".join(f"{total} of {name}" for name, total in totals.items())
-            raise ConfigError(f"--input {path}: {counts}", "give each array a row for each sample")
+            raise ConfigError(f"{arrays.file}: {counts}", "give each array a row for each sample")
         self.notices = [notice for file in self.files.values() for notice in file.notices]
 
     def batches(self, size: int) -> Iterator[Batch]:

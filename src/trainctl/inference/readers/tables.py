@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from trainctl.data.files import opened
 from trainctl.data.tables.bulk import column_of
 from trainctl.data.tables.columns import Column, as_kind, is_number, present, quoted
 from trainctl.data.tables.header import has_header, short_header, unique_names
+from trainctl.data.tables.numbers import TIME, find_notation
 from trainctl.data.tables.pieces import Layout, Piece, blocks
 from trainctl.data.tables.rows import show_names
 from trainctl.data.tables.table import column_like, encode
@@ -48,6 +50,7 @@ class TableFile:
         self, path: Path, raw: Mapping[str, Any], reading: Mapping[str, Any], dataset: Mapping[str, Any]
     ) -> None:
         self.path = path
+        self.total, self.done = path.stat().st_size if path.is_file() else 0, 0
         self.notices: list[str] = []
         if reading.get("kind") in ("table", "columns", "texts"):
             self.reading = reading
@@ -60,8 +63,9 @@ class TableFile:
         self.categories = [each["categories"] for each in self.reading["columns"]]
         self.marks = self.reading.get("missing_marks")
         self.wide = self.reading.get("dtype") == "float64"
-        self.total, self.done = path.stat().st_size, 0
         self.unknown: Counter[str] = Counter()
+        categorical = any(column.kind == "text" for column in self.columns)
+        self.has_notes = categorical and self.reading.get("kind") != "texts"
         self._open(dataset)
 
     def _open(self, dataset: Mapping[str, Any]) -> None:
@@ -83,12 +87,16 @@ class TableFile:
             sample = text.read(_SAMPLE)
         if len(sample) == _SAMPLE:
             sample = sample[: sample.rfind("\n") + 1] or sample
-        try:
+        for delimiter in dict.fromkeys((asked, "auto")):
+            with contextlib.suppress(ConfigError):
+                found = choose_delimiter(sample, str(self.path), delimiter, self.skip_lines)
+                first = next(rows(io.StringIO(sample, newline=""), found, self.skip_lines), (0, [], ""))
+                # The run's own, unless this file is written with another one.
+                if len(first[1]) > 1 or len(self.columns) == 1:
+                    return found
+        if len(self.columns) > 1:
             return choose_delimiter(sample, str(self.path), asked, self.skip_lines)
-        except ConfigError:
-            if asked != "auto" or len(self.columns) > 1:
-                raise
-            return ","  # one column has no delimiter
+        return ","  # one column has no delimiter
 
     def _text(self, content: BinaryIO) -> io.TextIOWrapper:
         # A byte that cannot be decoded becomes a character that no number and no category has.
@@ -123,6 +131,22 @@ class TableFile:
             self.places = self._by_name(first, wanted)
         else:
             self.places = self._by_number(wanted)
+        self._read_decimals([cells for _, cells in even[self.has_header :]])
+
+    def _read_decimals(self, sample: Sequence[Sequence[str]]) -> None:
+        """Take the other decimal sign where the numbers of ``sample`` can be read with that only."""
+        signs = set()
+        for column, place in zip(self.columns, self.places, strict=True):
+            cells = Counter(cell for row in sample if (cell := present(row[place], self.marks)))
+            found = find_notation(cells, "auto", self.delimiter)
+            if column.kind == "number" and column.notation.unit != TIME and found.proven:
+                signs.add((found.comma, column.notation.comma))
+        if signs and all(here != trained for here, trained in signs):
+            comma = next(iter(signs))[0]
+            self.notices.append(f"numbers have a decimal {'comma' if comma else 'point'}, not as in training")
+            self.columns = [
+                replace(column, notation=replace(column.notation, comma=comma)) for column in self.columns
+            ]
 
     def _names(self, wanted: Sequence[str], cells: Sequence[str]) -> bool:
         """Are these cells names of columns? A number is one only where all columns are there."""
@@ -217,6 +241,7 @@ class TableFile:
     def _read(
         self, before: int, columns: Sequence[Column], lines: Sequence[int], errors: dict[int, str]
     ) -> Batch:
+        notes: dict[int, str] = {}
         for column, categories in zip(columns, self.categories, strict=True):
             wrong_here = dict(column.bad)
             if self.reading["missing"] != "mean":
@@ -226,10 +251,13 @@ class TableFile:
                 text = column.cell(row)
                 what = "the cell" if text is None else quoted(text)
                 errors.setdefault(row, f"{self.place.format(lines[row])}{column.place}: {what} {reason}")
-            if column.kind == "text":
+            if column.kind == "text" and column.texts is not None:
                 known = {None, *categories}
-                counts = {} if column.texts is None else column.texts.counts()
-                self.unknown[column.place] += sum(n for text, n in counts.items() if text not in known)
+                unknown = column.texts.rows_of([text not in known for text in column.texts.unique])
+                self.unknown[column.place] += len(unknown)
+                for row in unknown:
+                    said = f"{column.name}: {quoted(column.texts[row] or '')} was not in training"
+                    notes[row] = f"{notes[row]}; {said}" if row in notes else said
         if self.dtype is None:
             inputs = encode(columns, self.categories, wide=self.wide)
         else:
@@ -237,7 +265,7 @@ class TableFile:
         if errors:
             good = [row for row in range(len(lines)) if row not in errors]
             inputs = inputs[torch.tensor(good, dtype=torch.int64)]
-        return Batch(range(before + 1, before + len(lines) + 1), inputs, errors)
+        return Batch(range(before + 1, before + len(lines) + 1), inputs, errors, notes)
 
     def _numbers(
         self, columns: Sequence[Column], dtype: str, lines: Sequence[int], errors: dict[int, str]

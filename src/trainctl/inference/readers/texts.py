@@ -8,11 +8,12 @@ import torch
 
 from trainctl.data.tables.columns import Column
 from trainctl.data.tables.words import tokens_of, unit_of
+from trainctl.inference.readers.arrow import ArrowTable, HeldRows
 from trainctl.inference.readers.base import Batch
 from trainctl.inference.readers.tables import TableFile
 
 
-class TextTable(TableFile):
+class _Texts(TableFile):
     """The column of texts, by its name in training or by number; others are ignored. Texts that are cut, and
     empty ones, are counted."""
 
@@ -34,3 +35,15 @@ class TextTable(TableFile):
         what = f"texts cut after {self.reading['length']} {unit_of(self.reading)}, as in training"
         found = {what: self.cut, "texts are empty": self.empty}
         return [f"{number:,} {what}" for what, number in found.items() if number]
+
+
+class TextTable(_Texts):
+    """Texts in a CSV file."""
+
+
+class ArrowTexts(_Texts, ArrowTable):
+    """Texts in a Parquet, Arrow or JSON Lines file."""
+
+
+class HeldTexts(_Texts, HeldRows):
+    """Texts in memory."""

@@ -9,8 +9,8 @@ from trainctl.errors import ConfigError
 from trainctl.inference.readers.base import Source
 from trainctl.inference.trained_run import Trained
 from trainctl.inference.writers.base import Writer
-from trainctl.inference.writers.masks import Masks, check_folder
-from trainctl.inference.writers.table import Table, check_file
+from trainctl.inference.writers.masks import MaskRecords, Masks, check_folder
+from trainctl.inference.writers.table import Records, Table, check_file
 
 
 def check_output(output: Path, source: Path, task: Task, *, replace: bool = False) -> None:
@@ -26,6 +26,11 @@ def check_output(output: Path, source: Path, task: Task, *, replace: bool = Fals
         raise ConfigError(f"--output {output}: there is no folder {output.parent}", "create it first")
 
 
+def records_of(source: Source, trained: Trained) -> MaskRecords | Records:
+    """What keeps the predictions of ``trained`` for ``source`` as plain values."""
+    return MaskRecords(source, trained) if trained.task.masks else Records(source, trained)
+
+
 def open_writer(output: Path, source: Source, trained: Trained) -> Writer:
     """What writes the predictions of ``trained`` for ``source`` to ``output``."""
-    return Masks(output, source, trained) if trained.task.masks else Table(output, source.unit, trained)
+    return Masks(output, source, trained) if trained.task.masks else Table(output, source, trained)

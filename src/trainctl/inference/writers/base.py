@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 from torch import Tensor
 
@@ -33,7 +34,7 @@ class Outcome:
                 self.errors.append(f"{name if unit == 'file' else f'{unit} {name}'}: {error}")
 
 
-class Writer(Protocol):
+class Writer(ABC):
     """Where predictions go, as a context; what is written appears when it is complete.
 
     Attributes:
@@ -42,12 +43,31 @@ class Writer(Protocol):
 
     unit: str
 
-    def __enter__(self) -> Writer: ...
+    def __enter__(self) -> Writer:
+        return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None: ...
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:  # noqa: B027
+        """Finish what is written; where there was an error leave nothing."""
+
+    @abstractmethod
+    def write(self, name: int | str, values: Any, error: str, note: str) -> None:
+        """Write one sample; ``values`` is a prediction of :meth:`rows`, None where there is an ``error``."""
+
+    def rows(self, predictions: Tensor) -> Sequence[Any]:
+        """The predictions of a batch, one a sample."""
+        return list(predictions)
 
     def add(self, batch: Batch, predictions: Tensor, outcome: Outcome) -> None:
         """Write a batch; ``predictions`` are those of ``batch.inputs``, in their order."""
+        finite = iter(predictions.flatten(1).isfinite().all(1).tolist())
+        rows = iter(self.rows(predictions))
+        for place, name in enumerate(batch.names):
+            error, values = batch.errors.get(place, ""), None
+            if not error:
+                values = next(rows)
+                error = "" if next(finite) else "the model's output is not finite"
+            outcome.count(self.unit, name, error)
+            self.write(name, None if error else values, error, batch.notes.get(place, ""))
 
 
 @contextlib.contextmanager

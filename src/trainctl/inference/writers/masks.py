@@ -7,6 +7,7 @@ import csv
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy
 import torch
@@ -15,38 +16,72 @@ from torch import Tensor
 
 from trainctl.data.images.masks import write_mask
 from trainctl.errors import ConfigError
-from trainctl.inference.readers.base import Batch, Source
+from trainctl.inference.readers.base import Source
 from trainctl.inference.trained_run import Trained
-from trainctl.inference.writers.base import Outcome, storage_errors
+from trainctl.inference.writers.base import Writer, storage_errors
 
 TABLE = "predictions.csv"
 
 
-class Masks:
+class MaskRecords(Writer):
+    """Predicted masks as arrays: ``records`` has one for each image, with the values of training.
+
+    A mask has the size of its image where training stretched images to one size, else the one in training;
+    ``shares`` is each class's share of the pixels.
+    """
+
+    def __init__(self, source: Source, trained: Trained) -> None:
+        self.unit, self.classes = source.unit, trained.classes
+        values = trained.reading.get("values") or range(len(self.classes))
+        self.values = numpy.array(values, dtype=numpy.uint8)
+        stretched = trained.reading.get("resize") == "stretch"
+        self.size_of = getattr(source, "size_of", None) if stretched else None
+        self.records: list[dict[str, Any]] = []
+
+    def write(self, name: int | str, values: Any, error: str, note: str) -> None:
+        fields = (
+            {"error": error} if error else {"mask": self.mask(name, values), "shares": self.shares(values)}
+        )
+        self.records.append({self.unit: name, **fields})
+
+    def mask(self, name: int | str, probabilities: Tensor) -> Any:
+        """The mask of one image, (height, width) uint8."""
+        numbers = self.values[probabilities.argmax(0).numpy()]
+        if self.size_of is None:
+            return numbers
+        height, width = self.size_of(name)
+        resized = Image.fromarray(numbers).resize((width, height), Image.Resampling.NEAREST)
+        return numpy.array(resized)
+
+    def shares(self, probabilities: Tensor) -> dict[str, float]:
+        """Each class's share of the pixels, by its name."""
+        classes = probabilities.argmax(0)
+        counts = torch.bincount(classes.flatten(), minlength=len(self.classes)).tolist()
+        shares = (float(f"{count / classes.numel():.6g}") for count in counts)
+        return dict(zip(self.classes, shares, strict=True))
+
+
+class Masks(MaskRecords):
     """A folder of predicted masks; it appears under its name when it is complete.
 
-    A mask has the name of its image, or the row's number, and the values of the masks in training. Its size
-    is that of the image where training stretched images to one size, else the one in training. The table
-    ``predictions.csv`` names them, with each class's share of the pixels, and the reason for a missing one.
+    A mask has the name of its image, or the row's number. The table ``predictions.csv`` names them, with
+    each class's share of the pixels, and the reason for a missing one.
 
     Raises StorageError where it cannot be written.
     """
 
     def __init__(self, path: Path, source: Source, trained: Trained) -> None:
-        self.path, self.unit, self.classes = path, source.unit, trained.classes
+        super().__init__(source, trained)
+        self.path = path
         self.temporary = path.absolute().with_name(f".{path.absolute().name}.{os.getpid()}")
-        values = trained.reading.get("values") or range(len(self.classes))
-        self.values = numpy.array(values, dtype=numpy.uint8)
-        stretched = trained.reading.get("resize") == "stretch"
-        self.size_of = getattr(source, "size_of", None) if stretched else None
         self.written: set[str] = set()
 
     def __enter__(self) -> Masks:
         with storage_errors(self.path):
             self.temporary.mkdir()
             self.stream = (self.temporary / TABLE).open("w", encoding="utf-8", newline="")
-            self.rows = csv.writer(self.stream, lineterminator="\n")
-            self.rows.writerow([self.unit, "mask", *(f"share_{name}" for name in self.classes), "error"])
+            self.lines = csv.writer(self.stream, lineterminator="\n")
+            self.lines.writerow([self.unit, "mask", *(f"share_{name}" for name in self.classes), "error"])
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -63,31 +98,16 @@ class Masks:
                 self.stream.close()
             shutil.rmtree(self.temporary, ignore_errors=True)
 
-    def add(self, batch: Batch, predictions: Tensor, outcome: Outcome) -> None:
-        """Write the masks of a batch; ``predictions`` are those of ``batch.inputs``, in their order."""
-        rows = iter(predictions)
-        for place, name in enumerate(batch.names):
-            error, mask, shares = batch.errors.get(place, ""), "", [""] * len(self.classes)
-            if not error:
-                probabilities = next(rows)
-                if bool(probabilities.isfinite().all()):
-                    classes = probabilities.argmax(0)
-                    mask = self._write(name, classes)
-                    counts = torch.bincount(classes.flatten(), minlength=len(self.classes))
-                    shares = [f"{count / classes.numel():.6g}" for count in counts.tolist()]
-                else:
-                    error = "the model's output is not finite"
-            outcome.count(self.unit, name, error)
-            with storage_errors(self.path):
-                self.rows.writerow([name, mask, *shares, error])
+    def write(self, name: int | str, values: Any, error: str, note: str) -> None:
+        mask, shares = "", [""] * len(self.classes)
+        if not error:
+            mask = self._write(name, self.mask(name, values))
+            shares = [f"{share:.6g}" for share in self.shares(values).values()]
+        with storage_errors(self.path):
+            self.lines.writerow([name, mask, *shares, error])
 
-    def _write(self, name: int | str, classes: Tensor) -> str:
+    def _write(self, name: int | str, numbers: Any) -> str:
         """Write one mask; its path in the folder."""
-        numbers = self.values[classes.numpy()]
-        if self.size_of is not None:
-            height, width = self.size_of(str(name))
-            resized = Image.fromarray(numbers).resize((width, height), Image.Resampling.NEAREST)
-            numbers = numpy.array(resized)
         given = Path(f"{name:06d}" if isinstance(name, int) else name)
         mask = str(given.with_suffix(".png"))
         # Files of one name and different formats.

@@ -5,19 +5,18 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
-import math
 import os
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import pyarrow
 import torch
 from torch import Tensor
 
 from trainctl.errors import ConfigError
-from trainctl.inference.readers.base import Batch
+from trainctl.inference.readers.base import Batch, Source
 from trainctl.inference.trained_run import Trained
-from trainctl.inference.writers.base import Outcome, storage_errors
+from trainctl.inference.writers.base import Outcome, Writer, storage_errors
 from trainctl.runs import files
 
 SUFFIXES = (".csv", ".jsonl")
@@ -25,28 +24,55 @@ _LONGEST_HEADER = 1 << 20
 _UNITS = ["row"], ["file"]
 
 
-class Table:
+class Records(Writer):
+    """Predictions as plain values: ``records`` has one for each sample, of the content of a line of JSON."""
+
+    def __init__(self, source: Source, trained: Trained) -> None:
+        self.unit, self.task, self.classes = source.unit, trained.task, trained.classes
+        self.digits = trained.readout.digits
+        self.records: list[dict[str, Any]] = []
+
+    def rows(self, predictions: Tensor) -> list[list[float]]:
+        """The predictions with as many digits as tell an output of the model from every other."""
+        if predictions.dtype == torch.float32:
+            # The shortest decimals that are read back as the same float32.
+            texts = pyarrow.array(predictions.flatten().numpy()).cast(pyarrow.string())
+            values = texts.cast(pyarrow.float64()).to_numpy().reshape(predictions.shape)
+            rows: list[list[float]] = values.tolist()
+            return rows
+        return [[float(f"{value:.{self.digits}g}") for value in row] for row in predictions.tolist()]
+
+    def write(self, name: int | str, values: Any, error: str, note: str) -> None:
+        self.records.append(self.record(name, values, error, note))
+
+    def record(self, name: int | str, values: Any, error: str, note: str) -> dict[str, Any]:
+        """One sample: its row or file, what the task predicts or the error, and the note if there is one."""
+        fields = {"error": error} if error else self.task.fields(values, self.classes)
+        return {self.unit: name, **fields, **({"note": note} if note else {})}
+
+
+class Table(Records):
     """A file of predictions, one line a sample; it appears under its name when it is complete.
 
-    In a ``.csv`` the columns are the sample's row or file, those of the task, and ``error``, the reason for a
-    missing prediction. In a ``.jsonl`` a line is a JSON object of the same content.
+    In a ``.csv`` the columns are the sample's row or file, those of the task, ``note`` where the run has
+    categories, and ``error``, the reason for a missing prediction. In a ``.jsonl`` a line is a JSON object of
+    the same content.
 
     Raises StorageError where the file cannot be written.
     """
 
-    def __init__(self, path: Path, unit: str, trained: Trained) -> None:
-        self.path, self.unit, self.task, self.classes = path, unit, trained.task, trained.classes
-        self.digits = trained.readout.digits
+    def __init__(self, path: Path, source: Source, trained: Trained) -> None:
+        super().__init__(source, trained)
+        self.path, self.is_csv, self.has_notes = path, path.suffix.lower() == ".csv", source.has_notes
         self.columns = trained.task.columns(trained.classes, trained.output_size)
         self.temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        self.write = self._write_csv if path.suffix.lower() == ".csv" else self._write_json
 
     def __enter__(self) -> Table:
         with storage_errors(self.path):
             self.stream: TextIO = self.temporary.open("w", encoding="utf-8", newline="")
-        self.rows = csv.writer(self.stream, lineterminator="\n")
-        if self.write == self._write_csv:
-            self.rows.writerow([self.unit, *self.columns, "error"])
+        self.lines = csv.writer(self.stream, lineterminator="\n")
+        if self.is_csv:
+            self.lines.writerow([self.unit, *self.columns, *["note"] * self.has_notes, "error"])
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -63,40 +89,24 @@ class Table:
                 self.temporary.unlink(missing_ok=True)
 
     def add(self, batch: Batch, predictions: Tensor, outcome: Outcome) -> None:
-        if self.write == self._write_csv and not batch.errors and bool(predictions.isfinite().all()):
-            outcome.samples += len(batch.names)
-            named = zip(batch.names, _rounded(predictions, self.digits), strict=True)
-            with storage_errors(self.path):
-                self.rows.writerows([name, *self.task.cells(row, self.classes), ""] for name, row in named)
+        plain = self.is_csv and not batch.errors and not batch.notes
+        if not plain or not bool(predictions.isfinite().all()):
+            super().add(batch, predictions, outcome)
             return
-        rows = iter(_rounded(predictions, self.digits))
+        outcome.samples += len(batch.names)
+        rest = [""] * (1 + self.has_notes)
+        named = zip(batch.names, self.rows(predictions), strict=True)
         with storage_errors(self.path):
-            for place, name in enumerate(batch.names):
-                error = batch.errors.get(place, "")
-                values = [] if error else next(rows)
-                if not all(map(math.isfinite, values)):
-                    error = "the model's output is not finite"
-                outcome.count(self.unit, name, error)
-                self.write(name, values, error)
+            self.lines.writerows([name, *self.task.cells(row, self.classes), *rest] for name, row in named)
 
-    def _write_csv(self, name: int | str, prediction: list[float], error: str) -> None:
-        cells = [""] * len(self.columns) if error else self.task.cells(prediction, self.classes)
-        self.rows.writerow([name, *cells, error])
-
-    def _write_json(self, name: int | str, prediction: list[float], error: str) -> None:
-        fields = {"error": error} if error else self.task.fields(prediction, self.classes)
-        self.stream.write(json.dumps({self.unit: name, **fields}, ensure_ascii=False) + "\n")
-
-
-def _rounded(predictions: Tensor, digits: int) -> list[list[float]]:
-    """The predictions with as many digits as tell an output of the model from every other."""
-    if predictions.dtype == torch.float32:
-        # The shortest decimals that are read back as the same float32.
-        texts = pyarrow.array(predictions.flatten().numpy()).cast(pyarrow.string())
-        values = texts.cast(pyarrow.float64()).to_numpy().reshape(predictions.shape)
-        rows: list[list[float]] = values.tolist()
-        return rows
-    return [[float(f"{value:.{digits}g}") for value in row] for row in predictions.tolist()]
+    def write(self, name: int | str, values: Any, error: str, note: str) -> None:
+        with storage_errors(self.path):
+            if self.is_csv:
+                cells = [""] * len(self.columns) if error else self.task.cells(values, self.classes)
+                self.lines.writerow([name, *cells, *[note] * self.has_notes, error])
+            else:
+                record = self.record(name, values, error, note)
+                self.stream.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
 def check_file(output: Path, *, replace: bool = False) -> None:
