@@ -3,7 +3,8 @@
     python docs/pages.py FOLDER
 
 The README is the first page, each config group has one with arguments, types, defaults and files, `api.md`
-lists the public names, and source files that a page links to are shown. Links of the repository become links
+lists the public names, `examples.md` shows pages that the program makes of runs, trained for it, and
+source files that a page links to are shown. Links of the repository become links
 of the site, so that the strict build finds a wrong one. Any generator can build the folder; mkdocs.yml is for
 MkDocs.
 """
@@ -14,8 +15,11 @@ import importlib
 import inspect
 import os
 import re
+import shlex
 import shutil
+import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -34,6 +38,16 @@ _PLACES = {
 }
 _PUBLIC = ("trainctl", "trainctl.registry", "trainctl.data", "trainctl.components.tasks")
 _TRACKER = "trainctl.components.trackers._base.Tracker"
+# The file that the last command writes, what it is, and the page about it.
+_EXAMPLES = {
+    "compare.html": (
+        "Settings compared",
+        "comparing.md",
+        "trainctl -m optim=sgd lr=3e-1,1e-1,3e-2 seed=1,2,3 epochs=5 threads=1 hydra.sweep.dir=sweep",
+        "trainctl compare sweep --html compare.html",
+    ),
+    "trace.html": ("A step explained", "rungs.md", "trainctl trace model=cnn --html trace.html"),
+}
 
 
 def write(folder: Path) -> None:
@@ -46,13 +60,14 @@ def write(folder: Path) -> None:
     for file in (ROOT / "docs").glob("*.*"):
         if file.suffix not in (".md", ".py"):
             shutil.copy(file, folder)
+    write_examples(folder / "examples")
 
 
 def site() -> dict[str, str]:
     """Every page of the site by its name."""
     found = {f"docs/{path.name}": path.name for path in (ROOT / "docs").glob("*.md")} | _PLACES
     written = {page: ((ROOT / home).read_text(encoding="utf-8"), home) for home, page in found.items()}
-    made = {**dict(group_pages()), "api.md": api_page()}
+    made = {**dict(group_pages()), "api.md": api_page(), "examples.md": examples_page()}
     # A made page has its links as if it lay in docs/.
     written |= {page: (text, f"docs/{page}") for page, text in made.items()}
     sources = {each for text, home in written.values() for each in linked_sources(text, home)}
@@ -178,6 +193,31 @@ def anchor(name: str) -> str:
 def cell(text: str) -> str:
     """Text in a cell of a table."""
     return " ".join(text.split()).replace("|", "\\|")
+
+
+# ------------------------------------------------------------------- examples
+
+
+def examples_page() -> str:
+    """The commands of the examples, and what they write in frames."""
+    sections = "".join(
+        f"## {title}\n\n```text\n" + "\n".join(commands) + "\n```\n\n"
+        f'<iframe src="examples/{name}" title="{title}" loading="lazy" style="width: 100%; height: 40em;'
+        f' border: 1px solid #8888"></iframe>\n\n[This page alone](examples/{name}) · [about it]({about})\n\n'
+        for name, (title, about, *commands) in _EXAMPLES.items()
+    )
+    return f"# Examples\n\nPages of real runs, made with this site.\n\n{sections}"
+
+
+def write_examples(folder: Path) -> None:
+    """Run the commands of the examples, and keep the pages that they write."""
+    folder.mkdir()
+    for name, (_, _, *commands) in _EXAMPLES.items():
+        with tempfile.TemporaryDirectory() as runs:
+            for command in commands:
+                words = [sys.executable, "-m", *shlex.split(command)]
+                subprocess.run(words, cwd=runs, stdout=subprocess.DEVNULL, check=True)
+            shutil.copy(Path(runs, name), folder)
 
 
 # ------------------------------------------------------------------- API

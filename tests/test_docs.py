@@ -239,11 +239,14 @@ def test_the_site_has_a_page_for_every_page_group_and_link(tmp_path: Path) -> No
     named = set(re.findall(r"'([\w/]+\.md)'", str(listed)))
     assert named <= pages.keys()
     assert {page for page in pages if "/" not in page} <= named
-    # Outside code every link leads to a page, a picture or another site.
+    # Outside code every link leads to a page, a picture, an example or another site.
+    examples = {f"examples/{name}" for name in program["_EXAMPLES"]}
     for page, text in pages.items():
         for target in re.findall(r"\]\(([^)#:\s]+)(?:#[^)\s]*)?\)", re.sub(r"(?s)```.*?```", "", text)):
             name = posixpath.normpath(posixpath.join(posixpath.dirname(page), target))
-            assert name in pages or (REPOSITORY / "docs" / name).is_file(), f"{page} links to {target}"
+            assert name in pages or name in examples or (REPOSITORY / "docs" / name).is_file(), (
+                f"{page} links to {target}"
+            )
 
 
 @pytest.mark.slow

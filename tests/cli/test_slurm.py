@@ -1,4 +1,4 @@
-"""The sbatch file of docs/slurm.md on a real SLURM of one node: out of time, pre-empted, cancelled."""
+"""Jobs on a real SLURM of one node, out of time, pre-empted, cancelled: docs/slurm.md's, and a sweep's."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+from tests.helpers.program import SLOW_PLUGIN, start, wait_for
 from tests.helpers.program import run as program
-from tests.helpers.program import wait_for
 from tests.helpers.runs import metrics, record
+from trainctl.sweep.ledger import Ledger, Row
 
 DAEMONS = ("munged", "slurmctld", "slurmd")
 pytestmark = [
@@ -60,7 +62,7 @@ def _free_port() -> int:
 
 
 @pytest.fixture
-def slurm(tmp_path: Path) -> Iterator[Callable[..., str]]:
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., str]]:
     """A SLURM of this machine; calls one of its commands and returns what it prints."""
     folder, host = tmp_path / "slurm", socket.gethostname().partition(".")[0]
     for each in ("state", "spool"):
@@ -70,7 +72,7 @@ def slurm(tmp_path: Path) -> Iterator[Callable[..., str]]:
     key.chmod(0o600)
     text = CONFIG.format(host=host, folder=folder, ports=(_free_port(), _free_port()), cpus=os.cpu_count())
     (folder / "slurm.conf").write_text(text)
-    environment = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf")}
+    monkeypatch.setenv("SLURM_CONF", str(folder / "slurm.conf"))
     munge = [
         f"--{name}={folder}/munge.{name.partition('-')[0]}" for name in ("socket", "pid-file", "log-file")
     ]
@@ -82,13 +84,13 @@ def slurm(tmp_path: Path) -> Iterator[Callable[..., str]]:
     )
 
     def call(*words: str) -> str:
-        done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
         return done.stdout
 
     with ExitStack() as running:
         for words in daemons:
             log = running.enter_context((folder / f"{words[0]}.out").open("wb"))
-            daemon = subprocess.Popen(words, env=environment, stdout=log, stderr=log)
+            daemon = subprocess.Popen(words, stdout=log, stderr=log)
             running.callback(daemon.wait, 30)
             running.callback(daemon.terminate)
             wait_for((folder / "munge.socket").exists, 10)
@@ -160,3 +162,42 @@ def test_tasks_of_srun_train_one_model(slurm: Callable[..., str], tmp_path: Path
     )
     assert done.returncode == 0, done.stderr
     assert [line["step"] for line in metrics(run) if "lr" in line] == list(range(1, steps[-1] + 10))
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(find_spec("submitit") is None, reason="needs Hydra's submitit launcher")
+def test_a_job_of_a_sweep_is_queued_again_and_goes_on(slurm: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(SLOW_PLUGIN)
+    # Within ten minutes of the limit submitit counts each stop as one of time.
+    queue = ("partition=low", "timeout_min=9", "cpus_per_task=1", "max_num_timeout=2")
+    launcher = ("hydra/launcher=submitit_slurm", *(f"hydra.launcher.{each}" for each in queue))
+    words = ("plugins=[./slow.py]", "optim=sgd", "seed=1", "epochs=80", "batch_size=320", "threads=1")
+    sweep = start("-m", *words, "display.mode=none", "hydra.sweep.dir=s", *launcher, cwd=tmp_path)
+    wait_for((tmp_path / "s/jobs.jsonl").exists, 60)
+    ledger = Ledger(tmp_path / "s")
+    (job,) = ledger.jobs()
+
+    def row() -> Row:
+        return ledger.stored(job)
+
+    def stopped(after: int, *how: str) -> int:
+        """The step at which the job, once it is past a step, is stopped; it is queued again."""
+        wait_for(
+            lambda: sweep.poll() is not None or (row().state == "running" and (row().step or 0) > after), 120
+        )
+        slurm(*how)
+        wait_for(lambda: row().state == "interrupted", 60)
+        wait_for(lambda: "PENDING" in slurm("scontrol", "show", "job", number), 60)
+        slurm("scontrol", "update", f"JobId={number}", "StartTime=now")
+        return row().step or 0
+
+    wait_for(lambda: slurm("squeue", "--noheader"), 60)
+    number = slurm("squeue", "--noheader", "--format=%i").strip()
+    first = stopped(20, "scancel", "--signal=USR2", number)  # as when its time is nearly up
+    high = ("sbatch", "--partition=high", f"--ntasks={os.cpu_count()}", "--wrap=true")
+    second = stopped(first, *high)  # pre-empts
+    out, err = sweep.communicate(timeout=240)
+    assert sweep.returncode == 0, out + err
+    assert (row().state, row().attempts) == ("done", 3)
+    assert record(tmp_path / "s/0")["resumed"]["step"] == second > first > 20
+    assert [line["step"] for line in metrics(tmp_path / "s/0") if "lr" in line] == list(range(1, 321))

@@ -11,6 +11,15 @@ from pathlib import Path
 
 PROGRAM = Path(sys.executable).with_name("trainctl")
 
+SLOW_PLUGIN = """\
+import time
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+print("imported")
+register_optimizer_step_pre_hook(lambda *given: time.sleep(0.02))
+"""
+"""Steps that mostly wait: a run of some hundred can be stopped, however fast or busy the machine is."""
+
 
 def start(*words: str, cwd: Path, own_group: bool = False, **environment: str) -> subprocess.Popen[str]:
     """Start the program in ``cwd``, output captured; ``own_group`` gives it a process group."""

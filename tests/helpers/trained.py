@@ -6,6 +6,7 @@ import csv
 import json
 import random
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from trainctl.inference.predict import Predictor
 from trainctl.inference.trained_run import load_run
 
 QUICK = ("threads=1", "display.mode=none")
+# Formats of programs that can be exported here: onnxruntime is not to be had for every Python.
+PROGRAMS = ("torch", "onnx") if find_spec("onnxruntime") else ("torch",)
 COLOURS = ("red", "green", "blue")
 
 

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from tests.helpers.runs import everything
-from tests.helpers.trained import PLUGIN, QUICK, reference, train_on_tokens, train_two
+from tests.helpers.trained import PLUGIN, PROGRAMS, QUICK, reference, train_on_tokens, train_two
 from trainctl import load
 from trainctl.components.datasets.digits import digits
 from trainctl.data.tables.transform import TableTransform
@@ -51,7 +51,7 @@ def consumed(path: str, raw: Tensor) -> Tensor:
 # ------------------------------------------------------------------ what is written
 
 
-@pytest.mark.parametrize("kind", ["torch", "onnx"])
+@pytest.mark.parametrize("kind", PROGRAMS)
 @pytest.mark.slow
 def test_a_program_takes_raw_images_in_batches_of_any_size(trainctl, folder: Path, kind: str) -> None:
     before = everything(folder / "images")
@@ -75,7 +75,7 @@ def test_a_program_takes_raw_images_in_batches_of_any_size(trainctl, folder: Pat
 
 
 @pytest.mark.quick(1)
-@pytest.mark.parametrize("kind", ["torch", "onnx"])
+@pytest.mark.parametrize("kind", PROGRAMS)
 def test_a_program_takes_raw_rows_with_codes_and_missing_values(trainctl, folder: Path, kind: str) -> None:
     path = f"model{SUFFIX[kind]}"
     assert trainctl("export", "table", "--format", kind, "--output", path).code == 0
@@ -121,7 +121,7 @@ def test_the_data_need_not_be_there(trainctl, folder: Path, trained: Path) -> No
     assert "on 64 random samples (dataset=csv: /nowhere/table.csv not found" in outcome.out
 
 
-@pytest.mark.parametrize("kind", ["safetensors", "torch", "onnx"])
+@pytest.mark.parametrize("kind", ["safetensors", *PROGRAMS])
 @pytest.mark.slow
 def test_a_model_of_token_numbers(trainctl, tmp_path: Path, kind: str) -> None:
     ids = train_on_tokens(trainctl, tmp_path)
@@ -171,6 +171,7 @@ def test_an_export_that_drops_the_preprocessing_is_found(
     assert outcome.code == 1
     assert "the exported file's predictions differ from the run's by up to" in outcome.err
     assert not (folder / "images.pt2").exists()
+    pytest.importorskip("onnxruntime")
     (folder / "images.onnx").write_bytes(b"before")
     assert trainctl("export", "images", "--format", "onnx", "--force").code == 1
     assert (folder / "images.onnx").read_bytes() == b"before"
@@ -219,7 +220,7 @@ def test_a_model_that_cannot_be_followed_is_refused_with_the_reason(trainctl, fo
     (folder / "own.py").write_text(PLUGIN + OWN_MODEL)
     words = ("plugins=[./own.py]", "dataset.name=own", "model.name=branching", "epochs=1", "batch_size=30")
     assert trainctl(*words, *QUICK, "hydra.run.dir=run").code == 0
-    for kind in ("torch", "onnx"):
+    for kind in PROGRAMS:
         outcome = trainctl("export", "run", "--format", kind)
         assert outcome.code == 2, outcome.err
         assert f"--format {kind}: model=branching cannot be exported" in outcome.err
@@ -231,7 +232,7 @@ def test_a_model_that_cannot_be_followed_is_refused_with_the_reason(trainctl, fo
 
 def test_a_model_in_plain_python_is_refused(trainctl, folder: Path) -> None:
     assert trainctl("model=scratch_mlp", "epochs=1", *QUICK, "hydra.run.dir=run").code == 0
-    for kind in ("torch", "onnx"):
+    for kind in PROGRAMS:
         outcome = trainctl("export", "run", "--format", kind)
         assert outcome.code == 2
         assert "model=scratch_mlp is plain Python, which torch cannot trace" in outcome.err

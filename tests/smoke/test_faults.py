@@ -200,7 +200,7 @@ def test_a_program_without_its_preprocessing_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: str
 ) -> None:
     if phase == "export onnx":
-        pytest.importorskip("onnx")
+        pytest.importorskip("onnxruntime")
 
     def without(self, inputs):
         return self.predict(self.model(inputs.float()))

@@ -16,20 +16,20 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.program import run, start, wait_for
+from tests.helpers.program import SLOW_PLUGIN, run, start, wait_for
 from tests.helpers.runs import metrics, record, saved, weights
 from trainctl.sweep.ledger import Ledger, Row
 
 RAY = Path(sys.executable).with_name("ray")
 ON_RAY = ("hydra/launcher=ray", "hydra.sweep.dir=s")
 FAST = ("threads=1", "display.mode=plain")
-LONG = ("epochs=400", "batch_size=320", "threads=1", "checkpoint.every_steps=50", "display.mode=plain")
+LONG = ("epochs=80", "batch_size=320", "threads=1", "checkpoint.every_steps=10", "display.mode=plain")
 
 Start = Callable[..., subprocess.Popen[bytes]]
 pytestmark = [
     pytest.mark.cluster,
     pytest.mark.slow,
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(600),
     pytest.mark.skipif(find_spec("ray") is None, reason="needs ray"),
     pytest.mark.skipif(
         shutil.which("unshare") is None or os.geteuid() != 0, reason="needs unshare, and to be root"
@@ -91,6 +91,15 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
                 process.wait()
 
 
+@pytest.fixture
+def slow(tmp_path: Path) -> Iterator[Path]:
+    """A plugin that makes steps slow, where every node sees it."""
+    path = tmp_path.with_name(f"{tmp_path.name}.py")
+    path.write_text(SLOW_PLUGIN)
+    yield path
+    path.unlink()
+
+
 def rows(sweep: Path) -> list[Row]:
     ledger = Ledger(sweep)
     return [ledger.stored(job) for job in ledger.jobs()]
@@ -120,54 +129,52 @@ def test_two_nodes_reach_what_this_machine_does_and_a_failure_is_a_row(
 
 @pytest.mark.parametrize("private", [False, True], ids=["shared folder", "private folders"])
 def test_the_jobs_of_a_node_that_dies_are_done_by_the_others(
-    cluster: Start, tmp_path: Path, private: bool
+    cluster: Start, slow: Path, tmp_path: Path, private: bool
 ) -> None:
     first = cluster("node-1", private)
     cluster("node-2", private)
-    words = ("-m", "optim=sgd", "lr=1e-3,1e-2", "seed=1,2,3,4", *LONG)
+    words = ("-m", "optim=sgd", "lr=1e-3,1e-2", "seed=1,2", f"plugins=[{slow}]", *LONG)
     process = start(*words, *ON_RAY, cwd=tmp_path)
 
     def lost() -> list[int]:
         found = enumerate(rows(tmp_path / "s")) if (tmp_path / "s/jobs.jsonl").exists() else ()
         return [
-            n for n, row in found if (row.state, row.host) == ("running", "node-1") and (row.step or 0) > 100
+            n for n, row in found if (row.state, row.host) == ("running", "node-1") and (row.step or 0) > 20
         ]
 
-    wait_for(lost, 120)
+    wait_for(lost, 240)
     (number,) = lost()
     first.kill()
     before = saved(tmp_path / f"s/{number}") if not private else []
     out, err = process.communicate(timeout=200)
     assert process.returncode == 0, out + err
-    assert [row.state for row in rows(tmp_path / "s")] == ["done"] * 8
-    assert [row.attempts for row in rows(tmp_path / "s")] == [1 + (n == number) for n in range(8)]
+    assert [row.state for row in rows(tmp_path / "s")] == ["done"] * 4
+    assert [row.attempts for row in rows(tmp_path / "s")] == [1 + (n == number) for n in range(4)]
     how = "start again, because it shares no folder" if private else "go on from their newest checkpoints"
     assert f"lost a worker on node node-1: job {number} {how}" in out
     resumed = record(tmp_path / f"s/{number}").get("resumed")
     assert resumed is None if private else resumed["step"] >= max(before) > 0
     assert len(list((tmp_path / "s").glob(".incoming*"))) == 0
     assert run(*words, "hydra.sweep.dir=here", cwd=tmp_path).returncode == 0
-    for each in range(8):
+    for each in range(4):
         assert metrics(tmp_path / f"s/{each}") == metrics(tmp_path / f"here/{each}")
         assert weights(tmp_path / f"s/{each}") == weights(tmp_path / f"here/{each}")
 
 
 @pytest.mark.parametrize("private", [False, True], ids=["shared folder", "private folders"])
 def test_interrupted_jobs_are_saved_and_resumed_on_other_nodes(
-    cluster: Start, tmp_path: Path, private: bool
+    cluster: Start, slow: Path, tmp_path: Path, private: bool
 ) -> None:
     """With a plugin, which nodes may import because the sweep may."""
     first = cluster("node-1", private)
-    plugin = tmp_path.with_name(f"{tmp_path.name}.py")  # what jobs read must be there on every node
-    plugin.write_text("print('imported')\n")
-    words = ("-m", "optim=sgd", "seed=1,2,3", f"plugins=[{plugin}]", *LONG)
+    words = ("-m", "optim=sgd", "seed=1,2,3", f"plugins=[{slow}]", *LONG)
     process = start(*words, *ON_RAY, cwd=tmp_path)
 
     def running() -> bool:
         there = (tmp_path / "s/jobs.jsonl").exists()
-        return there and any(row.state == "running" and (row.step or 0) > 100 for row in rows(tmp_path / "s"))
+        return there and any(row.state == "running" and (row.step or 0) > 20 for row in rows(tmp_path / "s"))
 
-    wait_for(running, 120)
+    wait_for(running, 240)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, out + err
@@ -188,15 +195,15 @@ def test_interrupted_jobs_are_saved_and_resumed_on_other_nodes(
     assert "imported" in (tmp_path / "s/worker-0.log").read_text()
 
 
-def test_jobs_are_saved_when_the_sweep_itself_is_killed(cluster: Start, tmp_path: Path) -> None:
+def test_jobs_are_saved_when_the_sweep_itself_is_killed(cluster: Start, slow: Path, tmp_path: Path) -> None:
     cluster("node-1")
-    process = start("-m", "optim=sgd", "seed=1,2", *LONG, *ON_RAY, cwd=tmp_path)
+    process = start("-m", "optim=sgd", "seed=1,2", f"plugins=[{slow}]", *LONG, *ON_RAY, cwd=tmp_path)
 
     def running() -> bool:
         there = (tmp_path / "s/jobs.jsonl").exists()
         return there and (rows(tmp_path / "s")[0].step or 0) > 20
 
-    wait_for(running, 120)
+    wait_for(running, 240)
     process.kill()
     process.communicate(timeout=30)
     wait_for(lambda: rows(tmp_path / "s")[0].state == "interrupted", 60)

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 from omegaconf import OmegaConf
-from omegaconf._utils import get_yaml_loader
+from omegaconf.basecontainer import get_yaml_loader  # type: ignore[attr-defined] # its home moves in 2.4
 from omegaconf.errors import OmegaConfBaseException
 
 from trainctl.config.safety import refuse_unsafe

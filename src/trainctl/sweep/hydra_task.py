@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
+import os
+import signal
+import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +19,11 @@ from trainctl.errors import TrainctlError
 from trainctl.sweep.job import run_jobs
 from trainctl.sweep.ledger import Ledger
 from trainctl.sweep.reporter import Reporter
-from trainctl.training.interrupts import Stopped
+from trainctl.training.interrupts import TERMINATING, Stopped
 from trainctl.training.request import Draw
 
 log = logging.getLogger("trainctl")
+_HANDLER = "checkpoint_and_try_requeue"  # submitit's
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,7 @@ class HydraTask:
         except Stopped:
             if self.reporter is not None:
                 raise
+            queue_again()
             # Its machine stopped this job only, and launchers take no BaseException for an answer.
             return {"number": job.number, "state": "interrupted"}
         row = ledger.stored(job)
@@ -64,6 +71,26 @@ class HydraTask:
             else:
                 self.reporter.error(TrainctlError(reason))
         return {"number": job.number, "state": row.state}
+
+
+def queue_again() -> None:
+    """Put a job that SLURM stopped back into its queue: submitit's handler of a signal does, and exits.
+
+    It refuses once a job has run out of time ``hydra.launcher.max_num_timeout`` times; SLURM refuses one
+    that was cancelled.
+    """
+    if os.environ.get("SUBMITIT_EXECUTOR") != "slurm":
+        return
+    ours = [each for each in TERMINATING if getattr(signal.getsignal(each), "__name__", "") == _HANDLER]
+    for number, pause in itertools.product(ours, (0, 3, 10)):
+        time.sleep(pause)
+        try:
+            signal.raise_signal(number)
+        except subprocess.SubprocessError as error:  # SLURM's controller does not always answer at once
+            log.error("the job is not queued again: %s", error)
+        except Exception as error:
+            log.error("the job is not queued again: %s", error)
+            return
 
 
 def failed_since(ledger: Ledger, began: str) -> bool:

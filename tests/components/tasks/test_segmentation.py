@@ -18,6 +18,7 @@ from torch.nn.functional import cross_entropy
 from tests.helpers.ranks import warm_ranks as warm_ranks
 from tests.helpers.runs import killed_after, same_end
 from tests.helpers.scenes import numbers, write_scenes
+from tests.helpers.trained import PROGRAMS
 from trainctl import load
 from trainctl.config.composer import Composer
 from trainctl.errors import ConfigError
@@ -280,7 +281,7 @@ def test_devices_accumulation_and_a_fused_sweep_give_the_same_values(trainctl: C
 def test_exports_give_probabilities_of_each_pixel(model: Any, trainctl: Callable[..., Any]) -> None:
     words = ("dataset=shapes", "dataset.samples=24", "dataset.test_samples=8", "dataset.size=20", *model)
     assert trainctl(*words, *QUICK, "epochs=1", "name=run").code == 0
-    for kind in ("torch", "onnx", "safetensors"):
+    for kind in (*PROGRAMS, "safetensors"):
         outcome = trainctl("export", "run", "--format", kind)
         assert outcome.code == 0, outcome.err
         assert "(N, 4, 20, 20) float32" in outcome.out

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from tests.helpers.ranks import warm_ranks as warm_ranks
+from tests.helpers.trained import PROGRAMS
 from trainctl.config.composer import Composer
 from trainctl.config.overrides import to_hydra
 from trainctl.errors import ConfigError
@@ -236,7 +237,7 @@ def test_two_devices_a_sweep_and_exports(words: tuple[str, ...], trainctl: Calla
     one, two = (json.loads(trainctl("eval", name, "--json").out)["values"] for name in ("one", "two"))
     assert two == pytest.approx(one, rel=1e-4)
     assert trainctl("-m", *words, *QUICK, "epochs=3", "seed=0,1").code == 0
-    for kind in ("torch", "onnx", "safetensors"):
+    for kind in (*PROGRAMS, "safetensors"):
         outcome = trainctl("export", "one", "--format", kind)
         assert outcome.code == 0, outcome.err
 
