@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -181,13 +182,18 @@ _GRADIENTS = {
 
 
 def gradient_error(error: BaseException) -> TrainctlError | None:
-    """torch's refusal to compute gradients as the error a user reads (exit 2); None for any other."""
+    """torch's refusal to compute gradients as the error a user reads (exit 2), or None."""
     found = [told for said, told in _GRADIENTS.items() if said in str(error)]
     return ConfigError(*found[0]) if isinstance(error, RuntimeError) and found else None
 
 
 def memory_error(error: BaseException) -> ConfigError | None:
-    """torch's OutOfMemoryError of a device as the error a user reads (exit 2); None for any other."""
+    """A lack of memory, of a device or of the machine: the error a user reads (exit 2), or None."""
+    asked = re.search(r"DefaultCPUAllocator: .*tried to allocate (\d+) bytes", str(error))
+    if asked or isinstance(error, MemoryError):
+        amount = f": {int(asked[1]) / 1e6:,.0f} MB more are needed" if asked else ""
+        remedy = "see ulimit -v, or use a machine with more; train.micro_batch=N computes batches in pieces"
+        return ConfigError(f"there is not enough memory{amount}", remedy)
     if type(error).__name__ != "OutOfMemoryError":
         return None
     reason = ". ".join(str(error).partition("\n")[0].split(". ")[:2])
@@ -199,13 +205,13 @@ def memory_error(error: BaseException) -> ConfigError | None:
 
 
 def torch_error(error: BaseException) -> TrainctlError | None:
-    """What torch says of a device's memory, of a missing gradient or of a kernel, as the error a user reads;
+    """What torch says of memory, of a missing gradient or of a kernel, as the error a user reads;
     None for any other error."""
     return memory_error(error) or gradient_error(error) or assertion_error(error)
 
 
 def assertion_error(error: BaseException) -> ConfigError | None:
-    """A failed assertion of a kernel as the error a user reads (exit 2); None for any other."""
+    """A failed assertion of a kernel as the error a user reads (exit 2), or None."""
     if "device-side assert" not in str(error):
         return None
     return ConfigError(

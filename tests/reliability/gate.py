@@ -159,6 +159,10 @@ _KINDS = (
     _Kind("killed between best and its pointer", _killed_with_a_best, 3),
     _Kind("ranks killed or stopped", lambda bench: ranks.killed(bench.root / "ranks", _RANKS_KILLED)),
     _Kind(
+        "ranks killed or stopped, three devices",
+        lambda bench: ranks.killed(bench.root / "three", _RANKS_KILLED, *ranks.THREE),
+    ),
+    _Kind(
         "ranks of a cut model killed or stopped",
         lambda bench: ranks.killed(bench.root / "cut", _RANKS_KILLED, *ranks.CUT),
     ),

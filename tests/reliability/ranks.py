@@ -34,6 +34,7 @@ _WORDS = [
 _LASTS, _LEFT = 1.5, 10.0
 _PIDS = Path("ranks.txt")
 _NUMBERS = "numbers.json"
+THREE = ("devices=3",)
 CUT = ("strategy=fsdp", "strategy.min_parameters=1")
 """Words of a run whose model is cut among its processes."""
 
@@ -53,7 +54,7 @@ def killed(root: Path, times: int, *words: str) -> list[Trial]:
     reference.mkdir(parents=True)
     ended = spawn(partial(_train, note_modules, *words), reference)
     if ended.code:
-        return [Trial("a run of two devices left in peace", lambda folder: str(ended))]
+        return [Trial("a run of several devices left in peace", lambda folder: str(ended))]
     warm(reference)
     return [
         Trial(f"ranks killed, {number}", partial(_once, reference, number, words)) for number in range(times)
@@ -105,7 +106,8 @@ def bites(root: Path) -> list[Trial]:
 def _train(afterwards: Callable[[], None], *words: str) -> int:
     launch.Process = _Noted  # type: ignore[misc, assignment]
     # Dropout shows whether each rank goes on with its own random numbers.
-    code = main([*_WORDS, "model.dropout=0.2", "devices=2", *words])
+    several = () if set(THREE) <= set(words) else ("devices=2",)
+    code = main([*_WORDS, "model.dropout=0.2", *several, *words])
     afterwards()
     return code
 
@@ -118,8 +120,8 @@ def _resume(patch: Patch, devices: int, *words: str) -> int:
 
 def _once(reference: Path, seed: int, words: Sequence[str], folder: Path) -> str | None:
     draw = random.Random(seed)
-    whom, after = draw.choice(["rank 0", "rank 1", "all", "stopped"]), draw.uniform(0.0, _LASTS)
-    devices = draw.choice([1, 2, 2, 3])
+    whom, after = draw.choice(["rank 0", "others", "all", "stopped"]), draw.uniform(0.0, _LASTS)
+    devices = draw.choice([1, 2, 2, 3, 3])
     ended = spawn(partial(_with_a_killer, words, whom, after), folder, timeout=60)
     if ended.timed_out:
         return f"{whom}: {ended}"
@@ -130,14 +132,15 @@ def _goes_on(reference: Path, folder: Path, words: Sequence[str], devices: int, 
     """Why the run does not go on as the reference did; None where it does."""
     if left := _left(folder):
         return f"{what}: processes {left} are left"
+    trained = 3 if set(THREE) <= set(words) else 2
     again = spawn(partial(_resume, nothing, devices), folder, timeout=60)
     if again.code in (2, 4):  # killed before there was anything to go on from
         shutil.rmtree(folder / "outputs", ignore_errors=True)
         again = spawn(partial(_train, nothing, *words), folder, timeout=60)
-        devices = 2
+        devices = trained
     if again.code:
         return f"{what}, then devices={devices}: {again}"
-    return _difference(reference / RUN, folder / RUN, exact=devices == 2)
+    return _difference(reference / RUN, folder / RUN, exact=devices == trained)
 
 
 def _on_a_disk(rank: int, number: int | None, words: Sequence[str]) -> int:

@@ -36,13 +36,14 @@ def test_jobs_that_differ_in_numbers_only_are_one_shape() -> None:
         key("optim=sgd"),
         key("threads=1"),
         key("guard=full"),
+        key("devices=2"),
         key("dataset.val=0.5"),
         key("++optim.amsgrad=true"),
         # Whether milestones can be served depends on them.
         key("scheduler=multi_step", "++scheduler.milestones=[10,15]"),
         key("scheduler=multi_step", "++scheduler.milestones=[15,10]"),
     ]
-    assert len({same, *others}) == 10
+    assert len({same, *others}) == 11
 
 
 @pytest.mark.slow
@@ -107,6 +108,13 @@ def test_steps_are_timed_after_the_first_ones(monkeypatch: pytest.MonkeyPatch) -
     timing = Timing(torch.device("cpu"))
     fit(make_run(total_steps=35, hooks=[Slow(), timing]))
     assert 0.001 < timing.step_seconds < 0.03
+
+
+@pytest.mark.slow
+def test_each_device_needs_memory(trainctl) -> None:
+    one, two = (plan(f"devices={number}").memory for number in (1, 2))
+    assert two == pytest.approx(2 * one, rel=0.3)
+    assert "devices: steps are timed on one" in trainctl("plan", "devices=2", "threads=1").out
 
 
 @pytest.mark.slow

@@ -22,6 +22,13 @@ _ASSERTED = (
             "enough memory",
         ),
         (MemoryError(), "enough memory"),
+        (
+            RuntimeError(
+                "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8000000"
+                " bytes. Error code 12"
+            ),
+            "enough memory: 8 MB more",
+        ),
     ],
 )
 def test_what_a_device_says_is_no_internal_error(error: Exception, said: str) -> None:

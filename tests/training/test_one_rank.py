@@ -45,6 +45,7 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
         ("strategy=ddp", "train.precision=bf16"),
         ("strategy=fsdp", "strategy.min_parameters=1", "optim=adam"),
         ("strategy=fsdp", "strategy.min_parameters=1", "train.clip_norm=0.1", "train.ema=0.9"),
+        ("strategy=fsdp", "strategy.min_parameters=1", "strategy.offload=true", "train.clip_norm=0.1"),
     ],
     ids=" ".join,
 )

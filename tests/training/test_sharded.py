@@ -45,6 +45,7 @@ PLATEAU = ("scheduler=reduce_on_plateau", "scheduler.patience=0", "train.patienc
         ),
         (("optim=adam",), 2),
         (("strategy.wrap=[]", "optim=rmsprop"), 2),
+        (("strategy.offload=true", "train.clip_norm=0.1", "train.ema=0.9"), 2),
         (("strategy.wrap=[layers.0,layers.4]", "optim=radam"), 2),
         (("train.accumulate=3", "loss.class_weights=balanced"), 2),
         (("loss.class_weights=balanced", "dataset.limit=191"), 3),

@@ -5,7 +5,10 @@ from __future__ import annotations
 import sys
 
 from trainctl.cli.main import answered
+from trainctl.distributed.launch import LEFT_ALONE
+from trainctl.errors import RankError
 from trainctl.training.startup import importing
+from trainctl.ui.errors import show_error
 
 
 def follow() -> int:
@@ -13,7 +16,11 @@ def follow() -> int:
     with importing():
         from trainctl.training.together import follow_parent
 
-    follow_parent()
+    try:
+        follow_parent()
+    except RankError as error:
+        show_error(error)
+        return LEFT_ALONE
     return 0
 
 

@@ -104,6 +104,7 @@ class Fsdp(_Settings):
     wrap: Literal["auto"] | list[str] = "auto"
     min_parameters: Count = 100_000
     precision: Literal["fp32", "bf16"] = "fp32"
+    offload: bool = False
     timeout: Positive = 600.0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import platform
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -139,27 +140,29 @@ class Group:
             _order_buckets(wrapped)
         return wrapped
 
-    def sharded(self, model: Any, units: Sequence[Any], *, bf16: bool) -> None:
+    def sharded(self, model: Any, units: Sequence[Any], *, bf16: bool, offload: bool) -> None:
         """Cut the parameters of ``model`` among the processes, in place: each holds a part of every one.
 
         Args:
             units: modules whose parameters are gathered on their own; the rest is gathered as a whole.
             bf16: parameters travel and work in bfloat16, gradients are added up in float32.
+            offload: they and their gradients lie in main memory, where the optimizer works.
 
         Zhao et al., PyTorch FSDP: experiences on scaling fully sharded data parallel (VLDB 2023).
         """
         # Its import takes over a second.
         from torch.distributed.device_mesh import DeviceMesh
-        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+        from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
         world: Any = dist.group.WORLD
         mesh = DeviceMesh.from_group(world, self.device.type)
         policy = MixedPrecisionPolicy()
         if bf16:
             policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, output_dtype=torch.float32)
+        where = CPUOffloadPolicy(pin_memory=self.device.type == "cuda") if offload else OffloadPolicy()
         for module in (*units, model):
             module.register_forward_hook(_without_views)
-            fully_shard(module, mesh=mesh, mp_policy=policy)
+            fully_shard(module, mesh=mesh, mp_policy=policy, offload_policy=where)
 
 
 def _order_buckets(wrapped: Any) -> None:
@@ -223,7 +226,7 @@ def joined(world: World, timeout: float, store: Any = None) -> Iterator[Group]:
                 "use strategy=ddp",
             ) from error
         if isinstance(error, dist.DistError) or "gloo" in str(error):
-            reason = str(error).partition("\n")[0]
+            reason = re.sub(r"^\[\S+\] ", "", str(error).partition("\n")[0])  # the place in gloo's source
             waited = timeout if group is None else group.timeout
             raise RankError(
                 f"another process of this run has gone, or did not answer for {waited:g} s: {reason}",

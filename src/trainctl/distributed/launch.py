@@ -9,20 +9,26 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from trainctl.distributed.context import World
-from trainctl.errors import RankError, UnsafeInputError
+from trainctl.distributed.watch import watched
+from trainctl.errors import InterruptedRunError, RankError, TrainctlError, UnsafeInputError
 
 Process = subprocess.Popen
-_GRACE, _GRACE_AFTER_ERROR, _LAST_LINES = 10.0, 3.0, 3
+_GRACE, _GRACE_AFTER_ERROR, _LAST_LINES, _ERROR = 10.0, 3.0, 3, "error: "
 _MODULE = "trainctl.cli.rank"
+LEFT_ALONE = 75
+"""Exit code of a rank whose own part went well, and that another one has left."""
+_STOPPED = (None, 0, 128 + signal.SIGINT, 128 + signal.SIGTERM)
 
 
 class Ranks:
@@ -36,6 +42,7 @@ class Ranks:
         self.world = World(0, size, 0, size)
         self.directory = directory
         self._children: list[subprocess.Popen[bytes]] = []
+        self._watch, self._interrupted = contextlib.ExitStack(), False
 
     def __enter__(self) -> Ranks:
         for rank in range(1, self.world.size):
@@ -52,9 +59,11 @@ class Ranks:
                     start_new_session=True,  # Ctrl-C reaches rank 0 alone, who tells the others
                 )
             self._children.append(child)
+        self._watch.enter_context(watched(self._interrupt, self._left))
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._watch.close()
         until = time.monotonic() + (0.0 if error[0] else _GRACE)
         for child in self._children:
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -83,27 +92,61 @@ class Ranks:
         if (failed := self.failure(wait=0.0)) is not None:
             raise failed
 
-    def failure(self, wait: float = 2.0) -> RankError | None:
-        """How the first of them failed, within ``wait`` seconds; None where none did."""
+    def failure(self, wait: float = 5.0, timeout: float | None = None) -> TrainctlError | None:
+        """How the first of them failed, within ``wait`` seconds; None where none did.
+
+        Those that others have left do not count. With ``timeout``, seconds that one had to answer, those
+        that still run then are the ones that hang.
+        """
+        if self._interrupted:
+            return InterruptedRunError("interrupted")
         until = time.monotonic() + wait
         while True:
-            for rank, child in enumerate(self._children, 1):
-                if (code := child.poll()) not in (None, 0):
+            codes = {rank: child.poll() for rank, child in enumerate(self._children, 1)}
+            for rank, code in codes.items():
+                if code not in (None, 0, LEFT_ALONE):
                     return failed_rank(self.directory, rank, code)
-            if time.monotonic() >= until:
-                return None
+            if time.monotonic() >= until or all(code is not None for code in codes.values()):
+                break
             time.sleep(0.05)
+        hung = [rank for rank, code in codes.items() if code is None]
+        if timeout is None or not hung:
+            return None
+        said = f"rank {hung[0]} did not answer for {timeout:g} s"
+        return RankError(
+            said, f"{rank_log(self.directory, hung[0])} shows where it was; trainctl resume goes on"
+        )
+
+    def _left(self) -> TrainctlError | None:
+        """How the run has failed, as far as it is known now: a signal stops all of them, rank 0 last."""
+        if all(child.poll() in _STOPPED for child in self._children):
+            return None
+        return self.failure(wait=0.0) or RankError(
+            "rank 0 did not answer the others in time", "trainctl resume goes on from the last checkpoint"
+        )
+
+    def _interrupt(self) -> None:
+        self._interrupted = True
+        for child in self._children:
+            child.kill()
 
 
 def failed_rank(directory: Path, rank: int, code: int) -> RankError:
     """The error for a rank that ended with ``code``, negative for a signal, with its last lines."""
     how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-    path = rank_log(directory, rank)
+    path, remedy = rank_log(directory, rank), ""
     with contextlib.suppress(OSError):
-        lines = [line for line in path.read_text("utf-8", "replace").splitlines() if line.strip()]
-        if code > 0 and lines:
-            how += ": " + " ".join(line.strip() for line in lines[-_LAST_LINES:])
-    error = RankError(f"rank {rank} {how}", f"see {path}; trainctl resume goes on from the last checkpoint")
+        lines = [line.strip() for line in path.read_text("utf-8", "replace").splitlines() if line.strip()]
+        last = lines[-_LAST_LINES:]
+        if code > 0 and (errors := [line for line in last if line.startswith(_ERROR)]):
+            last = last[last.index(errors[-1]) :]
+            remedy = f"{' '.join(last[1:])}; " if last[1:] else ""
+            last = [last[0].removeprefix(_ERROR)]
+        if code > 0 and last:
+            how += f": {' '.join(last)}"
+    error = RankError(
+        f"rank {rank} {how}", f"{remedy}see {path}; trainctl resume goes on from the last checkpoint"
+    )
     if code > 0 and code != 1:
         error.exit_code = code
     return error
@@ -144,6 +187,8 @@ def end_with_parent() -> str:
             while os.read(0, 4096):
                 pass
         time.sleep(1.0)  # an orderly end of its own comes first
+        traceback.print_stack(sys._current_frames().get(threading.main_thread().ident or 0))
+        sys.stderr.flush()
         os._exit(RankError.exit_code)
 
     threading.Thread(target=watch, name="parent", daemon=True).start()

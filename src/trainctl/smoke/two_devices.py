@@ -55,7 +55,9 @@ class ForkedRank:
                 os.closerange(3, 1024)
                 os.environ.clear()
                 os.environ.update(env)
-                sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w"), os.fdopen(2, "w")
+                # A fork of this one replaces these, and must not close what they stand for.
+                sys.stdin = os.fdopen(0, closefd=False)
+                sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
                 self.live()
             finally:
                 os._exit(1)
@@ -67,9 +69,9 @@ class ForkedRank:
         end_with(follow_parent)
 
     def poll(self) -> int | None:
-        if self.returncode is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            self.returncode = os.waitstatus_to_exitcode(status) if pid else None
+        with suppress(ChildProcessError):  # another thread has been told
+            if self.returncode is None and (found := os.waitpid(self.pid, os.WNOHANG))[0]:
+                self.returncode = os.waitstatus_to_exitcode(found[1])
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:

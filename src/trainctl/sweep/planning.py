@@ -7,7 +7,7 @@ import heapq
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from trainctl.config.settings import Component, Config
@@ -130,7 +130,7 @@ def shape_key(config: Config) -> str:
         part(config.optim, numbers=False),
         part(config.loss, numbers=False),
         part(config.scheduler, numbers=True),
-        [config.loop.name, config.device, config.threads, config.deterministic],
+        [config.loop.name, config.device, config.devices, config.threads, config.deterministic],
         config.train.model_dump(exclude={"epochs", "max_steps", "patience", "min_delta", "monitor"}),
         config.guard.model_dump(),
     ]
@@ -139,7 +139,9 @@ def shape_key(config: Config) -> str:
 
 def _shape(members: Sequence[int], checked: Checked, slots: WorkerSlots) -> Shape:
     jobs = [checked.jobs[index] for index in members]
-    measured = _measure(jobs[0].files["config.yaml"], slots)
+    measured, devices = _measure(jobs[0].files["config.yaml"], slots), checked.configs[members[0]].devices
+    if isinstance(devices, int):
+        measured = replace(measured, memory=devices * measured.memory)
     common = set.intersection(*(set(job.label.split(" ")) for job in jobs))
     words = " ".join(word for word in jobs[0].label.split(" ") if word in common) or "all"
     numbers = tuple(job.number for job in jobs)
@@ -179,7 +181,6 @@ def measure(text: str, threads: int) -> dict[str, Any]:
     """Build a run, take some steps, evaluate; returns the values of a :class:`Measured`. In a worker."""
     import resource
     import time
-    from dataclasses import replace
 
     import torch
 

@@ -73,8 +73,6 @@ def as_told(error: BaseException, doing: str) -> TrainctlError:
         return error
     if isinstance(error, OSError):
         return storage_error(error, doing)
-    if isinstance(error, MemoryError):
-        return ConfigError("there is not enough memory", "see ulimit -v, or use a machine with more")
     if (known := torch_error(error)) is not None:
         return known
     if isinstance(error, ValueError) and "embedded null" in str(error):

@@ -31,7 +31,8 @@ def shard(config: Config, settings: Fsdp, group: Group, model: Any, averaged: An
         )
     for each in (model, averaged):
         if each is not None:
-            group.sharded(each, units(each, settings), bf16=settings.precision == "bf16")
+            bf16, inner = settings.precision == "bf16", units(each, settings)
+            group.sharded(each, inner, bf16=bf16, offload=settings.offload)
             takes_whole_tensors(each)
 
 

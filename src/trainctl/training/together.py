@@ -68,7 +68,7 @@ def told(ranks: Ranks, message: Mapping[str, Any]) -> Iterator[Group]:
         with joined(ranks.world, message["timeout"], store) as group:
             yield group
     except RankError as error:
-        if (failed := ranks.failure()) is not None:
+        if (failed := ranks.failure(timeout=message["timeout"])) is not None:
             raise failed from error
         raise
 

@@ -49,6 +49,11 @@ def run(words: list[str]) -> int:
         if composer.launcher(overrides)[0] == "fused":
             notice = "hydra/launcher=fused: measured one by one; jobs that train as one model take less time"
             checked = replace(checked, notices=[*checked.notices, notice])
+        if any(config.devices != 1 for config in checked.configs):
+            notice = (
+                "devices: steps are timed on one; of several each keeps data and model of its own (memory)"
+            )
+            checked = replace(checked, notices=[*checked.notices, notice])
         where = Path(composer.sweep_directory(overrides)).expanduser().absolute()
     plan = make_plan(checked)
     free = {"memory": available_memory(), "disk": _free_disk(where)}
