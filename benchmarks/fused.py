@@ -29,7 +29,7 @@ from trainctl.config.stored_config import stored_files
 from trainctl.config.sweep_jobs import compose_jobs
 from trainctl.runs.directory import claim
 from trainctl.sweep.fused import plan, train_group
-from trainctl.training.display import Silent
+from trainctl.training.display import Display
 from trainctl.training.request import Request
 from trainctl.training.train import train
 
@@ -79,7 +79,7 @@ def fused(asked: list[Request]) -> None:
 def one_by_one(asked: list[Request]) -> None:
     """One after the other."""
     for request in asked:
-        train(request, Silent())
+        train(request, Display())
 
 
 WAYS: dict[str, Callable[[list[Request]], None]] = {"fused": fused, "one by one": one_by_one}

@@ -67,12 +67,12 @@ FORM = "must be auto, or a list such as [accuracy, {top_k_accuracy: {k: 3}}]"
         (
             ["acuracy"],
             "train.metrics=acuracy: there is no such metric",
-            "did you mean accuracy? there are: accuracy, auroc",
+            "did you mean accuracy? if it is your own: plugins=[./FILE.py] train.metrics=acuracy, or name",
         ),
         (
             [{"zzzzzz": {"k": 1}}],
             "train.metrics=zzzzzz: there is no such metric",
-            "there are: accuracy, auroc",
+            "if it is your own: plugins=[./FILE.py] train.metrics=zzzzzz, or name the file in conf/",
         ),
         (["f1", {"f1": {"average": "micro"}}], "train.metrics=f1: listed twice", ""),
         (

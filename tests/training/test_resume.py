@@ -277,7 +277,7 @@ def test_a_finished_run_says_so_and_is_left_alone(trainctl, whole: Path) -> None
     outcome = trainctl("resume", "run")
     assert outcome.code == 0
     assert "finished" in outcome.out
-    assert "train.epochs=N" in outcome.out
+    assert "train longer with trainctl resume run epochs=N" in outcome.out
     assert {name: before[name] for name in before if not name.endswith(".lock")} == {
         name: content for name, content in everything(whole).items() if not name.endswith(".lock")
     }

@@ -268,7 +268,7 @@ def refuse_pieces(config: Config, model: Model) -> None:
 def _check_target_kind(config: Config, criterion: Criterion, data: Data, outputs: Any, targets: Any) -> None:
     kind, task = getattr(criterion, "target", None), task_of(data)
     fitting = [name for name in TASKS.names() if kind in task_named(name).loss_targets]
-    if fitting and task.name not in fitting:
+    if fitting and task.name not in fitting and config.loss.name != task.loss:
         arguments = {each.name: each for each in DATASETS.signature(config.dataset.name).parameters}
         choices = get_args(arguments["task"].annotation) if "task" in arguments else ()
         other = next((f", or dataset.task={name}" for name in fitting if name in choices), "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from contextlib import nullcontext
 from pathlib import Path
@@ -193,7 +194,10 @@ def test_real_memory_that_runs_out() -> None:
         arguments = inputs.to(device), targets.to(device), nullcontext()
         try:
             if device == "cuda":
-                torch.cuda.set_per_process_memory_fraction(700 * 2**20 / whole)
+                gc.collect()  # what earlier tests in this process have left
+                torch.cuda.empty_cache()
+                allowed = torch.cuda.memory_reserved() + 700 * 2**20
+                torch.cuda.set_per_process_memory_fraction(allowed / whole)
             found.append([step(model, nn.CrossEntropyLoss(), optimizer, *arguments).item() for _ in range(3)])
         finally:
             if device == "cuda":
