@@ -39,6 +39,9 @@ class TrainctlError(Exception):
             (problems,) if isinstance(problems, Problem) else tuple(dict.fromkeys(problems))
         )
         super().__init__("; ".join(problem.message for problem in self.problems))
+        for problem in self.problems:
+            if problem.remedy:
+                self.add_note(problem.remedy)  # Python shows it below the message
 
 
 class ConfigError(TrainctlError):
