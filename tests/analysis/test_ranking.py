@@ -12,6 +12,7 @@ from scipy import stats
 
 from trainctl.analysis.discovery import Entry, Monitor
 from trainctl.analysis.ranking import ABSENT, Comparison, rank, setting, short
+from trainctl.analysis.significance import describe_best_of
 
 ACCURACY = Monitor("val/accuracy", False)
 LOSS = Monitor("val/loss", True)
@@ -239,6 +240,18 @@ class TestNoise:
         assert rows[1].p_holm >= rows[1].p
         alike = sum(row.p_holm >= 0.05 for row in rows[1:])
         assert f"{alike} of 11 others do not differ from it significantly" in text
+
+    @pytest.mark.parametrize(
+        ("corrected", "expected"),
+        [
+            ([0.5, 0.01], "; 1 of 2 others do not differ from it significantly"),
+            ([0.01, 0.01], "; all 2 others tested differ from it significantly"),
+            ([0.01], "; the other that was tested differs from it significantly"),
+            ([], "with new seeds"),
+        ],
+    )
+    def test_how_many_are_as_good_as_the_best(self, corrected: list[float], expected: str) -> None:
+        assert expected in describe_best_of(3, corrected)
 
     @pytest.mark.parametrize(
         ("first", "second", "who"),

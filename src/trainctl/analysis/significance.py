@@ -173,8 +173,10 @@ def describe_best_of(settings: int, corrected: Sequence[float]) -> str:
     text = f"{settings} settings were compared, and the best of many is also the luckiest"
     text += ": expect a little less of it with new seeds"
     if corrected:
-        same = sum(p >= LEVEL for p in corrected)
-        text += f"; {same} of {len(corrected)} others do not differ from it significantly (Welch, Holm, 5 %)"
+        same, others = sum(p >= LEVEL for p in corrected), len(corrected)
+        clear = "the other that was tested differs" if others == 1 else f"all {others} others tested differ"
+        differ = f"{same} of {others} others do not differ" if same else clear
+        text += f"; {differ} from it significantly (Welch, Holm, 5 %)"
     return text
 
 
