@@ -71,10 +71,12 @@ class Display:
 
 
 def number(value: object) -> str:
-    """A value for a table: four significant digits for small numbers, whole numbers as they are."""
-    if isinstance(value, float):
-        return f"{value:.4f}" if 1e-3 <= abs(value) < 1e5 or value == 0 else f"{value:.3e}"
-    return str(value)
+    """A value for a table: at least four significant digits; whole numbers as they are."""
+    if not isinstance(value, float):
+        return str(value)
+    if value == 0 or 1e-3 <= abs(value) < 1e3:
+        return f"{value:.4f}"
+    return f"{value:.1f}" if 1e3 <= abs(value) < 1e7 else f"{value:.3e}"
 
 
 def step_words(progress: Progress) -> str:
