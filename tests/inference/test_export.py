@@ -164,7 +164,7 @@ def test_an_export_that_drops_the_preprocessing_is_found(
 ) -> None:
     class Bare(exporting.Pipeline):
         def forward(self, inputs: Tensor) -> Tensor:
-            return self.predict(self.model(inputs.float()))
+            return self.task.predict(self.model(inputs.float()))
 
     monkeypatch.setattr(exporting, "Pipeline", Bare)
     outcome = trainctl("export", "images", "--format", "torch", "--force")

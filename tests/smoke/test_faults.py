@@ -203,7 +203,7 @@ def test_a_program_without_its_preprocessing_is_found(
         pytest.importorskip("onnxruntime")
 
     def without(self, inputs):
-        return self.predict(self.model(inputs.float()))
+        return self.task.predict(self.model(inputs.float()))
 
     monkeypatch.setattr(exporting.Pipeline, "forward", without)
     found = lead(LINEAR, tmp_path / "life", phase)

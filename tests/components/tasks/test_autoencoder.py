@@ -70,7 +70,7 @@ def test_digits_from_training_to_reconstructions(trainctl: Callable[..., Any]) -
         (("dataset.as_task={autoencoder:{size:3}}",), "task autoencoder has no argument 'size'"),
         (("dataset.as_task=[autoencoder]",), "dataset.as_task=[autoencoder]: must be text or"),
         (("dataset.as_task=autoencoder", "loss=mse"), "model=mlp must give outputs of shape (N, 1, 8, 8)"),
-        (("dataset.as_task=autoencoder",), "the targets are the inputs: use loss=mse"),
+        (("dataset.as_task=autoencoder", "loss=cross_entropy"), "the targets are the inputs: use loss=mse"),
     ],
 )
 def test_what_does_not_fit_is_refused(
