@@ -215,13 +215,12 @@ def _changes(trained: Trained, data: Data, split: str) -> list[str]:
 
 
 def _unsplit(dataset: Component) -> Component:
-    """The dataset with nothing held out of it, so that samples keep their order."""
+    """The dataset with nothing held out of it, so that samples keep their order, and with its true labels."""
     arguments = dict(dataset.arguments)
     if "test" in DATASETS.signature(dataset.name).names and not arguments.get("test_path"):
         arguments["test"] = 0
-    return replace(
-        dataset, arguments=arguments, common={**dataset.common, "val": 0, "folds": None, "fold": None}
-    )
+    plain = {"val": 0, "folds": None, "fold": None, "label_noise": 0.0}
+    return replace(dataset, arguments=arguments, common={**dataset.common, **plain})
 
 
 def _recorded(trained: Trained, split: str) -> Mapping[str, Any] | None:

@@ -170,6 +170,13 @@ class Task:
         """Samples of each class, (classes,) int64, or with and without it, (2, classes); None: no classes."""
         return None
 
+    def relabelled(self, targets: Tensor, outputs: int, change: Callable[[Tensor, int], Tensor]) -> Tensor:
+        """``targets`` with the labels that ``change`` makes of class numbers (N,) and the number of classes,
+        for ``dataset.label_noise``. Raises ConfigError for a task without classes."""
+        raise ConfigError(
+            f"dataset.label_noise: needs classes, the targets are {self.targets}", "leave it out"
+        )
+
     def monitor(self, metrics: Collection[str]) -> str:
         """What ``train.monitor=auto`` stands for in a run that computes ``metrics``."""
         return f"val/{self.best}" if self.best in metrics else "val/loss"
