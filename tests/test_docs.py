@@ -21,9 +21,11 @@ from tests.helpers.files import put
 from tests.helpers.ranks import warm_ranks as warm_ranks
 from trainctl.config.options import find_members
 from trainctl.config.validation import known_keys
+from trainctl.registry import TASKS
 
 REPOSITORY = Path(__file__).parents[1]
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+TASK_PAGES = [page for page in PAGES if page.name.startswith("task-")]
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -35,7 +37,7 @@ QUICK = 6
 COMMANDS = [
     (page.name, line.partition("  #")[0].strip())
     for page in PAGES
-    if page.name not in ("rungs.md", "tasks.md", "tutorial.md")  # these are run below
+    if page.name not in ("rungs.md", "tutorial.md") and page not in TASK_PAGES  # these are run below
     for block in blocks(page, "sh")
     for line in block.splitlines()
     if line.startswith("trainctl")
@@ -177,14 +179,27 @@ def test_the_rungs_print_what_their_page_says(command: str, expected: str, train
         assert " ".join(line.split()) in printed
 
 
-SECTIONS = (REPOSITORY / "docs" / "tasks.md").read_text().split("\n## ")[1:]
+def test_each_task_has_a_page_with_an_experiment_and_a_row() -> None:
+    listed = (REPOSITORY / "docs" / "tasks.md").read_text()
+    pages = {page.stem.removeprefix("task-").replace("-", "_"): page for page in TASK_PAGES}
+    assert set(pages) == set(TASKS.names())
+    for name, page in pages.items():
+        assert f"| `{name}` |" in listed
+        assert f"[{name}]({page.name})" in listed
+        experiments = re.findall(r"trainctl experiment=(\w+)", page.read_text())
+        assert experiments, f"{page.name} has no experiment"
+        assert set(experiments) <= set(find_members()["experiment"])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("section", SECTIONS, ids=[section.partition("\n")[0] for section in SECTIONS])
-def test_a_task_goes_from_data_to_predictions(section: str, trainctl, monkeypatch) -> None:
+@pytest.mark.parametrize("page", TASK_PAGES, ids=[page.stem for page in TASK_PAGES])
+def test_a_task_goes_from_data_to_predictions(page: Path, trainctl, monkeypatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    for language, block in re.findall(r"```(python|sh)\n(.*?)```", section, re.DOTALL):
+    found = re.findall(r"```(python|sh)\n(.*?)```", page.read_text(), re.DOTALL)
+    commands = "".join(block for language, block in found if language == "sh")
+    for verb in ("eval", "predict"):
+        assert f"trainctl {verb} " in commands
+    for language, block in found:
         if language == "python":
             exec(block, {})
             continue
@@ -236,7 +251,7 @@ def test_the_site_has_a_page_for_every_page_group_and_link(tmp_path: Path) -> No
     for module in ("trainctl.load", "trainctl.data.Data", "trainctl.registry.Registry"):
         assert f"::: {module}\n" in pages["api.md"]
     listed = yaml.safe_load((REPOSITORY / "mkdocs.yml").read_text())["nav"]
-    named = set(re.findall(r"'([\w/]+\.md)'", str(listed)))
+    named = set(re.findall(r"'([\w/-]+\.md)'", str(listed)))
     assert named <= pages.keys()
     assert {page for page in pages if "/" not in page} <= named
     # Outside code every link leads to a page, a picture, an example or another site.

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trainctl.components.datasets.python_reference import reference
 from trainctl.components.tasks.language_model import IGNORED
 from trainctl.data import Data, Split
 from trainctl.data.files import find_file
@@ -80,7 +81,8 @@ def text(
 def _contents(key: str, path: str | None, pattern: str) -> tuple[list[bytes], str]:
     """What the files hold, in the order of their paths, and what they are called."""
     if path is None:
-        return [_reference()], "the reference of Python"
+        topics = reference()
+        return ["\n\n".join(topics[name] for name in sorted(topics)).encode()], "the reference of Python"
     place = Path(path).expanduser()
     if not place.is_dir():
         found = [_find(key, path)]
@@ -105,17 +107,6 @@ def _find(key: str, path: str) -> Path:
     except MissingDataError as error:
         problem = error.problems[0]
         raise MissingDataError(problem.message, problem.remedy, {"dataset": "text", key: None}) from error
-
-
-def _reference() -> bytes:
-    try:
-        from pydoc_data.topics import topics
-    except ImportError as error:
-        raise ConfigError(
-            "dataset.path=null: this Python comes without its reference (pydoc_data)",
-            "name a file or a folder: dataset.path=FILE",
-        ) from error
-    return "\n\n".join(topics[name] for name in sorted(topics)).encode()
 
 
 def _windows(contents: Sequence[Tensor], context: int, source: str) -> Split:
