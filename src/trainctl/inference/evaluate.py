@@ -134,6 +134,9 @@ def score(
             by_target[row.name or f"output {row.output}"] = _of_target(
                 metrics, outputs[:, column], targets[:, column]
             )
+    notices = [f"{refusal(changed)}; {_CHANGED}"] if changed else []
+    if split == "train" and data.label_noise:
+        notices.append(data.label_noise)
     return Score(
         split=split,
         dataset=data.name,
@@ -143,7 +146,7 @@ def score(
         recorded=_recorded(trained, split) if own and not changed else None,
         same_environment=trained.same_environment,
         by_target=by_target,
-        notices=(f"{refusal(changed)}; {_CHANGED}",) if changed else (),
+        notices=tuple(notices),
         **vars(details),
     )
 

@@ -30,7 +30,7 @@ def with_label_noise(data: Data, common: Mapping[str, Any]) -> Data:
     seed = derived_seed("label noise", *(common.get(key) for key in ("split_seed", "folds", "fold")))
     change = _Change(share, torch.Generator().manual_seed(seed))
     targets = task_of(data).relabelled(data.train.targets, data.output_size, change)
-    note = f"{change.changed:,} of {change.seen:,} training labels were changed"
+    note = f"{change.changed:,} of {change.seen:,} training labels are changed (dataset.label_noise={share})"
     return replace(data, train=replace(data.train, targets=targets), label_noise=note)
 
 
