@@ -102,7 +102,7 @@ def test_what_has_no_other_class_is_refused() -> None:
 
 
 def test_a_run_says_it_and_goes_on_with_the_same_labels(trainctl: Callable[..., Any], tmp_path: Path) -> None:
-    words = ("dataset.label_noise=0.3", "threads=1", "model.hidden=[16]", "epochs=2")
+    words = ("dataset.label_noise=0.3", "threads=1", "lr=0.01", "epochs=2")
     outcome = trainctl(*words, "hydra.run.dir=run")
     assert "labels    382 of 1,275 training labels are changed" in outcome.out
     assert json.loads((tmp_path / "run/run.json").read_text())["environment"]["label_noise"]

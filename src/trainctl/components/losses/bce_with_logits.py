@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from torch.nn.functional import pad
 
 from trainctl.components.losses._target import class_weights as weights_of
 from trainctl.errors import ConfigError
-from trainctl.registry import LOSSES, Positive, Probability
+from trainctl.registry import LOSSES, TASKS, Positive, Probability
 
 
 @LOSSES.register("bce_with_logits")
@@ -75,7 +75,8 @@ def _of_classes(setting: list[float] | str | None, counts: Tensor | None, task: 
     above, and below it."""
     if setting is None:
         return None
-    if counts is None or task != "ordinal":
+    of_task: Any = TASKS.load(task) if task else None
+    if counts is None or not (of_task and of_task.ordered):
         raise ConfigError(
             f"loss.class_weights={setting}: a sample of {task} is not of one class",
             "weigh labels: loss=bce_with_logits loss.pos_weight=balanced",

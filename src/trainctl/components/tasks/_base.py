@@ -100,6 +100,7 @@ class Task:
         masks: whether a target is a mask of its image, (height, width): augmentation changes both alike, and
             ``predict`` writes pictures. Targets are then uint8, 255 where a pixel counts nowhere.
         class_numbers: whether a target is the number of one class, so that confusions can be counted.
+        ordered: whether targets say of each class but the lowest if a sample is of it or above.
         made_up: the targets of made-up files: ``indicators`` are 0 and 1; empty: what the loss needs.
         adopts: the task whose data ``dataset.as_task`` takes; empty: any.
         made_up_classes: the names of the classes of made-up files; empty: any.
@@ -119,6 +120,7 @@ class Task:
     metric_tasks: Collection[str] = ()
     masks = False
     class_numbers = False
+    ordered = False
     made_up = ""
     adopts = ""
     made_up_classes: Sequence[str] = ()

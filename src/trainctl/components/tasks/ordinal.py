@@ -42,6 +42,7 @@ class Ordinal(Classification):
     needs_output = True
     scales = False
     class_numbers = False
+    ordered = True
     adopts = "classification"
     example = ("dataset=digits", "++dataset.as_task=ordinal")
 
