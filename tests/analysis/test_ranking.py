@@ -158,6 +158,15 @@ class TestSettings:
         assert len(group.rows) == 2
         assert "the validation samples are not all the same" in said(rank(runs))
 
+    @pytest.mark.parametrize("key", ["sampling", "label_noise", "mixup"])
+    def test_what_changes_training_samples_only_is_a_setting_on_the_same_validation_samples(
+        self, key
+    ) -> None:
+        runs = [done(0.9, **{f"dataset__{key}": 0.1}), done(0.8, **{f"dataset__{key}": 0.2})]
+        (group,) = rank(runs).groups
+        assert group.columns == (f"dataset.{key}",)
+        assert "the validation samples are not all the same" not in said(rank(runs))
+
     def test_an_argument_that_is_not_given_is_its_default(self) -> None:
         given, left_out = done(0.9, model__dropout=0.0, seed=1), done(0.8, seed=2)
         assert setting(left_out, "model.dropout") == 0.0

@@ -42,6 +42,7 @@ def test_the_base_config_is_right() -> None:
         "split_seed": 0,
         "folds": None,
         "fold": None,
+        "label_noise": 0.0,
         "sampling": "uniform",
         "mixup": None,
         "cutmix": None,

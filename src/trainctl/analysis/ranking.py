@@ -37,7 +37,8 @@ _FOLD = "dataset.fold"
 _BESIDE = ("train.monitor", "dataset.download", "dataset.cache_gb", "dataset.cache_dir", _FOLD)
 # Arguments of a dataset that do not change its validation samples.
 _SAME_SAMPLES = tuple(
-    f"dataset.{key}" for key in ("name", "augment", "root", "download", "sampling", "mixup", "cutmix")
+    f"dataset.{key}"
+    for key in ("name", "augment", "root", "download", "sampling", "mixup", "cutmix", "label_noise")
 )
 _SHORT = {key: alias for alias, key in ALIASES.items()}
 

@@ -198,6 +198,7 @@ class Data:
         note: one line on the source of the data, for the header and the log.
         warnings: a line for each thing that may be wrong with the data.
         report: a line for each column of a table on how it was taken, for the log.
+        label_noise: a line on training labels that ``dataset.label_noise`` changed; empty: none was to be.
         reading: how raw samples are read from a file, plain JSON values that are stored with the run; empty
             if their shape and type are enough.
         readout: how targets were prepared for the loss, and outputs are read; None until they are.
@@ -218,6 +219,7 @@ class Data:
     note: str = ""
     warnings: tuple[str, ...] = ()
     report: tuple[str, ...] = ()
+    label_noise: str = ""
     reading: Mapping[str, Any] = field(default_factory=dict)
     readout: Readout | None = None
     fingerprint: Mapping[str, Any] = field(default_factory=dict)

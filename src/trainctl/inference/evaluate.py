@@ -134,6 +134,9 @@ def score(
             by_target[row.name or f"output {row.output}"] = _of_target(
                 metrics, outputs[:, column], targets[:, column]
             )
+    notices = [f"{refusal(changed)}; {_CHANGED}"] if changed else []
+    if split == "train" and data.label_noise:
+        notices.append(data.label_noise)
     return Score(
         split=split,
         dataset=data.name,
@@ -143,7 +146,7 @@ def score(
         recorded=_recorded(trained, split) if own and not changed else None,
         same_environment=trained.same_environment,
         by_target=by_target,
-        notices=(f"{refusal(changed)}; {_CHANGED}",) if changed else (),
+        notices=tuple(notices),
         **vars(details),
     )
 
@@ -215,13 +218,12 @@ def _changes(trained: Trained, data: Data, split: str) -> list[str]:
 
 
 def _unsplit(dataset: Component) -> Component:
-    """The dataset with nothing held out of it, so that samples keep their order."""
+    """The dataset with nothing held out of it, so that samples keep their order, and with its true labels."""
     arguments = dict(dataset.arguments)
     if "test" in DATASETS.signature(dataset.name).names and not arguments.get("test_path"):
         arguments["test"] = 0
-    return replace(
-        dataset, arguments=arguments, common={**dataset.common, "val": 0, "folds": None, "fold": None}
-    )
+    plain = {"val": 0, "folds": None, "fold": None, "label_noise": 0.0}
+    return replace(dataset, arguments=arguments, common={**dataset.common, **plain})
 
 
 def _recorded(trained: Trained, split: str) -> Mapping[str, Any] | None:

@@ -24,7 +24,15 @@ from annotated_types import Ge, Gt, Le, Len
 
 from trainctl.errors import ConfigError, did_you_mean
 from trainctl.registry import plugins
-from trainctl.registry.constraints import Count, Fraction, NonNegative, NonNegativeInt, Positive, Seed
+from trainctl.registry.constraints import (
+    Count,
+    Fraction,
+    NonNegative,
+    NonNegativeInt,
+    Positive,
+    Probability,
+    Seed,
+)
 from trainctl.registry.signature import Parameter, Signature, from_object, from_source
 from trainctl.registry.torch_classes import TorchClasses
 
@@ -237,6 +245,7 @@ DATASETS = Registry(
         Parameter("split_seed", Seed, 0),
         Parameter("folds", Annotated[int, Ge(2)] | None, None),
         Parameter("fold", NonNegativeInt | None, None),
+        Parameter("label_noise", Probability, 0.0),
         Parameter("sampling", Literal["uniform", "balanced", "weighted"] | list[NonNegative], "uniform"),
         Parameter("mixup", Positive | None, None),
         Parameter("cutmix", Positive | None, None),

@@ -108,7 +108,11 @@ def build(
         choices = {**choices, "stream": loaders.train.note}  # type: ignore[attr-defined]
     elif is_sampled(data.train):
         choices = {**choices, "targets": f"{len(data.train.targets):,} evenly spaced targets were looked at"}
-    described = {"groups": parameters.described_groups(config, model), "recomputed": recomputed}
+    described = {
+        "groups": parameters.described_groups(config, model),
+        "recomputed": recomputed,
+        "label_noise": data.label_noise,
+    }
     if signs:
         choices = {**choices, "warnings": "; ".join(signs)}
     choices |= {key: text for key, text in described.items() if text}

@@ -23,6 +23,7 @@ from trainctl.errors import CheckpointError, ConfigError
 from trainctl.registry.protocols import Loader
 from trainctl.training.construct import construct
 from trainctl.training.hooks.overfit import first_samples
+from trainctl.training.label_noise import with_label_noise
 from trainctl.training.sampling import choose_mix, choose_sampling, with_validation
 from trainctl.training.targets import choose_readout, merged, prepare_targets, stored_readout
 
@@ -47,6 +48,7 @@ def build_data(
     data = with_targets(data)
     data = with_validation(data, dataset.common)
     data = limited(data, dataset.common.get("limit"))
+    data = with_label_noise(data, dataset.common)
     data = replace(data, fingerprint=fingerprint(data))
     return data if data.fit is None else replace(data, transform=_fitted(data, trained))
 

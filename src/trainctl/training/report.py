@@ -50,6 +50,7 @@ def header(request: Request, built: Built) -> tuple[str, list[tuple[str, str]]]:
         *([("name", config.name)] if config.name else []),
         ("model", f"{config.model.name}: {parameters}"),
         ("data", f"{data.name}: {', '.join(splits)}{f' ({data.note})' if data.note else ''}"),
+        *([("labels", data.label_noise)] if data.label_noise else []),
         *([("targets", data.readout.note)] if data.readout and data.readout.note else []),
         ("training", f"{loss}, {optimizer}{scheduler}"),
         *([("groups", built.choices["groups"])] if "groups" in built.choices else []),

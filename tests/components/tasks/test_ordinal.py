@@ -11,9 +11,11 @@ from typing import Any
 import numpy
 import pytest
 import torch
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from tests.helpers.lifecycles import built
 from trainctl import load
+from trainctl.components.losses.auto import auto
 from trainctl.components.tasks._base import task_named, with_targets
 from trainctl.config.composer import Composer
 from trainctl.config.overrides import to_hydra
@@ -136,3 +138,32 @@ def test_smoke_makes_up_the_classes_that_are_named(tmp_path: Path) -> None:
     life, result = built(tmp_path, *WORDS)  # the file is not there
     assert (result.status, life.built.data.classes) == ("passed", tuple(ORDER)), result
     assert "made-up data in place of grades.csv" in " ".join(life.notes)
+
+
+def test_weights_of_classes_count_samples_as_those_of_one_class_do() -> None:
+    numbers = torch.tensor([0] * 6 + [1] * 3 + [2] + [3] * 2)
+    targets = (numbers[:, None] >= torch.arange(1, 4)).float()
+    outputs = torch.randn(12, 3, generator=torch.Generator().manual_seed(0))
+    counts = task_named("ordinal").class_counts(targets, 3)
+    balanced = 12 / (4 * torch.tensor([6.0, 3, 1, 2]))
+    for setting, weights in (("balanced", balanced), ([1, 2, 3, 4], torch.tensor([1.0, 2, 3, 4]))):
+        loss = auto("ordinal", counts, class_weights=setting)
+        each = binary_cross_entropy_with_logits(outputs, targets, reduction="none").mean(1)
+        expected = (each * weights[numbers]).sum() / weights[numbers].sum()
+        torch.testing.assert_close(loss(outputs, targets), expected)
+        torch.testing.assert_close(loss.batch_weight(targets), weights[numbers].sum())
+    plain = auto("ordinal", counts)
+    torch.testing.assert_close(
+        plain(outputs, targets), auto("ordinal", counts, class_weights=[1] * 4)(outputs, targets)
+    )
+    # Halfway between two classes.
+    mixed = (targets[:1] + targets[-1:]) / 2
+    assert float(loss.batch_weight(mixed)) == (1 + 4) / 2
+
+
+def test_weights_of_another_number_of_classes_and_of_labels_are_refused() -> None:
+    counts = task_named("ordinal").class_counts(torch.ones(4, 3), 3)
+    with pytest.raises(ConfigError, match="2 weights for 4 classes"):
+        auto("ordinal", counts, class_weights=[1, 2])
+    with pytest.raises(ConfigError, match="a sample of multilabel is not of one class"):
+        auto("multilabel", counts, class_weights="balanced")

@@ -40,7 +40,7 @@ def auto(
             f"loss.{unknown[0]}={asked[unknown[0]]}: the loss of {task} is {name}, which has no {unknown[0]}",
             "leave it out, or choose a loss that has it: loss=NAME",
         )
-    if "class_counts" in LOSSES.takes(name):
-        asked["class_counts"] = class_counts
+    supplied = {"class_counts": class_counts, "task": task}
+    asked |= {key: value for key, value in supplied.items() if key in LOSSES.takes(name)}
     loss: nn.Module = LOSSES.load(name)(**asked)
     return loss

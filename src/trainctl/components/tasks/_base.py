@@ -100,6 +100,7 @@ class Task:
         masks: whether a target is a mask of its image, (height, width): augmentation changes both alike, and
             ``predict`` writes pictures. Targets are then uint8, 255 where a pixel counts nowhere.
         class_numbers: whether a target is the number of one class, so that confusions can be counted.
+        ordered: whether targets say of each class but the lowest if a sample is of it or above.
         made_up: the targets of made-up files: ``indicators`` are 0 and 1; empty: what the loss needs.
         adopts: the task whose data ``dataset.as_task`` takes; empty: any.
         made_up_classes: the names of the classes of made-up files; empty: any.
@@ -119,6 +120,7 @@ class Task:
     metric_tasks: Collection[str] = ()
     masks = False
     class_numbers = False
+    ordered = False
     made_up = ""
     adopts = ""
     made_up_classes: Sequence[str] = ()
@@ -169,6 +171,13 @@ class Task:
     def class_counts(self, targets: Tensor, outputs: int) -> Tensor | None:
         """Samples of each class, (classes,) int64, or with and without it, (2, classes); None: no classes."""
         return None
+
+    def relabelled(self, targets: Tensor, outputs: int, change: Callable[[Tensor, int], Tensor]) -> Tensor:
+        """``targets`` with the labels that ``change`` makes of class numbers (N,) and the number of classes,
+        for ``dataset.label_noise``. Raises ConfigError for a task without classes."""
+        raise ConfigError(
+            f"dataset.label_noise: needs classes, the targets are {self.targets}", "leave it out"
+        )
 
     def monitor(self, metrics: Collection[str]) -> str:
         """What ``train.monitor=auto`` stands for in a run that computes ``metrics``."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -63,6 +63,9 @@ class Classification(Task):
 
     def class_counts(self, targets: Tensor, outputs: int) -> Tensor:
         return torch.bincount(targets, minlength=outputs)
+
+    def relabelled(self, targets: Tensor, outputs: int, change: Callable[[Tensor, int], Tensor]) -> Tensor:
+        return change(targets, outputs)
 
     def as_trained(self, data: Data, outputs: int, classes: Sequence[str]) -> Data:
         """``data`` with the class numbers of the model; it may lack some of the classes."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -67,6 +67,10 @@ class Multilabel(Task):
         """Samples with each label, and without: (2, labels)."""
         held = targets.sum(0).to(torch.int64)
         return torch.stack([held, len(targets) - held])
+
+    def relabelled(self, targets: Tensor, outputs: int, change: Callable[[Tensor, int], Tensor]) -> Tensor:
+        """Each label there or not is one of two classes."""
+        return change(targets.flatten(), 2).view_as(targets)
 
     def class_names(self, names: Sequence[str], outputs: int) -> tuple[str, ...]:
         return super().class_names(names, outputs) or tuple(map(str, range(outputs)))

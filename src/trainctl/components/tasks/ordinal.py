@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -42,6 +42,7 @@ class Ordinal(Classification):
     needs_output = True
     scales = False
     class_numbers = False
+    ordered = True
     adopts = "classification"
     example = ("dataset=digits", "++dataset.as_task=ordinal")
 
@@ -88,6 +89,9 @@ class Ordinal(Classification):
         """Samples at each class or above, and below it: (2, classes - 1)."""
         return Multilabel().class_counts(targets, outputs)
 
+    def relabelled(self, targets: Tensor, outputs: int, change: Callable[[Tensor, int], Tensor]) -> Tensor:
+        return _levels(change(_numbers(targets), outputs + 1), outputs + 1)
+
     def as_trained(self, data: Data, outputs: int, classes: Sequence[str]) -> Data:
         own = class_names(data)
         if foreign := [name for name in own if name not in classes]:
@@ -132,13 +136,17 @@ def _numbers(targets: Tensor) -> Tensor:
     return targets.sum(1).to(torch.int64)
 
 
+def _levels(numbers: Tensor, classes: int) -> Tensor:
+    """The targets (N, classes - 1) of class numbers (N,)."""
+    return (numbers[:, None] >= torch.arange(1, classes, device=numbers.device)).to(torch.float32)
+
+
 def _in_order(data: Data, names: Sequence[str], order: Sequence[str]) -> Data:
     """``data``, whose targets are numbers of ``names``, as data of classes in an order."""
     number = torch.tensor([list(order).index(name) for name in names])
-    above = torch.arange(1, len(order))
     return with_each_target(
         data,
-        lambda targets: (number[targets][:, None] >= above).to(torch.float32),
+        lambda targets: _levels(number[targets], len(order)),
         task=Ordinal.name,
         output_size=len(order) - 1,
         classes=tuple(order),

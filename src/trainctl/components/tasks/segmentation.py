@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -122,6 +122,14 @@ class Segmentation(Task):
         for mask in targets:
             counts += torch.bincount(mask.flatten(), minlength=IGNORED + 1)
         return counts[:outputs]
+
+    def relabelled(self, targets: Tensor, outputs: int, change: Callable[[Tensor, int], Tensor]) -> Tensor:
+        """Pixels that are ignored stay so."""
+        noisy = targets.clone()
+        for mask in noisy:
+            counted = mask != IGNORED
+            mask[counted] = change(mask[counted], outputs)
+        return noisy
 
     def as_trained(self, data: Data, outputs: int, classes: Sequence[str]) -> Data:
         """``data`` with the class numbers of the model; it may lack some of the classes."""
